@@ -1,0 +1,1 @@
+"""The compiled core. Private: import names from ``jessy_mem``."""

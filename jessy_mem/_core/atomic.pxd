@@ -1,0 +1,31 @@
+"""Atomics whose order is in their name; see atomic.h."""
+from libc.stdint cimport uint8_t, uint64_t
+
+
+cdef extern from "atomic.h" nogil:
+    enum:
+        JM_CACHE_LINE  # bytes
+
+    uint64_t jm_load_relaxed(const uint64_t *p) noexcept
+    uint64_t jm_load_acquire(const uint64_t *p) noexcept
+    void jm_store_relaxed(uint64_t *p, uint64_t v) noexcept
+    void jm_store_release(uint64_t *p, uint64_t v) noexcept
+    # The fetch forms return the value before the operation.
+    uint64_t jm_add_relaxed(uint64_t *p, uint64_t v) noexcept
+    uint64_t jm_add_acq_rel(uint64_t *p, uint64_t v) noexcept
+    uint64_t jm_sub_relaxed(uint64_t *p, uint64_t v) noexcept
+    uint64_t jm_sub_acq_rel(uint64_t *p, uint64_t v) noexcept
+    uint64_t jm_and_acq_rel(uint64_t *p, uint64_t v) noexcept
+    uint64_t jm_or_acq_rel(uint64_t *p, uint64_t v) noexcept
+    bint jm_cas_acq_rel(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
+    bint jm_cas_weak_acq_rel(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
+    bint jm_cas_weak_relaxed(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
+    void jm_max_relaxed(uint64_t *p, uint64_t v) noexcept
+    uint8_t jm_flag_load_acquire(const uint8_t *p) noexcept
+    uint8_t jm_flag_load_relaxed(const uint8_t *p) noexcept
+    void jm_flag_store_release(uint8_t *p, uint8_t v) noexcept
+    void jm_flag_store_relaxed(uint8_t *p, uint8_t v) noexcept
+    unsigned int jm_ctz(uint64_t word) noexcept
+    unsigned int jm_clz(uint64_t word) noexcept
+    unsigned int jm_popcount(uint64_t word) noexcept
+    void jm_spin_pause() noexcept

@@ -1,0 +1,10 @@
+"""The one clock; see clock.h. A module that reads it calls jm_clock_init() once at import."""
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "clock.h" nogil:
+    int jm_clock_uses_tsc
+    void jm_clock_init() noexcept
+    uint64_t jm_clock_ticks() noexcept
+    uint64_t jm_clock_ns(uint64_t begin_ticks, uint64_t end_ticks) noexcept
+    uint64_t jm_clock_monotonic_ns() noexcept

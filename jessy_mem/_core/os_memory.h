@@ -1,0 +1,87 @@
+/* Memory calls of the operating system. The only file that knows which system this is. */
+#ifndef JESSY_MEM_OS_MEMORY_H
+#define JESSY_MEM_OS_MEMORY_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MAP_NORESERVE
+#define MAP_NORESERVE 0
+#endif
+
+static inline size_t jm_page_bytes(void)
+{
+    static size_t n_bytes;
+    if (n_bytes == 0)
+        n_bytes = (size_t)sysconf(_SC_PAGESIZE);
+    return n_bytes;
+}
+
+/* Reserve zeroed address space whose pages are committed when first touched; NULL (errno set) on failure. */
+static inline void *jm_os_reserve(size_t n_bytes)
+{
+    void *base = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+static inline void jm_os_release(void *base, size_t n_bytes)
+{
+    if (base != NULL)
+        munmap(base, n_bytes);
+}
+
+/* Give the pages of a page-aligned anonymous range back; they read as zero afterwards. 0, or -1 with errno. */
+static inline int jm_os_discard(void *base, size_t n_bytes)
+{
+#if defined(__linux__)
+    return madvise(base, n_bytes, MADV_DONTNEED);
+#else
+    return mmap(base, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)
+                   == MAP_FAILED
+               ? -1
+               : 0;
+#endif
+}
+
+/* Widen [address, address + n_bytes) to whole pages. */
+static inline void jm_page_span(const void *address, size_t n_bytes, void **first, size_t *span_bytes)
+{
+    uintptr_t mask = (uintptr_t)jm_page_bytes() - 1;
+    uintptr_t begin = (uintptr_t)address & ~mask, end = ((uintptr_t)address + n_bytes + mask) & ~mask;
+    *first = (void *)begin;
+    *span_bytes = (size_t)(end - begin);
+}
+
+/* Ask for the pages of a range to be read in; returns at once. 0, or -1 with errno. */
+static inline int jm_os_prefetch(const void *address, size_t n_bytes)
+{
+    void *first;
+    size_t span_bytes;
+    jm_page_span(address, n_bytes, &first, &span_bytes);
+    return madvise(first, span_bytes, MADV_WILLNEED);
+}
+
+/* Count the pages of a range and those of them in memory. 0, or -1 with errno. */
+static inline int jm_os_resident_pages(const void *address, size_t n_bytes, uint64_t *n_pages, uint64_t *n_resident)
+{
+    enum { CHUNK_PAGES = 4096 };
+    unsigned char in_memory[CHUNK_PAGES];
+    void *first;
+    size_t span_bytes, page_bytes = jm_page_bytes(), done, i;
+    jm_page_span(address, n_bytes, &first, &span_bytes);
+    *n_pages = span_bytes / page_bytes;
+    *n_resident = 0;
+    for (done = 0; done < *n_pages; done += CHUNK_PAGES) {
+        size_t chunk = *n_pages - done < CHUNK_PAGES ? *n_pages - done : CHUNK_PAGES;
+        if (mincore((char *)first + done * page_bytes, chunk * page_bytes, (void *)in_memory) != 0)
+            return -1;
+        for (i = 0; i < chunk; i++)
+            *n_resident += in_memory[i] & 1;
+    }
+    return 0;
+}
+
+#endif

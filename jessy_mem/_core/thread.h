@@ -1,0 +1,51 @@
+/* A small number for each live thread, given on first use and used again after the thread has ended.
+
+   Each extension module that includes this file numbers threads for itself. Numbers below JM_THREAD_SLOTS belong to one
+   live thread at a time, so memory indexed by them is written without atomics; later threads all get JM_THREAD_SLOTS
+   and have to share. */
+#ifndef JESSY_MEM_THREAD_H
+#define JESSY_MEM_THREAD_H
+
+#include "atomic.h"
+#include <pthread.h>
+
+#define JM_THREAD_SLOTS 64
+
+static uint64_t jm_thread_taken;                      /* bit i: number i belongs to a live thread */
+static __thread unsigned jm_thread_number_plus_1;     /* 0: this thread has none yet */
+static pthread_key_t jm_thread_key;
+static pthread_once_t jm_thread_once = PTHREAD_ONCE_INIT;
+
+static void jm_thread_ended(void *number_plus_1)
+{
+    jm_and_acq_rel(&jm_thread_taken, ~(1ull << ((uintptr_t)number_plus_1 - 1)));
+    jm_thread_number_plus_1 = 0;
+}
+
+static void jm_thread_prepare(void) { pthread_key_create(&jm_thread_key, jm_thread_ended); }
+
+static __attribute__((noinline)) unsigned jm_thread_claim(void)
+{
+    uint64_t taken = jm_load_relaxed(&jm_thread_taken);
+    unsigned number;
+    pthread_once(&jm_thread_once, jm_thread_prepare);
+    do {
+        if (taken == UINT64_MAX) {
+            jm_thread_number_plus_1 = JM_THREAD_SLOTS + 1;
+            return JM_THREAD_SLOTS;
+        }
+        number = jm_ctz(~taken);
+    } while (!jm_cas_weak_acq_rel(&jm_thread_taken, &taken, taken | 1ull << number));
+    jm_thread_number_plus_1 = number + 1;
+    pthread_setspecific(jm_thread_key, (void *)(uintptr_t)(number + 1));
+    return number;
+}
+
+/* This thread's number, 0..JM_THREAD_SLOTS. */
+static inline unsigned jm_thread_number(void)
+{
+    unsigned plus_1 = jm_thread_number_plus_1;
+    return __builtin_expect(plus_1 != 0, 1) ? plus_1 - 1 : jm_thread_claim();
+}
+
+#endif

@@ -1,0 +1,8 @@
+"""A small number for each live thread; see thread.h."""
+
+
+cdef extern from "thread.h" nogil:
+    enum:
+        JM_THREAD_SLOTS  # numbers below this belong to one live thread at a time
+
+    unsigned int jm_thread_number() noexcept

@@ -1,0 +1,199 @@
+"""All errors of jessy_mem, as one tree under :class:`ConsciousnessError`.
+
+Each error carries its numbers as attributes and also derives from the built-in kind that a Python user would catch:
+``except LookupError`` catches :class:`LayerNotFound`, ``except OSError`` catches :class:`MappingError`.
+Nothing here imports anything else of the package.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = [
+    "AllocationFailed",
+    "ChecksumMismatch",
+    "ConsciousnessError",
+    "DimensionAlreadyLoaded",
+    "DimensionNotFound",
+    "DoubleFree",
+    "ImmutableDimension",
+    "InvalidRegion",
+    "LayerNotFound",
+    "LimitExceeded",
+    "ManagerClosed",
+    "MappingError",
+    "MemoryError",
+    "OutOfBounds",
+    "RegionNotFound",
+    "RegionTruncated",
+]
+
+
+class ConsciousnessError(Exception):
+    """The root of every error that jessy_mem raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors take their numbers as arguments, not their message: rebuild them from the attributes.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[ConsciousnessError], args: tuple[Any, ...], state: dict[str, Any]) -> ConsciousnessError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class MemoryError(ConsciousnessError, builtins.MemoryError):
+    """The general kind of every failure to get memory."""
+
+
+class AllocationFailed(MemoryError):
+    """The pool has no free block (or run of blocks) for a request that its limit would allow."""
+
+    def __init__(self, requested_bytes: int, largest_free_bytes: int, free_blocks: Mapping[int, int]) -> None:
+        self.requested_bytes = requested_bytes
+        self.largest_free_bytes = largest_free_bytes
+        self.free_blocks = dict(free_blocks)
+        free = ", ".join(f"{n} of {size}" for size, n in self.free_blocks.items())
+        super().__init__(
+            f"no room in the pool for {requested_bytes} bytes: the largest free piece has {largest_free_bytes} bytes "
+            f"(free blocks: {free}); free blocks or crystallize a proto-dimension"
+        )
+
+
+class LimitExceeded(MemoryError):
+    """A request does not fit into what its segment, or the whole budget, has left. Nothing was changed."""
+
+    def __init__(
+        self,
+        current_bytes: int,
+        limit_bytes: int,
+        requested_bytes: int,
+        segment: str,
+        holders: Iterable[str] = (),
+        hint: str = "",
+    ) -> None:
+        self.current_bytes = current_bytes
+        self.limit_bytes = limit_bytes
+        self.requested_bytes = requested_bytes
+        self.segment = segment
+        self.holders = tuple(holders)
+        message = (
+            f"{segment}: {requested_bytes} bytes do not fit, {current_bytes} of {limit_bytes} bytes are in use"
+        )
+        if self.holders:
+            message += f"; held by {', '.join(self.holders)}"
+        super().__init__(f"{message}; {hint}" if hint else message)
+
+
+class LayerNotFound(ConsciousnessError, LookupError):
+    """There is no such layer, or its dimension is not loaded."""
+
+    def __init__(self, dimension: int, layer: int, hint: str = "") -> None:
+        self.dimension = dimension
+        self.layer = layer
+        message = f"no layer D{dimension:02d}/L{layer}"
+        super().__init__(f"{message}: {hint}" if hint else message)
+
+
+class RegionNotFound(ConsciousnessError, LookupError):
+    """The dimension is not loaded."""
+
+    def __init__(self, dimension: int, hint: str = "") -> None:
+        self.dimension = dimension
+        message = f"dimension D{dimension:02d} is not loaded"
+        super().__init__(f"{message}: {hint}" if hint else f"{message}; load_dimension({dimension}) loads it")
+
+
+class DimensionNotFound(ConsciousnessError, FileNotFoundError):
+    """The dimension has no region file where it was looked for."""
+
+    def __init__(self, dimension: int, path: str | os.PathLike[str]) -> None:
+        self.dimension = dimension
+        self.path = os.fspath(path)
+        super().__init__(f"dimension D{dimension:02d} has no region file at {self.path}")
+
+
+class DimensionAlreadyLoaded(ConsciousnessError, ValueError):
+    """The dimension is loaded; ``reload_dimension`` takes a new file."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        super().__init__(
+            f"dimension D{dimension:02d} is already loaded; reload_dimension({dimension}) takes a new file"
+        )
+
+
+class OutOfBounds(ConsciousnessError, IndexError):
+    """A slice that does not lie inside its region, or an address outside the plan."""
+
+    def __init__(self, offset: int, size: int, region_size: int) -> None:
+        self.offset = offset
+        self.size = size
+        self.region_size = region_size
+        super().__init__(f"{size} bytes at offset {offset} do not lie inside the {region_size} bytes there are")
+
+
+class InvalidRegion(ConsciousnessError, ValueError):
+    """A region file breaks a rule of the format. ``field`` names the header field or the part that does."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        field: str,
+        found: object,
+        expected: object,
+        layer: int | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.field = field
+        self.found = found
+        self.expected = expected
+        self.layer = layer
+        where = field if layer is None else f"{field} of layer {layer}"
+        super().__init__(f"{self.path}: {where}: found {found}, expected {expected}")
+
+
+class RegionTruncated(InvalidRegion):
+    """The file is shorter than it says, or than a header."""
+
+
+class ChecksumMismatch(InvalidRegion):
+    """The bytes are not the ones that were written."""
+
+
+class ImmutableDimension(ConsciousnessError, PermissionError):
+    """The dimension may not be changed, by the plan or by its file's flag."""
+
+    def __init__(self, dimension: int, refused: str = "changing it") -> None:
+        self.dimension = dimension
+        super().__init__(f"dimension D{dimension:02d} is immutable: {refused} is refused")
+
+
+class DoubleFree(ConsciousnessError, ValueError):
+    """The block was freed before. Nothing was changed."""
+
+    def __init__(self, block_size: int, index: int) -> None:
+        self.block_size = block_size
+        self.index = index
+        super().__init__(f"block {index} of the {block_size} byte class was freed before")
+
+
+class ManagerClosed(ConsciousnessError, ValueError):
+    """The manager (or pool) was closed before this call."""
+
+    def __init__(self, what: str = "the manager") -> None:
+        super().__init__(f"{what} is closed")
+
+
+class MappingError(MemoryError, OSError):
+    """The operating system refused: no descriptor left, no permission, disk full. ``errno`` and ``filename`` tell."""
+
+    @classmethod
+    def of(cls, error: OSError, path: str | os.PathLike[str]) -> MappingError:
+        """The same failure as `error`, as this library's kind, about `path`."""
+        return cls(error.errno, error.strerror or str(error), os.fspath(path))

@@ -1,0 +1,67 @@
+"""Extensions, compiler directives and build profiles; everything else is in pyproject.toml.
+
+``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan`` or ``tsan``.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
+PROFILES = {  # name: (compile flags, link flags, Cython directives)
+    "release": (["-O3", "-fvisibility=hidden"], [], {}),
+    "debug": (["-O1", "-g", "-UNDEBUG"], [], {"boundscheck": True, "cdivision": False}),
+    "asan": (
+        ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+        ["-fsanitize=address,undefined"],
+        {},
+    ),
+    "tsan": (["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"], {}),
+}
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+    # A bound method counts a reference on one function object that every thread shares (docs/threading.md).
+    "binding": False,
+    "freethreading_compatible": True,
+}
+
+
+class BuildExt(build_ext):
+    """Run Cython only when extensions are really built, so that no generated C reaches the tree or the sdist."""
+
+    def finalize_options(self):
+        from Cython.Build import cythonize
+
+        profile = os.environ.get("JESSY_MEM_PROFILE", "release")
+        if profile not in PROFILES:
+            raise SystemExit(f"JESSY_MEM_PROFILE={profile!r}: expected one of {', '.join(PROFILES)}")
+        compile_flags, link_flags, directives = PROFILES[profile]
+        for extension in self.distribution.ext_modules:
+            extension.extra_compile_args = [*WARNINGS, *compile_flags]
+            extension.extra_link_args = ["-pthread", *link_flags]
+        self.distribution.ext_modules[:] = cythonize(
+            self.distribution.ext_modules,
+            build_dir=f"build/cython-{profile}",
+            compiler_directives={**DIRECTIVES, **directives},
+            annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),
+        )
+        super().finalize_options()
+
+
+def extension(source: Path) -> Extension:
+    headers = [str(path) for path in sorted(source.parent.glob("*.h"))]
+    return Extension(f"jessy_mem._core.{source.stem}", [str(source)], depends=headers, include_dirs=["jessy_mem/_core"])
+
+
+setup(
+    ext_modules=[extension(source) for source in sorted(Path("jessy_mem/_core").glob("*.pyx"))],
+    cmdclass={"build_ext": BuildExt},
+)

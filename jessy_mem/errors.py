@@ -8,6 +8,7 @@ Nothing here imports anything else of the package.
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,15 +37,12 @@ class ConsciousnessError(Exception):
     """The root of every error that jessy_mem raises on purpose."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors take their numbers as arguments, not their message: rebuild them from the attributes.
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(kind: type[ConsciousnessError], args: tuple[Any, ...], state: dict[str, Any]) -> ConsciousnessError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+        # The parameters of each constructor are attributes too, so an error travels through pickle with its numbers.
+        init = type(self).__init__
+        if init is Exception.__init__ or not hasattr(init, "__code__"):
+            return type(self), self.args
+        names = init.__code__.co_varnames[1 : init.__code__.co_argcount]
+        return type(self), tuple(getattr(self, name) for name in names)
 
 
 class MemoryError(ConsciousnessError, builtins.MemoryError):
@@ -82,6 +80,7 @@ class LimitExceeded(MemoryError):
         self.requested_bytes = requested_bytes
         self.segment = segment
         self.holders = tuple(holders)
+        self.hint = hint
         message = (
             f"{segment}: {requested_bytes} bytes do not fit, {current_bytes} of {limit_bytes} bytes are in use"
         )
@@ -96,6 +95,7 @@ class LayerNotFound(ConsciousnessError, LookupError):
     def __init__(self, dimension: int, layer: int, hint: str = "") -> None:
         self.dimension = dimension
         self.layer = layer
+        self.hint = hint
         message = f"no layer D{dimension:02d}/L{layer}"
         super().__init__(f"{message}: {hint}" if hint else message)
 
@@ -105,6 +105,7 @@ class RegionNotFound(ConsciousnessError, LookupError):
 
     def __init__(self, dimension: int, hint: str = "") -> None:
         self.dimension = dimension
+        self.hint = hint
         message = f"dimension D{dimension:02d} is not loaded"
         super().__init__(f"{message}: {hint}" if hint else f"{message}; load_dimension({dimension}) loads it")
 
@@ -116,6 +117,11 @@ class DimensionNotFound(ConsciousnessError, FileNotFoundError):
         self.dimension = dimension
         self.path = os.fspath(path)
         super().__init__(f"dimension D{dimension:02d} has no region file at {self.path}")
+        self.errno = errno.ENOENT
+        self.filename = self.path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class DimensionAlreadyLoaded(ConsciousnessError, ValueError):
@@ -171,6 +177,7 @@ class ImmutableDimension(ConsciousnessError, PermissionError):
 
     def __init__(self, dimension: int, refused: str = "changing it") -> None:
         self.dimension = dimension
+        self.refused = refused
         super().__init__(f"dimension D{dimension:02d} is immutable: {refused} is refused")
 
 
@@ -187,13 +194,17 @@ class ManagerClosed(ConsciousnessError, ValueError):
     """The manager (or pool) was closed before this call."""
 
     def __init__(self, what: str = "the manager") -> None:
+        self.what = what
         super().__init__(f"{what} is closed")
 
 
 class MappingError(MemoryError, OSError):
     """The operating system refused: no descriptor left, no permission, disk full. ``errno`` and ``filename`` tell."""
 
+    def __init__(self, errno: int | None, strerror: str, filename: str | os.PathLike[str]) -> None:
+        OSError.__init__(self, errno, strerror, os.fspath(filename))
+
     @classmethod
     def of(cls, error: OSError, path: str | os.PathLike[str]) -> MappingError:
         """The same failure as `error`, as this library's kind, about `path`."""
-        return cls(error.errno, error.strerror or str(error), os.fspath(path))
+        return cls(error.errno, error.strerror or str(error), path)

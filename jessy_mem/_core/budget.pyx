@@ -1,0 +1,203 @@
+"""The ledger of the memory budget.
+
+HAZARD: many threads reserve and release at once, and no limit may be exceeded, not even for a moment. An account is
+raised by compare-and-swap only after the new value was seen to fit; add-then-check would overshoot. A reservation
+raises its segment first and then the total, and takes the first back when the second refuses:
+
+    reserve:  segment.used -- CAS up --> total.used -- CAS up --> done
+                    ^                         |
+                    +------- refund ----------+ does not fit
+
+Pressure is looked at where the total changes, so a crossing is seen by the reservation that causes it. Whoever holds
+no lock then asks `take_crossings()` and tells the world.
+"""
+cimport cython
+from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+
+from jessy_mem._core.atomic cimport (
+    JM_CACHE_LINE,
+    jm_and_acq_rel,
+    jm_cas_weak_acq_rel,
+    jm_load_relaxed,
+    jm_max_relaxed,
+    jm_or_acq_rel,
+    jm_sub_acq_rel,
+)
+from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, OK, Status
+
+from jessy_mem.errors import LimitExceeded
+
+LEVELS = ("warning", "eviction", "critical")
+REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
+
+
+cdef inline bint account_raise(Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after) noexcept nogil:
+    """Add n_bytes if the sum stays within limit and ceiling; `after` gets the new value."""
+    cdef uint64_t used_bytes = jm_load_relaxed(&account.used_bytes)
+    cdef uint64_t bound_bytes = min(account.limit_bytes, ceiling_bytes)
+    while True:
+        # used_bytes may be above the ceiling, so it is compared before it is subtracted.
+        if used_bytes > bound_bytes or n_bytes > bound_bytes - used_bytes:
+            return False
+        if jm_cas_weak_acq_rel(&account.used_bytes, &used_bytes, used_bytes + n_bytes):
+            after[0] = used_bytes + n_bytes
+            return True
+
+
+@cython.no_gc
+cdef class Ledger:
+    """The bytes charged to each segment and to the whole budget, with peaks and pressure.
+
+    Parameters
+    ----------
+    limit_bytes : int
+        What all segments together may hold.
+    segments : dict of str to int
+        The ceiling of each segment in bytes. Their sum may be more than `limit_bytes`, which then binds first.
+    thresholds : sequence of three float, optional
+        Percentages of `limit_bytes` at which the pressure becomes "warning", "eviction" and "critical".
+
+    Thread-safe and lock-free.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.memory = NULL
+
+    def __init__(self, limit_bytes, segments, thresholds=(100.0, 100.0, 100.0)):
+        cdef int i
+        if self.memory != NULL:
+            raise TypeError("a Ledger is initialised once")
+        if limit_bytes <= 0 or limit_bytes >> 63:
+            raise ValueError(f"limit_bytes: {limit_bytes} is not in 1..2**63 - 1")
+        self.memory = calloc(len(segments) + 2, sizeof(Account))
+        if self.memory == NULL:
+            raise MemoryError
+        self.total = <Account *> ((<uintptr_t> self.memory + JM_CACHE_LINE - 1) & ~<uintptr_t> (JM_CACHE_LINE - 1))
+        self.segments = self.total + 1
+        self.total.limit_bytes = limit_bytes
+        self.names = tuple(segments)
+        for i, n_bytes in enumerate(segments.values()):
+            self.segments[i].limit_bytes = n_bytes
+        for i in range(N_LEVELS):
+            self.rise_bytes[i] = int(limit_bytes * thresholds[i] / 100)
+            self.rearm_bytes[i] = int(limit_bytes * max(thresholds[i] - REARM_POINTS, 0) / 100)
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil:
+        cdef uint64_t segment_bytes, total_bytes, bit
+        cdef int i
+        if not account_raise(&self.segments[segment], n_bytes, ~<uint64_t> 0, &segment_bytes):
+            return LIMIT_EXCEEDED
+        if not account_raise(self.total, n_bytes, ceiling_bytes, &total_bytes):
+            jm_sub_acq_rel(&self.segments[segment].used_bytes, n_bytes)
+            return LIMIT_EXCEEDED
+        jm_max_relaxed(&self.segments[segment].peak_bytes, segment_bytes)
+        jm_max_relaxed(&self.total.peak_bytes, total_bytes)
+        if total_bytes >= self.rise_bytes[0]:
+            for i in range(N_LEVELS):
+                bit = 1 << i
+                if (
+                    total_bytes >= self.rise_bytes[i]
+                    and not jm_load_relaxed(&self.raised) & bit
+                    and not jm_or_acq_rel(&self.raised, bit) & bit
+                ):
+                    jm_or_acq_rel(&self.pending, bit)
+        return OK
+
+    cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+        cdef uint64_t total_bytes = jm_sub_acq_rel(&self.total.used_bytes, n_bytes) - n_bytes
+        cdef int i
+        jm_sub_acq_rel(&self.segments[segment].used_bytes, n_bytes)
+        if jm_load_relaxed(&self.raised):
+            for i in range(N_LEVELS):
+                if total_bytes < self.rearm_bytes[i]:
+                    jm_and_acq_rel(&self.raised, ~(<uint64_t> 1 << i))
+
+    cdef int segment_index(self, str name) except -1:
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise ValueError(f"segment {name!r}: expected one of {', '.join(self.names)}") from None
+
+    def reserve(self, str segment, uint64_t n_bytes):
+        """Charge `n_bytes` to `segment`, all or nothing; LimitExceeded if they do not fit."""
+        if self.reserve_bytes(self.segment_index(segment), n_bytes, ~<uint64_t> 0) != OK:
+            raise self.refusal(segment, n_bytes)
+
+    def release(self, str segment, uint64_t n_bytes):
+        """Give back `n_bytes` that were charged to `segment`."""
+        self.release_bytes(self.segment_index(segment), n_bytes)
+
+    def refusal(self, str segment, n_bytes, holders=(), hint=""):
+        """The LimitExceeded that tells why `n_bytes` did not fit: the segment's ceiling, or the whole budget."""
+        cdef Account *account = &self.segments[self.segment_index(segment)]
+        name = segment
+        used_bytes = jm_load_relaxed(&account.used_bytes)
+        if used_bytes + n_bytes <= account.limit_bytes:
+            account, name = self.total, "total"
+            used_bytes = jm_load_relaxed(&account.used_bytes)
+        return LimitExceeded(used_bytes, account.limit_bytes, n_bytes, name, holders, hint)
+
+    def take_crossings(self):
+        """The thresholds crossed upward since the last call, lowest first; each crossing is given to one caller."""
+        cdef uint64_t taken
+        cdef int i
+        if not jm_load_relaxed(&self.pending):
+            return ()
+        taken = jm_and_acq_rel(&self.pending, 0)
+        return tuple([LEVELS[i] for i in range(N_LEVELS) if taken >> i & 1])
+
+    @property
+    def pressure(self):
+        """ "ok", "warning", "eviction" or "critical", by the bytes in use now."""
+        cdef uint64_t used_bytes = jm_load_relaxed(&self.total.used_bytes)
+        cdef int i
+        level = "ok"
+        for i in range(N_LEVELS):
+            if used_bytes >= self.rise_bytes[i]:
+                level = LEVELS[i]
+        return level
+
+    @property
+    def used_bytes(self):
+        return jm_load_relaxed(&self.total.used_bytes)
+
+    @property
+    def limit_bytes(self):
+        return self.total.limit_bytes
+
+    @property
+    def peak_bytes(self):
+        return jm_load_relaxed(&self.total.peak_bytes)
+
+    def segment_bytes(self):
+        """For each segment its bytes in use, limit and peak: dict of name to tuple."""
+        cdef int i
+        return {
+            name: (
+                jm_load_relaxed(&self.segments[i].used_bytes),
+                self.segments[i].limit_bytes,
+                jm_load_relaxed(&self.segments[i].peak_bytes),
+            )
+            for i, name in enumerate(self.names)
+        }
+
+
+@cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
+cdef class Charge:
+    """`n_bytes` charged to `segment` of `ledger` until this object dies; LimitExceeded if they do not fit."""
+
+    def __init__(self, Ledger ledger, str segment, uint64_t n_bytes):
+        if self.ledger is not None:
+            raise TypeError("a Charge is initialised once")
+        ledger.reserve(segment, n_bytes)
+        self.segment = ledger.segment_index(segment)
+        self.n_bytes = n_bytes
+        self.ledger = ledger
+
+    def __dealloc__(self):
+        if self.ledger is not None:
+            self.ledger.release_bytes(self.segment, self.n_bytes)

@@ -8,3 +8,4 @@ cdef extern from "clock.h" nogil:
     uint64_t jm_clock_ticks() noexcept
     uint64_t jm_clock_ns(uint64_t begin_ticks, uint64_t end_ticks) noexcept
     uint64_t jm_clock_monotonic_ns() noexcept
+    double jm_clock_resolution_ns() noexcept

@@ -288,7 +288,7 @@ cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -1:
     copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         while done < n_bytes:
-            moved = os.sendfile(copy, fd, done, min(n_bytes - done, 1 << 30))
+            moved = os.sendfile(copy, fd, done, min(n_bytes - done, <uint64_t> (1 << 30)))
             if moved == 0:
                 raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
             done += moved

@@ -114,6 +114,7 @@ cdef class Image:
         cdef Fault fault
         cdef bint sound
         cdef const Header *header
+        cdef uint32_t i
         if self.base != NULL:
             raise TypeError("an Image is initialised once")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
@@ -134,6 +135,9 @@ cdef class Image:
             )
         if not sound:
             raise fault_error(&fault, self.base, path)
+        for i in range(self.n_layers):
+            self.content_bytes += self.layers[i].content_bytes
+        self.charged_bytes = self.n_bytes
         self.extended = header.extension_version != 0
         if self.extended:
             check_head(self.base, self.layers, path)

@@ -66,7 +66,10 @@ class MmapManager(RegionTable):
         if total_memory_mb is not None:
             overrides["total_memory_mb"] = total_memory_mb
         super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
-        self._loads, self._allocations, self._deallocations = (LatencyHistogram() for _ in range(3))
+        self._loads, self._allocations, self._deallocations, self._crystallizations = (
+            LatencyHistogram() for _ in range(4)
+        )
+        self._n_drops = 0
         self._n_failures = 0
 
     # Loading
@@ -198,7 +201,7 @@ class MmapManager(RegionTable):
         """One layer as decoded text with its metadata; UnicodeDecodeError names a layer that is not text."""
         view = self.access_layer(layer_id)
         self.count_copies(1)
-        return _context(view)
+        return LoadedContext.of(view)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
@@ -206,18 +209,18 @@ class MmapManager(RegionTable):
         A layer that cannot be found is logged, skipped and listed in ``.missing``; with `strict` its LayerNotFound is
         raised.
         """
-        views: list[LayerView] = []
-        missing: list[LayerId] = []
-        for layer_id in (layer_id for path in paths for layer_id in path.layers):
+
+        def find(layer_id: LayerId) -> LayerView | None:
             try:
-                views.append(self.access_layer(layer_id))
-            except LayerNotFound as error:
+                return self.access_layer(layer_id)
+            except LayerNotFound:
                 if strict:
                     raise
-                logger.warning("context skipped: %s", error)
-                missing.append(LayerId.checked(layer_id))
-        self.count_copies(len(views))
-        return ContextCollection([_context(view) for view in views], missing=missing)
+                return None
+
+        contexts = ContextCollection.collect(paths, find)
+        self.count_copies(len(contexts))
+        return contexts
 
     def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
         """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
@@ -321,12 +324,15 @@ class MmapManager(RegionTable):
                 load_latency=LatencySummary(*self._loads.summary()),
                 allocate_latency=LatencySummary(*self._allocations.summary()),
                 deallocate_latency=LatencySummary(*self._deallocations.summary()),
+                crystallize_latency=LatencySummary(*self._crystallizations.summary()),
                 access_count=self.access_count,
                 load_count=self._loads.n_events,
                 allocation_count=self._allocations.n_events,
                 deallocation_count=self._deallocations.n_events,
                 allocation_failures=self._n_failures,
+                crystallization_count=self._crystallizations.n_events,
                 evictions=self._n_evictions,
+                drops=self._n_drops,
                 copies=self.copies,
                 simulation_mode=bool(simulated),
                 simulated_dimensions=simulated,
@@ -372,7 +378,3 @@ class MmapManager(RegionTable):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._regions)} dimensions"
         return f"<MmapManager {self.config.base_path}: {state}>"
-
-
-def _context(view: LayerView) -> LoadedContext:
-    return LoadedContext(view.id, view.text, view.frequency, view.keywords, view.depth, view.source)

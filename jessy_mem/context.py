@@ -143,9 +143,7 @@ class ContextCollection(Sequence[LoadedContext]):
         self.missing = tuple(missing)
 
     @classmethod
-    def collect(
-        cls, paths: Iterable[NavigationPath], find: Callable[[LayerId], _View | None]
-    ) -> ContextCollection:
+    def collect(cls, paths: Iterable[NavigationPath], find: Callable[[LayerId], _View | None]) -> ContextCollection:
         """The layers on `paths`, one after another, looked up by `find`, which returns None for one to be skipped.
 
         Each that is skipped is logged and listed in `missing`. What `find` raises is raised.

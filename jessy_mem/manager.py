@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import xxhash
+
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import LayerView, MmapRegion
@@ -73,11 +75,11 @@ class MmapManager(LearningTable):
         MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        with self._lock:
-            self._check_open()
+        LayerId.checked((dimension_id, 0))
+
+        def load() -> MmapRegion:
             if dimension_id in self._regions or dimension_id in self._evicted:
                 raise DimensionAlreadyLoaded(dimension_id)
-            LayerId.checked((dimension_id, 0))
             if path is not None:
                 self._paths[dimension_id] = os.fspath(path)
             try:
@@ -86,8 +88,10 @@ class MmapManager(LearningTable):
                 self._paths.pop(dimension_id, None)
                 raise
             self._install(dimension_id, region)
+            return region
+
+        region = self._changing(dimension_id, load)
         self.finish(self._loads, begin_ticks)
-        self._settle()
         return region
 
     def load_all(self) -> LoadReport:
@@ -145,8 +149,8 @@ class MmapManager(LearningTable):
         content.
         """
         begin_ticks = now_ticks()
-        with self._lock:
-            self._check_open()
+
+        def swap() -> tuple[int, int]:
             old = self._regions.get(dimension_id)
             if old is None and dimension_id not in self._evicted:
                 raise RegionNotFound(dimension_id)
@@ -155,14 +159,15 @@ class MmapManager(LearningTable):
             old_generation = self._evicted[dimension_id].generation if old is None else old.generation
             region = self._open_region(dimension_id)
             if old is not None and old.immutable and old.source != "simulated":
-                if memoryview(old) != memoryview(region):
+                if xxhash.xxh3_128_digest(old) != xxhash.xxh3_128_digest(region):
                     raise ImmutableDimension(dimension_id, "a reload with other content")
                 return old_generation, old_generation
-            self._evicted.pop(dimension_id, None)
             self._install(dimension_id, region)
+            return old_generation, region.generation
+
+        generations = self._changing(dimension_id, swap)
         self.finish(self._loads, begin_ticks)
-        self._settle()
-        return old_generation, region.generation
+        return generations
 
     # Reading; access_layer is LayerRegistry's
 

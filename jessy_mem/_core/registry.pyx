@@ -13,7 +13,7 @@ reader finds the old region or the new one, whole.
 import weakref
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_REFCNT
+from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -23,7 +23,7 @@ from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_fla
 from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
-from jessy_mem._core.pycompat cimport jm_dict_get
+from jessy_mem._core.pycompat cimport jm_dict_get, jm_refcount
 from jessy_mem._core.region cimport LayerView, MmapRegion, region_of
 
 from jessy_mem.errors import LayerNotFound
@@ -166,7 +166,7 @@ cdef class LayerRegistry:
     def is_evictable(self, dimension):
         """Whether the dimension is loaded from a file, changeable, and held by nobody."""
         cdef MmapRegion region = self._regions.get(dimension)
-        return region is not None and is_evictable(region) and n_holders(region, Py_REFCNT(region) - 2) == 0
+        return region is not None and is_evictable(region) and n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
 
     def take_visited(self):
         """The dimensions that were read since this was last asked."""
@@ -182,14 +182,16 @@ cdef class LayerRegistry:
         """One walk over the regions: (layers, content bytes, mapped regions, evictable bytes, pinned bytes)."""
         cdef MmapRegion region
         cdef Image image
+        cdef bint held
         cdef uint64_t n_layers = 0, content_bytes = 0, n_mapped = 0, evictable_bytes = 0, pinned_bytes = 0
         for region in list(self._regions.values()):
+            # The list, the loop variable and `_regions` hold the region.
+            held = n_holders(region, jm_refcount(<PyObject *> region) - 3) != 0
             image = region.image
             n_layers += image.n_layers
             content_bytes += image.content_bytes
             n_mapped += image.source != "pool"
-            # The list, the loop variable and `_regions` hold the region.
-            if n_holders(region, Py_REFCNT(region) - 3):
+            if held:
                 continue
             if is_evictable(region):
                 evictable_bytes += image.charged_bytes
@@ -203,17 +205,16 @@ cdef class LayerRegistry:
         cdef Image image
         cdef list found = []
         for region in list(self._regions.values()):
-            image = region.image
-            n_views = n_holders(region, Py_REFCNT(region) - 3)
+            n_views = n_holders(region, jm_refcount(<PyObject *> region) - 3)
             if n_views:
+                image = region.image
                 found.append((image.dimension_id, image.generation, image.charged_bytes, n_views, False))
         for reference in self.retired:
             image = reference()
             if image is not None:
                 found.append((
-                    image.dimension_id, image.generation, image.charged_bytes, Py_REFCNT(image) - 1, True
+                    image.dimension_id, image.generation, image.charged_bytes, jm_refcount(<PyObject *> image) - 1, True
                 ))
-        image = None
         return found
 
     @property
@@ -242,9 +243,9 @@ cdef Py_ssize_t n_holders(MmapRegion region, Py_ssize_t n_handles):
     cdef Py_ssize_t n_cached = 0
     for view in list(region.views.values()):
         n_cached += 1
-        n_held += Py_REFCNT(view) > 3  # the table, the list and the loop variable
+        n_held += jm_refcount(<PyObject *> view) > 3  # the table, the list and the loop variable
     # Whoever exports the image without a view: access() and memoryview(region).
-    return n_held + Py_REFCNT(region.image) - 1 - n_cached
+    return n_held + jm_refcount(<PyObject *> region.image) - 1 - n_cached
 
 
 def make_region(Image image, bint immutable, allocate, str verify="lazy"):

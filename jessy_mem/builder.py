@@ -94,11 +94,33 @@ def _is_frequency(frequency: object) -> bool:
 class PackedRegion:
     """A region as it will be stored: the head, and the contents with the zeros between them."""
 
-    def __init__(self, head: bytearray, offsets: list[int], contents: list[list[Buffer]], n_bytes: int) -> None:
+    def __init__(
+        self, head: bytearray | memoryview, offsets: list[int], contents: list[list[Buffer]], n_bytes: int
+    ) -> None:
         self.head = head
         self.n_bytes = n_bytes
         self._offsets = offsets
         self._contents = contents
+
+    @classmethod
+    def of(cls, region: memoryview) -> PackedRegion:
+        """The bytes of a region that is packed already."""
+        return cls(region, [], [], len(region))
+
+    def seal(self, immutable: bool) -> None:
+        """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
+        struct.pack_into("<Q32x", self.head, METADATA_XXH3_AT, 0)
+        struct.pack_into("<Q", self.head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(self.head))
+        if immutable:
+            digest = hashlib.sha256()
+            for piece in self.content_pieces():
+                digest.update(piece)
+            self.head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+
+    def renumber(self, dimension_id: int) -> None:
+        """Give the region, which is not immutable, another id."""
+        struct.pack_into("<I", self.head, 0, dimension_id)
+        self.seal(immutable=False)
 
     def pieces(self) -> Iterator[Buffer]:
         """The bytes in order, without a copy of any content."""
@@ -209,12 +231,7 @@ class RegionBuilder:
             self.dimension_id, self._name_bytes, self.immutable, generation, created_ns, records
         )
         region = PackedRegion(head, offsets, contents, n_bytes)
-        struct.pack_into("<Q", head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(head))
-        if self.immutable:
-            digest = hashlib.sha256()
-            for piece in region.content_pieces():
-                digest.update(piece)
-            head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+        region.seal(self.immutable)
         return region
 
     def to_bytes(self) -> bytes:
@@ -238,7 +255,7 @@ def publish(region: PackedRegion, target: Path, progress: Progress | None = None
     """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -261,6 +278,14 @@ def is_temporary(path: Path) -> bool:
     """Whether `path` is named like a file that an interrupted publish leaves behind."""
     stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
     return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make `folder`, and the name of each folder made on the way durable."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,10 +6,8 @@ is what a user calls: loading, reading, the pool, addresses and numbers.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jessy_mem._core.latency import LatencyHistogram
@@ -19,26 +17,23 @@ from jessy_mem._core.registry import now_ticks
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
-    AllocationFailed,
     ConsciousnessError,
     DimensionAlreadyLoaded,
     ImmutableDimension,
     LayerNotFound,
-    LimitExceeded,
     ManagerClosed,
     OutOfBounds,
     RegionNotFound,
 )
+from jessy_mem.ids import dimensions_in
 from jessy_mem.layout import LayerId
+from jessy_mem.learning import LearningTable
 from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, SegmentStats
-from jessy_mem.table import PressureCallback, RegionTable
+from jessy_mem.table import PressureCallback, logger
 
 __all__ = ["MmapManager"]
 
-logger = logging.getLogger("jessy_mem")
-
-
-class MmapManager(RegionTable):
+class MmapManager(LearningTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 
     Parameters
@@ -66,11 +61,7 @@ class MmapManager(RegionTable):
         if total_memory_mb is not None:
             overrides["total_memory_mb"] = total_memory_mb
         super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
-        self._loads, self._allocations, self._deallocations, self._crystallizations = (
-            LatencyHistogram() for _ in range(4)
-        )
-        self._n_drops = 0
-        self._n_failures = 0
+        self._loads, self._allocations, self._deallocations = (LatencyHistogram() for _ in range(3))
 
     # Loading
 
@@ -109,7 +100,8 @@ class MmapManager(RegionTable):
         loaded: list[int] = []
         simulated: list[int] = []
         skipped: dict[int, Exception] = {}
-        for dimension in sorted({*self.layout.dimensions, *self._regions, *self._evicted, *self._found()}):
+        found = dimensions_in(self.config.base_path)
+        for dimension in sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found}):
             try:
                 source = self._load_or_refresh(dimension)
             except ManagerClosed:
@@ -128,7 +120,8 @@ class MmapManager(RegionTable):
             return self._evicted[dimension].source
         if region is None:
             return self.load_dimension(dimension).source
-        if region.source == "simulated" and self.config.simulation != "always" and os.path.exists(self._path_of(dimension)):
+        replaceable = region.source == "simulated" and self.config.simulation != "always"
+        if replaceable and os.path.exists(self._path_of(dimension)):
             self.reload_dimension(dimension)
             region = self._regions[dimension]
         return region.source
@@ -194,7 +187,7 @@ class MmapManager(RegionTable):
         with self._lock:
             self._check_open()
             while self._unindexed:
-                self._index_region(next(iter(self._unindexed)))
+                self._index_now(next(iter(self._unindexed)))
             return self._index.find(dimension, keyword, frequency)
 
     def load_context(self, layer_id: tuple[int, int]) -> LoadedContext:
@@ -241,24 +234,10 @@ class MmapManager(RegionTable):
         """A writable block of `n_bytes` from the pool, charged to the reserve; AllocationFailed, LimitExceeded."""
         self._check_open()
         begin_ticks = now_ticks()
-        try:
-            block = self._pool.allocate(n_bytes)
-        except (AllocationFailed, LimitExceeded) as error:
-            block = self._allocate_again(n_bytes, error)
+        block = self._allocate(n_bytes, "reserve")
         self.finish(self._allocations, begin_ticks)
         self._settle()
         return block
-
-    def _allocate_again(self, n_bytes: int, refusal: AllocationFailed | LimitExceeded) -> Block:
-        """Allocate after making room; what does not fit then is refused, naming who holds the room."""
-        if isinstance(refusal, LimitExceeded):
-            with self._lock:
-                self._make_room("reserve", refusal.requested_bytes)
-        try:
-            return self._pool.allocate(n_bytes)
-        except (AllocationFailed, LimitExceeded) as error:
-            self._n_failures += 1
-            raise self._naming_holders(error) if isinstance(error, LimitExceeded) else error from None
 
     def deallocate(self, block: Block) -> None:
         """Give a block back; DoubleFree if it was, BufferError while memoryviews of it live."""
@@ -363,6 +342,9 @@ class MmapManager(RegionTable):
             if self._closed:
                 return
             self._closed = True
+            lost = [dimension for dimension, region in self._regions.items() if region.source == "pool"]
+            if lost:
+                logger.warning("closed with proto-dimensions that were not crystallized: %s", lost)
             for dimension in list(self._regions):
                 self._uninstall(dimension)
             self._evicted.clear()

@@ -1,8 +1,8 @@
 """RegionTable: which regions are mapped, who pays for them, and which go when room is needed.
 
-LayerRegistry reads the table without a lock; everything that changes it is here, under `_lock`. Bytes are charged before
-they are mapped. Whatever charges the ledger is followed by `_settle`, outside the lock, which evicts, logs and calls
-back when a threshold was crossed.
+LayerRegistry reads the table without a lock; everything that changes it is here, under `_lock`. Bytes are charged
+before they are mapped. Whatever charges the ledger is followed by `_settle`, outside the lock, which evicts, logs and
+calls back when a threshold was crossed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jessy_mem._core.budget import Charge, Ledger
@@ -24,7 +23,6 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
-    ConsciousnessError,
     DimensionNotFound,
     LayerNotFound,
     LimitExceeded,
@@ -217,7 +215,8 @@ class RegionTable(LayerRegistry):
                 self._policy.touch(dimension)
 
         def evictable(dimension: int) -> bool:
-            return (segment is None or self.layout.segment_of(dimension).name == segment) and self.is_evictable(dimension)
+            paid_by = self.layout.segment_of(dimension).name
+            return segment in (None, paid_by) and self.is_evictable(dimension)
 
         while not enough():
             victim = self._policy.victim(evictable)
@@ -228,16 +227,17 @@ class RegionTable(LayerRegistry):
     def _evict(self, dimension: int) -> None:
         """Unmap a region that the policy gave up; the next access maps it again."""
         region = self._regions[dimension]
-        if dimension in self._unindexed:
-            self._index_region(dimension)
+        self._index_now(dimension)
         self._evicted[dimension] = Evicted(region.generation, region.n_layers, region.source)
         del self._regions[dimension]
         self.retire(region)
         self._n_evictions += 1
 
-    def _index_region(self, dimension: int) -> None:
-        self._unindexed.discard(dimension)
-        self._index.put(dimension, self._regions[dimension].layer_facts())
+    def _index_now(self, dimension: int) -> None:
+        """Index a region that no question has asked for yet."""
+        if dimension in self._unindexed:
+            self._index.put(dimension, self._regions[dimension].layer_facts())
+            self._unindexed.remove(dimension)
 
     def restore_region(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
@@ -290,15 +290,3 @@ class RegionTable(LayerRegistry):
         if region is None:
             raise RegionNotFound(dimension)
         return region
-
-    def _found(self) -> list[int]:
-        """The dimensions that have a folder in the base folder."""
-        try:
-            names = os.listdir(self.config.base_path)
-        except OSError:
-            return []
-        return [
-            int(name[1:])
-            for name in names
-            if name[:1] == "D" and name[1:].isdecimal() and name == f"D{int(name[1:]):02d}" and int(name[1:]) > 0
-        ]

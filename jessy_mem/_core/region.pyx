@@ -234,14 +234,15 @@ cdef class MmapRegion:
             Py_DECREF(view)
             return view
         image = self.current()
-        try:
-            i = image.find_layer(layer)
-        except OverflowError:
-            return None
+        i = image.find_number(layer)
         if i < 0:
             return None
         view = self.make_view(image, i)
-        return self.views.setdefault(layer, view)
+        with cython.critical_section(self):
+            # A region that was closed meanwhile must not hold a view: the mapping would stay with it.
+            if self.image is image:
+                view = self.views.setdefault(image.layers[i].layer, view)
+        return view
 
     def layers(self):
         """The ids of all layers, ascending."""
@@ -270,7 +271,7 @@ cdef class MmapRegion:
     def content_offset(self, layer):
         """Where in the file the content of a layer begins; LayerNotFound."""
         cdef Image image = self.current()
-        cdef int64_t i = image.find_layer(layer)
+        cdef int64_t i = image.find_number(layer)
         if i < 0:
             raise LayerNotFound(image.dimension_id, layer)
         return image.layers[i].content_off_bytes
@@ -303,7 +304,7 @@ cdef class MmapRegion:
         cdef int64_t i
         cdef int failed
         for layer in [each.layer for each in self.layers()] if layers is None else layers:
-            i = image.find_layer(layer)
+            i = image.find_number(layer)
             if i < 0:
                 raise LayerNotFound(image.dimension_id, layer)
             entry = &image.layers[i]
@@ -319,7 +320,7 @@ cdef class MmapRegion:
         """Let go of the mapping; it goes with its last view. May be called twice."""
         with cython.critical_section(self):
             self.image = None
-        self.views.clear()
+            self.views.clear()
 
     def __enter__(self):
         self.current()

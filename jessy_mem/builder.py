@@ -15,7 +15,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +94,33 @@ def _is_frequency(frequency: object) -> bool:
 class PackedRegion:
     """A region as it will be stored: the head, and the contents with the zeros between them."""
 
-    def __init__(self, head: bytearray, offsets: list[int], contents: list[Buffer], n_bytes: int) -> None:
+    def __init__(
+        self, head: bytearray | memoryview, offsets: list[int], contents: list[list[Buffer]], n_bytes: int
+    ) -> None:
         self.head = head
         self.n_bytes = n_bytes
         self._offsets = offsets
         self._contents = contents
+
+    @classmethod
+    def of(cls, region: memoryview) -> PackedRegion:
+        """The bytes of a region that is packed already."""
+        return cls(region, [], [], len(region))
+
+    def seal(self, immutable: bool) -> None:
+        """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
+        struct.pack_into("<Q32x", self.head, METADATA_XXH3_AT, 0)
+        struct.pack_into("<Q", self.head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(self.head))
+        if immutable:
+            digest = hashlib.sha256()
+            for piece in self.content_pieces():
+                digest.update(piece)
+            self.head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+
+    def renumber(self, dimension_id: int) -> None:
+        """Give the region, which is not immutable, another id."""
+        struct.pack_into("<I", self.head, 0, dimension_id)
+        self.seal(immutable=False)
 
     def pieces(self) -> Iterator[Buffer]:
         """The bytes in order, without a copy of any content."""
@@ -112,8 +133,8 @@ class PackedRegion:
         for offset, content in zip(self._offsets, self._contents, strict=True):
             if offset > end:
                 yield bytes(offset - end)
-            yield content
-            end = offset + len(content)
+            yield from content
+            end = offset + sum(map(len, content))
 
     def fill(self, target: memoryview) -> None:
         """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
@@ -136,6 +157,8 @@ class RegionBuilder:
         The file carries a SHA-256 of its content and refuses every change.
     generation : int, optional
         By default 1, or one more than that of the file that is replaced.
+    created_ns : int, optional
+        The time of creation, since 1970; by default now, or ``SOURCE_DATE_EPOCH`` (in seconds) if that is set.
 
     Not thread-safe: one builder, one thread.
 
@@ -145,54 +168,70 @@ class RegionBuilder:
     """
 
     def __init__(
-        self, dimension_id: int, name: str, *, immutable: bool = False, generation: int | None = None
+        self,
+        dimension_id: int,
+        name: str,
+        *,
+        immutable: bool = False,
+        generation: int | None = None,
+        created_ns: int | None = None,
     ) -> None:
         self.dimension_id = LayerId.checked((dimension_id, 0)).dimension
         self.name = name
         self.immutable = immutable
         self.generation = generation
+        self.created_ns = created_ns
         self._name_bytes = name.encode()
         if not 1 <= len(self._name_bytes) <= 64:
             raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
         if generation is not None and not 1 <= generation < 2**64:
             raise ValueError(f"generation: {generation!r} is not at least 1")
         self._specs: dict[int, LayerSpec] = {}
+        self._passages: dict[int, Sequence[str]] = {}
 
-    def add_layer(self, spec: LayerSpec) -> RegionBuilder:
-        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder."""
+    def add_layer(self, spec: LayerSpec, passages: Sequence[str] = ()) -> RegionBuilder:
+        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder.
+
+        `passages` go on where the text of `spec` ends. One that recurs is encoded and held once, so that a layer can be
+        much larger than what it is made from.
+        """
         layer = len(self._specs) if spec.layer is None else spec.layer
         if layer in self._specs:
             raise ValueError(f"layer {layer} was added before")
         if layer > MAX_LAYER:
             raise ValueError(f"layer {layer}: a region has at most {MAX_LAYER + 1} layers")
+        if passages and spec.text is None:
+            raise ValueError("passages: they continue a text, and there is none")
         self._specs[layer] = spec
+        self._passages[layer] = passages
         return self
 
     def pack(self, generation: int) -> PackedRegion:
         """Lay the region out and compute its checksums."""
         if not self._specs:
             raise ValueError("a region has at least one layer")
-        contents: list[Buffer] = []
-        records = []
+        contents: list[list[Buffer]] = []
+        records: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]] = []
         for layer, spec in sorted(self._specs.items()):
-            raw, flags, characters = _raw_content(layer, spec)
-            stored, codec = compression.compress(raw) if spec.compress else (raw, compression.RAW)
+            raw, flags, characters = _raw_content(layer, spec, self._passages[layer])
+            raw_bytes = stored_bytes = sum(map(len, raw))
+            stored, codec = raw, compression.RAW
+            if spec.compress:
+                frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
+                stored, stored_bytes = [frame], len(frame)
             keywords = [word.encode() for word in spec.keywords]
-            checksum = xxhash.xxh3_64_intdigest(stored)
+            checksum = xxhash.xxh3_64()
+            for piece in stored:
+                checksum.update(piece)
             contents.append(stored)
-            records.append(
-                (layer, spec.depth, spec.frequency, keywords, len(stored), len(raw), codec, flags, characters, checksum)
-            )
+            facts = (stored_bytes, raw_bytes, codec, flags, characters, checksum.intdigest())
+            records.append((layer, spec.depth, spec.frequency, keywords, *facts))
+        created_ns = _now_ns() if self.created_ns is None else self.created_ns
         head, offsets, n_bytes = pack_head(
-            self.dimension_id, self._name_bytes, self.immutable, generation, _now_ns(), records
+            self.dimension_id, self._name_bytes, self.immutable, generation, created_ns, records
         )
         region = PackedRegion(head, offsets, contents, n_bytes)
-        struct.pack_into("<Q", head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(head))
-        if self.immutable:
-            digest = hashlib.sha256()
-            for piece in region.content_pieces():
-                digest.update(piece)
-            head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+        region.seal(self.immutable)
         return region
 
     def to_bytes(self) -> bytes:
@@ -216,7 +255,7 @@ def publish(region: PackedRegion, target: Path, progress: Progress | None = None
     """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -241,6 +280,14 @@ def is_temporary(path: Path) -> bool:
     return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make `folder`, and the name of each folder made on the way durable."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -262,23 +309,28 @@ def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
                 progress(done_bytes, region.n_bytes)
 
 
-def _raw_content(layer: int, spec: LayerSpec) -> tuple[Buffer, int, int]:
-    """The bytes of a layer, its text flags and its number of characters (0 if it is not text)."""
-    raw: Buffer
+def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int]:
+    """The pieces of a layer, its text flags and its number of characters (0 if it is not text)."""
+    raw: list[Buffer]
+    texts: Sequence[str] | None
     if spec.text is not None:
-        text: str | None = spec.text
-        raw = spec.text.encode()
+        texts = [spec.text, *passages]
+        encoded = {text: text.encode() for text in dict.fromkeys(texts)}
+        raw = [encoded[text] for text in texts]
     else:
-        raw = spec.content if isinstance(spec.content, bytes) else memoryview(spec.content).cast("B")
+        content = spec.content if isinstance(spec.content, bytes) else memoryview(spec.content).cast("B")
+        raw = [content]
         try:
-            text = str(raw, "utf-8")
+            texts = [str(content, "utf-8")]
         except UnicodeDecodeError:
-            text = None
-    if len(raw) > _MAX_CONTENT_BYTES:
-        raise ValueError(f"layer {layer}: {len(raw)} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
-    if text is None:
+            texts = None
+    raw_bytes = sum(map(len, raw))
+    if raw_bytes > _MAX_CONTENT_BYTES:
+        raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
+    if texts is None:
         return raw, 0, 0
-    return raw, _TEXT_UTF8 | (_TEXT_ASCII if text.isascii() else 0), len(text)
+    flags = _TEXT_UTF8 | (_TEXT_ASCII if all(text.isascii() for text in texts) else 0)
+    return raw, flags, sum(map(len, texts))
 
 
 def _now_ns() -> int:

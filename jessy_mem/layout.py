@@ -147,7 +147,7 @@ class MemoryLayout:
             raise ValueError(f"the plan of dimensions is incomplete: {error!r}") from error
         self.dimensions: Mapping[int, DimensionPlan] = MappingProxyType(dimensions)
         if address > self.segments[0].size_bytes:
-            raise ValueError(f"slots of {address} bytes do not fit into the {self.segments[0].size_bytes} bytes of core")
+            raise ValueError(f"slots of {address} bytes do not fit into core, {self.segments[0].size_bytes} bytes")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> MemoryLayout:

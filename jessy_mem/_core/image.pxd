@@ -12,6 +12,8 @@ cdef class Image:
     cdef Header header               # as checked, in private memory
     cdef LayerEntry *layers          # ascending by layer
     cdef readonly uint32_t n_layers
+    cdef readonly uint64_t content_bytes   # of all layers, as stored
+    cdef public uint64_t charged_bytes     # to the budget
     cdef bint extended               # not a plain V1 file: there are checksums, and the tiling is exact
     cdef bint trusted                # nobody else can have written the bytes: content is not compared with checksums
     cdef readonly uint32_t dimension_id

@@ -112,6 +112,7 @@ cdef class Image:
         cdef bint sound
         cdef bytes head = None
         cdef const uint8_t *parsed
+        cdef uint32_t i
         if self.path is not None:
             raise TypeError("an Image is initialised once")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
@@ -138,6 +139,9 @@ cdef class Image:
             )
         if not sound:
             raise fault_error(&fault, &self.header, path)
+        for i in range(self.n_layers):
+            self.content_bytes += self.layers[i].content_bytes
+        self.charged_bytes = self.n_bytes
         if self.extended:
             check_head(head, &self.header, path)
         self.immutable = self.extended and self.header.optional_features & OPTION_IMMUTABLE != 0

@@ -256,12 +256,7 @@ cdef class MmapRegion:
     @property
     def content_bytes(self):
         """Bytes of all contents as stored."""
-        cdef Image image = self.current()
-        cdef uint64_t n_bytes = 0
-        cdef uint32_t i
-        for i in range(image.n_layers):
-            n_bytes += image.layers[i].content_bytes
-        return n_bytes
+        return self.current().content_bytes
 
     def content_offset(self, layer):
         """Where in the file the content of a layer begins; LayerNotFound."""

@@ -236,5 +236,5 @@ cdef inline uint64_t snapshot_value(const Snapshot *snapshot, uint64_t rank) noe
 
 cdef inline uint64_t snapshot_percentile(const Snapshot *snapshot, double q) noexcept nogil:
     """The nearest-rank percentile, `q` in 0..100; 0 when nothing was timed."""
-    # 99.9 % of 1000 is rank 999 although 99.9 has no exact binary form: what rounding may have added is taken off again.
+    # 99.9 % of 1000 is rank 999, though 99.9 has no exact binary form: take off what rounding may have added.
     return snapshot_value(snapshot, <uint64_t> ceil(q * <double> snapshot.n_timed / 100 * (1 - 4e-16)))

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Report", "band", "console", "facts", "json_option", "print_json", "progress_bar", "size", "table"]
+__all__ = ["Report", "band", "console", "duration", "facts", "json_option", "print_json", "progress_bar", "size", "table"]
 
 Report = Callable[[int, int], None]  # (done bytes, total bytes)
 
@@ -75,6 +75,20 @@ def size(n_bytes: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if value.is_integer() else f"{value:.1f} {unit}"
+
+
+def duration(t_ns: float) -> str:
+    """A time for a column.
+
+    >>> duration(74.9), duration(28_603), duration(100e6)
+    ('75 ns', '28.6 us', '100 ms')
+    """
+    value = t_ns
+    for unit in ("ns", "us", "ms", "s"):
+        if round(value, 1) < 1000 or unit == "s":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "ns" or value >= 100 or float(value).is_integer() else f"{value:.1f} {unit}"
 
 
 def band(frequencies: Sequence[float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from helpers import HAS_PROC, Holdings
 
 _FAILED = pytest.StashKey[bool]()
@@ -33,6 +32,7 @@ def region_file(tmp_path):
 
     def write(data: bytes, name: str = "region.mmap"):
         path = tmp_path / name
+        path.unlink(missing_ok=True)  # to write into a file that was emptied may wait for the disk
         path.write_bytes(data)
         return path
 

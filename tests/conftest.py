@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from helpers import HAS_PROC, Holdings
 
 _FAILED = pytest.StashKey[bool]()

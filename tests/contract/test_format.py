@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
 from helpers import (
     HAS_PROC,
     HEADER_BYTES,
@@ -29,10 +32,7 @@ from helpers import (
     reseal,
     reseal_content,
 )
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from jessy_mem._core.region import MmapRegion
-
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
 

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -23,6 +23,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
+    AllocationFailed,
     DimensionNotFound,
     LayerNotFound,
     LimitExceeded,
@@ -36,6 +37,8 @@ from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
 
 __all__ = ["RegionTable"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("jessy_mem")
 
@@ -241,8 +244,7 @@ class RegionTable(LayerRegistry):
 
     def restore_region(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
-        with self._lock:
-            self._check_open()
+        def restore() -> MmapRegion:
             region: MmapRegion | None = self._regions.get(dimension)
             if region is not None:
                 return region
@@ -254,8 +256,30 @@ class RegionTable(LayerRegistry):
             except DimensionNotFound as error:
                 raise LayerNotFound(dimension, layer, f"it was evicted, and its file is gone: {error}") from error
             self._install(dimension, region)
-        self._settle()
-        return region
+            return region
+
+        return self._changing(dimension, restore)
+
+    def _changing(self, dimension: int, change: Callable[[], T]) -> T:
+        """Do `change`, which maps `dimension`, under the lock; again if room could be made that eviction cannot make."""
+        segment = self.layout.segment_of(dimension).name
+        while True:
+            try:
+                with self._lock:
+                    self._check_open()
+                    result = change()
+            except LimitExceeded as error:
+                if not self._relieve(segment, error):
+                    raise
+            else:
+                self._settle()
+                return result
+
+    def _relieve(
+        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
+    ) -> bool:
+        """Make room in another way than by eviction, the lock not held; whether that did anything."""
+        return False
 
     # Pressure
 

@@ -90,14 +90,16 @@ def _facts(path: Path, dimension: DimensionSource) -> dict[str, Any]:
 
 
 def _show(built: list[dict[str, Any]], out: Path) -> None:
-    shown = screen.table("", "", "dimension", ">layers", ">size", ">generation", "")
-    for facts in built:
-        shown.add_row(
+    console = screen.console()
+    rows = [
+        (
             f"D{facts['id']:02d}", facts["name"], str(facts["layers"]), screen.size(facts["size_bytes"]),
             str(facts["generation"]), "immutable" if facts["immutable"] else "",
         )
-    console = screen.console()
-    console.print(shown)
+        for facts in built
+    ]
+    console.print(screen.table(console, "", ["", "~dimension", ">layers", ">size", "?>generation", "?"], rows))
+    console.print()
     total_bytes = sum(facts["size_bytes"] for facts in built)
     console.print(Text(f"{len(built)} dimensions, {screen.size(total_bytes)}, in {out}"), soft_wrap=True)
 

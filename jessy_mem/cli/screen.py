@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Report", "band", "console", "facts", "json_option", "print_json", "progress_bar", "size", "table"]
 
 Report = Callable[[int, int], None]  # (done bytes, total bytes)
 
+NARROW = 72  # columns of a terminal below which a table leaves some of its own out
 PATIENCE_S = 1.0  # work that is done sooner shows no bar
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -29,16 +31,25 @@ def console() -> Console:
     return Console(highlight=False, emoji=False)
 
 
-def table(title: str, *columns: str | tuple[str, Any]) -> Table:
-    """An open table; a column is a heading, or (heading, options). ``>`` before a heading aligns it right."""
+def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """A table that fits `out`.
+
+    A heading may begin with marks: ``>`` aligns the column right, ``~`` lets it wrap, and ``?`` leaves it out where the
+    terminal is narrow.
+    """
     made = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1),
-        header_style="dim",
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        collapse_padding=True, header_style="dim",
     )
-    for column in columns:
-        heading, options = (column, {}) if isinstance(column, str) else column
-        justify = "right" if heading.startswith(">") else "left"
-        made.add_column(heading.lstrip(">"), **{"justify": justify, "overflow": "fold", **options})
+    kept = [i for i, heading in enumerate(headings) if "?" not in heading[:3] or out.width >= NARROW]
+    for i in kept:
+        heading = headings[i].lstrip(">~?")
+        marks = headings[i].removesuffix(heading)
+        made.add_column(
+            heading, justify="right" if ">" in marks else "left", no_wrap="~" not in marks, overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*(row[i] if isinstance(row[i], Text) else Text(row[i]) for i in kept))
     return made
 
 
@@ -48,7 +59,7 @@ def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for label, text in rows:
-        made.add_row(label, text)
+        made.add_row(Text(label), Text(text))
     return made
 
 

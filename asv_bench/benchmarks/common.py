@@ -53,9 +53,7 @@ def build(base: Path) -> None:
             for layer in planned.layers[:N_LAYERS]:
                 content = next_content(source, layer_bytes(planned.size_bytes))
                 builder.add_layer(
-                    jm.LayerSpec(
-                        content=content, depth=layer.depth, frequency=layer.frequency, keywords=layer.keywords
-                    )
+                    jm.LayerSpec(content=content, depth=layer.depth, frequency=layer.frequency, keywords=layer.keywords)
                 )
             builder.write(jm.region_path(base, planned.id))
 

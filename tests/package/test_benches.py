@@ -1,4 +1,4 @@
-"""Each benchmark of asv_bench runs once with each of its parameters, on a small corpus; a benchmark is code under test."""
+"""A benchmark is code under test: each one of asv_bench runs once with each of its parameters, on a small corpus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_modules():
 
 
 def benchmarks():
-    """One parameter for each benchmark and combination of its params: (module, class or None, function name, values)."""
+    """For each benchmark and combination of its params: (module or class, function name, values)."""
     if not (FOLDER / "benchmarks" / "__init__.py").is_file():
         return
     for module in load_modules():

@@ -1,4 +1,4 @@
-"""The rules of the house (docs/design.md) that a reader of the sources can check: who knows whom, and what stands where."""
+"""The rules of the house (docs/design.md) that the sources can be asked for: who knows whom, what stands where."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def without_text(source: str) -> str:
 
 
 KNOWN = {module_of(path) for path in SOURCES}
-LIBRARY = [path for path in SOURCES if (module := module_of(path)) not in ("", "_core", "__main__") and module[:3] != "cli"]
+LIBRARY = [path for path in SOURCES if not re.match(r"(_core|__main__|cli\b.*)?$", module_of(path))]
 
 
 def named(path: Path) -> str:

@@ -47,7 +47,8 @@ def test_import_changes_no_warnings_logging_or_signals(tmp_path):
             "import logging, signal, sys, threading, warnings\n"
             "def state():\n"
             "    signals = [signal.getsignal(number) for number in signal.valid_signals()]\n"
-            "    return signals, warnings.filters[:], logging.root.handlers[:], threading.active_count(), sys.excepthook\n"
+            "    threads = threading.active_count()\n"
+            "    return signals, warnings.filters[:], logging.root.handlers[:], threads, sys.excepthook\n"
             "before = state()\n"
             "import jessy_mem\n"
             "assert state() == before\n",

@@ -23,7 +23,7 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import make_region, now_ticks
+from jessy_mem._core.registry import now_ticks
 from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, publish, sync_folder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -268,7 +268,7 @@ class LearningTable(RegionTable):
         packed.fill(memoryview(block))
         image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
         image.charged_bytes = block.capacity
-        return make_region(image, False, self._allocator(dimension))
+        return self._region_around(image, dimension, False)
 
     def _take_file(self, dimension: int) -> None:
         """Let the file of a proto-dimension, just published, take its place in the table."""

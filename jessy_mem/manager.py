@@ -29,7 +29,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.ids import dimensions_in
-from jessy_mem.layout import LayerId
+from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import LearningTable
 from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import PressureCallback, logger
@@ -76,7 +76,8 @@ class MmapManager(LearningTable):
         MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        LayerId.checked((dimension_id, 0))
+        if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
+            LayerId.checked((dimension_id, 0))
 
         def load() -> MmapRegion:
             if dimension_id in self._regions or dimension_id in self._evicted:

@@ -1,4 +1,4 @@
-"""check_dists.py TREE DIST...: the sdist holds the tree and nothing else; the wheel holds the package and nothing else."""
+"""check_dists.py TREE SDIST WHEEL: each holds all that it should, and nothing else."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Print "3.12 3.12.1 /path/to/python" if this is a CPython >= 3.11 that can make environments ("3.13t": free-threaded)."""
+"""Print "3.12 3.12.1 /path/to/python" for a CPython >= 3.11 that can make environments ("3.13t" if free-threaded)."""
 
 import os
 import sys

@@ -33,6 +33,7 @@ def region_file(tmp_path):
 
     def write(data: bytes, name: str = "region.mmap"):
         path = tmp_path / name
+        path.unlink(missing_ok=True)  # to write into a file that was emptied may wait for the disk
         path.write_bytes(data)
         return path
 

@@ -12,6 +12,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import xxhash
@@ -245,7 +246,7 @@ def read_region(data: bytes) -> Region:
         assert data[100:256] == bytes(156), "reserved bytes of a plain file"
         spans = sorted((layer.offset, layer.offset + len(layer.content)) for layer in layers if layer.content)
         assert all(begin >= cursor for begin, _ in spans), "content before the end of the metadata"
-        assert all(end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)), "overlap"
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), "overlap"
         return region
     assert generation >= 1, "generation"
     assert required & ~1 == 0, "required_features"

@@ -34,4 +34,8 @@ cdef class Image:
     # The same, always.
     cdef int compare_head(self) except -1
     cdef int compare_content(self, uint32_t i) except -1
+    # A compressed layer is one whole frame of the size that is declared, if a decoder is installed; InvalidRegion.
+    cdef int check_frame(self, uint32_t i) except -1
+    # The error for one that is not.
+    cdef object frame_error(self, const LayerEntry *entry)
     cdef tuple keywords(self, uint32_t i)

@@ -25,6 +25,7 @@ import xxhash
 
 from jessy_mem._core.atomic cimport jm_flag_load_acquire, jm_flag_store_release
 from jessy_mem._core.format cimport (
+    CODEC_RAW,
     HEADER_BYTES,
     OPTION_IMMUTABLE,
     Fault,
@@ -39,6 +40,7 @@ from jessy_mem._core.format cimport (
 )
 from jessy_mem._core.os_memory cimport jm_page_bytes
 
+from jessy_mem import compression
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
@@ -204,6 +206,21 @@ cdef class Image:
             raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
         return check_head(head, &self.header, self.path)
 
+    cdef int check_frame(self, uint32_t i) except -1:
+        cdef LayerEntry *entry = &self.layers[i]
+        if entry.codec == CODEC_RAW or not compression.is_available():
+            return 0
+        if not compression.decompress(
+            memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes], entry.raw_bytes
+        ):
+            raise self.frame_error(entry)
+        return 0
+
+    cdef object frame_error(self, const LayerEntry *entry):
+        return InvalidRegion(
+            self.path, "content", "something else", f"one zstd frame of {entry.raw_bytes} bytes", entry.layer
+        )
+
     cdef tuple keywords(self, uint32_t i):
         keywords = format_keywords(self.base, self.n_bytes, &self.layers[i])
         if keywords is None:
@@ -219,7 +236,7 @@ cdef class Image:
             self.check_content(i)
 
     def damage(self, progress=None):
-        """Everything that is wrong with the checksums, as a list of errors; compared afresh, without the GIL."""
+        """Everything that is wrong with the content, as a list of errors; compared afresh, without the GIL."""
         cdef uint32_t i
         cdef list found = []
         if self.extended:
@@ -231,6 +248,7 @@ cdef class Image:
             try:
                 if self.extended:
                     self.compare_content(i)
+                    self.check_frame(i)
             except InvalidRegion as error:
                 found.append(error)
             if progress is not None:

@@ -6,6 +6,7 @@ no region, so dropping a region drops its table of views and nothing else; each 
     LayerRegistry --> MmapRegion --> views: {layer: LayerView} --> Image --> mapping
                            \\-----------------------------------------^
 """
+import mmap
 import os
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from jessy_mem.layout import LayerId
 
 cdef object new_layer_id = LayerId
 cdef enum:
+    MAPPED_BYTES = 1048576
     PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
 
 
@@ -43,6 +45,15 @@ cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
     while at < n_bytes:
         seen = first[at]
         at += step_bytes
+    if n_bytes:
+        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
+
+
+def private_memory(n_bytes):
+    """Memory for a decompressed layer of a region that has no budget; large memory costs what is written to it."""
+    if n_bytes < MAPPED_BYTES:
+        return bytearray(n_bytes)
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 @cython.final
@@ -101,6 +112,9 @@ cdef class LayerView:
             raise IndexError(f"byte {key} of {self.size_bytes}")
         return self.data[i]
 
+    def __reduce__(self):
+        raise TypeError("a LayerView cannot be copied or pickled: take its bytes() or its text")
+
     def __repr__(self):
         return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
 
@@ -123,12 +137,15 @@ cdef class MmapRegion:
     then nothing stays open. Thread-safe. A context manager; views outlive `close`.
     """
 
+    def __cinit__(self, *args, **kwargs):
+        self.views = {}
+
     def __init__(self, dimension_id, path, *, str verify="lazy"):
         cdef Image image
-        if self.views is not None:
+        if self.allocate is not None:
             raise TypeError("a MmapRegion is initialised once")
-        if dimension_id is not None and dimension_id < 1:
-            raise ValueError(f"dimension_id: {dimension_id} is not at least 1")
+        if dimension_id is not None:
+            dimension_id = new_layer_id.checked((dimension_id, 0)).dimension
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
         image = map_file(path, dimension_id or 0)
@@ -136,7 +153,7 @@ cdef class MmapRegion:
             image.check_all()
         elif verify == "never":
             image.trusted = True
-        self.views, self.allocate, self.image = {}, bytearray, image
+        self.allocate, self.image = private_memory, image
         self.is_immutable = image.immutable
 
     cdef Image current(self):
@@ -333,9 +350,13 @@ cdef class MmapRegion:
         cdef Image image = self.current()
         PyBuffer_FillInfo(view, image, <void *> image.base, image.n_bytes, True, flags)
 
+    def __reduce__(self):
+        raise TypeError("a MmapRegion cannot be copied or pickled: open its path again")
+
     def __repr__(self):
-        image = self.image
-        if image is None:
+        try:
+            image = self.current()
+        except ManagerClosed:
             return "<MmapRegion closed>"
         return (
             f"<MmapRegion D{image.dimension_id:02d} {image.name}: {image.n_layers} layers, {image.n_bytes} bytes, "
@@ -361,18 +382,17 @@ cdef class MmapRegion:
         """Replace the view's bytes, which are compressed, by their decompressed copy in memory of the region's owner."""
         cdef const uint8_t[::1] copy
         payload = self.allocate(entry.raw_bytes)
-        written = compression.decompress(memoryview(view), memoryview(payload)[:entry.raw_bytes])
-        if written != entry.raw_bytes:
-            raise InvalidRegion(
-                view.image.path, "content", "a damaged frame", f"{entry.raw_bytes} bytes of zstd", entry.layer
-            )
-        copy = payload
-        view.payload, view.data, view.size_bytes = payload, &copy[0], entry.raw_bytes
+        if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
+            raise view.image.frame_error(entry)
+        view.payload, view.size_bytes = payload, entry.raw_bytes
+        if entry.raw_bytes:
+            copy = payload
+            view.data = &copy[0]
         return 0
 
 
 cdef MmapRegion region_of(Image image, bint immutable, object allocate):
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
-    region.views, region.allocate, region.image = {}, allocate, image
+    region.allocate, region.image = allocate, image
     region.is_immutable = immutable or image.immutable
     return region

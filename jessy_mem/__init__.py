@@ -7,6 +7,7 @@ read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :cla
 write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
 allocate        :class:`PoolAllocator`, :class:`Block`
 measure         :class:`MemoryStats`, :class:`LatencyHistogram`
+examine         :func:`verify_region` (one file), :func:`examine` and :func:`clean` (a base folder)
 configure       :class:`MemoryConfig`
 catch           :mod:`jessy_mem.errors`, all under :class:`ConsciousnessError`
 ==============  ====================================================================================
@@ -30,6 +31,7 @@ from jessy_mem.context import (
     NavigationPath,
     Navigator,
 )
+from jessy_mem.doctor import Finding, clean, examine, verify_region
 from jessy_mem.errors import (
     AllocationFailed,
     ChecksumMismatch,
@@ -63,6 +65,7 @@ __all__ = [
     "DimensionAlreadyLoaded",
     "DimensionNotFound",
     "DoubleFree",
+    "Finding",
     "ImmutableDimension",
     "InterferenceEngine",
     "InvalidRegion",
@@ -92,11 +95,14 @@ __all__ = [
     "RegionBuilder",
     "RegionNotFound",
     "RegionTruncated",
+    "clean",
     "create_simulated_contexts",
     "data_folder",
     "default_layout",
     "errors",
+    "examine",
     "region_path",
+    "verify_region",
 ]
 
 logging.getLogger("jessy_mem").addHandler(logging.NullHandler())

@@ -23,7 +23,7 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import make_region, now_ticks
+from jessy_mem._core.registry import now_ticks
 from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, publish, sync_folder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -179,10 +179,11 @@ class LearningTable(RegionTable):
             try:
                 return self._pool.allocate_in(n_bytes, segment)
             except (AllocationFailed, LimitExceeded) as error:
-                refusal = error
+                # Without its traceback: kept in this frame, it would keep the frame, and the caller's block, alive.
+                refusal = error.with_traceback(None)
             if self._evict_for(segment, refusal):
                 continue
-            if not self._relieve(segment, refusal):
+            if not self._relieve(segment, refusal, allow_drop=True):
                 self._n_failures += 1
                 raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
 
@@ -195,7 +196,9 @@ class LearningTable(RegionTable):
             self._make_room(segment, refusal.requested_bytes)
             return self._n_evictions > n_before
 
-    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded) -> bool:
+    def _relieve(
+        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
+    ) -> bool:
         """Crystallize or drop the oldest proto-dimension that holds what is missing; whether there was one."""
         only = segment if isinstance(refusal, LimitExceeded) and refusal.segment == segment else None
         with self._learning:
@@ -205,7 +208,7 @@ class LearningTable(RegionTable):
                 if self.config.on_full == "crystallize":
                     self.crystallize(dimension)
                     return True
-                if self.config.on_full == "drop":
+                if self.config.on_full == "drop" and allow_drop:
                     self._drop(dimension)
                     return True
         return False
@@ -265,7 +268,7 @@ class LearningTable(RegionTable):
         packed.fill(memoryview(block))
         image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
         image.charged_bytes = block.capacity
-        return make_region(image, False, self._allocator(dimension))
+        return self._region_around(image, dimension, False)
 
     def _take_file(self, dimension: int) -> None:
         """Let the file of a proto-dimension, just published, take its place in the table."""

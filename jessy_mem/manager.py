@@ -6,9 +6,12 @@ is what a user calls: loading, reading, the pool, addresses and numbers.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import xxhash
 
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
@@ -26,9 +29,9 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.ids import dimensions_in
-from jessy_mem.layout import LayerId
+from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import LearningTable
-from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, SegmentStats
+from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import PressureCallback, logger
 
 __all__ = ["MmapManager"]
@@ -73,11 +76,12 @@ class MmapManager(LearningTable):
         MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        with self._lock:
-            self._check_open()
+        if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
+            LayerId.checked((dimension_id, 0))
+
+        def load() -> MmapRegion:
             if dimension_id in self._regions or dimension_id in self._evicted:
                 raise DimensionAlreadyLoaded(dimension_id)
-            LayerId.checked((dimension_id, 0))
             if path is not None:
                 self._paths[dimension_id] = os.fspath(path)
             try:
@@ -86,8 +90,10 @@ class MmapManager(LearningTable):
                 self._paths.pop(dimension_id, None)
                 raise
             self._install(dimension_id, region)
+            return region
+
+        region = self._changing(dimension_id, load)
         self.finish(self._loads, begin_ticks)
-        self._settle()
         return region
 
     def load_all(self) -> LoadReport:
@@ -145,8 +151,8 @@ class MmapManager(LearningTable):
         content.
         """
         begin_ticks = now_ticks()
-        with self._lock:
-            self._check_open()
+
+        def swap() -> tuple[int, int]:
             old = self._regions.get(dimension_id)
             if old is None and dimension_id not in self._evicted:
                 raise RegionNotFound(dimension_id)
@@ -155,14 +161,15 @@ class MmapManager(LearningTable):
             old_generation = self._evicted[dimension_id].generation if old is None else old.generation
             region = self._open_region(dimension_id)
             if old is not None and old.immutable and old.source != "simulated":
-                if memoryview(old) != memoryview(region):
+                if xxhash.xxh3_128_digest(old) != xxhash.xxh3_128_digest(region):
                     raise ImmutableDimension(dimension_id, "a reload with other content")
                 return old_generation, old_generation
-            self._evicted.pop(dimension_id, None)
             self._install(dimension_id, region)
+            return old_generation, region.generation
+
+        generations = self._changing(dimension_id, swap)
         self.finish(self._loads, begin_ticks)
-        self._settle()
-        return old_generation, region.generation
+        return generations
 
     # Reading; access_layer is LayerRegistry's
 
@@ -275,7 +282,10 @@ class MmapManager(LearningTable):
     # Numbers
 
     def get_stats(self, residency: bool = False) -> MemoryStats:
-        """One consistent snapshot of everything counted; allowed after `close`."""
+        """One consistent snapshot of everything counted; allowed after `close`.
+
+        With `residency` also what memory it really is, which costs system calls for each mapping.
+        """
         with self._lock:
             n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes = self.survey()
             simulated = tuple(sorted(d for d, region in self._regions.items() if region.source == "simulated"))
@@ -319,7 +329,45 @@ class MmapManager(LearningTable):
                     name: SegmentStats(*numbers) for name, numbers in self._ledger.segment_bytes().items()
                 },
                 pool=pool,
+                residency=self._residency(pool.used_bytes) if residency else None,
             )
+
+    def _residency(self, pool_used_bytes: int) -> Residency:
+        mapped_bytes, resident_bytes, decompressed_bytes, table_bytes = self.residency()
+        committed_bytes = self._pool.committed_bytes()
+        return Residency(
+            mapped_bytes, resident_bytes, committed_bytes, pool_used_bytes, decompressed_bytes, table_bytes
+        )
+
+    def dump_state(self) -> dict[str, Any]:
+        """Everything there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
+        with self._lock:
+            self._check_open()
+            regions = {str(dimension): self._region_state(dimension) for dimension in sorted(self._regions)}
+            return {
+                "stats": self.get_stats(residency=True).to_dict(),
+                "regions": regions,
+                "evicted": {str(dimension): each._asdict() for dimension, each in sorted(self._evicted.items())},
+                "leases": [dataclasses.asdict(lease) for lease in self._leases()],
+                "config": self.config.to_dict(),
+            }
+
+    def _region_state(self, dimension: int) -> dict[str, Any]:
+        region = self._regions[dimension]
+        names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes")
+        layers = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
+        for layer in layers:
+            layer["keywords"] = list(layer["keywords"])
+        return {
+            "name": region.name,
+            "path": str(region.path),
+            "source": region.source,
+            "size": region.size,
+            "generation": region.generation,
+            "immutable": region.immutable,
+            "stale": region.stale,
+            "layers": layers,
+        }
 
     def leases(self) -> list[Lease]:
         """What others hold of loaded and of retired generations, largest first."""

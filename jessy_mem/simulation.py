@@ -105,7 +105,7 @@ def simulated_image(
             memory.madvise(mmap.MADV_HUGEPAGE)
     with memoryview(memory) as target:
         region.fill(target)
-    return Image(memoryview(memory).toreadonly(), _name(dimension_id), dimension_id, "simulated", charge, trusted=True)
+    return Image(memory, _name(dimension_id), dimension_id, "simulated", charge, trusted=True)
 
 
 def create_simulated_contexts(

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -23,6 +23,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
+    AllocationFailed,
     DimensionNotFound,
     LayerNotFound,
     LimitExceeded,
@@ -36,6 +37,8 @@ from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
 
 __all__ = ["RegionTable"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("jessy_mem")
 
@@ -64,6 +67,8 @@ class RegionTable(LayerRegistry):
         growth = max(1.0, config.total_bytes / self.layout.total_bytes)
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
+        self._base_path = os.fspath(config.base_path)
+        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -72,6 +77,8 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
+        # Blocks for decompressed layers, for each segment. They know the pool, not the table, so that no cycle arises.
+        self._allocators = {name: partial(self._pool.allocate_in, segment=name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
@@ -91,36 +98,34 @@ class RegionTable(LayerRegistry):
     def _open_region(self, dimension: int) -> MmapRegion:
         """Map the file of `dimension`, or simulate it; charged, but in no table yet."""
         path = self._path_of(dimension)
-        explicit = dimension in self._paths
         planned = self.layout.dimensions.get(dimension)
-        if self.config.simulation == "always" and planned is not None and not explicit:
+        if self.config.simulation == "always" and planned is not None and dimension not in self._paths:
             return self._simulated_region(dimension)
         immutable = planned is not None and planned.immutable
         try:
             image: Image = map_file(path, dimension, admit=partial(self._admit, dimension), immutable=immutable)
         except DimensionNotFound:
-            if explicit or planned is None or self.config.simulation == "never":
+            if dimension in self._paths or planned is None or self.config.simulation == "never":
                 raise
             logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, path)
             warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {path}", stacklevel=4)
             return self._simulated_region(dimension)
         if immutable and image.generation == 0:
             logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", path)
-        return make_region(image, immutable, self._allocator(dimension), self.config.verify)
+        return self._region_around(image, dimension, immutable)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
         image = simulated_image(
             dimension, self.layout, seed=self.config.simulation_seed, admit=partial(self._admit, dimension)
         )
-        return make_region(image, self.layout.is_immutable(dimension), self._allocator(dimension))
+        return self._region_around(image, dimension, self.layout.is_immutable(dimension))
+
+    def _region_around(self, image: Image, dimension: int, immutable: bool) -> MmapRegion:
+        return make_region(image, immutable, self._allocators[self.layout.segment_of(dimension).name], self.config.verify)
 
     def _path_of(self, dimension: int) -> str:
-        path = self._paths.get(dimension)
-        return os.fspath(region_path(self.config.base_path, dimension)) if path is None else path
+        return self._paths.get(dimension) or region_path(self._base_path, dimension)
 
-    def _allocator(self, dimension: int) -> Callable[[int], Any]:
-        """Gives blocks for decompressed layers. It knows the pool, not the table, so that no cycle arises."""
-        return partial(self._pool.allocate_in, segment=self.layout.segment_of(dimension).name)
 
     # Charging
 
@@ -241,8 +246,7 @@ class RegionTable(LayerRegistry):
 
     def restore_region(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
-        with self._lock:
-            self._check_open()
+        def restore() -> MmapRegion:
             region: MmapRegion | None = self._regions.get(dimension)
             if region is not None:
                 return region
@@ -254,19 +258,40 @@ class RegionTable(LayerRegistry):
             except DimensionNotFound as error:
                 raise LayerNotFound(dimension, layer, f"it was evicted, and its file is gone: {error}") from error
             self._install(dimension, region)
-        self._settle()
-        return region
+            return region
+
+        return self._changing(dimension, restore)
+
+    def _changing(self, dimension: int, change: Callable[[], T]) -> T:
+        """Do `change`, which maps `dimension`, under the lock; again if room could be made that eviction cannot make."""
+        while True:
+            try:
+                with self._lock:
+                    self._check_open()
+                    result = change()
+            except LimitExceeded as error:
+                if not self._relieve(self.layout.segment_of(dimension).name, error):
+                    raise
+            else:
+                self._settle()
+                return result
+
+    def _relieve(
+        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
+    ) -> bool:
+        """Make room in another way than by eviction, the lock not held; whether that did anything."""
+        return False
 
     # Pressure
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
-        limit_bytes = self._ledger.limit_bytes
-        if self._ledger.used_bytes >= limit_bytes * self.config.eviction_threshold / 100:
+        if self._ledger.used_bytes >= self._evict_from_bytes:
+            enough_bytes = self._ledger.limit_bytes * EVICT_TO_PERCENT / 100
             with self._lock:
-                self._evict_until(lambda: self._ledger.used_bytes <= limit_bytes * EVICT_TO_PERCENT / 100)
+                self._evict_until(lambda: self._ledger.used_bytes <= enough_bytes)
         for level in self._ledger.take_crossings():
-            used_bytes = self._ledger.used_bytes
+            used_bytes, limit_bytes = self._ledger.used_bytes, self._ledger.limit_bytes
             now = time.monotonic()
             if self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S:
                 self._logged_at = now

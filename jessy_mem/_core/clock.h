@@ -70,23 +70,21 @@ static inline uint64_t jm_clock_ns(uint64_t begin_ticks, uint64_t end_ticks)
     return (uint64_t)(((unsigned __int128)ticks * jm_clock_ns_per_tick_q32) >> 32);
 }
 
-/* The difference that two readings in a row show at least, in nanoseconds: the larger of the clock's step and its cost.
-   The least of each batch leaves interrupts out; the most of all batches leaves out the odd step that corrects it. */
+/* What two readings in a row differ by, in nanoseconds: the larger of the clock's step and its cost. The mean of a batch,
+   since the TSC makes odd small steps to correct itself; the least of several, since there are interrupts. */
 static double jm_clock_resolution_ns(void)
 {
-    enum { BATCHES = 16, READINGS = 64 };
-    uint64_t least, most = 0, before = jm_clock_ticks(), now;
+    enum { BATCHES = 16, READINGS = 256 };
+    uint64_t least = UINT64_MAX, begin, end;
     int batch, i;
     for (batch = 0; batch < BATCHES; batch++) {
-        for (i = 0, least = UINT64_MAX; i < READINGS || least == UINT64_MAX; i++, before = now) {
-            now = jm_clock_ticks();
-            if (now > before && now - before < least)
-                least = now - before;
-        }
-        if (least > most)
-            most = least;
+        begin = end = jm_clock_ticks();
+        for (i = 0; i < READINGS || end == begin; i++)
+            end = jm_clock_ticks();
+        if (end > begin && end - begin < least)
+            least = end - begin;
     }
-    return (double)most * (double)jm_clock_ns_per_tick_q32 / 4294967296.0;
+    return (double)least / READINGS * (double)jm_clock_ns_per_tick_q32 / 4294967296.0;
 }
 
 #ifdef JM_CLOCK_MAY_USE_TSC

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 MAGIC: bytes
 METADATA_XXH3_AT: int
 CONTENT_SHA256_AT: int
@@ -8,5 +10,5 @@ def pack_head(
     immutable: bool,
     generation: int,
     created_ns: int,
-    layers: list[tuple[int, int, float, list[bytes], int, int, int, int, int, int]],
+    layers: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]],
 ) -> tuple[bytearray, list[int], int]: ...

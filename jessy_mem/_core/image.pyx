@@ -112,9 +112,9 @@ cdef class Image:
     ):
         cdef Fault fault
         cdef bint sound
+        cdef uint32_t i
         cdef bytes head = None
         cdef const uint8_t *parsed
-        cdef uint32_t i
         if self.path is not None:
             raise TypeError("an Image is initialised once")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted

@@ -76,7 +76,7 @@ def clock_name():
 
 
 def clock_resolution_ns():
-    """The difference that two readings in a row of the clock of :func:`clock_name` show at least, in nanoseconds.
+    """What two readings in a row of the clock of :func:`clock_name` differ by, in nanoseconds.
 
     It is measured anew by each call. Neither the clock's step nor the cost of a reading is larger.
 
@@ -226,9 +226,12 @@ cdef class LatencyHistogram:
         """Count one event that took `t_ns` nanoseconds; ValueError if that is negative."""
         cdef int too_large = 0
         cdef int64_t value = PyLong_AsLongLongAndOverflow(t_ns, &too_large)
-        if value < 0 and too_large <= 0:
+        if value >= 0:
+            self.record_ns(value)
+        elif too_large > 0:
+            self.record_ns(min(int(t_ns), UINT64_MAX))
+        else:
             raise ValueError(f"t_ns: {t_ns} is negative")
-        self.record_ns(UINT64_MAX if too_large > 0 else <uint64_t> value)
 
     def percentile(self, double q):
         """The time in nanoseconds that `q` percent of the events did not exceed.
@@ -314,7 +317,7 @@ cdef class LatencyHistogram:
                 jm_max_relaxed(&shard.max_ns, snapshot.max_ns)
 
     def reset(self):
-        """Forget all times recorded so far; an event that is recorded meanwhile counts before or after, and never twice."""
+        """Forget all times recorded so far; an event recorded meanwhile counts before or after, never twice."""
         cdef Snapshot snapshot
         cdef const Shard *shard
         cdef Shard *reset_at

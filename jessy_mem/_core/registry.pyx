@@ -15,14 +15,17 @@ import weakref
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
 from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
+from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get, jm_refcount
 from jessy_mem._core.region cimport LayerView, MmapRegion, region_of
 
@@ -179,7 +182,7 @@ cdef class LayerRegistry:
         return visited
 
     def survey(self):
-        """One walk over the regions: (layers, content bytes, mapped regions, evictable bytes, pinned bytes)."""
+        """One walk over the regions: (layers, mapped content bytes, mapped regions, evictable bytes, pinned bytes)."""
         cdef MmapRegion region
         cdef Image image
         cdef bint held
@@ -189,8 +192,9 @@ cdef class LayerRegistry:
             held = n_holders(region, jm_refcount(<PyObject *> region) - 3) != 0
             image = region.image
             n_layers += image.n_layers
-            content_bytes += image.content_bytes
-            n_mapped += image.source != "pool"
+            if image.source != "pool":
+                content_bytes += image.content_bytes
+                n_mapped += 1
             if held:
                 continue
             if is_evictable(region):
@@ -216,6 +220,32 @@ cdef class LayerRegistry:
                     image.dimension_id, image.generation, image.charged_bytes, jm_refcount(<PyObject *> image) - 1, True
                 ))
         return found
+
+    def residency(self):
+        """System calls and a walk over the views: (mapped, resident, decompressed, table bytes)."""
+        cdef MmapRegion region
+        cdef Image image
+        cdef LayerView view
+        cdef uint64_t n_pages, n_resident, mapped_bytes = 0, resident_bytes = 0, copied_bytes = 0, table_bytes = 0
+        cdef set images = {region.image for region in list(self._regions.values())}
+        images.update([each for each in [reference() for reference in self.retired] if each is not None])
+        for image in images:
+            table_bytes += image.n_layers * sizeof(LayerEntry)
+            if image.source == "pool":
+                continue
+            with nogil:
+                failed = jm_os_resident_pages(image.base, image.n_bytes, &n_pages, &n_resident)
+            if failed:
+                raise OSError(errno, "mincore")
+            mapped_bytes += n_pages * jm_page_bytes()
+            resident_bytes += n_resident * jm_page_bytes()
+        for region in list(self._regions.values()):
+            for view in list(region.views.values()):
+                if view.payload is not None:
+                    copied_bytes += view.size_bytes
+        for histogram in (self.hits, self.first_touches):
+            table_bytes += histogram.n_bytes
+        return mapped_bytes, resident_bytes, copied_bytes, table_bytes
 
     @property
     def copies(self):

@@ -198,14 +198,15 @@ cdef inline void snapshot_finish(Snapshot *snapshot, uint64_t limit_ns) noexcept
         high_sum_ns += <double> snapshot.overflow * <double> snapshot.max_ns
     else:
         last = snapshot_edge(snapshot, 63 - jm_clz(snapshot.groups), True)
-        snapshot.max_ns = clamp(snapshot.max_ns, bucket_low(last), bucket_high(last))
+        snapshot.max_ns = clamp(snapshot.max_ns, bucket_low(last), min(bucket_high(last), limit_ns))
     if snapshot.groups:
         first = snapshot_edge(snapshot, jm_ctz(snapshot.groups), False)
-        snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), bucket_high(first))
+        snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), min(bucket_high(first), limit_ns))
     else:
         snapshot.min_ns = clamp(snapshot.min_ns, limit_ns + 1, snapshot.max_ns)
     snapshot.n_timed += snapshot.overflow
     snapshot.mean_ns = min(max(<double> snapshot.sum_ns, low_sum_ns), high_sum_ns) / <double> snapshot.n_timed
+    snapshot.mean_ns = min(max(snapshot.mean_ns, <double> snapshot.min_ns), <double> snapshot.max_ns)
 
 
 cdef inline void snapshot_begin(Snapshot *snapshot) noexcept nogil:

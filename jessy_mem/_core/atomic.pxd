@@ -20,6 +20,7 @@ cdef extern from "atomic.h" nogil:
     bint jm_cas_acq_rel(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     bint jm_cas_weak_acq_rel(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     bint jm_cas_weak_relaxed(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
+    bint jm_gil_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     void jm_max_relaxed(uint64_t *p, uint64_t v) noexcept
     uint8_t jm_flag_load_acquire(const uint8_t *p) noexcept
     uint8_t jm_flag_load_relaxed(const uint8_t *p) noexcept

@@ -19,19 +19,20 @@ cdef struct Tally:      # one thread's share
 # Add `change` (may be negative) for the thread that owns `mine`. `shared`: `mine` has no single owner, so the sum takes
 # every change at once.
 cdef inline void tally_add(uint64_t *sum, Tally *mine, int64_t change, int64_t slack, bint shared) noexcept nogil:
-    cdef int64_t delta = <int64_t> jm_load_relaxed(&mine.delta) + change, value
-    if shared or delta > slack or delta < -slack:
-        if shared:
-            delta = change
+    cdef int64_t delta, value
+    if shared:
+        value = <int64_t> jm_add_relaxed(sum, <uint64_t> change) + change
+        if change > 0:
+            jm_max_relaxed(&mine.peak, <uint64_t> max(value, 0))
+        return
+    delta = <int64_t> jm_load_relaxed(&mine.delta) + change
+    if <uint64_t> (delta + slack) > <uint64_t> (2 * slack):  # delta is outside -slack..slack
         jm_add_relaxed(sum, <uint64_t> delta)
         delta = 0
-    if not shared:
-        jm_store_relaxed(&mine.delta, <uint64_t> delta)
-    value = <int64_t> jm_load_relaxed(sum) + delta
-    if value > <int64_t> jm_load_relaxed(&mine.peak):
-        if shared:
-            jm_max_relaxed(&mine.peak, <uint64_t> value)
-        else:
+    jm_store_relaxed(&mine.delta, <uint64_t> delta)
+    if change > 0:
+        value = <int64_t> jm_load_relaxed(sum) + delta
+        if value > <int64_t> jm_load_relaxed(&mine.peak):
             jm_store_relaxed(&mine.peak, <uint64_t> value)
 
 

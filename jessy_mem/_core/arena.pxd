@@ -54,7 +54,7 @@ cdef class Arena:
     cdef Bitmap bitmap
     cdef Sum *sums              # one for each class, in blocks; the last one, in units
     cdef Share *shares          # n_classes + 1 for each thread number, and as many for all threads without one
-    cdef uint64_t *tags         # for each unit: odd while a claim that begins there lives, one more at each claim and release
+    cdef uint64_t *tags         # for each unit: 1 more at each claim and release that begins there; odd while claimed
     cdef Zone[MAX_CLASSES + 1] zones     # home of each class; the last one: what the limit allows beyond them
     cdef Zone whole
     cdef PoolClass[MAX_CLASSES] classes  # by size, smallest first
@@ -70,10 +70,9 @@ cdef class Arena:
     cdef uint64_t limit_bytes
     cdef uint64_t ceiling_bytes  # atomic; bound of the ledger's total for new blocks
     cdef Ledger ledger          # None: the arena is no larger than the limit, so a claimed bit is the reservation
+    cdef bint owns_ledger       # and nobody else charges it
     cdef bint strict
     cdef bint scrub
-    cdef uint64_t n_holds_begun  # atomic; trims and searches for runs, which hold units for a moment
-    cdef uint64_t n_holds_ended  # atomic
 
     # Fill in *block: OK, LIMIT_EXCEEDED or NO_FREE_BLOCK. n_bytes must not be 0; segment is one of the ledger's.
     cdef Status claim(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil
@@ -81,7 +80,7 @@ cdef class Arena:
     cdef Status release(self, const PoolBlock *block) noexcept nogil
     # The same for the only holder of this claim, who knows that it was not released before.
     cdef void give_back(self, const PoolBlock *block) noexcept nogil
-    # Bytes of claimed units, and of units that a trim holds for a moment. Never above the arena's size.
+    # Bytes of claimed units (and of those held for a moment). Never above the limit.
     cdef uint64_t used_bytes(self) noexcept nogil
     # Give the pages of free units back: how many bytes of them were in memory.
     cdef uint64_t trim(self) noexcept nogil
@@ -94,6 +93,6 @@ cdef class Arena:
     cdef uint64_t discard(self, uint64_t unit, uint64_t n_units) noexcept nogil
 
 
-# An arena for the classes `homes`, a list of (block bytes, home bytes), smallest first, checked by the caller. Nothing is
-# claimed. MappingError when the system refuses the address space.
+# An arena for the classes `homes`, a list of (block bytes, home bytes), smallest first, checked by the caller. Nothing
+# is claimed. MappingError when the system refuses the address space.
 cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, Ledger ledger)

@@ -3,18 +3,18 @@
 One range of address space is counted in units (the smallest block size), with one bit for each. Every class has a home,
 largest blocks first, so that every home begins at a multiple of its block size:
 
-    memory  | 256 KiB home | 64 KiB home | 16 KiB home | 4 KiB home | commons |     commons: limit above the homes' sum
-    bitmap  | w0 w1 w2 ...                                                    |     one bit for 4 KiB, 64 for 256 KiB
+    memory  | 256 KiB home | 64 KiB home | 16 KiB home | 4 KiB home | commons |  commons: limit above the homes' sum
+    bitmap  | w0 w1 w2 ...                                                    |  one bit for 4 KiB, 64 for 256 KiB
 
-A home is where a class looks first, not what it owns: a full class takes blocks of its own size in the next larger home,
-and pays for its own size. Strict classes stay at home.
+A home is where a class looks first, not what it owns: a full class takes blocks of its own size in the next larger
+home, and pays for its own size. Strict classes stay at home.
 
 HAZARDS
-- The limit may not be passed for a moment. Where the arena is no larger than the limit, the compare-and-swap that claims
-  the bits is the reservation, and threads share nothing else. Where it is larger, or the ledger is the manager's, the
-  ledger is charged before the search and refunded when that fails.
-- A late release must not free the next owner's block. Each claim leaves an odd tag at its first unit and takes it along;
-  a release must first swap that very tag. Whoever wins it owns the bits until they are cleared.
+- The limit may not be passed for a moment. Where the arena is no larger than the limit, the compare-and-swap that
+  claims the bits is the reservation, and threads share nothing else. Where it is larger, or the ledger is not its own,
+  the ledger is charged before the search and refunded when that fails.
+- A late release must not free the next owner's block. Each claim leaves an odd tag at its first unit and takes it
+  along; a release must first swap that very tag. Whoever wins it owns the bits until they are cleared.
 - Trim and runs claim units that they give back at once. A claim that finds nothing while such a hold is under way says
   nothing about the arena, so it looks again.
 """
@@ -123,17 +123,16 @@ cdef class Arena:
     cdef unit_index_t search(self, uint32_t k, uint64_t n_bytes, Share *shares) noexcept nogil:
         cdef PoolClass *each = &self.classes[k]
         cdef bint is_run = n_bytes > self.word_bytes or n_bytes != each.block_bytes
-        cdef uint64_t n_units = n_bytes >> self.unit_order, n_ended
+        cdef uint64_t n_units = n_bytes >> self.unit_order, n_ended, n_own
         cdef unit_index_t unit
         cdef unsigned int i, z
         while True:
-            n_ended = jm_load_acquire(&self.n_holds_ended)
+            n_ended = jm_load_acquire(&self.bitmap.n_holds_ended)
+            n_own = 0
             if is_run:
-                jm_add_acq_rel(&self.n_holds_begun, 1)
-                unit = bitmap_claim_run(&self.bitmap, &self.zones[k], n_units, each.n_units)
+                unit = bitmap_claim_run(&self.bitmap, &self.zones[k], n_units, each.n_units, &n_own)
                 if unit < 0 and not self.strict:
-                    unit = bitmap_claim_run(&self.bitmap, &self.whole, n_units, each.n_units)
-                jm_add_acq_rel(&self.n_holds_ended, 1)
+                    unit = bitmap_claim_run(&self.bitmap, &self.whole, n_units, each.n_units, &n_own)
             else:
                 unit = bitmap_claim(&self.bitmap, &self.zones[k], each.order, &shares[k].hint)
                 for i in range(each.n_elsewhere):
@@ -141,8 +140,8 @@ cdef class Arena:
                         break
                     z = each.elsewhere[i]
                     unit = bitmap_claim(&self.bitmap, &self.zones[z], each.order, &shares[z].hint)
-            # A hold other than the own one since n_ended was read: what it held may be free now.
-            if unit >= 0 or jm_add_acq_rel(&self.n_holds_begun, 0) == n_ended + is_run:
+            # A hold other than the own ones since n_ended was read: what it held may be free now.
+            if unit >= 0 or jm_add_acq_rel(&self.bitmap.n_holds_begun, 0) == n_ended + n_own:
                 return unit
             jm_spin_pause()
 
@@ -179,7 +178,10 @@ cdef class Arena:
             jm_store_relaxed(&mine.hint, <word_index_t> block.unit // WORD_UNITS)
 
     cdef uint64_t used_bytes(self) noexcept nogil:
-        return (bitmap_count_claimed(&self.bitmap) - self.n_padding) * self.unit_bytes
+        if self.owns_ledger:
+            return jm_load_relaxed(&self.ledger.total.used_bytes)
+        # A block that moves while the words are read can count twice, so the sum alone could pass the limit.
+        return min((bitmap_count_claimed(&self.bitmap) - self.n_padding) * self.unit_bytes, self.limit_bytes)
 
     # Blocks of a class in use now (as delta) and at most; for number n_classes: units of all classes.
     cdef Tally tally_of(self, unsigned int k) noexcept nogil:
@@ -200,7 +202,7 @@ cdef class Arena:
         cdef word_index_t w
         cdef bit_index_t bit
         for w in range(self.bitmap.n_words):
-            jm_add_acq_rel(&self.n_holds_begun, 1)
+            jm_add_acq_rel(&self.bitmap.n_holds_begun, 1)
             held = left = word_claim_rest(&self.bitmap, w)
             while left:
                 n_units = word_lowest_run(left, &bit)
@@ -208,7 +210,7 @@ cdef class Arena:
                 left &= ~run_mask(bit, n_units, 0)
             if held:
                 word_release(&self.bitmap, w, held)
-            jm_add_acq_rel(&self.n_holds_ended, 1)
+            jm_add_acq_rel(&self.bitmap.n_holds_ended, 1)
         return n_bytes
 
     # Discard the whole pages inside units that the caller holds: the bytes of those that were in memory.
@@ -241,6 +243,7 @@ cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, L
     cdef unsigned int i, k
     if ledger is None and home_bytes > limit_bytes:
         ledger = Ledger(limit_bytes, {"pool": limit_bytes})
+        arena.owns_ledger = True
     arena.ledger = ledger
     arena.strict, arena.scrub = strict, scrub
     arena.limit_bytes = limit_bytes
@@ -291,7 +294,7 @@ cdef void arena_place_homes(Arena arena, list homes):
 
 cdef int arena_map(Arena arena) except -1:
     cdef unsigned int n_zones = arena.n_classes + 1, t, z, i, spread
-    cdef uint64_t n_words = arena.whole.end, at = 0, first, offset
+    cdef uint64_t n_words = arena.whole.end, at = 0, first
     cdef Zone *zone
     cdef uint64_t[5] part_bytes = [
         to_line(n_words * sizeof(uint64_t)),

@@ -20,6 +20,7 @@ read-modify-writes: whichever of "look again" and "change the word" comes second
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.atomic cimport (
+    jm_add_acq_rel,
     jm_and_acq_rel,
     jm_cas_acq_rel,
     jm_cas_weak_acq_rel,
@@ -49,6 +50,8 @@ cdef struct Bitmap:
     uint64_t *words        # atomic; aligned to a cache line; the bits past n_units are claimed for ever
     uint64_t *summary      # atomic; one bit for each word
     word_index_t n_words
+    uint64_t n_holds_begun  # atomic; times that units were claimed which may be given back at once (a hold)
+    uint64_t n_holds_ended  # atomic
 
 
 cdef struct Zone:          # the units [first_unit, end_unit) a search may take from; constant
@@ -96,8 +99,8 @@ cdef inline uint64_t group_starts(unsigned int order) noexcept nogil:
         return 1
 
 
-# The first bit of the lowest free group of 2**order units, or -1. Subtracting 1 from every group borrows into the top bit
-# of those that are 0; a group above the lowest such one may get a false mark from the borrow, the lowest never does.
+# The first bit of the lowest free group of 2**order units, or -1. Subtracting 1 from every group borrows into the top
+# bit of those that are 0; a group above the lowest such one may be marked by the borrow alone, the lowest never is.
 cdef inline int word_first_fit(uint64_t word, unsigned int order) noexcept nogil:
     cdef uint64_t starts = group_starts(order)
     cdef bit_index_t last_unit = (1 << order) - 1
@@ -226,8 +229,8 @@ cdef inline unit_index_t bitmap_claim_between(
 
 
 # Claim a block of 2**order units (order 0..6) inside the zone: its first unit, or -1 when none fits.
-# `hint` is the caller's own: the word where it looks first; it becomes the word where the block was found. Threads whose
-# hints lie on different cache lines do not meet; when two do, the one that loses goes on to the next line.
+# `hint` is the caller's own: the word where it looks first; it becomes the word where the block was found. Threads
+# whose hints lie on different cache lines do not meet; when two do, the one that loses goes on to the next line.
 cdef inline unit_index_t bitmap_claim(
     Bitmap *bitmap, const Zone *zone, unsigned int order, word_index_t *hint
 ) noexcept nogil:
@@ -296,10 +299,10 @@ cdef inline unit_index_t bitmap_last_claimed(const Bitmap *bitmap, unit_index_t 
 
 
 # Claim a run of n_units units that begins at a multiple of align_units inside the zone: its first unit, or -1.
-# Words are claimed upward and given back when one of them was lost, so of two runs that meet the upper one wins. A
-# concurrent claim may fail because of units that are held for this moment only.
+# Words are claimed upward, and given back when one of them was lost; of two runs that meet the upper one wins. Adds the
+# number of its holds to *n_holds. Whoever finds nothing while others hold units must look again; see Arena.search.
 cdef inline unit_index_t bitmap_claim_run(
-    Bitmap *bitmap, const Zone *zone, uint64_t n_units, uint64_t align_units
+    Bitmap *bitmap, const Zone *zone, uint64_t n_units, uint64_t align_units, uint64_t *n_holds
 ) noexcept nogil:
     cdef unit_index_t align = <unit_index_t> align_units
     cdef unit_index_t unit = (zone.first_unit + align - 1) // align * align, claimed
@@ -311,18 +314,23 @@ cdef inline unit_index_t bitmap_claim_run(
             continue
         first = <word_index_t> unit // WORD_UNITS
         last = (<word_index_t> unit + n_units - 1) // WORD_UNITS
+        jm_add_acq_rel(&bitmap.n_holds_begun, 1)
+        n_holds[0] += 1
         w = first
         while w <= last and word_claim_mask(bitmap, w, run_mask(unit, n_units, w)):
             w += 1
+        if w <= last:
+            while w > first:  # lost word w: give back those below it, then look at the same place again
+                w -= 1
+                word_release(bitmap, w, run_mask(unit, n_units, w))
+            w = first
+        jm_add_acq_rel(&bitmap.n_holds_ended, 1)
         if w > last:
             return unit
-        while w > first:  # lost word w: give back those below it, then look at the same place again
-            w -= 1
-            word_release(bitmap, w, run_mask(unit, n_units, w))
     return -1
 
 
-# -- counts: each word is read once; under concurrent change the sum belongs to no single moment -------------------------
+# -- counts: each word is read once, so a count taken while others work belongs to no single moment --------------------
 
 # Claimed units, those past the end included.
 cdef inline uint64_t bitmap_count_claimed(const Bitmap *bitmap) noexcept nogil:

@@ -9,7 +9,7 @@ cdef class Block:
     """A writable buffer out of a pool. 80 bytes; no methods here, because a table of them would be 8 more."""
     cdef Arena arena
     cdef PoolBlock held
-    cdef uint64_t state             # changed by jm_gil_cas; 0: freed (or never allocated), 1 + n: allocated, with n views
+    cdef uint64_t state             # by jm_gil_cas; 0: freed (or never allocated), 1 + n: allocated, with n views
 
 
 cdef class PoolAllocator:

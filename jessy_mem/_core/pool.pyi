@@ -1,7 +1,7 @@
 import sys
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Literal, Self, final
+from typing import Self, final
 
 from jessy_mem._core.budget import Ledger
 from jessy_mem.stats import PoolStats
@@ -15,6 +15,7 @@ DEFAULT_POOLS: tuple[tuple[int, int], ...]
 MAX_LIMIT_MB: int
 
 def check_pools(pools: Iterable[tuple[float, int]], limit_mb: float) -> list[tuple[int, int]]: ...
+
 @final
 class Block(Buffer):
     @property

@@ -190,7 +190,14 @@ cdef class PoolAllocator:
     """
 
     def __init__(
-        self, pools=DEFAULT_POOLS, limit_mb=280, *, strict_classes=False, scrub=False, Ledger ledger=None, str segment="pool"
+        self,
+        pools=DEFAULT_POOLS,
+        limit_mb=280,
+        *,
+        strict_classes=False,
+        scrub=False,
+        Ledger ledger=None,
+        str segment="pool",
     ):
         if self.arena is not None:
             raise TypeError("a PoolAllocator is initialised once")
@@ -284,9 +291,10 @@ cdef class PoolAllocator:
         return arena.used_bytes(), arena.limit_bytes
 
     def stats(self):
-        """PoolStats: each number is exact when no other thread is in the middle of a call.
+        """PoolStats: exact when no other thread is in the middle of a call.
 
-        With several threads a peak may miss the last few blocks (8 for each class and thread) that others held at that moment.
+        Peaks are exact with one thread. Each further thread that claimed or released meanwhile may put a class's peak
+        wrong by 8 blocks, and the pool's by two of the largest blocks.
         """
         cdef Arena arena = self.made()
         cdef unsigned int n_zones = arena.n_classes + 1, k, t
@@ -305,11 +313,11 @@ cdef class PoolAllocator:
             classes.append(PoolClassStats(
                 arena.classes[k].block_bytes, n_blocks, used.delta, used.peak, n_borrowed, requested_bytes
             ))
-        peak_bytes = max(units.peak * arena.unit_bytes, used_bytes)
+        peak_bytes = min(max(units.peak * arena.unit_bytes, used_bytes), arena.limit_bytes)
         return PoolStats(tuple(classes), used_bytes, arena.limit_bytes, peak_bytes)
 
     def trim(self):
-        """Give the pages of free blocks back to the system: how many bytes of memory that freed. Live blocks keep theirs."""
+        """Give the pages of free blocks back to the system: how many bytes of memory that freed."""
         cdef uint64_t n_bytes
         self.check_open()
         with nogil:
@@ -317,7 +325,7 @@ cdef class PoolAllocator:
         return n_bytes
 
     def close(self):
-        """Refuse new blocks and give all free memory back; blocks and views that live stay valid. May be called twice."""
+        """Refuse new blocks and give free memory back; live blocks and views stay valid. May be called twice."""
         cdef Arena arena = self.made()
         jm_flag_store_release(&self.is_open, 0)
         with nogil:

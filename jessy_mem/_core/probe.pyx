@@ -2,20 +2,18 @@
 
 Times are nanoseconds by the clock of clock.h. With several threads all begin at once and the slowest one counts.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from jessy_mem._core.arena cimport PoolBlock
 from jessy_mem._core.atomic cimport (
     jm_add_acq_rel,
-    jm_add_relaxed,
-    jm_cas_acq_rel,
     jm_cas_weak_acq_rel,
     jm_load_acquire,
     jm_load_relaxed,
-    jm_max_relaxed,
     jm_spin_pause,
     jm_store_release,
+    jm_sub_acq_rel,
 )
 from jessy_mem._core.bitmap cimport (
     WORD_UNITS,
@@ -32,7 +30,7 @@ from jessy_mem._core.bitmap cimport (
 )
 from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.pool cimport PoolAllocator
-from jessy_mem._core.typedefs cimport OK, Status, unit_index_t, word_index_t
+from jessy_mem._core.typedefs cimport OK, unit_index_t, word_index_t
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
@@ -136,12 +134,12 @@ cdef struct BitmapTask:
 cdef void bitmap_pairs(Worker *me) noexcept nogil:
     cdef BitmapTask *task = <BitmapTask *> me.task
     cdef unit_index_t[MAX_DEPTH] ring
-    cdef uint64_t n_words = task.zone.end - task.zone.first, i, n_failed = 0
+    cdef uint64_t n_words = task.zone.end - task.zone.first, n_failed = 0
     cdef word_index_t hint = (task.zone.first + n_words * me.number // me.n_workers) & ~<uint64_t> 7
     cdef unsigned int k = 0
     for i in range(task.depth):
         ring[i] = bitmap_claim(task.bitmap, &task.zone, task.order, &hint)
-    for i in range(task.n_pairs):
+    for _ in range(task.n_pairs):
         if ring[k] >= 0:
             bitmap_release(task.bitmap, ring[k], <uint64_t> 1 << task.order)
             hint = <word_index_t> ring[k] // WORD_UNITS
@@ -186,7 +184,8 @@ cdef class BitmapProbe:
 
     def claim_run(self, uint64_t n_units, uint64_t align_units=1, zone=None):
         cdef Zone where = self.zone(zone)
-        return bitmap_claim_run(&self.bitmap, &where, n_units, align_units)
+        cdef uint64_t n_holds = 0
+        return bitmap_claim_run(&self.bitmap, &where, n_units, align_units, &n_holds)
 
     def release(self, unit_index_t unit, uint64_t n_units=1):
         """True when the units were released, False when the kernel reported DOUBLE_FREE."""
@@ -237,6 +236,7 @@ cdef struct PoolTask:
     PoolBlock block           # of the current round
     uint64_t *table           # atomic; each 0 or the address of a Parcel
     uint64_t n_slots
+    uint64_t live_bytes       # atomic; charged for the parcels that are out, counted late and discounted early
 
 
 # As bitmap_pairs, through the C interface.
@@ -249,7 +249,7 @@ cdef void pool_pairs(Worker *me) noexcept nogil:
         me.counts[0] += (<PoolAllocator> task.pool).claim_block(task.n_bytes, &ring[i]) != OK
     if me.counts[0]:
         return
-    for i in range(task.n_rounds):
+    for _ in range(task.n_rounds):
         (<PoolAllocator> task.pool).release_block(&ring[k])
         if (<PoolAllocator> task.pool).claim_block(task.n_bytes, &ring[k]) != OK:
             ring[k].generation = 0
@@ -259,7 +259,9 @@ cdef void pool_pairs(Worker *me) noexcept nogil:
         (<PoolAllocator> task.pool).release_block(&ring[i])
 
 
-def pool_pairs_ns(PoolAllocator pool, uint64_t n_bytes, uint64_t n_pairs, unsigned int n_threads=1, unsigned int depth=1):
+def pool_pairs_ns(
+    PoolAllocator pool, uint64_t n_bytes, uint64_t n_pairs, unsigned int n_threads=1, unsigned int depth=1
+):
     """Nanoseconds for claim_block and release_block, in each of n_threads threads that use the pool at once."""
     cdef PoolTask task
     if not 0 < depth <= MAX_DEPTH:
@@ -274,11 +276,13 @@ def pool_pairs_ns(PoolAllocator pool, uint64_t n_bytes, uint64_t n_pairs, unsign
 def pool_failure_ns(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds):
     """Nanoseconds for a claim_block that finds nothing; the caller has filled the pool."""
     cdef PoolBlock block
-    cdef uint64_t i, n_claimed = 0, begin
+    cdef uint64_t n_claimed = 0, begin
     with nogil:
         begin = jm_clock_ticks()
-        for i in range(n_rounds):
-            n_claimed += pool.claim_block(n_bytes, &block) == OK
+        for _ in range(n_rounds):
+            if pool.claim_block(n_bytes, &block) == OK:
+                n_claimed += 1
+                pool.release_block(&block)
         begin = jm_clock_ns(begin, jm_clock_ticks())
     if n_claimed:
         raise RuntimeError(f"{n_claimed} claims found room")
@@ -315,8 +319,8 @@ cdef void release_races(Worker *me) noexcept nogil:
 def release_races_won(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2):
     """n_threads threads release the same claim at once, n_rounds times.
 
-    (successes in the even rounds, where one of them is in time; successes in the odd rounds, where the block has a new owner;
-    new owners that lost their block).
+    (successes in the even rounds, where one of them is in time; successes in the odd rounds, where the block has a new
+    owner; new owners that lost their block).
     """
     cdef PoolTask task
     task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
@@ -347,17 +351,17 @@ cdef uint64_t parcel_marks(const Parcel *parcel, bint write) noexcept nogil:
 
 
 # Exchange blocks with the other threads through a table, after mimalloc's test-stress. The last worker only looks on.
-# counts: 0 marks that were overwritten, 1 blocks claimed, 2 refused, 3 moments above the limit, and releases refused.
+# counts: 0 marks that were overwritten, 1 blocks claimed, 2 refused, 3 moments above the limit and releases refused.
 cdef void exchange(Worker *me) noexcept nogil:
     cdef PoolTask *task = <PoolTask *> me.task
     cdef uint64_t *slot
-    cdef uint64_t random, i, seen
+    cdef uint64_t random, seen
     cdef Parcel *parcel
     if me.number + 1 == me.n_workers:
         while jm_load_acquire(&task.n_done) + 1 < me.n_workers:
             me.counts[3] += (<PoolAllocator> task.pool).arena.used_bytes() > task.limit_bytes
         return
-    for i in range(task.n_rounds):
+    for _ in range(task.n_rounds):
         random = next_random(&me.random)
         slot = &task.table[random % task.n_slots]
         parcel = NULL
@@ -369,6 +373,8 @@ cdef void exchange(Worker *me) noexcept nogil:
             if (<PoolAllocator> task.pool).claim_block(
                 1 + (parcel.cookie >> 8) % (task.n_bytes >> (random >> 40 & 7)), &parcel.block
             ) == OK:
+                seen = jm_add_acq_rel(&task.live_bytes, parcel.block.capacity_bytes) + parcel.block.capacity_bytes
+                me.counts[3] += seen > task.limit_bytes
                 parcel_marks(parcel, True)
                 me.counts[1] += 1
             else:
@@ -386,21 +392,23 @@ cdef void parcel_end(Worker *me, Parcel *parcel) noexcept nogil:
     cdef PoolTask *task = <PoolTask *> me.task
     if parcel != NULL:
         me.counts[0] += parcel_marks(parcel, False)
+        jm_sub_acq_rel(&task.live_bytes, parcel.block.capacity_bytes)
         me.counts[3] += (<PoolAllocator> task.pool).release_block(&parcel.block) != OK
         free(parcel)
 
 
 def exchange_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2, uint64_t seed=1):
-    """Threads claim blocks of up to n_bytes, mark them, and swap them through a table; one more thread watches the limit.
+    """Threads claim blocks of up to n_bytes, mark them, and swap them through a table; one more watches the limit.
 
-    {"overwritten marks", "claimed", "refused", "violations"}; violations are moments above the limit and failed releases.
+    Counts: "overwritten" marks, "claimed" and "refused" blocks, and "violations": moments above the limit and releases
+    that failed.
     """
     cdef PoolTask task
     cdef Worker last
     cdef unsigned int i
     task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
     task.limit_bytes = pool.usage()[1]
-    task.n_done, task.n_slots = 0, 256
+    task.n_done, task.live_bytes, task.n_slots = 0, 0, 256
     task.table = <uint64_t *> calloc(task.n_slots, sizeof(uint64_t))
     if task.table == NULL:
         raise MemoryError

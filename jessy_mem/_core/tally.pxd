@@ -4,7 +4,7 @@ Each thread keeps what it added since it last told the others (`delta`); when th
 common sum. A thread that claims and releases therefore writes to its own line only.
 
     value now  = sum + all deltas                      exact when no thread is in the middle of a change
-    peak       = max over threads of (sum + own delta) exact with one thread; with T threads low by <= (T - 1) * slack
+    peak       = max over threads of (sum + own delta) exact with one thread; with T threads within (T - 1) * slack
 """
 from libc.stdint cimport int64_t, uint64_t
 

@@ -57,6 +57,18 @@ class Evicted(NamedTuple):
     source: str
 
 
+class Place(NamedTuple):
+    """Where a dimension belongs: what the plan, and whoever named a path, say of it."""
+
+    path: str
+    named: bool  # the path was given to load_dimension: a file that is missing there is never simulated
+    planned: bool
+    immutable: bool
+    segment: str
+    slot_bytes: int
+    allocate: Callable[[int], Any]  # gives blocks for decompressed layers
+
+
 class RegionTable(LayerRegistry):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face."""
 
@@ -67,6 +79,8 @@ class RegionTable(LayerRegistry):
         growth = max(1.0, config.total_bytes / self.layout.total_bytes)
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
+        self._base_path = os.fspath(config.base_path)
+        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -75,12 +89,14 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
+        # Blocks for decompressed layers, for each segment. They know the pool, not the table, so that no cycle arises.
+        self._allocators = {name: partial(self._pool.allocate_in, segment=name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
         self._policy = make_policy(config.eviction_policy)
         self._evicted: dict[int, Evicted] = {}
-        self._paths: dict[int, str] = {}  # of dimensions that were loaded from elsewhere than the base folder
+        self._places: dict[int, Place] = {}
         self._index = LayerIndex()
         self._unindexed: set[int] = set()
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
@@ -93,54 +109,67 @@ class RegionTable(LayerRegistry):
 
     def _open_region(self, dimension: int) -> MmapRegion:
         """Map the file of `dimension`, or simulate it; charged, but in no table yet."""
-        path = self._path_of(dimension)
-        explicit = dimension in self._paths
-        planned = self.layout.dimensions.get(dimension)
-        if self.config.simulation == "always" and planned is not None and not explicit:
+        place = self._place_of(dimension)
+        may_simulate = place.planned and not place.named
+        if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
-        immutable = planned is not None and planned.immutable
+        admit = partial(self._admit, dimension)
         try:
-            image: Image = map_file(path, dimension, admit=partial(self._admit, dimension), immutable=immutable)
+            image: Image = map_file(place.path, dimension, admit=admit, immutable=place.immutable)
         except DimensionNotFound:
-            if explicit or planned is None or self.config.simulation == "never":
+            if not may_simulate or self.config.simulation == "never":
                 raise
-            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, path)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {path}", stacklevel=4)
+            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, place.path)
+            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {place.path}", stacklevel=5)
             return self._simulated_region(dimension)
-        if immutable and image.generation == 0:
-            logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", path)
-        return make_region(image, immutable, self._allocator(dimension), self.config.verify)
+        if place.immutable and image.generation == 0:
+            logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
+        return self._region_around(image, dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
         image = simulated_image(
             dimension, self.layout, seed=self.config.simulation_seed, admit=partial(self._admit, dimension)
         )
-        return make_region(image, self.layout.is_immutable(dimension), self._allocator(dimension))
+        return self._region_around(image, dimension)
 
-    def _path_of(self, dimension: int) -> str:
-        path = self._paths.get(dimension)
-        return os.fspath(region_path(self.config.base_path, dimension)) if path is None else path
+    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
+        place = self._place_of(dimension)
+        return make_region(image, place.immutable, place.allocate, self.config.verify)
 
-    def _allocator(self, dimension: int) -> Callable[[int], Any]:
-        """Gives blocks for decompressed layers. It knows the pool, not the table, so that no cycle arises."""
-        return partial(self._pool.allocate_in, segment=self.layout.segment_of(dimension).name)
+    def _place_of(self, dimension: int) -> Place:
+        place = self._places.get(dimension)
+        if place is None:
+            place = self._places[dimension] = self._place_at(dimension, region_path(self._base_path, dimension), False)
+        return place
+
+    def _place_at(self, dimension: int, path: str, named: bool) -> Place:
+        segment = self.layout.segment_of(dimension).name
+        return Place(
+            path,
+            named,
+            dimension in self.layout.dimensions,
+            self.layout.is_immutable(dimension),
+            segment,
+            self.layout.slot_bytes(dimension),
+            self._allocators[segment],
+        )
+
 
     # Charging
 
     def _admit(self, dimension: int, n_bytes: int) -> Charge:
         """The charge for a file of `n_bytes`, after making room if that is needed; LimitExceeded."""
-        segment = self.layout.segment_of(dimension).name
-        slot_bytes = self.layout.slot_bytes(dimension)
-        if n_bytes > slot_bytes:
-            hint = f"the slot of D{dimension:02d} has {format_bytes(slot_bytes)}"
-            raise LimitExceeded(0, slot_bytes, n_bytes, segment, hint=hint)
+        place = self._place_of(dimension)
+        if n_bytes > place.slot_bytes:
+            hint = f"the slot of D{dimension:02d} has {format_bytes(place.slot_bytes)}"
+            raise LimitExceeded(0, place.slot_bytes, n_bytes, place.segment, hint=hint)
         try:
-            return Charge(self._ledger, segment, n_bytes)
+            return Charge(self._ledger, place.segment, n_bytes)
         except LimitExceeded:
             with self._lock:
-                self._make_room(segment, n_bytes)
+                self._make_room(place.segment, n_bytes)
         try:
-            return Charge(self._ledger, segment, n_bytes)
+            return Charge(self._ledger, place.segment, n_bytes)
         except LimitExceeded as error:
             raise self._naming_holders(error) from None
 
@@ -182,7 +211,7 @@ class RegionTable(LayerRegistry):
         self._index.remove(dimension)
         self._unindexed.discard(dimension)
         self._addresses.pop(dimension, None)
-        self._paths.pop(dimension, None)
+        self._places.pop(dimension, None)
 
     def _place(self, dimension: int, n_bytes: int) -> None:
         """Give a dimension outside the plan the first logical addresses of its segment that are free."""
@@ -218,8 +247,7 @@ class RegionTable(LayerRegistry):
                 self._policy.touch(dimension)
 
         def evictable(dimension: int) -> bool:
-            paid_by = self.layout.segment_of(dimension).name
-            return segment in (None, paid_by) and self.is_evictable(dimension)
+            return segment in (None, self._place_of(dimension).segment) and self.is_evictable(dimension)
 
         while not enough():
             victim = self._policy.victim(evictable)
@@ -262,14 +290,13 @@ class RegionTable(LayerRegistry):
 
     def _changing(self, dimension: int, change: Callable[[], T]) -> T:
         """Do `change`, which maps `dimension`, under the lock; again if room could be made that eviction cannot make."""
-        segment = self.layout.segment_of(dimension).name
         while True:
             try:
                 with self._lock:
                     self._check_open()
                     result = change()
             except LimitExceeded as error:
-                if not self._relieve(segment, error):
+                if not self._relieve(self._place_of(dimension).segment, error):
                     raise
             else:
                 self._settle()
@@ -285,12 +312,12 @@ class RegionTable(LayerRegistry):
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
-        limit_bytes = self._ledger.limit_bytes
-        if self._ledger.used_bytes >= limit_bytes * self.config.eviction_threshold / 100:
+        if self._ledger.used_bytes >= self._evict_from_bytes:
+            enough_bytes = self._ledger.limit_bytes * EVICT_TO_PERCENT / 100
             with self._lock:
-                self._evict_until(lambda: self._ledger.used_bytes <= limit_bytes * EVICT_TO_PERCENT / 100)
+                self._evict_until(lambda: self._ledger.used_bytes <= enough_bytes)
         for level in self._ledger.take_crossings():
-            used_bytes = self._ledger.used_bytes
+            used_bytes, limit_bytes = self._ledger.used_bytes, self._ledger.limit_bytes
             now = time.monotonic()
             if self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S:
                 self._logged_at = now

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -65,13 +66,15 @@ class LayerId(NamedTuple):
             dimension, layer = layer_id
         except (TypeError, ValueError):
             raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
-        if not (isinstance(dimension, int) and isinstance(layer, int)):
-            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints")
+        try:
+            dimension, layer = int(index(dimension)), int(index(layer))  # ints, and what counts as one, such as numpy's
+        except TypeError:
+            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"dimension {dimension}: expected 1..{MAX_DIMENSION}")
         if not 0 <= layer <= MAX_LAYER:
             raise ValueError(f"layer {layer}: expected 0..{MAX_LAYER}")
-        return cls(int(dimension), int(layer))
+        return cls(dimension, layer)
 
 
 def dimension_folder(dimension: int) -> str:

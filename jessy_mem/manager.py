@@ -83,11 +83,11 @@ class MmapManager(LearningTable):
             if dimension_id in self._regions or dimension_id in self._evicted:
                 raise DimensionAlreadyLoaded(dimension_id)
             if path is not None:
-                self._paths[dimension_id] = os.fspath(path)
+                self._places[dimension_id] = self._place_at(dimension_id, os.fspath(path), True)
             try:
                 region = self._open_region(dimension_id)
             except BaseException:
-                self._paths.pop(dimension_id, None)
+                self._places.pop(dimension_id, None)
                 raise
             self._install(dimension_id, region)
             return region
@@ -127,7 +127,7 @@ class MmapManager(LearningTable):
         if region is None:
             return self.load_dimension(dimension).source
         replaceable = region.source == "simulated" and self.config.simulation != "always"
-        if replaceable and os.path.exists(self._path_of(dimension)):
+        if replaceable and os.path.exists(self._place_of(dimension).path):
             self.reload_dimension(dimension)
             region = self._regions[dimension]
         return region.source

@@ -57,6 +57,18 @@ class Evicted(NamedTuple):
     source: str
 
 
+class Place(NamedTuple):
+    """Where a dimension belongs: what the plan, and whoever named a path, say of it."""
+
+    path: str
+    named: bool  # the path was given to load_dimension: a file that is missing there is never simulated
+    planned: bool
+    immutable: bool
+    segment: str
+    slot_bytes: int
+    allocate: Callable[[int], Any]  # gives blocks for decompressed layers
+
+
 class RegionTable(LayerRegistry):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face."""
 
@@ -84,7 +96,7 @@ class RegionTable(LayerRegistry):
         self._closed = False
         self._policy = make_policy(config.eviction_policy)
         self._evicted: dict[int, Evicted] = {}
-        self._paths: dict[int, str] = {}  # of dimensions that were loaded from elsewhere than the base folder
+        self._places: dict[int, Place] = {}
         self._index = LayerIndex()
         self._unindexed: set[int] = set()
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
@@ -97,52 +109,67 @@ class RegionTable(LayerRegistry):
 
     def _open_region(self, dimension: int) -> MmapRegion:
         """Map the file of `dimension`, or simulate it; charged, but in no table yet."""
-        path = self._path_of(dimension)
-        planned = self.layout.dimensions.get(dimension)
-        if self.config.simulation == "always" and planned is not None and dimension not in self._paths:
+        place = self._place_of(dimension)
+        may_simulate = place.planned and not place.named
+        if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
-        immutable = planned is not None and planned.immutable
+        admit = partial(self._admit, dimension)
         try:
-            image: Image = map_file(path, dimension, admit=partial(self._admit, dimension), immutable=immutable)
+            image: Image = map_file(place.path, dimension, admit=admit, immutable=place.immutable)
         except DimensionNotFound:
-            if dimension in self._paths or planned is None or self.config.simulation == "never":
+            if not may_simulate or self.config.simulation == "never":
                 raise
-            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, path)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {path}", stacklevel=4)
+            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, place.path)
+            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {place.path}", stacklevel=5)
             return self._simulated_region(dimension)
-        if immutable and image.generation == 0:
-            logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", path)
-        return self._region_around(image, dimension, immutable)
+        if place.immutable and image.generation == 0:
+            logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
+        return self._region_around(image, dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
         image = simulated_image(
             dimension, self.layout, seed=self.config.simulation_seed, admit=partial(self._admit, dimension)
         )
-        return self._region_around(image, dimension, self.layout.is_immutable(dimension))
+        return self._region_around(image, dimension)
 
-    def _region_around(self, image: Image, dimension: int, immutable: bool) -> MmapRegion:
-        return make_region(image, immutable, self._allocators[self.layout.segment_of(dimension).name], self.config.verify)
+    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
+        place = self._place_of(dimension)
+        return make_region(image, place.immutable, place.allocate, self.config.verify)
 
-    def _path_of(self, dimension: int) -> str:
-        return self._paths.get(dimension) or region_path(self._base_path, dimension)
+    def _place_of(self, dimension: int) -> Place:
+        place = self._places.get(dimension)
+        if place is None:
+            place = self._places[dimension] = self._place_at(dimension, region_path(self._base_path, dimension), False)
+        return place
+
+    def _place_at(self, dimension: int, path: str, named: bool) -> Place:
+        segment = self.layout.segment_of(dimension).name
+        return Place(
+            path,
+            named,
+            dimension in self.layout.dimensions,
+            self.layout.is_immutable(dimension),
+            segment,
+            self.layout.slot_bytes(dimension),
+            self._allocators[segment],
+        )
 
 
     # Charging
 
     def _admit(self, dimension: int, n_bytes: int) -> Charge:
         """The charge for a file of `n_bytes`, after making room if that is needed; LimitExceeded."""
-        segment = self.layout.segment_of(dimension).name
-        slot_bytes = self.layout.slot_bytes(dimension)
-        if n_bytes > slot_bytes:
-            hint = f"the slot of D{dimension:02d} has {format_bytes(slot_bytes)}"
-            raise LimitExceeded(0, slot_bytes, n_bytes, segment, hint=hint)
+        place = self._place_of(dimension)
+        if n_bytes > place.slot_bytes:
+            hint = f"the slot of D{dimension:02d} has {format_bytes(place.slot_bytes)}"
+            raise LimitExceeded(0, place.slot_bytes, n_bytes, place.segment, hint=hint)
         try:
-            return Charge(self._ledger, segment, n_bytes)
+            return Charge(self._ledger, place.segment, n_bytes)
         except LimitExceeded:
             with self._lock:
-                self._make_room(segment, n_bytes)
+                self._make_room(place.segment, n_bytes)
         try:
-            return Charge(self._ledger, segment, n_bytes)
+            return Charge(self._ledger, place.segment, n_bytes)
         except LimitExceeded as error:
             raise self._naming_holders(error) from None
 
@@ -184,7 +211,7 @@ class RegionTable(LayerRegistry):
         self._index.remove(dimension)
         self._unindexed.discard(dimension)
         self._addresses.pop(dimension, None)
-        self._paths.pop(dimension, None)
+        self._places.pop(dimension, None)
 
     def _place(self, dimension: int, n_bytes: int) -> None:
         """Give a dimension outside the plan the first logical addresses of its segment that are free."""
@@ -220,8 +247,7 @@ class RegionTable(LayerRegistry):
                 self._policy.touch(dimension)
 
         def evictable(dimension: int) -> bool:
-            paid_by = self.layout.segment_of(dimension).name
-            return segment in (None, paid_by) and self.is_evictable(dimension)
+            return segment in (None, self._place_of(dimension).segment) and self.is_evictable(dimension)
 
         while not enough():
             victim = self._policy.victim(evictable)
@@ -270,7 +296,7 @@ class RegionTable(LayerRegistry):
                     self._check_open()
                     result = change()
             except LimitExceeded as error:
-                if not self._relieve(self.layout.segment_of(dimension).name, error):
+                if not self._relieve(self._place_of(dimension).segment, error):
                     raise
             else:
                 self._settle()

@@ -39,6 +39,11 @@ def parse_size_mb(size: int | float | str) -> int | float:
 class MemoryConfig:
     """What a manager is made with. Sizes are MiB (or text such as ``"280MB"``), thresholds percent of the total.
 
+    `simulation` is "auto", "never" or "always"; `simulation_scale` (0..1) makes simulated dimensions fill that share of
+    their slots; `simulate_damaged` lets a simulation stand in for a damaged file too. `verify` is "lazy", "open" or
+    "never"; `on_full` is "crystallize", "raise" or "drop"; `eviction_policy` is "sieve", "lru" or "lfu". `trace` notes
+    where views are taken, for ``leases()``; it makes each access slower.
+
     ValueError names the first field that is wrong.
 
     >>> MemoryConfig(total_memory_mb="64MB").total_bytes
@@ -55,11 +60,14 @@ class MemoryConfig:
     eviction_policy: str = "sieve"
     simulation: str = "auto"
     simulation_seed: int = 0
+    simulation_scale: float = 0.0
+    simulate_damaged: bool = False
     verify: str = "lazy"
     on_full: str = "crystallize"
     strict_classes: bool = False
     scrub: bool = False
     record_latency: bool = True
+    trace: bool = False
 
     def __post_init__(self) -> None:
         for field, check in _CHECKS.items():
@@ -142,6 +150,12 @@ def _percent(value: Any) -> float:
     return float(value)
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is not a share of 0..1")
+    return float(value)
+
+
 def _total_mb(value: Any) -> int | float:
     size_mb = parse_size_mb(value)
     if not 0 < size_mb < 2**40 or size_mb * (1 << 20) < 1:
@@ -183,9 +197,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "eviction_policy": _one_of("sieve", "lru", "lfu"),
     "simulation": _one_of("auto", "never", "always"),
     "simulation_seed": _integer,
+    "simulation_scale": _share,
+    "simulate_damaged": _flag,
     "verify": _one_of("lazy", "open", "never"),
     "on_full": _one_of("crystallize", "raise", "drop"),
     "strict_classes": _flag,
     "scrub": _flag,
     "record_latency": _flag,
+    "trace": _flag,
 }

@@ -334,7 +334,12 @@ cdef class MmapRegion:
         return self.residency()
 
     def close(self):
-        """Let go of the mapping; it goes with its last view. May be called twice."""
+        """Let go of the mapping; it goes with its last view. May be called twice.
+
+        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
+        """
+        if self.is_owned:
+            return
         with cython.critical_section(self):
             self.image = None
             self.views.clear()
@@ -394,5 +399,5 @@ cdef class MmapRegion:
 cdef MmapRegion region_of(Image image, bint immutable, object allocate):
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     region.allocate, region.image = allocate, image
-    region.is_immutable = immutable or image.immutable
+    region.is_immutable, region.is_owned = immutable or image.immutable, True
     return region

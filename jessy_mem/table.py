@@ -12,19 +12,22 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
+from operator import index
 from typing import Any, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
-from jessy_mem._core.image import Image, map_file
-from jessy_mem._core.pool import PoolAllocator
+from jessy_mem._core.image import map_file
+from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
     DimensionNotFound,
+    InvalidRegion,
     LayerNotFound,
     LimitExceeded,
     ManagerClosed,
@@ -86,44 +89,65 @@ class RegionTable(LayerRegistry):
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
-        self._n_evictions = 0
+        self._evict_at_bytes = config.total_bytes * config.eviction_threshold / 100
+        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
+        self._n_evictions = self._n_failures = 0
         self.set_timed(config.record_latency)
 
     # Opening
 
-    def _open_region(self, dimension: int) -> MmapRegion:
-        """Map the file of `dimension`, or simulate it; charged, but in no table yet."""
+    def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
+        """Map the file of `dimension`, or simulate it; charged, but in no table yet.
+
+        `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
+        invented text when the file is gone; what was simulated is simulated again without another warning.
+        """
         path = self._path_of(dimension)
-        explicit = dimension in self._paths
-        planned = self.layout.dimensions.get(dimension)
-        if self.config.simulation == "always" and planned is not None and not explicit:
+        planned = None if dimension in self._paths else self.layout.dimensions.get(dimension)
+        if self.config.simulation == "always" and planned is not None:
             return self._simulated_region(dimension)
-        immutable = planned is not None and planned.immutable
+        immutable = self.layout.is_immutable(dimension)
         try:
-            image: Image = map_file(path, dimension, admit=partial(self._admit, dimension), immutable=immutable)
+            # No local variable holds the image: the traceback of an error would keep it mapped and charged.
+            region = make_region(
+                map_file(path, dimension, admit=partial(self._admit, dimension), immutable=immutable),
+                immutable,
+                self._allocator(dimension),
+                self.config.verify,
+            )
         except DimensionNotFound:
-            if explicit or planned is None or self.config.simulation == "never":
+            if planned is None or known_source == "mmap" or self.config.simulation == "never":
                 raise
+        else:
+            if immutable and region.generation == 0:
+                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", path)
+            return region
+        if known_source is None:
             logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, path)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {path}", stacklevel=4)
-            return self._simulated_region(dimension)
-        if immutable and image.generation == 0:
-            logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", path)
-        return make_region(image, immutable, self._allocator(dimension), self.config.verify)
+            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {path}", stacklevel=5)
+        return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
-        image = simulated_image(
-            dimension, self.layout, seed=self.config.simulation_seed, admit=partial(self._admit, dimension)
+        admit, seed = partial(self._admit, dimension), self.config.simulation_seed
+        return make_region(
+            simulated_image(dimension, self.layout, seed=seed, admit=admit),
+            self.layout.is_immutable(dimension),
+            self._allocator(dimension),
         )
-        return make_region(image, self.layout.is_immutable(dimension), self._allocator(dimension))
 
     def _path_of(self, dimension: int) -> str:
         path = self._paths.get(dimension)
         return os.fspath(region_path(self.config.base_path, dimension)) if path is None else path
 
     def _allocator(self, dimension: int) -> Callable[[int], Any]:
-        """Gives blocks for decompressed layers. It knows the pool, not the table, so that no cycle arises."""
-        return partial(self._pool.allocate_in, segment=self.layout.segment_of(dimension).name)
+        """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
+        pool, segment, table = self._pool, self.layout.segment_of(dimension).name, weakref.ref(self)
+
+        def allocate(n_bytes: int) -> Block:
+            owner = table()
+            return pool.allocate_in(n_bytes, segment) if owner is None else owner._allocate(n_bytes, segment)
+
+        return allocate
 
     # Charging
 
@@ -134,22 +158,47 @@ class RegionTable(LayerRegistry):
         if n_bytes > slot_bytes:
             hint = f"the slot of D{dimension:02d} has {format_bytes(slot_bytes)}"
             raise LimitExceeded(0, slot_bytes, n_bytes, segment, hint=hint)
-        try:
-            return Charge(self._ledger, segment, n_bytes)
-        except LimitExceeded:
-            with self._lock:
-                self._make_room(segment, n_bytes)
-        try:
-            return Charge(self._ledger, segment, n_bytes)
-        except LimitExceeded as error:
-            raise self._naming_holders(error) from None
+        while True:
+            try:
+                return Charge(self._ledger, segment, n_bytes)
+            except LimitExceeded as error:
+                refusal = error.with_traceback(None)
+            if not self._make_room(segment, n_bytes, self._ledger.limit_bytes):
+                raise self._naming_holders(refusal)
+
+    def _allocate(self, n_bytes: int, segment: str) -> Block:
+        """A block charged to `segment`, after making room if that is needed. The caller holds no lock."""
+        while True:
+            try:
+                return self._pool.allocate_in(n_bytes, segment)
+            except (AllocationFailed, LimitExceeded) as error:
+                # Without its traceback: kept in this frame, it would keep the frame, and the caller's block, alive.
+                refusal = error.with_traceback(None)
+            if isinstance(refusal, LimitExceeded):
+                ceiling_bytes = self._pool.ceiling_bytes or self._ledger.limit_bytes
+                if self._make_room(segment, refusal.requested_bytes, ceiling_bytes):
+                    continue
+            if not self._relieve(segment, refusal, allow_drop=True):
+                with self._lock:
+                    self._n_failures += 1
+                raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
 
     def _naming_holders(self, refusal: LimitExceeded) -> LimitExceeded:
-        """`refusal` with the largest holders of what is in use."""
-        holders = [str(lease) for lease in self._leases()[:N_HOLDERS_NAMED]]
+        """`refusal` with the largest holders of what is in use in its segment, or in the total."""
+        segment = refusal.segment
+        held = [
+            (lease.n_bytes, str(lease))
+            for lease in self._leases()
+            if segment in ("total", self.layout.segment_of(lease.dimension).name)
+        ]
+        pool_bytes, _ = self._pool.usage()
+        if pool_bytes and segment in ("total", "reserve"):
+            held.append((pool_bytes, f"blocks of the pool ({format_bytes(pool_bytes)})"))
+        held.sort(key=lambda holder: -holder[0])
         return LimitExceeded(
-            refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, refusal.segment, holders, refusal.hint
-        )
+            refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, segment,
+            [name for _, name in held[:N_HOLDERS_NAMED]], refusal.hint,
+        )  # fmt: skip
 
     def _leases(self) -> list[Lease]:
         with self._lock:
@@ -161,7 +210,7 @@ class RegionTable(LayerRegistry):
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers of `dimension` find, in place of the one before."""
         old = self._regions.get(dimension)
-        self._regions[dimension] = region
+        self.adopt(dimension, region)
         if old is not None:
             self.retire(old)
         else:
@@ -185,8 +234,11 @@ class RegionTable(LayerRegistry):
         self._paths.pop(dimension, None)
 
     def _place(self, dimension: int, n_bytes: int) -> None:
-        """Give a dimension outside the plan the first logical addresses of its segment that are free."""
-        self._addresses.pop(dimension, None)
+        """Give a dimension outside the plan the first logical addresses of its segment that are free, or its own."""
+        begin, taken_bytes = self._addresses.pop(dimension, (0, 0))
+        if n_bytes <= taken_bytes:
+            self._addresses[dimension] = (begin, n_bytes)
+            return
         segment = self.layout.segment_of(dimension)
         address, end = segment.address, segment.address + segment.size_bytes
         for begin, taken_bytes in sorted(self._addresses.values()):
@@ -199,20 +251,30 @@ class RegionTable(LayerRegistry):
 
     # Making room
 
-    def _make_room(self, segment: str, n_bytes: int) -> None:
-        """Evict until `n_bytes` fit into `segment` and the total, or nothing more can go. The caller holds the lock."""
+    def _make_room(self, segment: str, n_bytes: int, bound_bytes: int) -> bool:
+        """Evict until `n_bytes` more fit into `segment` and, with all others, into `bound_bytes`; whether they do.
 
-        def fits() -> bool:
+        What cannot be reached is not begun: then nothing is evicted.
+        """
+
+        def excess_bytes() -> int:
             used_bytes, limit_bytes, _ = self._ledger.segment_bytes()[segment]
-            return (
-                used_bytes + n_bytes <= limit_bytes and self._ledger.used_bytes + n_bytes <= self._ledger.limit_bytes
-            )
+            return used_bytes + n_bytes - limit_bytes
 
-        used_bytes, limit_bytes, _ = self._ledger.segment_bytes()[segment]
-        only = segment if used_bytes + n_bytes > limit_bytes else None
-        self._evict_until(fits, only)
+        def total_excess_bytes() -> int:
+            return self._ledger.used_bytes + n_bytes - bound_bytes
+
+        with self._lock:
+            can_go = self.evictable_regions()
+            in_segment = sum(size for each, size in can_go if self.layout.segment_of(each).name == segment)
+            if excess_bytes() > in_segment or total_excess_bytes() > sum(size for _, size in can_go):
+                return False
+            self._evict_until(lambda: excess_bytes() <= 0, segment)
+            self._evict_until(lambda: total_excess_bytes() <= 0)
+            return excess_bytes() <= 0 and total_excess_bytes() <= 0
 
     def _evict_until(self, enough: Callable[[], bool], segment: str | None = None) -> None:
+        """Evict what the policy gives up, until it is enough or nothing more can go. The caller holds the lock."""
         for dimension in self.take_visited():
             if dimension in self._policy:
                 self._policy.touch(dimension)
@@ -237,22 +299,29 @@ class RegionTable(LayerRegistry):
         self._n_evictions += 1
 
     def _index_now(self, dimension: int) -> None:
-        """Index a region that no question has asked for yet."""
+        """Index a region that no question has asked for yet. One whose keywords were overwritten is left out."""
         if dimension in self._unindexed:
-            self._index.put(dimension, self._regions[dimension].layer_facts())
             self._unindexed.remove(dimension)
+            try:
+                facts = self._regions[dimension].layer_facts()
+            except InvalidRegion as error:
+                logger.warning("the layers of D%02d cannot be found by keyword or frequency: %s", dimension, error)
+                facts = []
+            self._index.put(dimension, facts)
 
     def restore_region(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
+
         def restore() -> MmapRegion:
             region: MmapRegion | None = self._regions.get(dimension)
             if region is not None:
                 return region
-            if dimension not in self._evicted:
+            evicted = self._evicted.get(dimension)
+            if evicted is None:
                 hint = f"the dimension is not loaded; load_dimension({dimension}) or load_all() loads it"
                 raise LayerNotFound(dimension, layer, hint)
             try:
-                region = self._open_region(dimension)
+                region = self._open_region(dimension, evicted.source)
             except DimensionNotFound as error:
                 raise LayerNotFound(dimension, layer, f"it was evicted, and its file is gone: {error}") from error
             self._install(dimension, region)
@@ -261,15 +330,16 @@ class RegionTable(LayerRegistry):
         return self._changing(dimension, restore)
 
     def _changing(self, dimension: int, change: Callable[[], T]) -> T:
-        """Do `change`, which maps `dimension`, under the lock; again if room could be made that eviction cannot make."""
-        segment = self.layout.segment_of(dimension).name
+        """Do `change`, which maps `dimension`, under the lock; again if room was made that eviction cannot make."""
         while True:
             try:
                 with self._lock:
                     self._check_open()
                     result = change()
             except LimitExceeded as error:
-                if not self._relieve(segment, error):
+                # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
+                hopeless = error.requested_bytes > error.limit_bytes
+                if hopeless or not self._relieve(self.layout.segment_of(dimension).name, error):
                     raise
             else:
                 self._settle()
@@ -285,25 +355,38 @@ class RegionTable(LayerRegistry):
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
-        limit_bytes = self._ledger.limit_bytes
-        if self._ledger.used_bytes >= limit_bytes * self.config.eviction_threshold / 100:
+        used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
+        if used_bytes >= self._evict_at_bytes:
             with self._lock:
-                self._evict_until(lambda: self._ledger.used_bytes <= limit_bytes * EVICT_TO_PERCENT / 100)
-        for level in self._ledger.take_crossings():
-            used_bytes = self._ledger.used_bytes
+                self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
+        if crossings:
+            self._tell(crossings, used_bytes)
+
+    def _tell(self, crossings: tuple[str, ...], used_bytes: int) -> None:
+        """Log the gravest of `crossings`, unless another was logged just now, and call back for each."""
+        limit_bytes = self._ledger.limit_bytes
+        with self._lock:
             now = time.monotonic()
-            if self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S:
+            is_due = self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S
+            if is_due:
                 self._logged_at = now
-                logger.warning(
-                    "memory pressure %s: %s of %s in use", level, format_bytes(used_bytes), format_bytes(limit_bytes)
-                )
-            for callback in self._callbacks:
+            callbacks = self._callbacks
+        if is_due:
+            used, limit = format_bytes(used_bytes), format_bytes(limit_bytes)
+            logger.warning("memory pressure %s: %s of %s in use", crossings[-1], used, limit)
+        for level in crossings:
+            for callback in callbacks:
                 try:
                     callback(level, used_bytes, limit_bytes)
                 except Exception:
                     logger.exception("a pressure callback failed")
 
     # Small questions
+
+    def _number(self, dimension: int) -> int:
+        """`dimension` as an int, if it is open who asks; TypeError for what is no integer."""
+        self._check_open()
+        return index(dimension)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -7,6 +7,7 @@ fsynced and renamed over it, and then the folder is fsynced. The format is docs/
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -15,7 +16,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class LayerSpec:
             raise ValueError("text, content: give one of the two")
         if self.text is not None and not isinstance(self.text, str):
             raise ValueError(f"text: {type(self.text).__name__} is not str; bytes go into content")
+        if self.content is not None:
+            try:
+                memoryview(self.content).release()
+            except TypeError:
+                raise ValueError(f"content: {type(self.content).__name__} is not bytes-like") from None
         if not isinstance(self.depth, int) or not 0 <= self.depth <= 255:
             raise ValueError(f"depth: {self.depth!r} is not in 0..255")
         if self.layer is not None and (not isinstance(self.layer, int) or not 0 <= self.layer <= MAX_LAYER):
@@ -95,11 +100,33 @@ def _is_frequency(frequency: object) -> bool:
 class PackedRegion:
     """A region as it will be stored: the head, and the contents with the zeros between them."""
 
-    def __init__(self, head: bytearray, offsets: list[int], contents: list[Buffer], n_bytes: int) -> None:
+    def __init__(
+        self, head: bytearray | memoryview, offsets: list[int], contents: list[list[Buffer]], n_bytes: int
+    ) -> None:
         self.head = head
         self.n_bytes = n_bytes
         self._offsets = offsets
         self._contents = contents
+
+    @classmethod
+    def of(cls, region: memoryview) -> PackedRegion:
+        """The bytes of a region that is packed already."""
+        return cls(region, [], [], len(region))
+
+    def seal(self, immutable: bool) -> None:
+        """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
+        struct.pack_into("<Q32x", self.head, METADATA_XXH3_AT, 0)
+        struct.pack_into("<Q", self.head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(self.head))
+        if immutable:
+            digest = hashlib.sha256()
+            for piece in self.content_pieces():
+                digest.update(piece)
+            self.head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+
+    def renumber(self, dimension_id: int) -> None:
+        """Give the region, which is not immutable, another id."""
+        struct.pack_into("<I", self.head, 0, dimension_id)
+        self.seal(immutable=False)
 
     def pieces(self) -> Iterator[Buffer]:
         """The bytes in order, without a copy of any content."""
@@ -112,8 +139,8 @@ class PackedRegion:
         for offset, content in zip(self._offsets, self._contents, strict=True):
             if offset > end:
                 yield bytes(offset - end)
-            yield content
-            end = offset + len(content)
+            yield from content
+            end = offset + sum(map(len, content))
 
     def fill(self, target: memoryview) -> None:
         """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
@@ -136,6 +163,8 @@ class RegionBuilder:
         The file carries a SHA-256 of its content and refuses every change.
     generation : int, optional
         By default 1, or one more than that of the file that is replaced.
+    created_ns : int, optional
+        The time of creation, since 1970; by default now, or ``SOURCE_DATE_EPOCH`` (in seconds) if that is set.
 
     Not thread-safe: one builder, one thread.
 
@@ -145,54 +174,74 @@ class RegionBuilder:
     """
 
     def __init__(
-        self, dimension_id: int, name: str, *, immutable: bool = False, generation: int | None = None
+        self,
+        dimension_id: int,
+        name: str,
+        *,
+        immutable: bool = False,
+        generation: int | None = None,
+        created_ns: int | None = None,
     ) -> None:
         self.dimension_id = LayerId.checked((dimension_id, 0)).dimension
         self.name = name
         self.immutable = immutable
         self.generation = generation
+        self.created_ns = created_ns
+        if not isinstance(name, str):
+            raise TypeError(f"name: {type(name).__name__} is not str")
         self._name_bytes = name.encode()
         if not 1 <= len(self._name_bytes) <= 64:
             raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
-        if generation is not None and not 1 <= generation < 2**64:
-            raise ValueError(f"generation: {generation!r} is not at least 1")
+        if generation is not None and (not isinstance(generation, int) or not 1 <= generation < 2**64):
+            raise ValueError(f"generation: {generation!r} is not in 1..2**64 - 1")
+        if created_ns is not None and (not isinstance(created_ns, int) or not 0 <= created_ns < 2**64):
+            raise ValueError(f"created_ns: {created_ns!r} is not in 0..2**64 - 1")
         self._specs: dict[int, LayerSpec] = {}
+        self._passages: dict[int, Sequence[str]] = {}
 
-    def add_layer(self, spec: LayerSpec) -> RegionBuilder:
-        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder."""
+    def add_layer(self, spec: LayerSpec, passages: Sequence[str] = ()) -> RegionBuilder:
+        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder.
+
+        `passages` go on where the text of `spec` ends. One that recurs is encoded and held once, so that a layer can be
+        much larger than what it is made from.
+        """
         layer = len(self._specs) if spec.layer is None else spec.layer
         if layer in self._specs:
             raise ValueError(f"layer {layer} was added before")
         if layer > MAX_LAYER:
             raise ValueError(f"layer {layer}: a region has at most {MAX_LAYER + 1} layers")
+        if passages and spec.text is None:
+            raise ValueError("passages: they continue a text, and there is none")
         self._specs[layer] = spec
+        self._passages[layer] = passages
         return self
 
     def pack(self, generation: int) -> PackedRegion:
         """Lay the region out and compute its checksums."""
         if not self._specs:
             raise ValueError("a region has at least one layer")
-        contents: list[Buffer] = []
-        records = []
+        contents: list[list[Buffer]] = []
+        records: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]] = []
         for layer, spec in sorted(self._specs.items()):
-            raw, flags, characters = _raw_content(layer, spec)
-            stored, codec = compression.compress(raw) if spec.compress else (raw, compression.RAW)
-            keywords = [word.encode() for word in spec.keywords]
-            checksum = xxhash.xxh3_64_intdigest(stored)
+            raw, flags, characters = _raw_content(layer, spec, self._passages[layer])
+            raw_bytes = stored_bytes = sum(map(len, raw))
+            stored, codec = raw, compression.RAW
+            if spec.compress:
+                frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
+                stored, stored_bytes = [frame], len(frame)
+            keywords = [_encoded(word, layer, "keyword") for word in spec.keywords]
+            checksum = xxhash.xxh3_64()
+            for piece in stored:
+                checksum.update(piece)
             contents.append(stored)
-            records.append(
-                (layer, spec.depth, spec.frequency, keywords, len(stored), len(raw), codec, flags, characters, checksum)
-            )
+            facts = (stored_bytes, raw_bytes, codec, flags, characters, checksum.intdigest())
+            records.append((layer, spec.depth, spec.frequency, keywords, *facts))
+        created_ns = _now_ns() if self.created_ns is None else self.created_ns
         head, offsets, n_bytes = pack_head(
-            self.dimension_id, self._name_bytes, self.immutable, generation, _now_ns(), records
+            self.dimension_id, self._name_bytes, self.immutable, generation, created_ns, records
         )
         region = PackedRegion(head, offsets, contents, n_bytes)
-        struct.pack_into("<Q", head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(head))
-        if self.immutable:
-            digest = hashlib.sha256()
-            for piece in region.content_pieces():
-                digest.update(piece)
-            head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+        region.seal(self.immutable)
         return region
 
     def to_bytes(self) -> bytes:
@@ -204,7 +253,8 @@ class RegionBuilder:
 
         `progress(done_bytes, total_bytes)` is called as the file grows. Whoever has the old file mapped keeps it.
         Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses; the file that was
-        there is then untouched and nothing is left behind.
+        there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then the
+        new file is there, whole, and may be lost in a power cut.
         """
         target = Path(path)
         region = self.pack(self.generation or _stored_generation(target) + 1)
@@ -215,8 +265,9 @@ class RegionBuilder:
 def publish(region: PackedRegion, target: Path, progress: Progress | None = None) -> None:
     """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    made: list[Path] = []
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent, made)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -230,6 +281,9 @@ def publish(region: PackedRegion, target: Path, progress: Progress | None = None
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            while made:
+                made.pop().rmdir()
         if isinstance(error, OSError):
             raise MappingError.of(error, target) from error
         raise
@@ -239,6 +293,21 @@ def is_temporary(path: Path) -> bool:
     """Whether `path` is named like a file that an interrupted publish leaves behind."""
     stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
     return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
+
+
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """Make `folder`, and the name of each folder made on the way durable; they are added to `made`."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, made)
+    try:
+        folder.mkdir()
+    except FileExistsError:  # another process was faster, or it is no folder
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
+    else:
+        made.append(folder)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -262,41 +331,72 @@ def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
                 progress(done_bytes, region.n_bytes)
 
 
-def _raw_content(layer: int, spec: LayerSpec) -> tuple[Buffer, int, int]:
-    """The bytes of a layer, its text flags and its number of characters (0 if it is not text)."""
-    raw: Buffer
+def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int]:
+    """The pieces of a layer, its text flags and its number of characters (0 if it is not text)."""
+    raw: list[Buffer]
+    texts: Sequence[str] | None
     if spec.text is not None:
-        text: str | None = spec.text
-        raw = spec.text.encode()
+        texts = [spec.text, *passages]
+        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys(texts)}
+        raw = [encoded[text] for text in texts]
     else:
-        raw = spec.content if isinstance(spec.content, bytes) else memoryview(spec.content).cast("B")
+        content = _flat(spec.content)
+        raw = [content]
         try:
-            text = str(raw, "utf-8")
+            texts = [str(content, "utf-8")]
         except UnicodeDecodeError:
-            text = None
-    if len(raw) > _MAX_CONTENT_BYTES:
-        raise ValueError(f"layer {layer}: {len(raw)} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
-    if text is None:
+            texts = None
+    raw_bytes = sum(map(len, raw))
+    if raw_bytes > _MAX_CONTENT_BYTES:
+        raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
+    if texts is None:
         return raw, 0, 0
-    return raw, _TEXT_UTF8 | (_TEXT_ASCII if text.isascii() else 0), len(text)
+    flags = _TEXT_UTF8 | (_TEXT_ASCII if all(text.isascii() for text in texts) else 0)
+    return raw, flags, sum(map(len, texts))
+
+
+def _flat(content: Any) -> Buffer:
+    """The bytes of any buffer, without a copy if they lie in order."""
+    if isinstance(content, bytes):
+        return content
+    view = memoryview(content)
+    try:
+        return view.cast("B")
+    except (TypeError, ValueError):  # strided, empty in several dimensions, or of a format that cannot be cast
+        return view.tobytes()
+
+
+def _encoded(text: str, layer: int, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        reason = f"{error.reason}, in a {what} of layer {layer}"
+        raise UnicodeEncodeError(error.encoding, error.object, error.start, error.end, reason) from None
 
 
 def _now_ns() -> int:
     """The time of creation: SOURCE_DATE_EPOCH if it is set, so that the same input gives the same bytes."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return int(epoch) * 1_000_000_000 if epoch else time.time_ns()
+    if not epoch:
+        return time.time_ns()
+    if not (epoch.isascii() and epoch.isdecimal() and int(epoch) * 10**9 < 2**64):
+        raise ValueError(f"SOURCE_DATE_EPOCH: {epoch!r} is not a number of seconds since 1970")
+    return int(epoch) * 10**9
 
 
 def _stored_generation(path: Path) -> int:
     """The generation of the region file at `path`; 0 if there is none, or no region."""
     try:
+        if not path.is_file():  # to open a FIFO would wait for its writer
+            return 0
         with path.open("rb") as file:
             header = file.read(256)
     except OSError:
         return 0
     if len(header) < 256 or header[84:100] != MAGIC:
         return 0
-    return int.from_bytes(header[112:120], "little")
+    generation = int.from_bytes(header[112:120], "little")
+    return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
 
 
 def _is_hex(text: str) -> bool:

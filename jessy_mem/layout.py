@@ -79,9 +79,9 @@ def dimension_folder(dimension: int) -> str:
     return f"D{dimension:02d}"
 
 
-def region_path(base_path: str | os.PathLike[str], dimension: int) -> Path:
+def region_path(base_path: str | os.PathLike[str], dimension: int) -> str:
     """Where the region file of `dimension` lies under `base_path`."""
-    return Path(base_path) / dimension_folder(dimension) / "region.mmap"
+    return f"{os.fspath(base_path)}/{dimension_folder(dimension)}/region.mmap"
 
 
 def data_folder() -> Path:
@@ -147,7 +147,7 @@ class MemoryLayout:
             raise ValueError(f"the plan of dimensions is incomplete: {error!r}") from error
         self.dimensions: Mapping[int, DimensionPlan] = MappingProxyType(dimensions)
         if address > self.segments[0].size_bytes:
-            raise ValueError(f"slots of {address} bytes do not fit into the {self.segments[0].size_bytes} bytes of core")
+            raise ValueError(f"slots of {address} bytes do not fit into core, {self.segments[0].size_bytes} bytes")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> MemoryLayout:
@@ -161,7 +161,10 @@ class MemoryLayout:
 
     def segment_of(self, dimension: int) -> Segment:
         """The segment that pays for `dimension`."""
-        return [segment for segment in self.segments if segment.first_dimension <= dimension][-1]
+        for segment in reversed(self.segments):
+            if segment.first_dimension <= dimension:
+                return segment
+        raise ValueError(f"dimension {dimension}: expected at least 1")
 
     def slot_bytes(self, dimension: int) -> int:
         """The most that the region file of `dimension` may take: its slot, or its whole segment outside the plan."""

@@ -143,7 +143,7 @@ class SegmentStats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Residency:
-    """What memory the budget really is, in bytes; the figures are disjoint, but `resident_bytes` is part of `mapped_bytes`."""
+    """What memory the budget really is, in bytes; disjoint figures, but resident is part of mapped."""
 
     mapped_bytes: int  # of region files, page by page
     resident_bytes: int  # of them, in memory now
@@ -168,7 +168,8 @@ class Lease:
     taken_at: tuple[str, ...] = ()  # where views were taken, with trace=True in the configuration
 
     def __str__(self) -> str:
-        return f"D{self.dimension:02d} generation {self.generation} ({format_bytes(self.n_bytes)}, {self.n_views} views)"
+        size = format_bytes(self.n_bytes)
+        return f"D{self.dimension:02d} generation {self.generation} ({size}, {self.n_views} views)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The region file, JESSY_MMAP_V1, to the byte: docs/format.md is the text, these structs are the layout.
 
-A region is checked once, when it is opened; what is read afterwards comes from `LayerEntry` records in private memory, so
-that a file changed behind the mapping cannot lead a reader outside it.
+A region is checked once, when it is opened. The header is copied before it is checked, and what is read afterwards comes
+from that copy and from `LayerEntry` records in private memory: a file that is changed behind the mapping, even while it
+is being opened, cannot lead a reader outside it.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -11,6 +12,7 @@ cdef enum:
     RESERVED_AT = 100              # from here on a plain V1 header is zero
     ZERO_AT = 176                  # from here on every header is zero
     RECORD_MIN_BYTES = 23          # a layer record without keywords
+    RECORD_TAIL_BYTES = 12         # of them behind the keywords
     EXTENSION_BYTES = 32
     MAX_LAYERS = 65536
     EXTENSION_VERSION = 1
@@ -78,10 +80,12 @@ cdef struct LayerEntry:            # one layer as checked, in private memory
 
 cdef enum FaultCode:               # a rule of the format that a file breaks; format.pyx names each
     NO_FAULT
+    NO_MEMORY                      # not the file's fault
     SHORT_HEADER
     BAD_MAGIC
     BAD_EXTENSION_VERSION
     BAD_REQUIRED_FEATURES
+    ZERO_DIMENSION_ID
     BAD_DIMENSION_ID
     BAD_NAME_LEN
     BAD_NAME_UTF8
@@ -91,6 +95,7 @@ cdef enum FaultCode:               # a rule of the format that a file breaks; fo
     BAD_LAYER_COUNT
     BAD_RESERVED
     BAD_GENERATION
+    LARGE_METADATA_SIZE
     BAD_METADATA_SIZE
     BAD_EXTENSION_TABLE_OFFSET
     BAD_TABLE_PADDING
@@ -105,10 +110,14 @@ cdef enum FaultCode:               # a rule of the format that a file breaks; fo
     BAD_CONTENT_BEGIN
     BAD_CONTENT_SIZE
     BAD_OVERLAP
+    BAD_CONTENT_END
     BAD_RAW_SIZE
+    LARGE_RAW_SIZE
     BAD_CODEC
+    UNANNOUNCED_CODEC
     BAD_TEXT_FLAGS
-    BAD_CHARACTERS
+    FEW_CHARACTERS
+    MANY_CHARACTERS
     BAD_EXTENSION_ZERO
     BAD_GAP
 
@@ -120,15 +129,25 @@ cdef struct Fault:
     uint64_t expected
 
 
-# All three check bytes that nobody vouches for, in time and memory proportional to header and metadata.
-# On success they return True; else False, and `fault` tells what is wrong.
-cdef bint format_check_header(const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Fault *fault) noexcept nogil
-cdef bint format_read_layers(const uint8_t *base, LayerEntry *entries, Fault *fault) noexcept nogil
-cdef bint format_check_gap(const uint8_t *base, const LayerEntry *entries, uint32_t i, Fault *fault) noexcept nogil
+# All check bytes that nobody vouches for, in time and memory proportional to header and metadata.
+# They return True, or False, and then `fault` tells what is wrong.
 
-# Where the head (header, records and, if there is one, the extension table) ends.
-cdef uint64_t format_head_bytes(const uint8_t *base, const LayerEntry *entries) noexcept nogil
+# Copy the header, and check the copy. `dimension_id` 0 accepts every dimension.
+cdef bint format_check_header(
+    const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
+) noexcept nogil
+# Fill `entries`, one for each layer of a checked header. `base` needs to be no more than the head of an extended file.
+cdef bint format_read_layers(
+    const uint8_t *base, const Header *header, LayerEntry *entries, Fault *fault
+) noexcept nogil
+# Extended files: the bytes before the content of layer number `i`, from the content before it or from the head, are zero.
+cdef bint format_check_gap(
+    const uint8_t *base, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
+) noexcept nogil
+
+# Where the head (header, records and extension table) of an extended file ends, by its checked header.
+cdef uint64_t format_head_bytes(const Header *header) noexcept nogil
 # The error for a fault.
-cdef object fault_error(const Fault *fault, const uint8_t *base, str path)
+cdef object fault_error(const Fault *fault, const Header *header, str path)
 # The keywords of one layer; read again from the file, so checked again: None if they are not what was opened.
 cdef tuple format_keywords(const uint8_t *base, uint64_t n_bytes, const LayerEntry *entry)

@@ -36,42 +36,51 @@ CONTENT_SHA256_AT = 144
 
 cdef enum:
     MAX_RAW_BYTES = 4294967296  # 4 GiB
+    # A block of zstd (RFC 8878) holds at most 128 KiB and takes at least 4 bytes: what a frame can hold is bounded.
+    BLOCK_RAW_BYTES = 131072
+    BLOCK_MIN_BYTES = 4
 
 assert sizeof(Header) == HEADER_BYTES and sizeof(LayerExtension) == EXTENSION_BYTES
 
-# code: (field, what is expected). {0} is the fault's number.
+# code: (field, what is expected). {0} is the number that was expected, {1} the one that was found.
 _RULES = {
-    SHORT_HEADER: ("header", "a file of at least 256 bytes"),
+    SHORT_HEADER: ("header", "a file of at least {0} bytes"),
     BAD_MAGIC: ("magic", repr(MAGIC)),
-    BAD_EXTENSION_VERSION: ("extension_version", "0 or 1: the file needs a reader of extension version {1}"),
-    BAD_REQUIRED_FEATURES: ("required_features", "no bit but {0:#x}: the file needs a later extension version than 1"),
-    BAD_DIMENSION_ID: ("dimension_id", "{0}"),
-    BAD_NAME_LEN: ("dimension_name_len", "1..64"),
+    BAD_EXTENSION_VERSION: ("extension_version", "at most {0}: the file needs a reader of extension version {1}"),
+    BAD_REQUIRED_FEATURES: ("required_features", "no bit but {0:#x}: the file needs a reader of a later version"),
+    ZERO_DIMENSION_ID: ("dimension_id", "at least {0}"),
+    BAD_DIMENSION_ID: ("dimension_id", "{0}, the dimension that was asked for"),
+    BAD_NAME_LEN: ("dimension_name_len", "1..{0}"),
     BAD_NAME_UTF8: ("dimension_name", "valid UTF-8"),
     BAD_NAME_PADDING: ("dimension_name", "zeros after the name"),
     TRUNCATED: ("total_size", "a file of {0} bytes, as its header says"),
     BAD_TOTAL_SIZE: ("total_size", "{0}, the size of the file"),
-    BAD_LAYER_COUNT: ("layer_count", "1..{0}"),
+    BAD_LAYER_COUNT: ("layer_count", "at least 1, and at most {0} in a file of this size"),
     BAD_RESERVED: ("reserved", "zeros"),
-    BAD_GENERATION: ("generation", "at least 1"),
-    BAD_METADATA_SIZE: ("metadata_size", "{0}"),
+    BAD_GENERATION: ("generation", "at least {0}"),
+    LARGE_METADATA_SIZE: ("metadata_size", "at most {0}, the bytes behind the header"),
+    BAD_METADATA_SIZE: ("metadata_size", "{0}, the bytes of the layer records"),
     BAD_EXTENSION_TABLE_OFFSET: ("extension_table_offset", "{0}"),
     BAD_TABLE_PADDING: ("padding before the extension table", "zeros"),
     BAD_DIGEST_PRESENCE: ("content_sha256", "zeros, for the dimension is not immutable"),
-    SHORT_METADATA: ("metadata", "{0} bytes for the layer records and the extension table"),
+    SHORT_METADATA: ("metadata", "at least {0} bytes, for the layer records and the extension table"),
     BAD_LAYER_ORDER: ("layer_num", "more than {0}, for layers ascend"),
     BAD_FREQUENCY: ("frequency", "finite and above 0 Hz"),
     BAD_KEYWORD_COUNT: ("keyword_count", "at most {0}, for the bytes left"),
     BAD_KEYWORD_LEN: ("keyword length", "at most {0}, for the bytes left"),
     BAD_KEYWORD_UTF8: ("keyword", "valid UTF-8"),
-    BAD_CONTENT_OFFSET: ("content_offset", "{0}"),
+    BAD_CONTENT_OFFSET: ("content_offset", "{0}, for contents follow each other, aligned"),
     BAD_CONTENT_BEGIN: ("content_offset", "at least {0}, where the metadata ends, and inside the file"),
     BAD_CONTENT_SIZE: ("content_size", "at most {0}, the bytes left"),
     BAD_OVERLAP: ("content_offset", "at least {0}, where another layer ends"),
-    BAD_RAW_SIZE: ("raw_size", "{0}"),
-    BAD_CODEC: ("codec", "{0}"),
-    BAD_TEXT_FLAGS: ("text flags", "0, 1 or 3"),
-    BAD_CHARACTERS: ("characters", "at most {0}"),
+    BAD_CONTENT_END: ("total_size", "{0}, where the last content ends"),
+    BAD_RAW_SIZE: ("raw_size", "{0}, the bytes of the content, which is not compressed"),
+    LARGE_RAW_SIZE: ("raw_size", "at most {0}"),
+    BAD_CODEC: ("codec", "0 (raw) or 1 (zstd)"),
+    UNANNOUNCED_CODEC: ("codec", "0 (raw), for required_features announce no compressed layer"),
+    BAD_TEXT_FLAGS: ("text flags", "0, 1 (UTF-8) or 3 (ASCII)"),
+    FEW_CHARACTERS: ("characters", "at least {0}, for the bytes and flags of the text"),
+    MANY_CHARACTERS: ("characters", "at most {0}, for the bytes and flags of the text"),
     BAD_EXTENSION_ZERO: ("reserved bytes of the extension table", "zeros"),
     BAD_GAP: ("gap", "zeros before the content"),
 }
@@ -82,15 +91,19 @@ cdef bint fault_set(Fault *fault, FaultCode code, int64_t layer, uint64_t found,
     return False
 
 
-cdef object fault_error(const Fault *fault, const uint8_t *base, str path):
+cdef object fault_error(const Fault *fault, const Header *header, str path):
+    if fault.code == NO_MEMORY:
+        return MemoryError()
     field, expected = _RULES[fault.code]
     found = fault.found
     expected = expected.format(fault.expected, found)
     layer = None if fault.layer < 0 else fault.layer
     if fault.code == SHORT_HEADER or fault.code == TRUNCATED:
         return RegionTruncated(path, field, f"{found} bytes", expected, layer)
-    if fault.code == BAD_MAGIC:
-        found = repr(PyBytes_FromStringAndSize(<const char *> base + 84, 16))
+    if fault.code == SHORT_METADATA:
+        found = f"{found} bytes"
+    elif fault.code == BAD_MAGIC:
+        found = repr(PyBytes_FromStringAndSize(<const char *> header.magic, 16))
     elif fault.code == BAD_REQUIRED_FEATURES:
         found = hex(found)
     elif fault.code == BAD_FREQUENCY:
@@ -109,20 +122,23 @@ cdef inline float read_float(uint32_t bits) noexcept nogil:
     return number
 
 
-cdef bint format_check_header(const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Fault *fault) noexcept nogil:
-    """`dimension_id` 0 accepts every dimension."""
-    cdef const Header *header = <const Header *> base
+cdef bint format_check_header(
+    const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
+) noexcept nogil:
     cdef uint64_t most_layers
     if n_bytes < HEADER_BYTES:
         return fault_set(fault, SHORT_HEADER, -1, n_bytes, HEADER_BYTES)
+    memcpy(header, base, sizeof(Header))
     if memcmp(header.magic, b"JESSY_MMAP_V1\0\0\0", 16) != 0:
         return fault_set(fault, BAD_MAGIC, -1, 0, 0)
     if header.extension_version > EXTENSION_VERSION:
         return fault_set(fault, BAD_EXTENSION_VERSION, -1, header.extension_version, EXTENSION_VERSION)
     if header.required_features & ~FEATURE_COMPRESSED:
         return fault_set(fault, BAD_REQUIRED_FEATURES, -1, header.required_features, FEATURE_COMPRESSED)
-    if header.dimension_id == 0 or (dimension_id != 0 and header.dimension_id != dimension_id):
-        return fault_set(fault, BAD_DIMENSION_ID, -1, header.dimension_id, dimension_id or 1)
+    if header.dimension_id == 0:
+        return fault_set(fault, ZERO_DIMENSION_ID, -1, 0, 1)
+    if dimension_id != 0 and header.dimension_id != dimension_id:
+        return fault_set(fault, BAD_DIMENSION_ID, -1, header.dimension_id, dimension_id)
     if not 1 <= header.dimension_name_len <= NAME_BYTES:
         return fault_set(fault, BAD_NAME_LEN, -1, header.dimension_name_len, NAME_BYTES)
     if not span_is_utf8(header.dimension_name, header.dimension_name_len):
@@ -136,30 +152,30 @@ cdef bint format_check_header(const uint8_t *base, uint64_t n_bytes, uint64_t di
     most_layers = min((n_bytes - HEADER_BYTES) // RECORD_MIN_BYTES, <uint64_t> MAX_LAYERS)
     if not 1 <= header.layer_count <= most_layers:
         return fault_set(fault, BAD_LAYER_COUNT, -1, header.layer_count, most_layers)
-    if not span_is_zero(base + ZERO_AT, HEADER_BYTES - ZERO_AT):
+    if not span_is_zero(header.zero, sizeof(header.zero)):
         return fault_set(fault, BAD_RESERVED, -1, 0, 0)
     if header.extension_version == 0:
-        if not span_is_zero(base + RESERVED_AT, ZERO_AT - RESERVED_AT):
+        if not span_is_zero(<const uint8_t *> header + RESERVED_AT, ZERO_AT - RESERVED_AT):
             return fault_set(fault, BAD_RESERVED, -1, 0, 0)
         return True
-    return check_extended_header(base, n_bytes, fault)
+    return check_extended_header(header, base, fault)
 
 
-cdef bint check_extended_header(const uint8_t *base, uint64_t n_bytes, Fault *fault) noexcept nogil:
-    cdef const Header *header = <const Header *> base
+cdef bint check_extended_header(const Header *header, const uint8_t *base, Fault *fault) noexcept nogil:
+    cdef uint64_t n_bytes = header.total_size
     cdef uint64_t metadata_end, table_off
     if header.generation == 0:
         return fault_set(fault, BAD_GENERATION, -1, 0, 1)
     if not header.optional_features & OPTION_IMMUTABLE and not span_is_zero(header.content_sha256, 32):
         return fault_set(fault, BAD_DIGEST_PRESENCE, -1, 0, 0)
     if header.metadata_size > n_bytes - HEADER_BYTES:
-        return fault_set(fault, BAD_METADATA_SIZE, -1, header.metadata_size, n_bytes - HEADER_BYTES)
+        return fault_set(fault, LARGE_METADATA_SIZE, -1, header.metadata_size, n_bytes - HEADER_BYTES)
     metadata_end = HEADER_BYTES + <uint64_t> header.metadata_size
     table_off = span_align_up(metadata_end, 8)
     if header.extension_table_offset != table_off:
         return fault_set(fault, BAD_EXTENSION_TABLE_OFFSET, -1, header.extension_table_offset, table_off)
-    if not span_inside(table_off, <uint64_t> header.layer_count * EXTENSION_BYTES, n_bytes):
-        return fault_set(fault, SHORT_METADATA, -1, n_bytes, table_off + <uint64_t> header.layer_count * EXTENSION_BYTES)
+    if not span_inside(table_off, format_head_bytes(header) - table_off, n_bytes):
+        return fault_set(fault, SHORT_METADATA, -1, n_bytes, format_head_bytes(header))
     if not span_is_zero(base + metadata_end, table_off - metadata_end):
         return fault_set(fault, BAD_TABLE_PADDING, -1, 0, 0)
     return True
@@ -185,41 +201,51 @@ cdef bint read_record(
         memcpy(&length_bytes, base + at + 3, 4)
         return fault_set(fault, BAD_FREQUENCY, entry.layer, length_bytes, 0)
     at += sizeof(RecordHead)
-    # RECORD_MIN_BYTES counts the 12 bytes that follow the keywords; they are kept free in every comparison.
-    if entry.n_keywords > (end - at - 12) // 4:
-        return fault_set(fault, BAD_KEYWORD_COUNT, entry.layer, entry.n_keywords, (end - at - 12) // 4)
+    # RECORD_MIN_BYTES counts the bytes behind the keywords; they are kept free in every comparison.
+    if entry.n_keywords > (end - at - RECORD_TAIL_BYTES) // 4:
+        return fault_set(
+            fault, BAD_KEYWORD_COUNT, entry.layer, entry.n_keywords, (end - at - RECORD_TAIL_BYTES) // 4
+        )
     for i in range(entry.n_keywords):
-        if not span_inside(at, 4 + 12, end):
-            return fault_set(fault, SHORT_METADATA, entry.layer, end, at + 16)
+        if not span_inside(at, 4 + RECORD_TAIL_BYTES, end):
+            return fault_set(fault, SHORT_METADATA, entry.layer, end, at + 4 + RECORD_TAIL_BYTES)
         memcpy(&length_bytes, base + at, 4)
         at += 4
-        if not span_inside(at, <uint64_t> length_bytes + 12, end):
-            return fault_set(fault, BAD_KEYWORD_LEN, entry.layer, length_bytes, end - at - 12)
+        if not span_inside(at, <uint64_t> length_bytes + RECORD_TAIL_BYTES, end):
+            return fault_set(fault, BAD_KEYWORD_LEN, entry.layer, length_bytes, end - at - RECORD_TAIL_BYTES)
         if not span_is_utf8(base + at, length_bytes):
             return fault_set(fault, BAD_KEYWORD_UTF8, entry.layer, 0, 0)
         at += length_bytes
     memcpy(&entry.content_off_bytes, base + at, 8)
     memcpy(&entry.content_bytes, base + at + 8, 4)
-    cursor[0] = at + 12
+    cursor[0] = at + RECORD_TAIL_BYTES
     return True
 
 
-cdef bint read_extension(
-    const LayerExtension *extension, uint16_t features, LayerEntry *entry, Fault *fault
-) noexcept nogil:
+cdef bint read_extension(const uint8_t *at, uint16_t features, LayerEntry *entry, Fault *fault) noexcept nogil:
+    cdef LayerExtension extension
     cdef int64_t layer = entry.layer
-    cdef uint64_t most_characters
-    if extension.codec > CODEC_ZSTD or (extension.codec == CODEC_ZSTD and not features & FEATURE_COMPRESSED):
-        return fault_set(fault, BAD_CODEC, layer, extension.codec, features & FEATURE_COMPRESSED)
+    cdef uint64_t fewest, most
+    memcpy(&extension, at, sizeof(extension))
+    if extension.codec > CODEC_ZSTD:
+        return fault_set(fault, BAD_CODEC, layer, extension.codec, CODEC_ZSTD)
+    if extension.codec == CODEC_ZSTD and not features & FEATURE_COMPRESSED:
+        return fault_set(fault, UNANNOUNCED_CODEC, layer, extension.codec, CODEC_RAW)
     if extension.codec == CODEC_RAW and extension.raw_size != entry.content_bytes:
         return fault_set(fault, BAD_RAW_SIZE, layer, extension.raw_size, entry.content_bytes)
-    if extension.raw_size > <uint64_t> MAX_RAW_BYTES:
-        return fault_set(fault, BAD_RAW_SIZE, layer, extension.raw_size, <uint64_t> MAX_RAW_BYTES)
+    most = min(<uint64_t> MAX_RAW_BYTES, <uint64_t> entry.content_bytes // BLOCK_MIN_BYTES * BLOCK_RAW_BYTES)
+    if extension.codec == CODEC_ZSTD and extension.raw_size > most:
+        return fault_set(fault, LARGE_RAW_SIZE, layer, extension.raw_size, most)
     if extension.text_flags > 3 or extension.text_flags == TEXT_ASCII:
         return fault_set(fault, BAD_TEXT_FLAGS, layer, extension.text_flags, 0)
-    most_characters = extension.raw_size if extension.text_flags else 0
-    if extension.characters > most_characters:
-        return fault_set(fault, BAD_CHARACTERS, layer, extension.characters, most_characters)
+    fewest, most = 0, 0
+    if extension.text_flags & TEXT_UTF8:
+        most = extension.raw_size
+        fewest = most if extension.text_flags & TEXT_ASCII else most // 4 + (most & 3 != 0)
+    if extension.characters < fewest:
+        return fault_set(fault, FEW_CHARACTERS, layer, extension.characters, fewest)
+    if extension.characters > most:
+        return fault_set(fault, MANY_CHARACTERS, layer, extension.characters, most)
     if extension.zero or extension.zero_too:
         return fault_set(fault, BAD_EXTENSION_ZERO, layer, 0, 0)
     entry.xxh3, entry.raw_bytes, entry.codec = extension.xxh3, extension.raw_size, extension.codec
@@ -246,7 +272,7 @@ cdef bint check_tiling(const Header *header, LayerEntry *entries, uint64_t curso
             )
         cursor = aligned + entries[i].content_bytes
     if cursor != header.total_size:
-        return fault_set(fault, BAD_TOTAL_SIZE, -1, header.total_size, cursor)
+        return fault_set(fault, BAD_CONTENT_END, -1, header.total_size, cursor)
     return True
 
 
@@ -271,7 +297,7 @@ cdef bint check_plain_contents(const Header *header, LayerEntry *entries, uint64
             )
     sorted_entries = <LayerEntry **> malloc(header.layer_count * sizeof(LayerEntry *))
     if sorted_entries == NULL:
-        return fault_set(fault, BAD_LAYER_COUNT, -1, header.layer_count, 0)
+        return fault_set(fault, NO_MEMORY, -1, 0, 0)
     for i in range(header.layer_count):
         sorted_entries[i] = &entries[i]
     qsort(sorted_entries, header.layer_count, sizeof(LayerEntry *), compare_offsets)
@@ -287,10 +313,9 @@ cdef bint check_plain_contents(const Header *header, LayerEntry *entries, uint64
     return fault.code == NO_FAULT
 
 
-cdef bint format_read_layers(const uint8_t *base, LayerEntry *entries, Fault *fault) noexcept nogil:
-    """Fill `entries`, one for each layer of a header that format_check_header accepted."""
-    cdef const Header *header = <const Header *> base
-    cdef const LayerExtension *table = <const LayerExtension *> (base + header.extension_table_offset)
+cdef bint format_read_layers(
+    const uint8_t *base, const Header *header, LayerEntry *entries, Fault *fault
+) noexcept nogil:
     cdef bint extended = header.extension_version != 0
     cdef uint64_t cursor = HEADER_BYTES
     cdef uint64_t end = header.total_size
@@ -303,28 +328,28 @@ cdef bint format_read_layers(const uint8_t *base, LayerEntry *entries, Fault *fa
         if not read_record(base, &cursor, end, previous, &entries[i], fault):
             return False
         previous = entries[i].layer
-        if extended:
-            if not read_extension(&table[i], header.required_features, &entries[i], fault):
-                return False
-        else:
+        if not extended:
             entries[i].raw_bytes = entries[i].content_bytes
+        elif not read_extension(
+            base + header.extension_table_offset + <uint64_t> i * EXTENSION_BYTES, header.required_features,
+            &entries[i], fault,
+        ):
+            return False
     if not extended:
         return check_plain_contents(header, entries, cursor, fault)
     if cursor != end:
         return fault_set(fault, BAD_METADATA_SIZE, -1, header.metadata_size, cursor - HEADER_BYTES)
-    return check_tiling(header, entries, format_head_bytes(base, entries), fault)
+    return check_tiling(header, entries, format_head_bytes(header), fault)
 
 
-cdef uint64_t format_head_bytes(const uint8_t *base, const LayerEntry *entries) noexcept nogil:
-    cdef const Header *header = <const Header *> base
-    if header.extension_version != 0:
-        return header.extension_table_offset + <uint64_t> header.layer_count * EXTENSION_BYTES
-    return entries[header.layer_count - 1].record_off_bytes + RECORD_MIN_BYTES  # a lower bound is enough for plain V1
+cdef uint64_t format_head_bytes(const Header *header) noexcept nogil:
+    return header.extension_table_offset + <uint64_t> header.layer_count * EXTENSION_BYTES
 
 
-cdef bint format_check_gap(const uint8_t *base, const LayerEntry *entries, uint32_t i, Fault *fault) noexcept nogil:
-    """The bytes between the content before layer number `i` (or the head) and its own are zero; extended files only."""
-    cdef uint64_t begin = format_head_bytes(base, entries)
+cdef bint format_check_gap(
+    const uint8_t *base, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
+) noexcept nogil:
+    cdef uint64_t begin = format_head_bytes(header)
     if i:
         begin = entries[i - 1].content_off_bytes + entries[i - 1].content_bytes
     if not span_is_zero(base + begin, entries[i].content_off_bytes - begin):
@@ -369,6 +394,8 @@ def pack_head(
     cdef list offsets = []
     cdef uint8_t *out
     cdef bytes keyword
+    if len(name) > NAME_BYTES:
+        raise ValueError(f"name: {len(name)} bytes")
     for layer in layers:
         metadata_bytes += RECORD_MIN_BYTES
         for keyword in layer[3]:

@@ -7,12 +7,13 @@ from libc.stdint cimport uint64_t
 from jessy_mem._core.shard cimport Shard, Snapshot
 
 cdef enum:
-    N_SLOTS = 65  # JM_THREAD_SLOTS, checked at import, and the shard that later threads share
+    N_SLOTS = 65  # thread numbers: 0..JM_THREAD_SLOTS, checked at import
 
 
 cdef class LatencyHistogram:
-    cdef Shard *shards[N_SLOTS]          # by thread number, NULL until used; the last is shared and always there
-    cdef Shard *reset_at                 # what had been recorded at the last reset, NULL before the first; under the lock
+    cdef Shard *shards[N_SLOTS]          # by thread number; NULL until the thread records, and always for the last
+    cdef Shard *shared                   # of all threads that have no shard; always there
+    cdef Shard *reset_at                 # what had been recorded at the last reset, NULL before the first; locked
     cdef readonly uint64_t limit_ns      # the longest time that has a bucket; longer is overflow
     cdef unsigned int n_buckets          # that times up to limit_ns fall into
     cdef unsigned int n_groups           # that hold these buckets
@@ -25,9 +26,9 @@ cdef class LatencyHistogram:
     # Events since the histogram was made, timed or not; reset() does not lower it.
     cdef uint64_t count_events(self) noexcept nogil
 
-    # The shard of a thread number, or NULL.
-    cdef const Shard *shard_at(self, int number) noexcept nogil
-    # Make the shard of this thread's number; the shared one when there is no memory for it.
+    # Make the shard of this thread's number; NULL when the thread has to share.
     cdef Shard *shard_claim(self, unsigned int number) noexcept nogil
+    # The i-th of the shards there are, 0..N_SLOTS, or NULL.
+    cdef const Shard *shard_at(self, int i) noexcept nogil
     # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept

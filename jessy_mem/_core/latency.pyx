@@ -8,7 +8,7 @@ the shared shard with atomic adds.
     thread 0 --> shards[0]  head | 64 buckets of group 0 | ... group 1 | ...      one writer each
     thread 1 --> shards[1]  NULL until thread 1 records
        ...
-    others   --> shards[64] head | ...                                            atomic adds
+    others   --> shared     head | ...                                            atomic adds
                     |
                     +--> snapshot = sum of shards - what was there at the last reset
 
@@ -56,6 +56,9 @@ cdef extern from "Python.h":
     object PyByteArray_FromStringAndSize(const char *data, Py_ssize_t n_bytes)
     char *PyByteArray_AS_STRING(object array) noexcept
 
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil  # a macro of every module that Cython writes
+
 if JM_THREAD_SLOTS + 1 != N_SLOTS:
     raise ImportError("latency.pxd and thread.h disagree about the number of thread slots")
 jm_clock_init()
@@ -73,7 +76,9 @@ def clock_name():
 
 
 def clock_resolution_ns():
-    """The smallest difference, in nanoseconds, that the clock of :func:`clock_name` can show.
+    """What two readings in a row of the clock of :func:`clock_name` differ by, in nanoseconds.
+
+    It is measured anew by each call. Neither the clock's step nor the cost of a reading is larger.
 
     Examples
     --------
@@ -143,53 +148,55 @@ cdef class LatencyHistogram:
         self.limit_ns = max_ns
         self.n_buckets = bucket_of(self.limit_ns) + 1
         self.n_groups = (self.n_buckets + GROUP_BUCKETS - 1) / GROUP_BUCKETS
-        self.shards[N_SLOTS - 1] = shard_new(self.n_groups)
-        if self.shards[N_SLOTS - 1] == NULL:
+        self.shared = shard_new(self.n_groups)
+        if self.shared == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         cdef int number
         for number in range(N_SLOTS):
             free(self.shards[number])
+        free(self.shared)
         free(self.reset_at)
 
-    cdef const Shard *shard_at(self, int number) noexcept nogil:
-        return <const Shard *> jm_ptr_load_acquire(<void **> &self.shards[number])
+    cdef const Shard *shard_at(self, int i) noexcept nogil:
+        return <const Shard *> (self.shared if i == N_SLOTS else jm_ptr_load_acquire(<void **> &self.shards[i]))
 
     cdef Shard *shard_claim(self, unsigned int number) noexcept nogil:
-        cdef Shard *shard = NULL if self.refuses_shards else shard_new(self.n_groups)
-        if shard == NULL:
-            return self.shards[N_SLOTS - 1]
-        # No other thread writes this pointer: the number is this thread's alone.
+        cdef Shard *shard
+        if number >= JM_THREAD_SLOTS or self.refuses_shards:
+            return NULL
+        shard = shard_new(self.n_groups)
+        # Only the thread that has this number writes the pointer.
         jm_ptr_store_release(<void **> &self.shards[number], shard)
         return shard
 
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
         cdef Shard *shard = self.shards[number]
-        if shard == NULL:
+        if unlikely(shard == NULL):
             shard = self.shard_claim(number)
-        if shard != self.shards[N_SLOTS - 1]:
-            shard_record_own(shard, t_ns, self.limit_ns)
-        else:
-            shard_record_shared(shard, t_ns, self.limit_ns)
+            if shard == NULL:
+                shard_record_shared(self.shared, t_ns, self.limit_ns)
+                return
+        shard_record_own(shard, t_ns, self.limit_ns)
 
     cdef void tick(self) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
         cdef Shard *shard = self.shards[number]
-        if shard == NULL:
+        if unlikely(shard == NULL):
             shard = self.shard_claim(number)
-        if shard != self.shards[N_SLOTS - 1]:
-            own_add(&shard.ticks, 1)
-        else:
-            jm_add_relaxed(&shard.ticks, 1)
+            if shard == NULL:
+                jm_add_relaxed(&self.shared.ticks, 1)
+                return
+        own_add(&shard.ticks, 1)
 
     cdef uint64_t count_events(self) noexcept nogil:
         cdef uint64_t n_events = 0, groups
         cdef const uint64_t *counts
         cdef const Shard *shard
         cdef int number, i
-        for number in range(N_SLOTS):
+        for number in range(N_SLOTS + 1):
             shard = self.shard_at(number)
             if shard == NULL:
                 continue
@@ -207,7 +214,7 @@ cdef class LatencyHistogram:
         cdef int number
         snapshot_begin(snapshot)
         with cython.critical_section(self):
-            for number in range(N_SLOTS):
+            for number in range(N_SLOTS + 1):
                 shard = self.shard_at(number)
                 if shard != NULL:
                     snapshot_add(snapshot, shard)
@@ -219,9 +226,12 @@ cdef class LatencyHistogram:
         """Count one event that took `t_ns` nanoseconds; ValueError if that is negative."""
         cdef int too_large = 0
         cdef int64_t value = PyLong_AsLongLongAndOverflow(t_ns, &too_large)
-        if value < 0 and too_large <= 0:
+        if value >= 0:
+            self.record_ns(value)
+        elif too_large > 0:
+            self.record_ns(min(int(t_ns), UINT64_MAX))
+        else:
             raise ValueError(f"t_ns: {t_ns} is negative")
-        self.record_ns(UINT64_MAX if too_large > 0 else <uint64_t> value)
 
     def percentile(self, double q):
         """The time in nanoseconds that `q` percent of the events did not exceed.
@@ -284,11 +294,11 @@ cdef class LatencyHistogram:
             If the two have a different `limit_ns`, so that their buckets do not correspond.
         """
         cdef Snapshot snapshot
-        cdef Shard *shard = self.shards[N_SLOTS - 1]
+        cdef Shard *shard = self.shared
         cdef uint64_t groups
         cdef unsigned int bucket, first
         if other.limit_ns != self.limit_ns:
-            raise ValueError(f"other: its max_ns is {other.limit_ns}, not {self.limit_ns}; only equal buckets can be merged")
+            raise ValueError(f"other: its limit_ns is {other.limit_ns}, here it is {self.limit_ns}; they must be equal")
         other.snapshot_take(&snapshot)
         with cython.critical_section(self):
             jm_or_acq_rel(&shard.groups, snapshot.groups)
@@ -307,7 +317,7 @@ cdef class LatencyHistogram:
                 jm_max_relaxed(&shard.max_ns, snapshot.max_ns)
 
     def reset(self):
-        """Forget all times recorded so far; events that are recorded meanwhile count before or after, never not at all."""
+        """Forget all times recorded so far; an event recorded meanwhile counts before or after, never twice."""
         cdef Snapshot snapshot
         cdef const Shard *shard
         cdef Shard *reset_at
@@ -321,7 +331,7 @@ cdef class LatencyHistogram:
                 raise MemoryError
             reset_at = self.reset_at
             snapshot_begin(&snapshot)
-            for number in range(N_SLOTS):
+            for number in range(N_SLOTS + 1):
                 shard = self.shard_at(number)
                 if shard != NULL:
                     snapshot_add(&snapshot, shard)
@@ -343,10 +353,11 @@ cdef class LatencyHistogram:
         Returns
         -------
         dict
-            JSON-serialisable. ``"buckets"`` is a list of ``[low_ns, high_ns, count]``, both bounds inclusive, ascending.
+            JSON-serialisable. ``"buckets"`` lists ``[low_ns, high_ns, count]``, ascending, both bounds inclusive.
         """
         cdef Snapshot snapshot
         cdef uint64_t groups
+        cdef uint64_t high_ns
         cdef unsigned int group, bucket
         self.snapshot_take(&snapshot)
         buckets = []
@@ -356,7 +367,8 @@ cdef class LatencyHistogram:
             groups &= groups - 1
             for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
                 if snapshot.counts[bucket]:
-                    buckets.append([bucket_low(bucket), min(bucket_high(bucket), self.limit_ns), snapshot.counts[bucket]])
+                    high_ns = min(bucket_high(bucket), self.limit_ns)
+                    buckets.append([bucket_low(bucket), high_ns, snapshot.counts[bucket]])
         return {
             "count": snapshot.n_timed,
             "mean_ns": snapshot.mean_ns,
@@ -409,13 +421,13 @@ cdef class LatencyHistogram:
     def n_bytes(self):
         cdef int number
         cdef size_t n_shards = self.reset_at != NULL
-        for number in range(N_SLOTS):
+        for number in range(N_SLOTS + 1):
             n_shards += self.shard_at(number) != NULL
         return n_shards * shard_bytes(self.n_groups)
 
     @property
     def counts(self):
-        """Events in each bucket: a new uint64 array with one element less than `bucket_bounds_ns`, overflow not in it."""
+        """Events in each bucket, without the overflow: a new uint64 array, one shorter than `bucket_bounds_ns`."""
         import numpy
 
         cdef Snapshot snapshot

@@ -17,4 +17,7 @@ static inline PyObject *jm_dict_get(PyObject *dict, PyObject *key)
 #endif
 }
 
+/* References to an object, as far as this thread can tell. */
+static inline Py_ssize_t jm_refcount(PyObject *each) { return Py_REFCNT(each); }
+
 #endif

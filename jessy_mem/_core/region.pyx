@@ -6,6 +6,7 @@ no region, so dropping a region drops its table of views and nothing else; each 
     LayerRegistry --> MmapRegion --> views: {layer: LayerView} --> Image --> mapping
                            \\-----------------------------------------^
 """
+import mmap
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
-from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, Header, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get
@@ -32,6 +33,7 @@ from jessy_mem.layout import LayerId
 
 cdef object new_layer_id = LayerId
 cdef enum:
+    MAPPED_BYTES = 1048576
     PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
 
 
@@ -43,6 +45,15 @@ cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
     while at < n_bytes:
         seen = first[at]
         at += step_bytes
+    if n_bytes:
+        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
+
+
+def private_memory(n_bytes):
+    """Memory for a decompressed layer of a region that has no budget; large memory costs what is written to it."""
+    if n_bytes < MAPPED_BYTES:
+        return bytearray(n_bytes)
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 @cython.final
@@ -101,6 +112,9 @@ cdef class LayerView:
             raise IndexError(f"byte {key} of {self.size_bytes}")
         return self.data[i]
 
+    def __reduce__(self):
+        raise TypeError("a LayerView cannot be copied or pickled: take its bytes() or its text")
+
     def __repr__(self):
         return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
 
@@ -123,12 +137,15 @@ cdef class MmapRegion:
     then nothing stays open. Thread-safe. A context manager; views outlive `close`.
     """
 
+    def __cinit__(self, *args, **kwargs):
+        self.views = {}
+
     def __init__(self, dimension_id, path, *, str verify="lazy"):
         cdef Image image
-        if self.views is not None:
+        if self.allocate is not None:
             raise TypeError("a MmapRegion is initialised once")
-        if dimension_id is not None and dimension_id < 1:
-            raise ValueError(f"dimension_id: {dimension_id} is not at least 1")
+        if dimension_id is not None:
+            dimension_id = new_layer_id.checked((dimension_id, 0)).dimension
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
         image = map_file(path, dimension_id or 0)
@@ -136,7 +153,7 @@ cdef class MmapRegion:
             image.check_all()
         elif verify == "never":
             image.trusted = True
-        self.views, self.allocate, self.image = {}, bytearray, image
+        self.allocate, self.image = private_memory, image
         self.is_immutable = image.immutable
 
     cdef Image current(self):
@@ -168,6 +185,16 @@ cdef class MmapRegion:
     def generation(self):
         """The version of the file; 0 for a plain V1 file, which has none."""
         return self.current().generation
+
+    @property
+    def created_ns(self):
+        """When the file was written, Unix time in ns; 0 for a plain V1 file."""
+        return (<const Header *> self.current().base).created_ns
+
+    @property
+    def plain(self):
+        """Whether it is a plain V1 file, which carries no checksums."""
+        return not self.current().extended
 
     @property
     def n_layers(self):
@@ -224,14 +251,15 @@ cdef class MmapRegion:
             Py_DECREF(view)
             return view
         image = self.current()
-        try:
-            i = image.find_layer(layer)
-        except OverflowError:
-            return None
+        i = image.find_number(layer)
         if i < 0:
             return None
         view = self.make_view(image, i)
-        return self.views.setdefault(layer, view)
+        with cython.critical_section(self):
+            # A region that was closed meanwhile must not hold a view: the mapping would stay with it.
+            if self.image is image:
+                view = self.views.setdefault(image.layers[i].layer, view)
+        return view
 
     def layers(self):
         """The ids of all layers, ascending."""
@@ -255,17 +283,12 @@ cdef class MmapRegion:
     @property
     def content_bytes(self):
         """Bytes of all contents as stored."""
-        cdef Image image = self.current()
-        cdef uint64_t n_bytes = 0
-        cdef uint32_t i
-        for i in range(image.n_layers):
-            n_bytes += image.layers[i].content_bytes
-        return n_bytes
+        return self.current().content_bytes
 
     def content_offset(self, layer):
         """Where in the file the content of a layer begins; LayerNotFound."""
         cdef Image image = self.current()
-        cdef int64_t i = image.find_layer(layer)
+        cdef int64_t i = image.find_number(layer)
         if i < 0:
             raise LayerNotFound(image.dimension_id, layer)
         return image.layers[i].content_off_bytes
@@ -298,7 +321,7 @@ cdef class MmapRegion:
         cdef int64_t i
         cdef int failed
         for layer in [each.layer for each in self.layers()] if layers is None else layers:
-            i = image.find_layer(layer)
+            i = image.find_number(layer)
             if i < 0:
                 raise LayerNotFound(image.dimension_id, layer)
             entry = &image.layers[i]
@@ -314,7 +337,7 @@ cdef class MmapRegion:
         """Let go of the mapping; it goes with its last view. May be called twice."""
         with cython.critical_section(self):
             self.image = None
-        self.views.clear()
+            self.views.clear()
 
     def __enter__(self):
         self.current()
@@ -327,9 +350,13 @@ cdef class MmapRegion:
         cdef Image image = self.current()
         PyBuffer_FillInfo(view, image, <void *> image.base, image.n_bytes, True, flags)
 
+    def __reduce__(self):
+        raise TypeError("a MmapRegion cannot be copied or pickled: open its path again")
+
     def __repr__(self):
-        image = self.image
-        if image is None:
+        try:
+            image = self.current()
+        except ManagerClosed:
             return "<MmapRegion closed>"
         return (
             f"<MmapRegion D{image.dimension_id:02d} {image.name}: {image.n_layers} layers, {image.n_bytes} bytes, "
@@ -355,18 +382,17 @@ cdef class MmapRegion:
         """Replace the view's bytes, which are compressed, by their decompressed copy in memory of the region's owner."""
         cdef const uint8_t[::1] copy
         payload = self.allocate(entry.raw_bytes)
-        written = compression.decompress(memoryview(view), memoryview(payload)[:entry.raw_bytes])
-        if written != entry.raw_bytes:
-            raise InvalidRegion(
-                view.image.path, "content", "a damaged frame", f"{entry.raw_bytes} bytes of zstd", entry.layer
-            )
-        copy = payload
-        view.payload, view.data, view.size_bytes = payload, &copy[0], entry.raw_bytes
+        if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
+            raise view.image.frame_error(entry)
+        view.payload, view.size_bytes = payload, entry.raw_bytes
+        if entry.raw_bytes:
+            copy = payload
+            view.data = &copy[0]
         return 0
 
 
 cdef MmapRegion region_of(Image image, bint immutable, object allocate):
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
-    region.views, region.allocate, region.image = {}, allocate, image
+    region.allocate, region.image = allocate, image
     region.is_immutable = immutable or image.immutable
     return region

@@ -9,6 +9,9 @@ cdef class LayerRegistry:
     cdef readonly dict _regions               # dimension -> MmapRegion; one assignment replaces a generation
     cdef readonly LatencyHistogram hits       # accesses to layers that were read before
     cdef readonly LatencyHistogram first_touches
-    cdef bint timed                           # whether accesses are timed, or only counted
+    cdef readonly object _tracer              # told of each access (dimension, layer, file bytes), or None
+    cdef bint timed                           # whether events are timed, or only counted
+    cdef uint64_t n_copies                    # atomic; payload copies made
+    cdef list retired                         # weak references to Images that were unloaded, replaced or evicted
 
     cdef LayerView first_touch(self, object layer_id)

@@ -198,14 +198,15 @@ cdef inline void snapshot_finish(Snapshot *snapshot, uint64_t limit_ns) noexcept
         high_sum_ns += <double> snapshot.overflow * <double> snapshot.max_ns
     else:
         last = snapshot_edge(snapshot, 63 - jm_clz(snapshot.groups), True)
-        snapshot.max_ns = clamp(snapshot.max_ns, bucket_low(last), bucket_high(last))
+        snapshot.max_ns = clamp(snapshot.max_ns, bucket_low(last), min(bucket_high(last), limit_ns))
     if snapshot.groups:
         first = snapshot_edge(snapshot, jm_ctz(snapshot.groups), False)
-        snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), bucket_high(first))
+        snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), min(bucket_high(first), limit_ns))
     else:
         snapshot.min_ns = clamp(snapshot.min_ns, limit_ns + 1, snapshot.max_ns)
     snapshot.n_timed += snapshot.overflow
     snapshot.mean_ns = min(max(<double> snapshot.sum_ns, low_sum_ns), high_sum_ns) / <double> snapshot.n_timed
+    snapshot.mean_ns = min(max(snapshot.mean_ns, <double> snapshot.min_ns), <double> snapshot.max_ns)
 
 
 cdef inline void snapshot_begin(Snapshot *snapshot) noexcept nogil:
@@ -236,5 +237,5 @@ cdef inline uint64_t snapshot_value(const Snapshot *snapshot, uint64_t rank) noe
 
 cdef inline uint64_t snapshot_percentile(const Snapshot *snapshot, double q) noexcept nogil:
     """The nearest-rank percentile, `q` in 0..100; 0 when nothing was timed."""
-    # 99.9 % of 1000 is rank 999 although 99.9 has no exact binary form: what rounding may have added is taken off again.
+    # 99.9 % of 1000 is rank 999, though 99.9 has no exact binary form: take off what rounding may have added.
     return snapshot_value(snapshot, <uint64_t> ceil(q * <double> snapshot.n_timed / 100 * (1 - 4e-16)))

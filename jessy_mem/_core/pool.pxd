@@ -1,0 +1,30 @@
+"""PoolAllocator and Block. The interface for other Cython packages: see docs/cython.md."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from jessy_mem._core.arena cimport Arena, PoolBlock
+from jessy_mem._core.typedefs cimport Status
+
+
+cdef class Block:
+    """A writable buffer out of a pool. 80 bytes; no methods here, because a table of them would be 8 more."""
+    cdef Arena arena
+    cdef PoolBlock held
+    cdef uint64_t state             # by jm_gil_cas; 0: freed (or never allocated), 1 + n: allocated, with n views
+
+
+cdef class PoolAllocator:
+    """A pool of blocks; see pool.pyi for the Python face."""
+    cdef Arena arena
+    cdef uint32_t segment           # of the arena's ledger, for blocks without a segment of their own
+    cdef str segment_name
+    cdef uint8_t is_open            # atomic flag
+
+    # Claim n_bytes (not 0) without the GIL: OK, LIMIT_EXCEEDED or NO_FREE_BLOCK. Works on a closed pool too.
+    cdef Status claim_block(self, uint64_t n_bytes, PoolBlock *block) noexcept nogil
+    # OK; or DOUBLE_FREE, and nothing written, when this claim was released before. `block` must come from this pool.
+    cdef Status release_block(self, const PoolBlock *block) noexcept nogil
+
+    cdef Block allocate_block(self, object n_bytes, uint32_t segment)
+    cdef object refusal(self, Status status, uint64_t n_bytes, uint32_t segment)
+    cdef Arena made(self)
+    cdef int check_open(self) except -1

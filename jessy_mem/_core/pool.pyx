@@ -1,0 +1,352 @@
+"""The pool as Python sees it: PoolAllocator hands out Blocks of an Arena.
+
+HAZARD: a view outlives everything. What keeps the memory is the chain view -> Block -> Arena; PoolAllocator is only one
+more holder of the Arena, so a pool may be closed or gone while views of its blocks live. A Block's `state` counts its
+views, and the step from "no views" to "freed" is one exchange, so that no view is taken of a block that is being freed.
+"""
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
+
+from jessy_mem._core.arena cimport MAX_CLASSES, MIN_BLOCK_BYTES, Arena, PoolBlock, Share, arena_of
+from jessy_mem._core.atomic cimport (
+    jm_flag_load_acquire,
+    jm_flag_store_release,
+    jm_gil_cas,
+    jm_load_relaxed,
+    jm_store_relaxed,
+)
+from jessy_mem._core.bitmap cimport Zone, bitmap_count_free, bitmap_longest_free
+from jessy_mem._core.budget cimport Ledger
+from jessy_mem._core.tally cimport Tally
+from jessy_mem._core.thread cimport JM_THREAD_SLOTS
+from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
+
+from operator import index
+
+from jessy_mem.errors import AllocationFailed, DoubleFree, LimitExceeded, ManagerClosed
+from jessy_mem.stats import PoolClassStats, PoolStats
+
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
+
+DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
+MAX_LIMIT_MB = 1 << 26  # 64 TiB
+
+cdef char *BYTES_FORMAT = "B"
+
+
+def check_pools(pools, limit_mb):
+    """The classes as a list of (block bytes, home bytes), smallest first; ValueError names what is wrong."""
+    if not 0 < limit_mb <= MAX_LIMIT_MB:
+        raise ValueError(f"limit_mb: {limit_mb} is not above 0 and at most {MAX_LIMIT_MB}")
+    homes = sorted((index(block_bytes), size_mb) for size_mb, block_bytes in pools)
+    if not 0 < len(homes) <= MAX_CLASSES:
+        raise ValueError(f"pools: {len(homes)} classes, expected 1 to {MAX_CLASSES}")
+    if len({block_bytes for block_bytes, _ in homes}) < len(homes):
+        raise ValueError("pools: two classes have the same block size")
+    for i, (block_bytes, size_mb) in enumerate(homes):
+        if block_bytes < MIN_BLOCK_BYTES or block_bytes & (block_bytes - 1):
+            raise ValueError(f"pools: block size {block_bytes} is not a power of two of at least {MIN_BLOCK_BYTES}")
+        home_bytes = size_mb * MIB_BYTES
+        if not block_bytes <= home_bytes <= MAX_LIMIT_MB * MIB_BYTES or home_bytes % block_bytes:
+            raise ValueError(f"pools: {size_mb} MiB is not a whole number of blocks of {block_bytes} bytes")
+        homes[i] = (block_bytes, int(home_bytes))
+    return homes
+
+
+@cython.final
+@cython.no_gc  # holds an Arena: no cycle can pass through it
+@cython.freelist(64)
+cdef class Block:
+    """A writable buffer of `n_bytes` bytes out of a pool; made by `PoolAllocator.allocate`.
+
+    It goes back to the pool by `free()`, at the end of its `with` block, or with its last reference. While a view of it
+    lives it can not be freed. The bytes are those the last owner left, unless the pool was made with ``scrub=True``.
+
+    Thread-safe: of several threads that free one block exactly one succeeds.
+    """
+
+    def __init__(self):
+        raise TypeError("blocks are made by PoolAllocator.allocate")
+
+    def __dealloc__(self):
+        if self.state:  # no view is left: each holds a reference to this object
+            self.arena.give_back(&self.held)
+
+    def free(self):
+        """Give the block back to its pool; BufferError while a view of it lives, DoubleFree the second time."""
+        block_free(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        # After an error the traceback may hold views: the block then goes back with its last reference.
+        cdef uint64_t state = jm_load_relaxed(&self.state)
+        if state and (kind is None or state == 1):
+            block_free(self)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        cdef uint64_t state = jm_load_relaxed(&self.state)
+        while True:
+            if state == 0:
+                raise BufferError("the block was freed")
+            if jm_gil_cas(&self.state, &state, state + 1):
+                break
+        view.obj = self
+        view.buf = self.held.address
+        view.len = self.held.n_bytes
+        view.itemsize = 1
+        view.readonly = 0
+        view.ndim = 1
+        view.format = BYTES_FORMAT if flags & PyBUF_FORMAT else NULL
+        view.shape = &self.held.n_bytes if flags & PyBUF_ND else NULL
+        view.strides = &view.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        view.suboffsets = NULL
+        view.internal = NULL
+
+    def __releasebuffer__(self, Py_buffer *view):
+        cdef uint64_t state = jm_load_relaxed(&self.state)
+        while not jm_gil_cas(&self.state, &state, state - 1):
+            pass
+
+    def __len__(self):
+        return self.held.n_bytes
+
+    def __repr__(self):
+        what = "" if self.state else "freed "
+        return f"<{what}Block of {self.held.n_bytes} bytes (capacity {self.held.capacity_bytes})>"
+
+    @property
+    def n_bytes(self):
+        """The bytes that were asked for: the length of the buffer."""
+        return self.held.n_bytes
+
+    @property
+    def capacity(self):
+        """The bytes that are charged: the whole block, or all blocks of a run."""
+        return self.held.capacity_bytes
+
+    @property
+    def freed(self):
+        return jm_load_relaxed(&self.state) == 0
+
+
+cdef int block_free(Block block) except -1:
+    cdef uint64_t state = 1, block_bytes
+    if not jm_gil_cas(&block.state, &state, 0):
+        if state:
+            raise BufferError(f"{state - 1} views of the block are alive; release them before it is freed")
+        if block.arena is None:  # Block.__new__(Block): nothing was ever held
+            raise DoubleFree(0, 0)
+        block_bytes = block.arena.classes[block.held.size_class].block_bytes
+        raise DoubleFree(block_bytes, block.held.unit * block.arena.unit_bytes // block_bytes)
+    if block.arena.scrub:
+        with nogil:
+            block.arena.give_back(&block.held)
+    else:
+        block.arena.give_back(&block.held)
+    return 0
+
+
+@cython.final
+@cython.no_gc  # holds an Arena and a name
+cdef class PoolAllocator:
+    """A pool of blocks of a few power-of-two sizes in anonymous memory that is committed when first used.
+
+    Parameters
+    ----------
+    pools : sequence of (int, int)
+        For each class (size in MiB, block size in bytes); block sizes are powers of two of at least 64.
+    limit_mb : int or float
+        What all blocks together may hold, in MiB, counted by block size.
+    strict_classes : bool
+        Keep each class within its own size. Otherwise a full class borrows, next larger class first.
+    scrub : bool
+        Zero a block when it is freed.
+    ledger : Ledger, optional
+        A budget to share: blocks are charged to its `segment`, and `limit_mb` bounds the single request only.
+    segment : str
+        The segment of `ledger`, and the name in a LimitExceeded.
+
+    Raises
+    ------
+    ValueError
+        A size that is not positive, no power of two, or given twice; an unknown segment.
+    MappingError
+        The system refuses the address space.
+
+    Thread-safe and lock-free. Block layout: one bit for each smallest block, claimed in aligned groups, after
+    mimalloc's arena bitmaps (Leijen, Zorn and de Moura, "Mimalloc: Free List Sharding in Action", 2019).
+
+    >>> pool = PoolAllocator()
+    >>> with pool.allocate(10_000) as block:
+    ...     memoryview(block)[:5] = b"hello"
+    ...     block.capacity
+    16384
+    >>> pool.usage()
+    (0, 293601280)
+    """
+
+    def __init__(
+        self,
+        pools=DEFAULT_POOLS,
+        limit_mb=280,
+        *,
+        strict_classes=False,
+        scrub=False,
+        Ledger ledger=None,
+        str segment="pool",
+    ):
+        if self.arena is not None:
+            raise TypeError("a PoolAllocator is initialised once")
+        homes = check_pools(pools, limit_mb)
+        self.segment = 0 if ledger is None else ledger.segment_index(segment)
+        self.segment_name = segment
+        self.arena = arena_of(homes, int(limit_mb * MIB_BYTES), strict_classes, scrub, ledger)
+        jm_flag_store_release(&self.is_open, 1)
+
+    cdef Status claim_block(self, uint64_t n_bytes, PoolBlock *block) noexcept nogil:
+        return self.arena.claim(n_bytes, self.segment, block)
+
+    cdef Status release_block(self, const PoolBlock *block) noexcept nogil:
+        return self.arena.release(block)
+
+    cdef Arena made(self):
+        if self.arena is None:
+            raise TypeError("PoolAllocator.__init__ was not called")
+        return self.arena
+
+    cdef int check_open(self) except -1:
+        if not jm_flag_load_acquire(&self.is_open):
+            raise ManagerClosed("the pool")
+        return 0
+
+    cdef Block allocate_block(self, object n_bytes, uint32_t segment):
+        cdef int overflow = 0
+        cdef int64_t n = PyLong_AsLongLongAndOverflow(n_bytes, &overflow)
+        cdef Block block
+        cdef Status status
+        if n <= 0:
+            if overflow <= 0:
+                raise ValueError(f"n_bytes: {n_bytes} is not positive")
+            n = INT64_MAX
+        if not jm_flag_load_acquire(&self.is_open):
+            raise ManagerClosed("the pool")
+        block = Block.__new__(Block)
+        block.arena = self.arena
+        status = self.arena.claim(n, segment, &block.held)
+        if status != OK:
+            raise self.refusal(status, n, segment)
+        block.state = 1
+        return block
+
+    def allocate(self, n_bytes, /):
+        """A Block of `n_bytes` bytes: the smallest class that holds them, or a run of the largest blocks.
+
+        ValueError when `n_bytes` is not positive, LimitExceeded when its block does not fit into the limit,
+        AllocationFailed when no free block (or run) is left. Thread-safe and lock-free.
+        """
+        return self.allocate_block(n_bytes, self.segment)
+
+    def allocate_in(self, n_bytes, str segment):
+        """As `allocate`, charged to another segment of the shared ledger until the block is freed."""
+        self.check_open()
+        if self.arena.ledger is None:
+            raise ValueError("segment: this pool shares no ledger")
+        return self.allocate_block(n_bytes, self.arena.ledger.segment_index(segment))
+
+    def deallocate(self, Block block not None):
+        """Free a block of this pool; ValueError for another pool's, else as `Block.free`."""
+        self.check_open()
+        if block.arena is not self.arena:
+            raise ValueError("the block belongs to another pool")
+        block_free(block)
+
+    cdef object refusal(self, Status status, uint64_t n_bytes, uint32_t segment):
+        """The error that tells why a claim of `n_bytes` bytes failed."""
+        cdef Arena arena = self.arena
+        cdef uint64_t charge_bytes = arena.charge_of(n_bytes), used_bytes = arena.used_bytes()
+        cdef uint64_t ceiling_bytes = jm_load_relaxed(&arena.ceiling_bytes)
+        cdef Zone *zone = &arena.whole
+        cdef unsigned int k
+        if status == LIMIT_EXCEEDED and charge_bytes <= arena.limit_bytes:
+            hint = "" if ceiling_bytes == UINT64_MAX else f"new blocks are refused above {ceiling_bytes} bytes in all"
+            return arena.ledger.refusal(arena.ledger.names[segment], charge_bytes, (), hint)
+        if charge_bytes > arena.limit_bytes or (arena.ledger is None and used_bytes + charge_bytes > arena.limit_bytes):
+            return LimitExceeded(used_bytes, arena.limit_bytes, charge_bytes, self.segment_name)
+        if arena.strict:
+            zone = &arena.zones[arena.class_of(n_bytes)]
+        free_blocks = {}
+        for k in range(arena.n_classes):
+            free_blocks[arena.classes[k].block_bytes] = bitmap_count_free(
+                &arena.bitmap, &arena.zones[k] if arena.strict else zone, arena.classes[k].n_units
+            )
+        return AllocationFailed(n_bytes, bitmap_longest_free(&arena.bitmap, zone) * arena.unit_bytes, free_blocks)
+
+    def usage(self):
+        """(bytes charged for all blocks, limit in bytes)."""
+        cdef Arena arena = self.made()
+        return arena.used_bytes(), arena.limit_bytes
+
+    def stats(self):
+        """PoolStats: exact when no other thread is in the middle of a call.
+
+        Peaks are exact with one thread. Each further thread that claimed or released meanwhile may put a class's peak
+        wrong by 8 blocks, and the pool's by two of the largest blocks.
+        """
+        cdef Arena arena = self.made()
+        cdef unsigned int n_zones = arena.n_classes + 1, k, t
+        cdef Tally units = arena.tally_of(n_zones - 1), used
+        cdef uint64_t used_bytes = arena.used_bytes(), n_borrowed, requested_bytes
+        cdef Share *share
+        classes = []
+        for k in range(arena.n_classes):
+            used = arena.tally_of(k)
+            n_borrowed = requested_bytes = 0
+            for t in range(JM_THREAD_SLOTS + 1):
+                share = &arena.shares[t * n_zones + k]
+                n_borrowed += jm_load_relaxed(&share.n_borrowed)
+                requested_bytes += jm_load_relaxed(&share.requested_bytes)
+            n_blocks = (arena.zones[k].end_unit - arena.zones[k].first_unit) >> arena.classes[k].order
+            classes.append(PoolClassStats(
+                arena.classes[k].block_bytes, n_blocks, used.delta, used.peak, n_borrowed, requested_bytes
+            ))
+        peak_bytes = min(max(units.peak * arena.unit_bytes, used_bytes), arena.limit_bytes)
+        return PoolStats(tuple(classes), used_bytes, arena.limit_bytes, peak_bytes)
+
+    def trim(self):
+        """Give the pages of free blocks back to the system: how many bytes of memory that freed."""
+        cdef uint64_t n_bytes
+        self.check_open()
+        with nogil:
+            n_bytes = self.arena.trim()
+        return n_bytes
+
+    def close(self):
+        """Refuse new blocks and give free memory back; live blocks and views stay valid. May be called twice."""
+        cdef Arena arena = self.made()
+        jm_flag_store_release(&self.is_open, 0)
+        with nogil:
+            arena.trim()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.close()
+
+    def __repr__(self):
+        used_bytes, limit_bytes = self.usage()
+        return f"<PoolAllocator: {used_bytes} of {limit_bytes} bytes in use>"
+
+    @property
+    def ceiling_bytes(self):
+        """Above how many bytes in the whole shared ledger new blocks are refused; None: only above its limit."""
+        cdef uint64_t n_bytes = jm_load_relaxed(&self.made().ceiling_bytes)
+        return None if n_bytes == UINT64_MAX else n_bytes
+
+    @ceiling_bytes.setter
+    def ceiling_bytes(self, n_bytes):
+        jm_store_relaxed(&self.made().ceiling_bytes, UINT64_MAX if n_bytes is None else <uint64_t> n_bytes)

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -25,6 +25,7 @@ from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
     DimensionNotFound,
+    InvalidRegion,
     LayerNotFound,
     LimitExceeded,
     ManagerClosed,
@@ -35,6 +36,7 @@ from jessy_mem.index import LayerIndex
 from jessy_mem.layout import MemoryLayout, default_layout, region_path
 from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
+from jessy_mem.trace import CallSites, Tracer
 
 __all__ = ["RegionTable"]
 
@@ -103,6 +105,9 @@ class RegionTable(LayerRegistry):
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
         self._n_evictions = 0
+        self._sites = CallSites()
+        if config.trace:
+            self._add_tracer(self._sites)
         self.set_timed(config.record_latency)
 
     # Opening
@@ -122,13 +127,23 @@ class RegionTable(LayerRegistry):
             logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, place.path)
             warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {place.path}", stacklevel=5)
             return self._simulated_region(dimension)
+        except InvalidRegion as error:
+            if not (may_simulate and self.config.simulate_damaged) or self.config.simulation == "never":
+                raise
+            logger.warning("dimension D%02d is SIMULATED, for its file is damaged: %s", dimension, error)
+            warnings.warn(f"dimension D{dimension:02d} is simulated, for its file is damaged: {error}", stacklevel=5)
+            return self._simulated_region(dimension)
         if place.immutable and image.generation == 0:
             logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
         return self._region_around(image, dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
         image = simulated_image(
-            dimension, self.layout, seed=self.config.simulation_seed, admit=partial(self._admit, dimension)
+            dimension,
+            self.layout,
+            seed=self.config.simulation_seed,
+            scale=self.config.simulation_scale,
+            admit=partial(self._admit, dimension),
         )
         return self._region_around(image, dimension)
 
@@ -182,7 +197,7 @@ class RegionTable(LayerRegistry):
 
     def _leases(self) -> list[Lease]:
         with self._lock:
-            found = [Lease(*each) for each in self.holdings()]
+            found = [Lease(*each, taken_at=self._sites.of(each[0])) for each in self.holdings()]
         return sorted(found, key=lambda lease: -lease.n_bytes)
 
     # Changing the table; the caller holds the lock
@@ -329,6 +344,16 @@ class RegionTable(LayerRegistry):
                     callback(level, used_bytes, limit_bytes)
                 except Exception:
                     logger.exception("a pressure callback failed")
+
+    # Tracing
+
+    def _add_tracer(self, tracer: Tracer) -> None:
+        with self._lock:
+            self._use_tracers((*self._tracers, tracer))
+
+    def _remove_tracer(self, tracer: Tracer) -> None:
+        with self._lock:
+            self._use_tracers(tuple(each for each in self._tracers if each is not tracer))
 
     # Small questions
 

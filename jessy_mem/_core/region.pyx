@@ -13,6 +13,7 @@ from pathlib import Path
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
@@ -105,7 +106,7 @@ cdef class LayerView:
         cdef Py_ssize_t i
         if isinstance(key, slice):
             return memoryview(self)[key]
-        i = key
+        i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.size_bytes
         if not 0 <= i < self.size_bytes:
@@ -334,7 +335,12 @@ cdef class MmapRegion:
         return self.residency()
 
     def close(self):
-        """Let go of the mapping; it goes with its last view. May be called twice."""
+        """Let go of the mapping; it goes with its last view. May be called twice.
+
+        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
+        """
+        if self.is_owned:
+            return
         with cython.critical_section(self):
             self.image = None
             self.views.clear()
@@ -394,5 +400,5 @@ cdef class MmapRegion:
 cdef MmapRegion region_of(Image image, bint immutable, object allocate):
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     region.allocate, region.image = allocate, image
-    region.is_immutable = immutable or image.immutable
+    region.is_immutable, region.is_owned = immutable or image.immutable, True
     return region

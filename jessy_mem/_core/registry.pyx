@@ -51,6 +51,8 @@ cdef class LayerRegistry:
         self.first_touches = LatencyHistogram()
         self.timed = True
         self.retired = []
+        self._tracers = ()
+        self.tracers_kept = []
 
     def set_timed(self, bint timed):
         """Whether accesses are timed, or only counted; for the owner, before the first access."""
@@ -77,21 +79,33 @@ cdef class LayerRegistry:
                     Py_DECREF(view)
                     if not jm_flag_load_relaxed(&region.visited):
                         jm_flag_store_relaxed(&region.visited, 1)
-                    if self._tracer is not None:
-                        self._tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+                    if self.traced:
+                        self.trace_access(view)
                     if self.timed:
                         self.hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
                     else:
                         self.hits.tick()
                     return view
         view = self.first_touch(layer_id)
-        if self._tracer is not None:
-            self._tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+        if self.traced:
+            self.trace_access(view)
         if self.timed:
             self.first_touches.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         else:
             self.first_touches.tick()
         return view
+
+    cdef int trace_access(self, LayerView view) except -1:
+        for tracer in self._tracers:
+            tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+        return 0
+
+    def _use_tracers(self, tuple tracers):
+        """Tell `tracers` of each access from now on; the caller holds the table's lock."""
+        # A reader without the GIL takes no lock to read `_tracers`, so what it may find there must never die.
+        self.tracers_kept.append(tracers)
+        self._tracers = tracers
+        self.traced = len(tracers) != 0
 
     cdef LayerView first_touch(self, layer_id):
         cdef MmapRegion region
@@ -102,7 +116,7 @@ cdef class LayerRegistry:
             LayerId.checked(layer_id)
             raise
         if not (isinstance(dimension, int) and isinstance(layer, int)):
-            LayerId.checked(layer_id)
+            dimension, layer = LayerId.checked(layer_id)
         region = self._regions.get(dimension)
         if region is None:
             region = self.restore_region(dimension, layer)

@@ -22,7 +22,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
-from jessy_mem._core.format cimport CODEC_RAW, Header, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get
@@ -190,7 +190,7 @@ cdef class MmapRegion:
     @property
     def created_ns(self):
         """When the file was written, Unix time in ns; 0 for a plain V1 file."""
-        return (<const Header *> self.current().base).created_ns
+        return self.current().header.created_ns
 
     @property
     def plain(self):

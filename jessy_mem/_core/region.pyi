@@ -2,13 +2,16 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, SupportsIndex, final, overload
+from typing import NoReturn, Self, SupportsIndex, final, overload
+
+from typing_extensions import Buffer
 
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.layout import LayerId
 
 @final
 class LayerView:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...  # regions make these
     @property
     def id(self) -> LayerId: ...
     @property
@@ -45,6 +48,10 @@ class MmapRegion:
     @property
     def generation(self) -> int: ...
     @property
+    def created_ns(self) -> int: ...
+    @property
+    def plain(self) -> bool: ...
+    @property
     def n_layers(self) -> int: ...
     @property
     def content_bytes(self) -> int: ...
@@ -69,3 +76,5 @@ class MmapRegion:
     def residency(self) -> float: ...
     def prefetch(self, layers: Iterable[int] | None = None, wait: bool = False) -> float: ...
     def close(self) -> None: ...
+
+def private_memory(n_bytes: int) -> Buffer: ...

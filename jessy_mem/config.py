@@ -28,7 +28,7 @@ def parse_size_mb(size: int | float | str) -> int | float:
         raise ValueError(f"{size!r} is not a size")
     if not isinstance(size, str):
         return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(?:i?b)?)?\s*", size.lower())
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt]?)(?:i?b)?)?\s*", size.lower())
     if match is None:
         raise ValueError(f"{size!r} is not a size: expected a number of MiB, or text such as '280MB'")
     size_mb = float(match[1]) * _UNITS_MB[match[2] or ""]
@@ -99,7 +99,10 @@ class MemoryConfig:
         """Read the fields from the table ``[jessy_mem]`` of a TOML file, or from its top level if there is none."""
         with Path(path).open("rb") as file:
             table = tomllib.load(file)
-        return cls.of(table.get("jessy_mem", table))
+        fields = table.get("jessy_mem", table)
+        if not isinstance(fields, dict):
+            raise ValueError(f"jessy_mem: {fields!r} is not a table")
+        return cls.of(fields)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> MemoryConfig:
@@ -171,11 +174,13 @@ def _base_path(value: Any) -> str:
 
 
 def _pools(value: Any) -> tuple[tuple[int, int], ...]:
-    pools = tuple((size_mb, block_bytes) for size_mb, block_bytes in value)
+    if isinstance(value, (str, bytes, Mapping)):
+        raise ValueError(f"{value!r} is not a sequence of pairs (size in MiB, block size in bytes)")
+    pools = tuple((parse_size_mb(size_mb), block_bytes) for size_mb, block_bytes in value)
     if not pools:
         raise ValueError("there is no pool")
     for size_mb, block_bytes in pools:
-        if isinstance(size_mb, bool) or not isinstance(size_mb, (int, float)) or size_mb <= 0:
+        if not 0 < size_mb < 2**40:
             raise ValueError(f"{size_mb!r} is not a size in MiB above 0")
         if not isinstance(block_bytes, int) or block_bytes < 64 or block_bytes & (block_bytes - 1):
             raise ValueError(f"block size {block_bytes!r} is not a power of two of at least 64")

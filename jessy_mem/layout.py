@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ class LayerId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> LayerId:
         """The LayerId that `text`, such as ``"D01/L0"``, names; ValueError if it names none."""
-        match = re.fullmatch(r"[Dd](\d{1,10})/[Ll](\d{1,5})", text.strip())
+        match = re.fullmatch(r"[Dd]([0-9]{1,10})/[Ll]([0-9]{1,5})", text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not a layer: expected a name such as D01/L0")
         return cls.checked((int(match[1]), int(match[2])))
@@ -65,13 +66,15 @@ class LayerId(NamedTuple):
             dimension, layer = layer_id
         except (TypeError, ValueError):
             raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
-        if not (isinstance(dimension, int) and isinstance(layer, int)):
-            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints")
+        try:
+            dimension, layer = int(index(dimension)), int(index(layer))  # ints, and what counts as one, such as numpy's
+        except TypeError:
+            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"dimension {dimension}: expected 1..{MAX_DIMENSION}")
         if not 0 <= layer <= MAX_LAYER:
             raise ValueError(f"layer {layer}: expected 0..{MAX_LAYER}")
-        return cls(int(dimension), int(layer))
+        return cls(dimension, layer)
 
 
 def dimension_folder(dimension: int) -> str:
@@ -193,7 +196,7 @@ def _dimension(entry: Mapping[str, Any], address: int) -> DimensionPlan:
     return DimensionPlan(
         id=LayerId.checked((entry["id"], 0)).dimension,
         name=entry["name"],
-        size_bytes=entry["size_mb"] * MIB_BYTES,
+        size_bytes=_size_bytes(entry),
         frequency=float(entry["frequency"]),
         frequency_band=(float(low), float(high)),
         immutable=entry.get("immutable", False),
@@ -206,10 +209,22 @@ def _segments(entries: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     address = 0
     for entry in entries:
-        size_bytes = entry["size_mb"] * MIB_BYTES
+        size_bytes = _size_bytes(entry)
         segments.append(Segment(entry["name"], size_bytes, entry["first_dimension"], address))
         address += size_bytes
+    if not segments:
+        raise ValueError("segments: there is no segment")
+    first = [segment.first_dimension for segment in segments]
+    if first[0] != 1 or first != sorted(set(first)):
+        raise ValueError(f"segments: their first dimensions do not ascend from 1: {first}")
     return tuple(segments)
+
+
+def _size_bytes(entry: Mapping[str, Any]) -> int:
+    size_mb = entry["size_mb"]
+    if isinstance(size_mb, bool) or not isinstance(size_mb, int) or size_mb <= 0:
+        raise ValueError(f"{entry['name']}: size_mb: {size_mb!r} is not a number of MiB above 0")
+    return size_mb * MIB_BYTES
 
 
 @cache

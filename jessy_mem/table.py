@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file

@@ -13,6 +13,7 @@ from pathlib import Path
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
@@ -105,7 +106,7 @@ cdef class LayerView:
         cdef Py_ssize_t i
         if isinstance(key, slice):
             return memoryview(self)[key]
-        i = key
+        i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.size_bytes
         if not 0 <= i < self.size_bytes:

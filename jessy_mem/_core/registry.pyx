@@ -116,7 +116,7 @@ cdef class LayerRegistry:
             LayerId.checked(layer_id)
             raise
         if not (isinstance(dimension, int) and isinstance(layer, int)):
-            LayerId.checked(layer_id)
+            dimension, layer = LayerId.checked(layer_id)
         region = self._regions.get(dimension)
         if region is None:
             region = self.restore_region(dimension, layer)

@@ -7,6 +7,7 @@ fsynced and renamed over it, and then the folder is fsynced. The format is docs/
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -70,6 +71,11 @@ class LayerSpec:
             raise ValueError("text, content: give one of the two")
         if self.text is not None and not isinstance(self.text, str):
             raise ValueError(f"text: {type(self.text).__name__} is not str; bytes go into content")
+        if self.content is not None:
+            try:
+                memoryview(self.content).release()
+            except TypeError:
+                raise ValueError(f"content: {type(self.content).__name__} is not bytes-like") from None
         if not isinstance(self.depth, int) or not 0 <= self.depth <= 255:
             raise ValueError(f"depth: {self.depth!r} is not in 0..255")
         if self.layer is not None and (not isinstance(self.layer, int) or not 0 <= self.layer <= MAX_LAYER):
@@ -181,11 +187,15 @@ class RegionBuilder:
         self.immutable = immutable
         self.generation = generation
         self.created_ns = created_ns
+        if not isinstance(name, str):
+            raise TypeError(f"name: {type(name).__name__} is not str")
         self._name_bytes = name.encode()
         if not 1 <= len(self._name_bytes) <= 64:
             raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
-        if generation is not None and not 1 <= generation < 2**64:
-            raise ValueError(f"generation: {generation!r} is not at least 1")
+        if generation is not None and (not isinstance(generation, int) or not 1 <= generation < 2**64):
+            raise ValueError(f"generation: {generation!r} is not in 1..2**64 - 1")
+        if created_ns is not None and (not isinstance(created_ns, int) or not 0 <= created_ns < 2**64):
+            raise ValueError(f"created_ns: {created_ns!r} is not in 0..2**64 - 1")
         self._specs: dict[int, LayerSpec] = {}
         self._passages: dict[int, Sequence[str]] = {}
 
@@ -219,7 +229,7 @@ class RegionBuilder:
             if spec.compress:
                 frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
                 stored, stored_bytes = [frame], len(frame)
-            keywords = [word.encode() for word in spec.keywords]
+            keywords = [_encoded(word, layer, "keyword") for word in spec.keywords]
             checksum = xxhash.xxh3_64()
             for piece in stored:
                 checksum.update(piece)
@@ -243,7 +253,8 @@ class RegionBuilder:
 
         `progress(done_bytes, total_bytes)` is called as the file grows. Whoever has the old file mapped keeps it.
         Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses; the file that was
-        there is then untouched and nothing is left behind.
+        there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then the
+        new file is there, whole, and may be lost in a power cut.
         """
         target = Path(path)
         region = self.pack(self.generation or _stored_generation(target) + 1)
@@ -254,8 +265,9 @@ class RegionBuilder:
 def publish(region: PackedRegion, target: Path, progress: Progress | None = None) -> None:
     """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    made: list[Path] = []
     try:
-        _make_folder(target.parent)
+        _make_folder(target.parent, made)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -269,6 +281,9 @@ def publish(region: PackedRegion, target: Path, progress: Progress | None = None
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            while made:
+                made.pop().rmdir()
         if isinstance(error, OSError):
             raise MappingError.of(error, target) from error
         raise
@@ -280,12 +295,19 @@ def is_temporary(path: Path) -> bool:
     return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make `folder`, and the name of each folder made on the way durable."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """Make `folder`, and the name of each folder made on the way durable; they are added to `made`."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, made)
+    try:
+        folder.mkdir()
+    except FileExistsError:  # another process was faster, or it is no folder
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
+    else:
+        made.append(folder)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -315,10 +337,10 @@ def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[
     texts: Sequence[str] | None
     if spec.text is not None:
         texts = [spec.text, *passages]
-        encoded = {text: text.encode() for text in dict.fromkeys(texts)}
+        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys(texts)}
         raw = [encoded[text] for text in texts]
     else:
-        content = spec.content if isinstance(spec.content, bytes) else memoryview(spec.content).cast("B")
+        content = _flat(spec.content)
         raw = [content]
         try:
             texts = [str(content, "utf-8")]
@@ -333,22 +355,48 @@ def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[
     return raw, flags, sum(map(len, texts))
 
 
+def _flat(content: Any) -> Buffer:
+    """The bytes of any buffer, without a copy if they lie in order."""
+    if isinstance(content, bytes):
+        return content
+    view = memoryview(content)
+    try:
+        return view.cast("B")
+    except (TypeError, ValueError):  # strided, empty in several dimensions, or of a format that cannot be cast
+        return view.tobytes()
+
+
+def _encoded(text: str, layer: int, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        reason = f"{error.reason}, in a {what} of layer {layer}"
+        raise UnicodeEncodeError(error.encoding, error.object, error.start, error.end, reason) from None
+
+
 def _now_ns() -> int:
     """The time of creation: SOURCE_DATE_EPOCH if it is set, so that the same input gives the same bytes."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return int(epoch) * 1_000_000_000 if epoch else time.time_ns()
+    if not epoch:
+        return time.time_ns()
+    if not (epoch.isascii() and epoch.isdecimal() and int(epoch) * 10**9 < 2**64):
+        raise ValueError(f"SOURCE_DATE_EPOCH: {epoch!r} is not a number of seconds since 1970")
+    return int(epoch) * 10**9
 
 
 def _stored_generation(path: Path) -> int:
     """The generation of the region file at `path`; 0 if there is none, or no region."""
     try:
+        if not path.is_file():  # to open a FIFO would wait for its writer
+            return 0
         with path.open("rb") as file:
             header = file.read(256)
     except OSError:
         return 0
     if len(header) < 256 or header[84:100] != MAGIC:
         return 0
-    return int.from_bytes(header[112:120], "little")
+    generation = int.from_bytes(header[112:120], "little")
+    return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
 
 
 def _is_hex(text: str) -> bool:

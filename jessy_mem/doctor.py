@@ -19,6 +19,7 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import is_temporary
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError
+from jessy_mem.ids import IdRegister
 from jessy_mem.layout import default_layout, dimension_folder
 
 __all__ = ["Finding", "clean", "examine", "verify_region"]
@@ -39,12 +40,13 @@ class Finding:
     kind: str
     path: Path
     detail: str
+    base_path: Path
     n_bytes: int = 0
     removable: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-serialisable values."""
-        return dataclasses.asdict(self) | {"path": os.fspath(self.path)}
+        return dataclasses.asdict(self) | {"path": str(self.path), "base_path": str(self.base_path)}
 
     def __str__(self) -> str:
         return f"{self.path}: {self.kind}: {self.detail}"
@@ -86,43 +88,48 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
     [('stray temporary', 7, True)]
     """
     base = Path(base_path)
-    findings = list(_strays(base))
+    findings = list(_strays(base, base))
     regions: dict[Path, int] = {}
     for folder in _folders(base):
         file = folder / REGION
         try:
-            findings += _strays(folder)
+            findings += _strays(base, folder)
             present = os.path.lexists(file)
         except OSError as error:
-            findings.append(_unreadable(folder, error))
+            findings.append(Finding("unreadable", folder, error.strerror or str(error), base))
             continue
         if folder.name != dimension_folder(int(folder.name[1:])):
             detail = f"no manager looks here; the folder of this dimension is {dimension_folder(int(folder.name[1:]))}"
-            findings.append(Finding("misnamed folder", folder, detail, _size(file)))
+            findings.append(Finding("misnamed folder", folder, detail, base, _size(file)))
         elif present:
             regions[file] = _size(file)
-    findings += _examine_regions(regions, progress)
+    findings += _examine_regions(base, regions, progress)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
 
 
 def clean(findings: Iterable[Finding]) -> list[Finding]:
     """Remove the stray temporary files among `findings`; returns those that were removed.
 
-    A file that is gone, or that is no longer what was found, is left alone; one that cannot be removed is an OSError.
-    Run it while no process writes to the folder.
+    It waits for a crystallization under way; a RegionBuilder that writes into the folder meanwhile may lose its file,
+    and says so. A file that is gone is passed over. MappingError or OSError if the system refuses.
     """
     removed = []
+    by_base: dict[Path, list[Finding]] = {}
     for finding in findings:
         if finding.removable and is_temporary(finding.path):
-            try:
-                finding.path.unlink()
-            except FileNotFoundError:
-                continue
-            removed.append(finding)
+            by_base.setdefault(finding.base_path, []).append(finding)
+    for base, strays in by_base.items():
+        with IdRegister(os.fspath(base), default_layout()).locked():
+            for finding in strays:
+                try:
+                    finding.path.unlink()
+                except FileNotFoundError:
+                    continue
+                removed.append(finding)
     return removed
 
 
-def _examine_regions(regions: dict[Path, int], progress: Progress | None) -> Iterator[Finding]:
+def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | None) -> Iterator[Finding]:
     total_bytes = sum(regions.values())
     done_bytes = 0
     holders: dict[int, list[Path]] = {}
@@ -130,21 +137,21 @@ def _examine_regions(regions: dict[Path, int], progress: Progress | None) -> Ite
         report = None if progress is None else _shifted(progress, done_bytes, total_bytes)
         for error in verify_region(path, progress=report):
             kind = "unreadable" if isinstance(error, OSError) else "damaged"
-            yield Finding(kind, path, _without_path(error, path), n_bytes)
+            yield Finding(kind, path, _without_path(error, path), base, n_bytes)
         done_bytes += n_bytes
         slot_bytes = default_layout().slot_bytes(_dimension_of(path))
         if n_bytes > slot_bytes:
-            yield Finding("too large", path, f"{n_bytes} bytes, its slot has {slot_bytes}", n_bytes)
+            yield Finding("too large", path, f"{n_bytes} bytes, its slot has {slot_bytes}", base, n_bytes)
         stored = _stored_id(path)
         if stored is not None:
             holders.setdefault(stored, []).append(path)
             if stored != _dimension_of(path):
                 detail = f"it holds {dimension_folder(stored)}, so it cannot be loaded from this folder"
-                yield Finding("wrong id", path, detail, n_bytes)
+                yield Finding("wrong id", path, detail, base, n_bytes)
     for stored, paths in holders.items():
         for path in paths if len(paths) > 1 else ():
             others = ", ".join(f"{other.parent.name}/{other.name}" for other in paths if other != path)
-            yield Finding("duplicate id", path, f"{dimension_folder(stored)} is also in {others}", regions[path])
+            yield Finding("duplicate id", path, f"{dimension_folder(stored)} is also in {others}", base, regions[path])
 
 
 def _folders(base: Path) -> list[Path]:
@@ -153,10 +160,11 @@ def _folders(base: Path) -> list[Path]:
     return sorted(found, key=lambda path: (int(path.name[1:]), path.name))
 
 
-def _strays(folder: Path) -> Iterator[Finding]:
+def _strays(base: Path, folder: Path) -> Iterator[Finding]:
     for path in folder.iterdir():
         if is_temporary(path) and (path.is_symlink() or not path.is_dir()):
-            yield Finding("stray temporary", path, "an interrupted write left it", _size(path), removable=True)
+            detail = "an interrupted write left it"
+            yield Finding("stray temporary", path, detail, base, _size(path), removable=True)
 
 
 def _dimension_of(path: Path) -> int:
@@ -181,10 +189,6 @@ def _size(path: Path) -> int:
     except OSError:
         return 0
     return info.st_size if stat.S_ISREG(info.st_mode) else 0
-
-
-def _unreadable(path: Path, error: OSError) -> Finding:
-    return Finding("unreadable", path, error.strerror or str(error))
 
 
 def _without_path(error: ConsciousnessError, path: Path) -> str:

@@ -87,9 +87,9 @@ def dimension_folder(dimension: int) -> str:
     return f"D{dimension:02d}"
 
 
-def region_path(base_path: str | os.PathLike[str], dimension: int) -> Path:
+def region_path(base_path: str | os.PathLike[str], dimension: int) -> str:
     """Where the region file of `dimension` lies under `base_path`."""
-    return Path(base_path) / dimension_folder(dimension) / "region.mmap"
+    return f"{os.fspath(base_path)}/{dimension_folder(dimension)}/region.mmap"
 
 
 def data_folder() -> Path:
@@ -169,7 +169,10 @@ class MemoryLayout:
 
     def segment_of(self, dimension: int) -> Segment:
         """The segment that pays for `dimension`."""
-        return [segment for segment in self.segments if segment.first_dimension <= dimension][-1]
+        for segment in reversed(self.segments):
+            if segment.first_dimension <= dimension:
+                return segment
+        raise ValueError(f"dimension {dimension}: expected at least 1")
 
     def slot_bytes(self, dimension: int) -> int:
         """The most that the region file of `dimension` may take: its slot, or its whole segment outside the plan."""

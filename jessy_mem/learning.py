@@ -23,7 +23,7 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import make_region, now_ticks
+from jessy_mem._core.registry import now_ticks
 from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, publish, sync_folder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -34,7 +34,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.ids import IdRegister
-from jessy_mem.layout import LayerId, region_path
+from jessy_mem.layout import LayerId
 from jessy_mem.table import Evicted, RegionTable, logger
 
 __all__ = ["LearningTable"]
@@ -118,9 +118,10 @@ class LearningTable(RegionTable):
         begin_ticks = now_ticks()
         with self._learning:
             self._check_open()
-            path = Path(region_path(self.config.base_path, dimension_id))
+            place = self._place_of(dimension_id)
+            path = Path(place.path)
             if dimension_id not in self._protos:
-                learned = dimension_id not in self.layout.dimensions and dimension_id not in self._paths
+                learned = not place.planned and not place.named
                 evicted = dimension_id in self._evicted
                 if learned and (evicted or self._changeable(dimension_id).source == "mmap"):
                     return path
@@ -146,7 +147,7 @@ class LearningTable(RegionTable):
             self._check_open()
             if dimension_id in self.layout.dimensions:
                 raise ImmutableDimension(dimension_id, "forgetting a core dimension")
-            path = Path(self._path_of(dimension_id))
+            path = Path(self._place_of(dimension_id).path)
             if dimension_id in self._regions:
                 self._changeable(dimension_id)
             elif dimension_id not in self._evicted and not path.exists():
@@ -180,7 +181,7 @@ class LearningTable(RegionTable):
         only = segment if isinstance(refusal, LimitExceeded) and refusal.segment == segment else None
         with self._learning:
             for dimension in list(self._protos):
-                if only is not None and self.layout.segment_of(dimension).name != only:
+                if only is not None and self._place_of(dimension).segment != only:
                     continue
                 if self.config.on_full == "crystallize":
                     self.crystallize(dimension)
@@ -234,7 +235,7 @@ class LearningTable(RegionTable):
         name = self._regions[dimension].name
         numbered = [spec if spec.layer == layer else _numbered(spec, layer) for layer, spec in specs.items()]
         packed = _builder(dimension, name, numbered).pack(1)
-        block = self._allocate(packed.n_bytes, self.layout.segment_of(dimension).name)
+        block = self._allocate(packed.n_bytes, self._place_of(dimension).segment)
         if dimension not in self._protos:  # making room took this very one
             raise RegionNotFound(dimension, f"it was {self.config.on_full}ed to make room for its change")
         with self._lock:
@@ -245,7 +246,7 @@ class LearningTable(RegionTable):
         packed.fill(memoryview(block))
         image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
         image.charged_bytes = block.capacity
-        return make_region(image, False, self._allocator(dimension))
+        return self._region_around(image, dimension)
 
     def _take_file(self, dimension: int) -> None:
         """Let the file of a proto-dimension, just published, take its place in the table."""

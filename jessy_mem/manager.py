@@ -26,7 +26,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.ids import dimensions_in
-from jessy_mem.layout import LayerId
+from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import LearningTable
 from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import PressureCallback, logger
@@ -73,17 +73,19 @@ class MmapManager(LearningTable):
         MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        dimension = LayerId.checked((dimension_id, 0)).dimension
+        dimension = dimension_id
+        if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
+            dimension = LayerId.checked((dimension_id, 0)).dimension
 
         def load() -> MmapRegion:
             if dimension in self._regions or dimension in self._evicted:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                self._paths[dimension] = os.fspath(path)
+                self._places[dimension] = self._place_at(dimension, os.fspath(path), True)
             try:
                 region = self._open_region(dimension)
             except BaseException:
-                self._paths.pop(dimension, None)
+                self._places.pop(dimension, None)
                 raise
             self._install(dimension, region)
             return region
@@ -127,7 +129,7 @@ class MmapManager(LearningTable):
             except DimensionAlreadyLoaded:  # by another thread, just now
                 return self.region(dimension).source
         replaceable = known.source == "simulated" and self.config.simulation != "always"
-        if replaceable and os.path.exists(self._path_of(dimension)):
+        if replaceable and os.path.exists(self._place_of(dimension).path):
             self.reload_dimension(dimension)
             return self.region(dimension).source
         return known.source

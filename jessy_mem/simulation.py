@@ -90,9 +90,10 @@ def simulated_image(
     is as in `simulate_dimension`. MappingError if there is no memory. Thread-safe.
 
     The memory is private and anonymous: no other process and no descriptor reaches it; the Image shows it read-only.
-    Huge pages are asked for, since page faults are what filling a slot takes most time for. All 14 dimensions took
-    {NATURAL} ms at their natural size (cold, reading the bundled text included) and {SCALED} ms at scale 1 (148 MB, of
-    which SHA-256 of the immutable ones 11 ms), on one thread of a 2.6 GHz server; without huge pages 90 ms more.
+    Huge pages are asked for, since most of the time goes into page faults without them. All 14 dimensions take about
+    10 ms of processor time at their natural size, bundled text read from disk included, and 70 ms at scale 1: 13 ms to
+    clear 148 MB, 20 ms to fill them, 9 ms for the SHA-256 of the immutable ones, the rest for text and checksums (one
+    thread of a busy server). Without huge pages it is some 80 ms more.
     """
     region = simulate_dimension(dimension_id, layout, seed, scale)
     charge = admit(region.n_bytes) if admit is not None else None

@@ -19,7 +19,7 @@ from operator import index
 from typing import Any, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
-from jessy_mem._core.image import map_file
+from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
@@ -60,6 +60,18 @@ class Evicted(NamedTuple):
     source: str
 
 
+class Place(NamedTuple):
+    """Where a dimension belongs: what the plan, and whoever named a path, say of it."""
+
+    path: str
+    named: bool  # the path was given to load_dimension: a file that is missing there is never simulated
+    planned: bool
+    immutable: bool
+    segment: str
+    slot_bytes: int
+    allocate: Callable[[int], Any]  # gives blocks for decompressed layers
+
+
 class RegionTable(LayerRegistry):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face."""
 
@@ -70,6 +82,9 @@ class RegionTable(LayerRegistry):
         growth = max(1.0, config.total_bytes / self.layout.total_bytes)
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
+        self._base_path = os.fspath(config.base_path)
+        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
+        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -78,19 +93,18 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
+        self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
         self._policy = make_policy(config.eviction_policy)
         self._evicted: dict[int, Evicted] = {}
-        self._paths: dict[int, str] = {}  # of dimensions that were loaded from elsewhere than the base folder
+        self._places: dict[int, Place] = {}
         self._index = LayerIndex()
         self._unindexed: set[int] = set()
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
-        self._evict_at_bytes = config.total_bytes * config.eviction_threshold / 100
-        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._n_evictions = self._n_failures = 0
         self.set_timed(config.record_latency)
 
@@ -102,46 +116,59 @@ class RegionTable(LayerRegistry):
         `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
-        path = self._path_of(dimension)
-        planned = None if dimension in self._paths else self.layout.dimensions.get(dimension)
-        if self.config.simulation == "always" and planned is not None:
+        place = self._place_of(dimension)
+        may_simulate = place.planned and not place.named
+        if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
-        immutable = self.layout.is_immutable(dimension)
         try:
             # No local variable holds the image: the traceback of an error would keep it mapped and charged.
             region = make_region(
-                map_file(path, dimension, admit=partial(self._admit, dimension), immutable=immutable),
-                immutable,
-                self._allocator(dimension),
+                map_file(place.path, dimension, admit=partial(self._admit, dimension), immutable=place.immutable),
+                place.immutable,
+                place.allocate,
                 self.config.verify,
             )
         except DimensionNotFound:
-            if planned is None or known_source == "mmap" or self.config.simulation == "never":
+            if not may_simulate or known_source == "mmap" or self.config.simulation == "never":
                 raise
         else:
-            if immutable and region.generation == 0:
-                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", path)
+            if place.immutable and region.generation == 0:
+                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
             return region
         if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, path)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {path}", stacklevel=5)
+            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, place.path)
+            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {place.path}", stacklevel=5)
         return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
         admit, seed = partial(self._admit, dimension), self.config.simulation_seed
-        return make_region(
-            simulated_image(dimension, self.layout, seed=seed, admit=admit),
+        return self._region_around(simulated_image(dimension, self.layout, seed=seed, admit=admit), dimension)
+
+    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
+        place = self._place_of(dimension)
+        return make_region(image, place.immutable, place.allocate, self.config.verify)
+
+    def _place_of(self, dimension: int) -> Place:
+        place = self._places.get(dimension)
+        if place is None:
+            place = self._places[dimension] = self._place_at(dimension, region_path(self._base_path, dimension), False)
+        return place
+
+    def _place_at(self, dimension: int, path: str, named: bool) -> Place:
+        segment = self.layout.segment_of(dimension).name
+        return Place(
+            path,
+            named,
+            dimension in self.layout.dimensions,
             self.layout.is_immutable(dimension),
-            self._allocator(dimension),
+            segment,
+            self.layout.slot_bytes(dimension),
+            self._allocators[segment],
         )
 
-    def _path_of(self, dimension: int) -> str:
-        path = self._paths.get(dimension)
-        return os.fspath(region_path(self.config.base_path, dimension)) if path is None else path
-
-    def _allocator(self, dimension: int) -> Callable[[int], Any]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block]:
         """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
-        pool, segment, table = self._pool, self.layout.segment_of(dimension).name, weakref.ref(self)
+        pool, table = self._pool, weakref.ref(self)
 
         def allocate(n_bytes: int) -> Block:
             owner = table()
@@ -153,17 +180,16 @@ class RegionTable(LayerRegistry):
 
     def _admit(self, dimension: int, n_bytes: int) -> Charge:
         """The charge for a file of `n_bytes`, after making room if that is needed; LimitExceeded."""
-        segment = self.layout.segment_of(dimension).name
-        slot_bytes = self.layout.slot_bytes(dimension)
-        if n_bytes > slot_bytes:
-            hint = f"the slot of D{dimension:02d} has {format_bytes(slot_bytes)}"
-            raise LimitExceeded(0, slot_bytes, n_bytes, segment, hint=hint)
+        place = self._place_of(dimension)
+        if n_bytes > place.slot_bytes:
+            hint = f"the slot of D{dimension:02d} has {format_bytes(place.slot_bytes)}"
+            raise LimitExceeded(0, place.slot_bytes, n_bytes, place.segment, hint=hint)
         while True:
             try:
-                return Charge(self._ledger, segment, n_bytes)
+                return Charge(self._ledger, place.segment, n_bytes)
             except LimitExceeded as error:
                 refusal = error.with_traceback(None)
-            if not self._make_room(segment, n_bytes, self._ledger.limit_bytes):
+            if not self._make_room(place.segment, n_bytes, self._ledger.limit_bytes):
                 raise self._naming_holders(refusal)
 
     def _allocate(self, n_bytes: int, segment: str) -> Block:
@@ -189,7 +215,7 @@ class RegionTable(LayerRegistry):
         held = [
             (lease.n_bytes, str(lease))
             for lease in self._leases()
-            if segment in ("total", self.layout.segment_of(lease.dimension).name)
+            if segment in ("total", self._place_of(lease.dimension).segment)
         ]
         pool_bytes, _ = self._pool.usage()
         if pool_bytes and segment in ("total", "reserve"):
@@ -231,7 +257,7 @@ class RegionTable(LayerRegistry):
         self._index.remove(dimension)
         self._unindexed.discard(dimension)
         self._addresses.pop(dimension, None)
-        self._paths.pop(dimension, None)
+        self._places.pop(dimension, None)
 
     def _place(self, dimension: int, n_bytes: int) -> None:
         """Give a dimension outside the plan the first logical addresses of its segment that are free, or its own."""
@@ -266,7 +292,7 @@ class RegionTable(LayerRegistry):
 
         with self._lock:
             can_go = self.evictable_regions()
-            in_segment = sum(size for each, size in can_go if self.layout.segment_of(each).name == segment)
+            in_segment = sum(size for each, size in can_go if self._place_of(each).segment == segment)
             if excess_bytes() > in_segment or total_excess_bytes() > sum(size for _, size in can_go):
                 return False
             self._evict_until(lambda: excess_bytes() <= 0, segment)
@@ -280,8 +306,7 @@ class RegionTable(LayerRegistry):
                 self._policy.touch(dimension)
 
         def evictable(dimension: int) -> bool:
-            paid_by = self.layout.segment_of(dimension).name
-            return segment in (None, paid_by) and self.is_evictable(dimension)
+            return segment in (None, self._place_of(dimension).segment) and self.is_evictable(dimension)
 
         while not enough():
             victim = self._policy.victim(evictable)
@@ -339,7 +364,7 @@ class RegionTable(LayerRegistry):
             except LimitExceeded as error:
                 # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
                 hopeless = error.requested_bytes > error.limit_bytes
-                if hopeless or not self._relieve(self.layout.segment_of(dimension).name, error):
+                if hopeless or not self._relieve(self._place_of(dimension).segment, error):
                     raise
             else:
                 self._settle()
@@ -356,7 +381,7 @@ class RegionTable(LayerRegistry):
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
-        if used_bytes >= self._evict_at_bytes:
+        if used_bytes >= self._evict_from_bytes:
             with self._lock:
                 self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
         if crossings:

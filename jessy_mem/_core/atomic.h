@@ -36,6 +36,21 @@ static inline int jm_cas_weak_relaxed(uint64_t *p, uint64_t *expected, uint64_t 
     return __atomic_compare_exchange_n(p, expected, desired, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
+/* The same among threads that hold the GIL: a locked instruction only where there is no GIL to hold. */
+static inline int jm_gil_cas(uint64_t *p, uint64_t *expected, uint64_t desired)
+{
+#ifdef Py_GIL_DISABLED
+    return jm_cas_acq_rel(p, expected, desired);
+#else
+    if (*p == *expected) {
+        *p = desired;
+        return 1;
+    }
+    *expected = *p;
+    return 0;
+#endif
+}
+
 /* Raise *p to at least v. */
 static inline void jm_max_relaxed(uint64_t *p, uint64_t v)
 {

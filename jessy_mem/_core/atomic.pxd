@@ -20,6 +20,7 @@ cdef extern from "atomic.h" nogil:
     bint jm_cas_acq_rel(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     bint jm_cas_weak_acq_rel(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     bint jm_cas_weak_relaxed(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
+    bint jm_gil_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     void jm_max_relaxed(uint64_t *p, uint64_t v) noexcept
     void jm_min_relaxed(uint64_t *p, uint64_t v) noexcept
     void *jm_ptr_load_acquire(void *const *p) noexcept

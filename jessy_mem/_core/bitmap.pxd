@@ -20,6 +20,7 @@ read-modify-writes: whichever of "look again" and "change the word" comes second
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.atomic cimport (
+    jm_add_acq_rel,
     jm_and_acq_rel,
     jm_cas_acq_rel,
     jm_cas_weak_acq_rel,
@@ -39,20 +40,18 @@ cdef enum:
 cdef extern from *:
     """
     #define JM_WORD_FULL UINT64_MAX
-    #define JM_ALIGNED_2 0x5555555555555555ull
-    #define JM_ALIGNED_4 0x1111111111111111ull
-    #define JM_ALIGNED_8 0x0101010101010101ull
-    #define JM_ALIGNED_16 0x0001000100010001ull
-    #define JM_ALIGNED_32 0x0000000100000001ull
+    #define jm_unlikely(condition) __builtin_expect(!!(condition), 0)
     """
     const uint64_t JM_WORD_FULL
-    const uint64_t JM_ALIGNED_2, JM_ALIGNED_4, JM_ALIGNED_8, JM_ALIGNED_16, JM_ALIGNED_32
+    bint jm_unlikely(bint condition) noexcept nogil
 
 
 cdef struct Bitmap:
     uint64_t *words        # atomic; aligned to a cache line; the bits past n_units are claimed for ever
     uint64_t *summary      # atomic; one bit for each word
     word_index_t n_words
+    uint64_t n_holds_begun  # atomic; times that units were claimed which may be given back at once (a hold)
+    uint64_t n_holds_ended  # atomic
 
 
 cdef struct Zone:          # the units [first_unit, end_unit) a search may take from; constant
@@ -82,22 +81,40 @@ cdef inline uint64_t zone_outside(const Zone *zone, word_index_t w) noexcept nog
     return (zone.before if w == zone.first else 0) | (zone.after if w + 1 == zone.end else 0)
 
 
-# The bits of `word` where 2**order free units begin, aligned to their number; order is 0..6.
+# The bits of a word where groups of 2**order units begin.
+cdef inline uint64_t group_starts(unsigned int order) noexcept nogil:
+    if order == 0:
+        return JM_WORD_FULL
+    elif order == 1:
+        return 0x5555555555555555ULL
+    elif order == 2:
+        return 0x1111111111111111ULL
+    elif order == 3:
+        return 0x0101010101010101ULL
+    elif order == 4:
+        return 0x0001000100010001ULL
+    elif order == 5:
+        return 0x0000000100000001ULL
+    else:
+        return 1
+
+
+# The first bit of the lowest free group of 2**order units, or -1. Subtracting 1 from every group borrows into the top
+# bit of those that are 0; a group above the lowest such one may be marked by the borrow alone, the lowest never is.
+cdef inline int word_first_fit(uint64_t word, unsigned int order) noexcept nogil:
+    cdef uint64_t starts = group_starts(order)
+    cdef bit_index_t last_unit = (1 << order) - 1
+    cdef uint64_t marks = (word - starts) & ~word & (starts << last_unit)
+    return <int> (jm_ctz(marks) & ~last_unit) if marks else -1
+
+
+# The first bits of all free groups of 2**order units.
 cdef inline uint64_t word_fits(uint64_t word, unsigned int order) noexcept nogil:
     cdef uint64_t fits = ~word
-    if order > 0:
-        fits &= (fits >> 1) & JM_ALIGNED_2
-    if order > 1:
-        fits &= (fits >> 2) & JM_ALIGNED_4
-    if order > 2:
-        fits &= (fits >> 4) & JM_ALIGNED_8
-    if order > 3:
-        fits &= (fits >> 8) & JM_ALIGNED_16
-    if order > 4:
-        fits &= (fits >> 16) & JM_ALIGNED_32
-    if order > 5:
-        fits &= (fits >> 32) & 1
-    return fits
+    cdef unsigned int i
+    for i in range(order):
+        fits &= fits >> (1 << i)
+    return fits & group_starts(order)
 
 
 # The bits of word w that the units [unit, unit + n_units) have in it; w must hold at least one of them.
@@ -109,6 +126,13 @@ cdef inline uint64_t run_mask(unit_index_t unit, uint64_t n_units, word_index_t 
     if end < base + WORD_UNITS:
         mask &= JM_WORD_FULL >> (base + WORD_UNITS - end)
     return mask
+
+
+# The length of the lowest run of set bits, and its first bit; word must not be 0.
+cdef inline uint64_t word_lowest_run(uint64_t word, bit_index_t *first) noexcept nogil:
+    first[0] = jm_ctz(word)
+    word >>= first[0]
+    return WORD_UNITS if word == JM_WORD_FULL else jm_ctz(~word)
 
 
 # -- one word ---------------------------------------------------------------------------------------------------------
@@ -127,17 +151,16 @@ cdef inline void word_mark_full(Bitmap *bitmap, word_index_t w) noexcept nogil:
 # Claim 2**order units of word w: the first bit, or -1 when they do not fit. Bits of `outside` are left alone.
 cdef inline int word_claim(Bitmap *bitmap, word_index_t w, uint64_t outside, unsigned int order) noexcept nogil:
     cdef uint64_t mask = JM_WORD_FULL >> (WORD_UNITS - (1 << order))
-    cdef uint64_t word = jm_load_relaxed(&bitmap.words[w]), fits
-    cdef bit_index_t bit
+    cdef uint64_t word = jm_load_relaxed(&bitmap.words[w])
+    cdef int bit
     while True:
-        fits = word_fits(word | outside, order)
-        if not fits:
+        bit = word_first_fit(word | outside, order)
+        if bit < 0:
             if word == JM_WORD_FULL:
                 word_mark_full(bitmap, w)
             return -1
-        bit = jm_ctz(fits)
         if jm_cas_weak_acq_rel(&bitmap.words[w], &word, word | mask << bit):
-            return <int> bit
+            return bit
 
 
 # Claim exactly the bits of `mask`: False, and nothing changed, when one of them is claimed.
@@ -206,24 +229,23 @@ cdef inline unit_index_t bitmap_claim_between(
 
 
 # Claim a block of 2**order units (order 0..6) inside the zone: its first unit, or -1 when none fits.
-# `hint` is the caller's own: a word of the zone to begin at; it becomes the word where the block was found. Threads with
-# hints on different cache lines do not meet; two that do meet part, because the one that loses goes on to the next line.
+# `hint` is the caller's own: the word where it looks first; it becomes the word where the block was found. Threads
+# whose hints lie on different cache lines do not meet; when two do, the one that loses goes on to the next line.
 cdef inline unit_index_t bitmap_claim(
     Bitmap *bitmap, const Zone *zone, unsigned int order, word_index_t *hint
 ) noexcept nogil:
     cdef uint64_t mask = JM_WORD_FULL >> (WORD_UNITS - (1 << order))
     cdef word_index_t w = jm_load_relaxed(hint)
-    cdef uint64_t word, fits
+    cdef uint64_t word
     cdef unit_index_t unit
-    cdef bit_index_t bit
-    if w < zone.first or w >= zone.end:
+    cdef int bit
+    if jm_unlikely(w < zone.first or w >= zone.end):
         w = zone.first
     word = jm_load_relaxed(&bitmap.words[w])
-    fits = word_fits(word | zone_outside(zone, w), order)
-    if fits:
-        bit = jm_ctz(fits)
-        if jm_cas_acq_rel(&bitmap.words[w], &word, word | mask << bit):
-            return <unit_index_t> (w * WORD_UNITS + bit)
+    bit = word_first_fit(word | zone_outside(zone, w), order)
+    if bit >= 0:
+        if not jm_unlikely(not jm_cas_acq_rel(&bitmap.words[w], &word, word | mask << bit)):
+            return <unit_index_t> (w * WORD_UNITS + <word_index_t> bit)
         w = (w | (LINE_WORDS - 1)) + 1
         if w >= zone.end:
             w = zone.first
@@ -236,9 +258,8 @@ cdef inline unit_index_t bitmap_claim(
     return unit
 
 
-# Release the n_units units at `unit`, a block or a run: DOUBLE_FREE, and nothing written, when one of them is not
-# claimed. Of two threads that release the same run exactly one gets OK: the first word decides.
-cdef inline Status bitmap_release(Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
+# Release the run of units that begins at `unit` and goes on in the next word or farther; see bitmap_release.
+cdef inline Status bitmap_release_run(Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
     cdef word_index_t first = <word_index_t> unit // WORD_UNITS
     cdef word_index_t last = (<word_index_t> unit + n_units - 1) // WORD_UNITS
     cdef word_index_t w
@@ -252,6 +273,15 @@ cdef inline Status bitmap_release(Bitmap *bitmap, unit_index_t unit, uint64_t n_
     for w in range(first + 1, last + 1):
         word_release(bitmap, w, run_mask(unit, n_units, w))
     return OK
+
+
+# Release the n_units units at `unit`, a block or a run: DOUBLE_FREE, and nothing written, when one of them is not
+# claimed. Of two threads that release the same run exactly one gets OK: the first word decides.
+cdef inline Status bitmap_release(Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
+    cdef bit_index_t bit = unit % WORD_UNITS
+    if jm_unlikely(bit + n_units > WORD_UNITS):
+        return bitmap_release_run(bitmap, unit, n_units)
+    return word_release(bitmap, <word_index_t> unit // WORD_UNITS, (JM_WORD_FULL >> (WORD_UNITS - n_units)) << bit)
 
 
 # The last claimed unit of [unit, unit + n_units), or -1.
@@ -269,10 +299,10 @@ cdef inline unit_index_t bitmap_last_claimed(const Bitmap *bitmap, unit_index_t 
 
 
 # Claim a run of n_units units that begins at a multiple of align_units inside the zone: its first unit, or -1.
-# Words are claimed upward and given back when one of them was lost, so of two runs that meet the upper one wins. A
-# concurrent claim may fail because of units that are held for this moment only.
+# Words are claimed upward, and given back when one of them was lost; of two runs that meet the upper one wins. Adds the
+# number of its holds to *n_holds. Whoever finds nothing while others hold units must look again; see Arena.search.
 cdef inline unit_index_t bitmap_claim_run(
-    Bitmap *bitmap, const Zone *zone, uint64_t n_units, uint64_t align_units
+    Bitmap *bitmap, const Zone *zone, uint64_t n_units, uint64_t align_units, uint64_t *n_holds
 ) noexcept nogil:
     cdef unit_index_t align = <unit_index_t> align_units
     cdef unit_index_t unit = (zone.first_unit + align - 1) // align * align, claimed
@@ -284,18 +314,23 @@ cdef inline unit_index_t bitmap_claim_run(
             continue
         first = <word_index_t> unit // WORD_UNITS
         last = (<word_index_t> unit + n_units - 1) // WORD_UNITS
+        jm_add_acq_rel(&bitmap.n_holds_begun, 1)
+        n_holds[0] += 1
         w = first
         while w <= last and word_claim_mask(bitmap, w, run_mask(unit, n_units, w)):
             w += 1
+        if w <= last:
+            while w > first:  # lost word w: give back those below it, then look at the same place again
+                w -= 1
+                word_release(bitmap, w, run_mask(unit, n_units, w))
+            w = first
+        jm_add_acq_rel(&bitmap.n_holds_ended, 1)
         if w > last:
             return unit
-        while w > first:  # lost word w: give back those below it, then look at the same place again
-            w -= 1
-            word_release(bitmap, w, run_mask(unit, n_units, w))
     return -1
 
 
-# -- counts: each word is read once; under concurrent change the sum belongs to no single moment -------------------------
+# -- counts: each word is read once, so a count taken while others work belongs to no single moment --------------------
 
 # Claimed units, those past the end included.
 cdef inline uint64_t bitmap_count_claimed(const Bitmap *bitmap) noexcept nogil:

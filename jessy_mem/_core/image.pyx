@@ -27,6 +27,7 @@ from jessy_mem._core.atomic cimport jm_flag_load_acquire, jm_flag_store_release
 from jessy_mem._core.format cimport (
     CODEC_RAW,
     HEADER_BYTES,
+    PAGE_ALIGNMENT_BYTES,
     OPTION_IMMUTABLE,
     Fault,
     Header,
@@ -54,11 +55,17 @@ cdef int CHUNK_BYTES = 1 << 20
 cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
+cdef inline uint64_t near_end(const Header *header) noexcept nogil:
+    """The end of the last page of the head, and never less than where the first content can begin."""
+    cdef uint64_t page_bytes = max(<uint64_t> jm_page_bytes(), <uint64_t> PAGE_ALIGNMENT_BYTES)
+    return (format_head_bytes(header) // page_bytes + 1) * page_bytes
+
+
 cdef bint check_near_gaps(
     const uint8_t *base, const Header *header, const LayerEntry *layers, Fault *fault
 ) noexcept nogil:
     """Gaps on the pages of the head, which are in memory anyway; check_content looks at the others."""
-    cdef uint64_t near_bytes = (format_head_bytes(header) // jm_page_bytes() + 1) * jm_page_bytes()
+    cdef uint64_t near_bytes = near_end(header)
     cdef uint32_t i = 0
     while i < header.layer_count and (i == 0 or layers[i].content_off_bytes <= near_bytes):
         if not format_check_gap(base, header, layers, i, fault):
@@ -97,6 +104,8 @@ cdef class Image:
         Released when the bytes are.
     identity : tuple, optional
         What the file was when it was opened, to tell later whether it was replaced.
+    first : bytes
+        The first bytes, if they were read already: a region whose head they hold is opened without touching a page.
     trusted : bool
         The bytes were written by this process into memory that no other can reach.
 
@@ -108,27 +117,39 @@ cdef class Image:
         self.layers = NULL
 
     def __init__(
-        self, owner, str path, uint64_t dimension_id, str source, charge=None, identity=None, bint trusted=False
+        self,
+        owner,
+        str path,
+        uint64_t dimension_id,
+        str source,
+        charge=None,
+        identity=None,
+        bytes first not None=b"",
+        bint trusted=False,
     ):
         cdef Fault fault
         cdef bint sound
         cdef uint32_t i
         cdef bytes head = None
+        cdef const uint8_t *begin
         cdef const uint8_t *parsed
         if self.path is not None:
             raise TypeError("an Image is initialised once")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
         PyObject_GetBuffer(owner, &self.buffer, PyBUF_SIMPLE)
         self.base, self.n_bytes = <const uint8_t *> self.buffer.buf, self.buffer.len
-        parsed = self.base
+        begin = <const uint8_t *> <const char *> first if len(first) >= HEADER_BYTES else self.base
         with nogil:
-            sound = format_check_header(self.base, self.n_bytes, dimension_id, &self.header, &fault)
+            sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
         if not sound:
             raise fault_error(&fault, &self.header, path)
         self.extended = self.header.extension_version != 0
+        if not self.extended or min(near_end(&self.header), self.n_bytes) > <uint64_t> len(first):
+            begin = self.base
+        parsed = begin
         if self.extended:
             # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
-            head = PyBytes_FromStringAndSize(<const char *> self.base, format_head_bytes(&self.header))
+            head = PyBytes_FromStringAndSize(<const char *> begin, format_head_bytes(&self.header))
             parsed = <const uint8_t *> <const char *> head
             memcpy(<char *> head, &self.header, sizeof(Header))
         self.layers = <LayerEntry *> malloc(self.header.layer_count * sizeof(LayerEntry))
@@ -137,7 +158,7 @@ cdef class Image:
         self.n_layers, self.dimension_id = self.header.layer_count, self.header.dimension_id
         with nogil:
             sound = format_read_layers(parsed, &self.header, self.layers, &fault) and (
-                not self.extended or check_near_gaps(self.base, &self.header, self.layers, &fault)
+                not self.extended or check_near_gaps(begin, &self.header, self.layers, &fault)
             )
         if not sound:
             raise fault_error(&fault, &self.header, path)
@@ -282,7 +303,8 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
             raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes")
         charge = admit(n_bytes) if admit is not None else None
         identity = (info.st_dev, info.st_ino, info.st_mtime_ns, n_bytes)
-        image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity)
+        first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
+        image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
         if immutable or image.immutable:
             image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity)
         return image

@@ -1,106 +1,15 @@
-"""The pool: blocks of a few power-of-two sizes out of one arena. Also the interface for other Cython packages.
+"""PoolAllocator and Block. The interface for other Cython packages: see docs/cython.md."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-`PoolAllocator.claim_block` and `release_block` need no GIL and take no lock. A `PoolBlock` is a plain value: copies of it
-name the same block, and of all releases of one claim exactly one succeeds, however late the others come. Whoever holds
-a PoolBlock keeps the PoolAllocator alive; see docs/cython.md.
-"""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-
-from jessy_mem._core.bitmap cimport Bitmap, Zone
-from jessy_mem._core.budget cimport Ledger
-from jessy_mem._core.tally cimport Tally
-from jessy_mem._core.typedefs cimport Status, unit_index_t
-
-cdef enum:
-    MIN_BLOCK_BYTES = 64
-    MAX_CLASSES = 32     # block sizes of 64 bytes to 128 GiB
-
-
-cdef struct PoolBlock:         # a claimed block, or run of blocks
-    void *address
-    uint64_t n_bytes           # asked for
-    uint64_t capacity_bytes    # charged, and writable
-    unit_index_t unit          # where it begins in the arena
-    uint64_t generation        # odd; what the tag of that unit holds while this claim lives
-    uint32_t size_class        # a run belongs to the largest class
-    uint32_t segment           # of the ledger
-
-
-cdef struct PoolClass:         # constant
-    uint64_t block_bytes
-    uint64_t n_units           # of one block
-    unsigned int order         # log2(n_units)
-    unsigned int n_elsewhere   # entries of `elsewhere`; 0 when classes are strict
-    uint8_t[MAX_CLASSES] elsewhere  # the zones it borrows from, in this order
-
-
-cdef struct Sum:               # the common part of a tally: a cache line of its own
-    uint64_t value             # atomic
-    uint64_t[7] padding
-
-
-cdef struct Share:             # what one thread knows of one class: a cache line, written by that thread
-    uint64_t hint              # word of the class's zone where it searches first
-    Tally used                 # blocks; in the last share of a thread: units of all classes
-    uint64_t n_borrowed        # blocks outside their home
-    uint64_t requested_bytes
-    uint64_t[3] padding
-
-
-cdef class Arena:
-    """The memory and the books of a pool; lives until the pool and its last block are gone."""
-    cdef char *memory           # n_units units; pages are committed when first touched
-    cdef void *books            # one mapping for the five below, each from a cache line on
-    cdef size_t books_bytes
-    cdef Bitmap bitmap
-    cdef Sum *sums              # one for each class, in blocks; the last one, in units
-    cdef Share *shares          # n_classes + 1 for each thread number, and as many for all threads without one
-    cdef uint64_t *tags         # for each unit: odd while a claim that begins there lives, one more at each claim and release
-    cdef Zone[MAX_CLASSES + 1] zones     # home of each class; the last one: what the limit allows beyond them
-    cdef Zone whole
-    cdef PoolClass[MAX_CLASSES] classes  # by size, smallest first
-    cdef unsigned int n_classes
-    cdef uint8_t[65] class_of_log2       # the class for a request of at most 2**i bytes
-    cdef uint64_t unit_bytes    # the smallest block size
-    cdef uint64_t largest_bytes  # the largest block size
-    cdef uint64_t n_units
-    cdef int64_t slack_units    # what one thread may keep from the sum of all classes
-    cdef uint64_t n_padding     # bits claimed for ever
-    cdef uint64_t limit_bytes
-    cdef uint64_t ceiling_bytes  # atomic; bound of the ledger's total for new blocks
-    cdef Ledger ledger          # None: the arena is no larger than the limit, so a claimed bit is the reservation
-    cdef bint strict
-    cdef bint scrub
-    cdef uint64_t n_holds_begun  # atomic; trims and searches for runs, which hold units for a moment
-    cdef uint64_t n_holds_ended  # atomic
-
-    # Fill in *block: OK, LIMIT_EXCEEDED or NO_FREE_BLOCK. n_bytes must not be 0; segment is one of the ledger's.
-    cdef Status claim(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil
-    # OK; or DOUBLE_FREE, and nothing written, when this claim was released before.
-    cdef Status release(self, const PoolBlock *block) noexcept nogil
-    # Bytes of claimed units, and of units that a trim holds for a moment. Never above the arena's size.
-    cdef uint64_t used_bytes(self) noexcept nogil
-    # Give the pages of free units back: how many bytes of them were in memory.
-    cdef uint64_t trim(self) noexcept nogil
-
-    cdef uint32_t class_of(self, uint64_t n_bytes) noexcept nogil
-    cdef uint64_t charge_of(self, uint64_t n_bytes) noexcept nogil
-    cdef unit_index_t search(self, uint32_t size_class) noexcept nogil
-    cdef unit_index_t search_run(self, uint32_t size_class, uint64_t n_bytes) noexcept nogil
-    cdef void account(self, const PoolBlock *block, int sign) noexcept nogil
-    cdef Tally tally_of(self, unsigned int k) noexcept nogil
-    cdef uint64_t discard(self, uint64_t unit, uint64_t n_units) noexcept nogil
+from jessy_mem._core.arena cimport Arena, PoolBlock
+from jessy_mem._core.typedefs cimport Status
 
 
 cdef class Block:
-    """A writable buffer out of a pool."""
+    """A writable buffer out of a pool. 80 bytes; no methods here, because a table of them would be 8 more."""
     cdef Arena arena
     cdef PoolBlock held
-    cdef uint64_t state             # atomic; 0: freed (or never allocated), 1 + n: allocated, with n views
-    cdef Py_ssize_t length          # shape[0] of every view
-
-    cdef int free_block(self) except -1
-    cdef object double_free(self)
+    cdef uint64_t state             # by jm_gil_cas; 0: freed (or never allocated), 1 + n: allocated, with n views
 
 
 cdef class PoolAllocator:
@@ -117,4 +26,5 @@ cdef class PoolAllocator:
 
     cdef Block allocate_block(self, object n_bytes, uint32_t segment)
     cdef object refusal(self, Status status, uint64_t n_bytes, uint32_t segment)
+    cdef Arena made(self)
     cdef int check_open(self) except -1

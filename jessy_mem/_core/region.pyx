@@ -190,7 +190,7 @@ cdef class MmapRegion:
     @property
     def created_ns(self):
         """When the file was written, Unix time in ns; 0 for a plain V1 file."""
-        return (<const Header *> self.current().base).created_ns
+        return self.current().header.created_ns
 
     @property
     def plain(self):

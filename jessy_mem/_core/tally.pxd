@@ -4,7 +4,7 @@ Each thread keeps what it added since it last told the others (`delta`); when th
 common sum. A thread that claims and releases therefore writes to its own line only.
 
     value now  = sum + all deltas                      exact when no thread is in the middle of a change
-    peak       = max over threads of (sum + own delta) exact with one thread; with T threads low by <= (T - 1) * slack
+    peak       = max over threads of (sum + own delta) exact with one thread; with T threads within (T - 1) * slack
 """
 from libc.stdint cimport int64_t, uint64_t
 
@@ -19,19 +19,20 @@ cdef struct Tally:      # one thread's share
 # Add `change` (may be negative) for the thread that owns `mine`. `shared`: `mine` has no single owner, so the sum takes
 # every change at once.
 cdef inline void tally_add(uint64_t *sum, Tally *mine, int64_t change, int64_t slack, bint shared) noexcept nogil:
-    cdef int64_t delta = <int64_t> jm_load_relaxed(&mine.delta) + change, value
-    if shared or delta > slack or delta < -slack:
-        if shared:
-            delta = change
+    cdef int64_t delta, value
+    if shared:
+        value = <int64_t> jm_add_relaxed(sum, <uint64_t> change) + change
+        if change > 0:
+            jm_max_relaxed(&mine.peak, <uint64_t> max(value, 0))
+        return
+    delta = <int64_t> jm_load_relaxed(&mine.delta) + change
+    if <uint64_t> (delta + slack) > <uint64_t> (2 * slack):  # delta is outside -slack..slack
         jm_add_relaxed(sum, <uint64_t> delta)
         delta = 0
-    if not shared:
-        jm_store_relaxed(&mine.delta, <uint64_t> delta)
-    value = <int64_t> jm_load_relaxed(sum) + delta
-    if value > <int64_t> jm_load_relaxed(&mine.peak):
-        if shared:
-            jm_max_relaxed(&mine.peak, <uint64_t> value)
-        else:
+    jm_store_relaxed(&mine.delta, <uint64_t> delta)
+    if change > 0:
+        value = <int64_t> jm_load_relaxed(sum) + delta
+        if value > <int64_t> jm_load_relaxed(&mine.peak):
             jm_store_relaxed(&mine.peak, <uint64_t> value)
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -48,20 +49,29 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             ctx.fail(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _print_what_the_terminal_can()
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
-                status = self._status(*args, **extra)
+                status = self._status(args, prog_name, complete_var, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
             # What is left in the buffer has no reader; without this the interpreter would complain at exit.
@@ -69,10 +79,10 @@ class Commands(click.Group):
             status = 128 + signal.SIGPIPE
         sys.exit(status)
 
-    def _status(self, *args: Any, **extra: Any) -> int:
+    def _status(self, args: Any, prog_name: Any, complete_var: Any, **extra: Any) -> int:
         """Run the command; its exit status, after saying in one line what went wrong."""
         try:
-            return super().main(*args, standalone_mode=False, **extra) or 0
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra) or 0
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             return 2
@@ -113,6 +123,6 @@ def _print_what_the_terminal_can() -> None:
 def main() -> None:
     """Layered content in memory-mapped files, under one hard budget.
 
-    A dimension is a file BASE/Dnn/region.mmap, a layer is a slice of it with a depth, a frequency and keywords. Start with
-    'jessy-mem demo'.
+    A dimension is a file BASE/Dnn/region.mmap, a layer is a slice of it with a depth, a frequency and keywords. Start
+    with 'jessy-mem demo'.
     """

@@ -71,8 +71,8 @@ def build(dimensions: list[DimensionSource], out: Path) -> list[dict[str, Any]]:
 def _overflow(dimension: DimensionSource, n_bytes: int) -> str:
     largest = max(dimension.layers, key=lambda spec: len(spec.content))
     return (
-        f"D{dimension.id:02d} {dimension.name}: {n_bytes} bytes do not fit into its slot of {dimension.slot_bytes} bytes; "
-        f"the largest layer is {largest.layer} with {len(largest.content)} bytes"
+        f"D{dimension.id:02d} {dimension.name}: {n_bytes} bytes do not fit into its slot of {dimension.slot_bytes} "
+        f"bytes; the largest layer is {largest.layer} with {len(largest.content)} bytes"
     )
 
 

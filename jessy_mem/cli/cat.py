@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -27,7 +28,7 @@ def command(file: Path, layer: str) -> None:
       jessy-mem cat BASE D01/L0
     """
     path, number = _find(file, layer)
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     with jm.MmapRegion(None, path) as region, memoryview(region.layer(number)) as content:
         for at in range(0, len(content), CHUNK_BYTES):
             out.write(content[at : at + CHUNK_BYTES])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from rich.text import Text
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.build import build
-from jessy_mem.cli.measure import Ratio, Timing, measure_ratios, measure_targets, write_big_region
+from jessy_mem.cli.measure import Ratio, Timing, machine, measure_ratios, measure_targets, write_big_region
 from jessy_mem.cli.plan_map import plan_map
 from jessy_mem.cli.source import read_source
 
 JOKE = "A memory walks into a bar. The barman asks: the usual? The memory says: I was hoping you could tell me."
 LOW_HZ, HIGH_HZ, BAND_COLUMNS = 0.0, 4.5, 18
-CREATE_BOUND_NS = 1e6
 
 
 @dataclass
@@ -132,7 +130,7 @@ def _as_dict(demo: Demo) -> dict[str, Any]:
         },
         "targets": [timing.to_dict() for timing in demo.targets],
         "ratios": [ratio.to_dict() for ratio in demo.ratios],
-        "machine": _machine(),
+        "machine": machine(),
         "seconds": round(demo.seconds, 3),
     }
 
@@ -172,12 +170,12 @@ def _band_bar(facts: dict[str, Any], out: Console) -> Text:
 
 
 def _what_happened(demo: Demo) -> Text:
-    lines = [f"{demo.n_layers} layers ({screen.size(demo.n_bytes)}) read from mapped files; payload copies: {demo.copies}."]
+    lines = [f"{demo.n_layers} layers, {screen.size(demo.n_bytes)}, read from mapped files with {demo.copies} payload copies."]
     if demo.learned is not None:
         learned = demo.learned
         lines.append(
-            f"Learned D{learned['id']:02d} {learned['name']} in the {learned['source_before']}; crystallized it into a file "
-            f"of {screen.size(learned['size_bytes'])}, "
+            f"Learned D{learned['id']:02d} {learned['name']} in the {learned['source_before']}; crystallized it into a "
+            f"file of {screen.size(learned['size_bytes'])}, "
             + ("and it reads the same." if learned["same_bytes"] else "and IT READS DIFFERENTLY.")
         )
     return Text("\n".join(lines))
@@ -187,7 +185,7 @@ def _show_numbers(demo: Demo, out: Console) -> None:
     rows: list[list[str | Text]] = [
         [
             timing.name, f"<{_target(timing.target_ns or 0)}", screen.duration(timing.median_ns),
-            f"{screen.duration(timing.low_ns)} .. {screen.duration(timing.high_ns)}", _verdict(timing.met),
+            f"{screen.duration(timing.low_ns)} .. {screen.duration(timing.high_ns)}", screen.verdict(timing.met),
         ]
         for timing in demo.targets
     ]
@@ -195,29 +193,9 @@ def _show_numbers(demo: Demo, out: Console) -> None:
         out, "Target metrics", ["~Operation", ">Target", ">Measured", "?middle half of the runs", ""], rows
     ))
     out.print()
-    creation = demo.targets[0]
-    rows = [["create a manager", screen.duration(creation.median_ns), "", "",
-             f"< {screen.duration(CREATE_BOUND_NS)}", _verdict(creation.median_ns < CREATE_BOUND_NS)]]
-    rows += [
-        [
-            ratio.name, screen.duration(ratio.ours_ns), f"{screen.duration(ratio.bare_ns)} {ratio.bare}",
-            f"{ratio.ratio:.2f} x", f"<= {ratio.bound:.0f} x", _verdict(ratio.ratio <= ratio.bound),
-        ]
-        for ratio in demo.ratios
-    ]
-    out.print(screen.table(
-        out, "Against the bare thing, in the same run", ["~", ">here", "?bare", ">ratio", "?>bound", ""], rows
-    ))
-    out.print(Text(f"{_machine()}; medians, warm; {demo.seconds:.1f} s in all", style="dim"))
+    out.print(screen.ratio_table(out, demo.ratios))
+    out.print(Text(f"{machine()}; medians, warm; {demo.seconds:.1f} s in all", style="dim"))
 
 
 def _target(t_ns: float) -> str:
     return screen.duration(t_ns).replace(" ", "")
-
-
-def _verdict(met: bool) -> Text:
-    return Text("met", style="green") if met else Text("missed", style="yellow")
-
-
-def _machine() -> str:
-    return f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()} {platform.system()}"

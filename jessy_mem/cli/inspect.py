@@ -71,14 +71,14 @@ def _layer_dicts(region: jm.MmapRegion) -> list[dict[str, Any]]:
 def _show_region(region: jm.MmapRegion) -> None:
     facts = _region_dict(region)
     out = screen.console()
+    used, slot = facts["size_bytes"], facts["slot_bytes"]
     rows = [
         ("file", facts["path"]),
         ("dimension", f"D{facts['id']:02d} {facts['name']}" + (", immutable" if facts["immutable"] else "")),
         ("format", facts["format"] + ("; it carries no checksums" if region.plain else "")),
         ("generation", str(facts["generation"])),
         ("created", facts["created"] or "not recorded"),
-        ("size", f"{screen.size(facts['size_bytes'])}, {_share(facts['size_bytes'], facts['slot_bytes'])} of its slot of "
-                 f"{screen.size(facts['slot_bytes'])}"),
+        ("size", f"{screen.size(used)}, {_share(used, slot)} of its slot of {screen.size(slot)}"),
         ("content", f"{screen.size(facts['content_bytes'])} in {facts['n_layers']:,} layers"),
         ("frequencies", screen.band(facts["frequency_band"]) + " Hz"),
         ("in memory", f"{facts['residency']:.0%} of its pages"),
@@ -86,7 +86,7 @@ def _show_region(region: jm.MmapRegion) -> None:
     out.print(screen.facts(f"D{facts['id']:02d} {facts['name']}", rows))
     out.print()
     headings = [">layer", ">depth", ">Hz", ">size", "?>stored", "?>offset", "~keywords"]
-    rows = [
+    layers = [
         (
             str(layer["layer"]), str(layer["depth"]), f"{layer['frequency']:.3g}", screen.size(layer["size_bytes"]),
             screen.size(layer["stored_bytes"]) if layer["stored_bytes"] < layer["size_bytes"] else "as is",
@@ -94,7 +94,7 @@ def _show_region(region: jm.MmapRegion) -> None:
         )
         for layer in _layer_dicts(region)[:N_LAYERS_SHOWN]
     ]
-    out.print(screen.table(out, "Layers", headings, rows))
+    out.print(screen.table(out, "Layers", headings, layers))
     if region.n_layers > N_LAYERS_SHOWN:
         out.print(f"... and {region.n_layers - N_LAYERS_SHOWN:,} more layers; --json has them all")
 

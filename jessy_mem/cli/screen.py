@@ -1,4 +1,4 @@
-"""What every command shows things with: the console, tables, sizes, JSON, and progress that appears when it is worth it."""
+"""What every command shows things with: console, tables, sizes, JSON, and progress that appears when it is worth it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -16,11 +16,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColum
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Report", "band", "console", "duration", "facts", "json_option", "print_json", "progress_bar", "size", "table"]
+if TYPE_CHECKING:
+    from jessy_mem.cli.measure import Ratio
+
+__all__ = ["Report", "band", "console", "duration", "facts", "json_option", "print_json", "progress_bar",
+    "ratio_table", "size", "table", "verdict", "warn"]
 
 Report = Callable[[int, int], None]  # (done bytes, total bytes)
 
-NARROW = 72  # columns of a terminal below which a table leaves some of its own out
+NARROW = 76  # columns of a terminal below which a table leaves some of its own out
 PATIENCE_S = 1.0  # work that is done sooner shows no bar
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -49,8 +53,25 @@ def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequ
             heading, justify="right" if ">" in marks else "left", no_wrap="~" not in marks, overflow="fold"
         )
     for row in rows:
-        made.add_row(*(row[i] if isinstance(row[i], Text) else Text(row[i]) for i in kept))
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in (row[i] for i in kept)))
     return made
+
+
+def verdict(met: bool) -> Text:
+    return Text("met", style="green") if met else Text("missed", style="yellow")
+
+
+def ratio_table(out: Console, ratios: Sequence[Ratio]) -> Table:
+    """What the library costs against the bare thing."""
+    rows = [
+        (
+            ratio.name, duration(ratio.ours_ns), f"{duration(ratio.bare_ns)} {ratio.bare}", f"{ratio.ratio:.2f} x",
+            f"<= {ratio.bound:g} x", verdict(ratio.met),
+        )
+        for ratio in ratios
+    ]
+    title = "Against the bare thing, in the same run"
+    return table(out, title, ["~", ">here", "?bare", ">ratio", "?>bound", ""], rows)
 
 
 def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
@@ -104,6 +125,11 @@ def band(frequencies: Sequence[float]) -> str:
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """One JSON document on standard output; ASCII only, so that any file name and any terminal will do."""
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {message}", err=True)
 
 
 @contextmanager

@@ -55,15 +55,14 @@ def read_source(source: Path, compress: bool = False) -> list[DimensionSource]:
     """All dimensions of a source, by ascending id. SourceError lists everything that is wrong with it."""
     problems: list[str] = []
     dimensions = _read_plan(source / PLAN)
-    for dimension in _folders(source).keys() - dimensions.keys():
-        dimensions[dimension] = DimensionSource(
-            dimension, f"D{dimension:02d}", slot_bytes=jm.default_layout().slot_bytes(dimension)
-        )
+    for number in _folders(source).keys() - dimensions.keys():
+        slot_bytes = jm.default_layout().slot_bytes(number)
+        dimensions[number] = DimensionSource(number, f"D{number:02d}", slot_bytes=slot_bytes)
     for dimension in dimensions.values():
         problems += _read_layers(source, dimension, compress)
     if problems:
         raise SourceError(problems)
-    return [dimensions[dimension] for dimension in sorted(dimensions)]
+    return [dimensions[number] for number in sorted(dimensions)]
 
 
 # dimensions.json ------------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_integer_of_any_size_overflows():
     assert histogram_of([2**63]).max_ns == 2**63
     histogram = histogram_of([2**64 - 1, 2**64, 10**30])
     assert (histogram.overflow, histogram.max_ns) == (3, LARGEST)
-    assert LIMIT_NS < histogram.mean_ns <= LARGEST  # the sum has wrapped; the mean stays within its bounds
+    assert LIMIT_NS < histogram.mean_ns <= float(LARGEST)  # the sum has wrapped; the mean stays within its bounds
 
 
 def test_largest_limit_keeps_the_smallest_error():
@@ -328,18 +328,6 @@ def test_import_does_not_import_numpy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("module", [latency, jessy_mem.stats])
-def test_examples_of_the_docstrings_run(module):
-    result = doctest.testmod(module, raise_on_error=True)
-    assert result.attempted > 0
-
-
-def test_examples_of_the_class_and_its_methods_run():
-    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
-    n_examples = 0
-    for found in (LatencyHistogram, LatencyHistogram.summary, clock_name, clock_resolution_ns):
-        for test in finder.find(found, globs=vars(latency).copy()):
-            runner.run(test)
-            n_examples += len(test.examples)
-    assert n_examples >= 6
-    assert runner.failures == 0
+@pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (jessy_mem.stats, 1)])
+def test_examples_of_the_docstrings_run(module, n_examples):
+    assert doctest.testmod(module, raise_on_error=True).attempted >= n_examples

@@ -12,9 +12,9 @@ import sys
 import weakref
 
 import pytest
-from jessy_mem._core.registry import make_region
 
 from jessy_mem import prose
+from jessy_mem._core.registry import make_region
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.context import NavigationPath
 from jessy_mem.errors import DimensionNotFound, LimitExceeded

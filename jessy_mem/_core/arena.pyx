@@ -1,0 +1,339 @@
+"""The arena: memory in blocks of a few power-of-two sizes, claimed and given back without a lock.
+
+One range of address space is counted in units (the smallest block size), with one bit for each. Every class has a home,
+largest blocks first, so that every home begins at a multiple of its block size:
+
+    memory  | 256 KiB home | 64 KiB home | 16 KiB home | 4 KiB home | commons |  commons: limit above the homes' sum
+    bitmap  | w0 w1 w2 ...                                                    |  one bit for 4 KiB, 64 for 256 KiB
+
+A home is where a class looks first, not what it owns: a full class takes blocks of its own size in the next larger
+home, and pays for its own size. Strict classes stay at home.
+
+HAZARDS
+- The limit may not be passed for a moment. Where the arena is no larger than the limit, the compare-and-swap that
+  claims the bits is the reservation, and threads share nothing else. Where it is larger, or the ledger is not its own,
+  the ledger is charged before the search and refunded when that fails.
+- A late release must not free the next owner's block. Each claim leaves an odd tag at its first unit and takes it
+  along; a release must first swap that very tag. Whoever wins it owns the bits until they are cleared.
+- Trim and runs claim units that they give back at once. A claim that finds nothing while such a hold is under way says
+  nothing about the arena, so it looks again.
+"""
+cimport cython
+from libc.errno cimport errno
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset, strerror
+
+from jessy_mem._core.atomic cimport (
+    JM_CACHE_LINE,
+    jm_add_acq_rel,
+    jm_cas_acq_rel,
+    jm_clz,
+    jm_ctz,
+    jm_load_acquire,
+    jm_load_relaxed,
+    jm_spin_pause,
+    jm_store_relaxed,
+)
+from jessy_mem._core.bitmap cimport (
+    LINE_WORDS,
+    WORD_UNITS,
+    bitmap_claim,
+    bitmap_claim_run,
+    bitmap_count_claimed,
+    bitmap_release,
+    jm_unlikely,
+    run_mask,
+    word_claim_rest,
+    word_lowest_run,
+    word_release,
+    zone_of,
+)
+from jessy_mem._core.os_memory cimport jm_os_discard, jm_os_release, jm_os_reserve, jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.tally cimport share_add, tally_add
+from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_number
+from jessy_mem._core.typedefs cimport (
+    DOUBLE_FREE,
+    LIMIT_EXCEEDED,
+    NO_FREE_BLOCK,
+    OK,
+    Status,
+    bit_index_t,
+    unit_index_t,
+    word_index_t,
+)
+
+from jessy_mem.errors import MappingError
+
+cdef enum:
+    SLACK_BLOCKS = 8   # what one thread may keep from a class's common sum; see tally.pxd
+    SLACK_LARGEST = 2  # and from the sum of all classes, in largest blocks
+
+
+@cython.final
+@cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
+cdef class Arena:
+    def __dealloc__(self):
+        jm_os_release(self.memory, self.n_units * self.unit_bytes)
+        jm_os_release(self.books, self.books_bytes)
+
+    cdef uint32_t class_of(self, uint64_t n_bytes) noexcept nogil:
+        if n_bytes > self.largest_bytes:
+            return self.n_classes - 1
+        return self.class_of_log2[64 - jm_clz(n_bytes - 1) if n_bytes > 1 else 0]
+
+    cdef uint64_t charge_of(self, uint64_t n_bytes) noexcept nogil:
+        cdef uint64_t block_bytes = self.classes[self.class_of(n_bytes)].block_bytes
+        return block_bytes if n_bytes <= block_bytes else (n_bytes + block_bytes - 1) & ~(block_bytes - 1)
+
+    cdef Status claim(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil:
+        cdef uint32_t k = self.class_of(n_bytes)
+        cdef PoolClass *each = &self.classes[k]
+        cdef uint64_t charge_bytes = each.block_bytes
+        cdef unsigned int number = jm_thread_number()
+        cdef Share *shares = self.shares + number * (self.n_classes + 1)
+        cdef unit_index_t unit = -1
+        if jm_unlikely(n_bytes > charge_bytes):
+            charge_bytes = self.charge_of(n_bytes)
+        if jm_unlikely(charge_bytes > self.limit_bytes):
+            return LIMIT_EXCEEDED
+        if self.ledger is not None and self.ledger.reserve_bytes(
+            segment, charge_bytes, jm_load_relaxed(&self.ceiling_bytes)
+        ) != OK:
+            return LIMIT_EXCEEDED
+        if charge_bytes <= self.word_bytes and charge_bytes == each.block_bytes:
+            unit = bitmap_claim(&self.bitmap, &self.zones[k], each.order, &shares[k].hint)
+        if jm_unlikely(unit < 0):
+            unit = self.search(k, charge_bytes, shares)
+            if unit < 0:
+                if self.ledger is not None:
+                    self.ledger.release_bytes(segment, charge_bytes)
+                return NO_FREE_BLOCK
+        block.address = self.memory + (<uint64_t> unit << self.unit_order)
+        block.n_bytes = n_bytes
+        block.capacity_bytes = charge_bytes
+        block.unit = unit
+        block.generation = jm_load_relaxed(&self.tags[unit]) + 1  # the bits are ours, so nobody else writes the tag
+        block.size_class = k
+        block.segment = segment
+        jm_store_relaxed(&self.tags[unit], block.generation)
+        self.account(block, shares, 1, number == JM_THREAD_SLOTS)
+        return OK
+
+    # Look wherever the class may, again as long as others hold units for a moment: the first unit, or -1.
+    cdef unit_index_t search(self, uint32_t k, uint64_t n_bytes, Share *shares) noexcept nogil:
+        cdef PoolClass *each = &self.classes[k]
+        cdef bint is_run = n_bytes > self.word_bytes or n_bytes != each.block_bytes
+        cdef uint64_t n_units = n_bytes >> self.unit_order, n_ended, n_own
+        cdef unit_index_t unit
+        cdef unsigned int i, z
+        while True:
+            n_ended = jm_load_acquire(&self.bitmap.n_holds_ended)
+            n_own = 0
+            if is_run:
+                unit = bitmap_claim_run(&self.bitmap, &self.zones[k], n_units, each.n_units, &n_own)
+                if unit < 0 and not self.strict:
+                    unit = bitmap_claim_run(&self.bitmap, &self.whole, n_units, each.n_units, &n_own)
+            else:
+                unit = bitmap_claim(&self.bitmap, &self.zones[k], each.order, &shares[k].hint)
+                for i in range(each.n_elsewhere):
+                    if unit >= 0:
+                        break
+                    z = each.elsewhere[i]
+                    unit = bitmap_claim(&self.bitmap, &self.zones[z], each.order, &shares[z].hint)
+            # A hold other than the own ones since n_ended was read: what it held may be free now.
+            if unit >= 0 or jm_add_acq_rel(&self.bitmap.n_holds_begun, 0) == n_ended + n_own:
+                return unit
+            jm_spin_pause()
+
+    cdef Status release(self, const PoolBlock *block) noexcept nogil:
+        cdef uint64_t generation = block.generation
+        if not generation & 1 or not jm_cas_acq_rel(&self.tags[block.unit], &generation, generation + 1):
+            return DOUBLE_FREE
+        self.give_back(block)
+        return OK
+
+    cdef void give_back(self, const PoolBlock *block) noexcept nogil:
+        cdef unsigned int number = jm_thread_number()
+        jm_store_relaxed(&self.tags[block.unit], block.generation + 1)
+        if self.scrub:
+            memset(block.address, 0, block.capacity_bytes)
+        self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_THREAD_SLOTS)
+        bitmap_release(&self.bitmap, block.unit, block.capacity_bytes >> self.unit_order)
+        if self.ledger is not None:
+            self.ledger.release_bytes(block.segment, block.capacity_bytes)
+
+    cdef void account(self, const PoolBlock *block, Share *shares, int sign, bint shared) noexcept nogil:
+        cdef Share *mine = shares + block.size_class
+        cdef Zone *home = &self.zones[block.size_class]
+        cdef int64_t n_units = <int64_t> (block.capacity_bytes >> self.unit_order)
+        cdef int64_t n_blocks = n_units >> self.classes[block.size_class].order
+        tally_add(&self.sums[block.size_class].value, &mine.used, sign * n_blocks, SLACK_BLOCKS, shared)
+        tally_add(
+            &self.sums[self.n_classes].value, &shares[self.n_classes].used, sign * n_units, self.slack_units, shared
+        )
+        share_add(&mine.requested_bytes, sign * <int64_t> block.n_bytes, shared)
+        if block.unit < home.first_unit or block.unit >= home.end_unit:
+            share_add(&mine.n_borrowed, sign * n_blocks, shared)
+        elif sign < 0:  # what was freed last is warm, and using it again keeps the footprint small
+            jm_store_relaxed(&mine.hint, <word_index_t> block.unit // WORD_UNITS)
+
+    cdef uint64_t used_bytes(self) noexcept nogil:
+        if self.owns_ledger:
+            return jm_load_relaxed(&self.ledger.total.used_bytes)
+        # A block that moves while the words are read can count twice, so the sum alone could pass the limit.
+        return min((bitmap_count_claimed(&self.bitmap) - self.n_padding) * self.unit_bytes, self.limit_bytes)
+
+    # Blocks of a class in use now (as delta) and at most; for number n_classes: units of all classes.
+    cdef Tally tally_of(self, unsigned int k) noexcept nogil:
+        cdef Tally all_threads
+        cdef Tally *share
+        cdef unsigned int t
+        cdef int64_t used = <int64_t> jm_load_relaxed(&self.sums[k].value), peak = 0
+        for t in range(JM_THREAD_SLOTS + 1):
+            share = &self.shares[t * (self.n_classes + 1) + k].used
+            used += <int64_t> jm_load_relaxed(&share.delta)
+            peak = max(peak, <int64_t> jm_load_relaxed(&share.peak))
+        all_threads.delta = max(used, 0)
+        all_threads.peak = max(used, peak)
+        return all_threads
+
+    cdef uint64_t trim(self) noexcept nogil:
+        cdef uint64_t n_bytes = 0, held, left, n_units
+        cdef word_index_t w
+        cdef bit_index_t bit
+        for w in range(self.bitmap.n_words):
+            jm_add_acq_rel(&self.bitmap.n_holds_begun, 1)
+            held = left = word_claim_rest(&self.bitmap, w)
+            while left:
+                n_units = word_lowest_run(left, &bit)
+                n_bytes += self.discard(w * WORD_UNITS + bit, n_units)
+                left &= ~run_mask(bit, n_units, 0)
+            if held:
+                word_release(&self.bitmap, w, held)
+            jm_add_acq_rel(&self.bitmap.n_holds_ended, 1)
+        return n_bytes
+
+    # Discard the whole pages inside units that the caller holds: the bytes of those that were in memory.
+    cdef uint64_t discard(self, uint64_t unit, uint64_t n_units) noexcept nogil:
+        cdef uintptr_t page_bytes = jm_page_bytes(), begin, end
+        cdef uint64_t n_pages, n_resident
+        begin = <uintptr_t> self.memory + unit * self.unit_bytes
+        end = (begin + n_units * self.unit_bytes) & ~(page_bytes - 1)
+        begin = (begin + page_bytes - 1) & ~(page_bytes - 1)
+        if (
+            begin >= end
+            or jm_os_resident_pages(<void *> begin, end - begin, &n_pages, &n_resident) != 0
+            or n_resident == 0
+            or jm_os_discard(<void *> begin, end - begin) != 0
+        ):
+            return 0
+        return n_resident * page_bytes
+
+
+# -- construction -----------------------------------------------------------------------------------------------------
+
+cdef uint64_t to_line(uint64_t n) noexcept nogil:
+    return (n + JM_CACHE_LINE - 1) & ~<uint64_t> (JM_CACHE_LINE - 1)
+
+
+cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, Ledger ledger):
+    cdef Arena arena = Arena()
+    cdef uint64_t home_bytes = sum([n_bytes for _, n_bytes in homes])
+    cdef PoolClass *each
+    cdef unsigned int i, k
+    if ledger is None and home_bytes > limit_bytes:
+        ledger = Ledger(limit_bytes, {"pool": limit_bytes})
+        arena.owns_ledger = True
+    arena.ledger = ledger
+    arena.strict, arena.scrub = strict, scrub
+    arena.limit_bytes = limit_bytes
+    arena.ceiling_bytes = UINT64_MAX
+    arena.n_classes = len(homes)
+    arena.unit_bytes, arena.largest_bytes = homes[0][0], homes[arena.n_classes - 1][0]
+    arena.word_bytes = arena.unit_bytes * WORD_UNITS
+    arena.unit_order = jm_ctz(arena.unit_bytes)
+    arena.slack_units = SLACK_LARGEST * arena.largest_bytes // arena.unit_bytes
+    for k in range(arena.n_classes):
+        each = &arena.classes[k]
+        each.block_bytes = homes[k][0]
+        each.n_units = each.block_bytes // arena.unit_bytes
+        each.order = jm_ctz(each.n_units)
+        for i in range(jm_ctz(each.block_bytes) + 1):
+            if arena.class_of_log2[i] == 0 and (k == 0 or i > jm_ctz(homes[k - 1][0])):
+                arena.class_of_log2[i] = k
+    arena_place_homes(arena, homes)
+    arena_map(arena)
+    return arena
+
+
+# Give each class its home, largest first, and the order in which it looks elsewhere.
+cdef void arena_place_homes(Arena arena, list homes):
+    cdef uint64_t at = 0, n_units, border
+    cdef PoolClass *each
+    cdef unsigned int k, n = arena.n_classes
+    for k in reversed(range(n)):
+        each = &arena.classes[k]
+        if arena.strict:  # each home gets words and cache lines of its own
+            border = max(each.n_units, <uint64_t> WORD_UNITS * LINE_WORDS)
+            at = (at + border - 1) // border * border
+        n_units = homes[k][1] // arena.unit_bytes
+        arena.zones[k] = zone_of(at, at + n_units)
+        at += n_units
+    arena.n_units = at if arena.strict else max(at, arena.limit_bytes // arena.unit_bytes)
+    arena.zones[n] = zone_of(at, arena.n_units)
+    arena.whole = zone_of(0, arena.n_units)
+    if arena.strict:
+        return
+    for k in range(n):
+        places = [n] if at < arena.n_units else []
+        places += [*range(k + 1, n), *reversed(range(k))]
+        arena.classes[k].n_elsewhere = len(places)
+        for i, z in enumerate(places):
+            arena.classes[k].elsewhere[i] = z
+
+
+cdef int arena_map(Arena arena) except -1:
+    cdef unsigned int n_zones = arena.n_classes + 1, t, z, i, spread
+    cdef uint64_t n_words = arena.whole.end, at = 0, first
+    cdef Zone *zone
+    cdef uint64_t[5] part_bytes = [
+        to_line(n_words * sizeof(uint64_t)),
+        to_line((n_words + WORD_UNITS - 1) // WORD_UNITS * sizeof(uint64_t)),
+        n_zones * sizeof(Sum),
+        (JM_THREAD_SLOTS + 1) * n_zones * sizeof(Share),
+        arena.n_units * sizeof(uint64_t),
+    ]
+    for i in range(5):
+        arena.books_bytes += part_bytes[i]
+    arena.books = jm_os_reserve(arena.books_bytes)
+    if arena.books != NULL:
+        arena.memory = <char *> jm_os_reserve(arena.n_units * arena.unit_bytes)
+    if arena.memory == NULL:
+        raise MappingError(errno, strerror(errno).decode(), "pool")
+    arena.bitmap.words = <uint64_t *> arena.books
+    arena.bitmap.summary = <uint64_t *> (<char *> arena.bitmap.words + part_bytes[0])
+    arena.sums = <Sum *> (<char *> arena.bitmap.summary + part_bytes[1])
+    arena.shares = <Share *> (<char *> arena.sums + part_bytes[2])
+    arena.tags = <uint64_t *> (<char *> arena.shares + part_bytes[3])
+    arena.bitmap.n_words = n_words
+    for k in reversed(range(arena.n_classes)):  # in the order of their addresses
+        claim_padding(arena, at, arena.zones[k].first_unit)
+        at = arena.zones[k].end_unit
+    claim_padding(arena, arena.n_units, n_words * WORD_UNITS)
+    for t in range(JM_THREAD_SLOTS + 1):
+        spread = 0  # the bits of t reversed: whichever threads live, their hints lie far apart
+        for i in range(6):
+            spread |= (t >> i & 1) << (5 - i)
+        for z in range(n_zones):
+            zone = &arena.zones[z]
+            first = (zone.first + ((zone.end - zone.first) * spread >> 6)) & ~<uint64_t> (LINE_WORDS - 1)
+            arena.shares[t * n_zones + z].hint = max(first, zone.first)
+    return 0
+
+
+cdef void claim_padding(Arena arena, uint64_t first_unit, uint64_t end_unit) noexcept:
+    cdef word_index_t w
+    arena.n_padding += end_unit - first_unit
+    if first_unit < end_unit:
+        for w in range(first_unit // WORD_UNITS, (end_unit + WORD_UNITS - 1) // WORD_UNITS):
+            arena.bitmap.words[w] |= run_mask(first_unit, end_unit - first_unit, w)

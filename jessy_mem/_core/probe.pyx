@@ -1,0 +1,426 @@
+"""Doors for tests and benchmarks: kernels in a C loop and in native threads. Nothing here is used by the library.
+
+Times are nanoseconds by the clock of clock.h. With several threads all begin at once and the slowest one counts.
+"""
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from jessy_mem._core.arena cimport PoolBlock
+from jessy_mem._core.atomic cimport (
+    jm_add_acq_rel,
+    jm_cas_weak_acq_rel,
+    jm_load_acquire,
+    jm_load_relaxed,
+    jm_spin_pause,
+    jm_store_release,
+    jm_sub_acq_rel,
+)
+from jessy_mem._core.bitmap cimport (
+    WORD_UNITS,
+    Bitmap,
+    Zone,
+    bitmap_claim,
+    bitmap_claim_run,
+    bitmap_count_claimed,
+    bitmap_count_free,
+    bitmap_longest_free,
+    bitmap_release,
+    run_mask,
+    zone_of,
+)
+from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.pool cimport PoolAllocator
+from jessy_mem._core.typedefs cimport OK, unit_index_t, word_index_t
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    int pthread_create(pthread_t *thread, const void *attributes, void *(*run)(void *) noexcept nogil, void *argument)
+    int pthread_join(pthread_t thread, void **result)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+jm_clock_init()
+
+
+# -- native threads ---------------------------------------------------------------------------------------------------
+
+ctypedef void (*job_t)(Worker *me) noexcept nogil
+
+cdef struct Worker:
+    pthread_t thread
+    job_t job
+    void *task            # what all workers share
+    uint64_t *n_arrived   # atomic; counts workers that are ready
+    uint64_t n_workers
+    uint64_t number       # 0..n_workers - 1
+    uint64_t random       # seeded by the number
+    uint64_t begin_ticks
+    uint64_t end_ticks
+    uint64_t[4] counts    # results
+
+
+# Wait until *count has reached `goal`, without starving a machine that has fewer cores than threads.
+cdef void wait_for(const uint64_t *count, uint64_t goal) noexcept nogil:
+    cdef unsigned int n_spins = 0
+    while jm_load_acquire(count) < goal:
+        n_spins += 1
+        if n_spins % 256:
+            jm_spin_pause()
+        else:
+            sched_yield()
+
+
+cdef uint64_t next_random(uint64_t *state) noexcept nogil:  # xorshift64* (Vigna 2016)
+    state[0] ^= state[0] >> 12
+    state[0] ^= state[0] << 25
+    state[0] ^= state[0] >> 27
+    return state[0] * 0x2545F4914F6CDD1DULL
+
+
+cdef void *worker_run(void *argument) noexcept nogil:
+    cdef Worker *me = <Worker *> argument
+    jm_add_acq_rel(me.n_arrived, 1)
+    wait_for(me.n_arrived, me.n_workers)
+    me.begin_ticks = jm_clock_ticks()
+    me.job(me)
+    me.end_ticks = jm_clock_ticks()
+    return NULL
+
+
+cdef list run_workers(job_t job, void *task, unsigned int n_workers, uint64_t seed=1):
+    """Run `job` in n_workers threads at once: the time of each in ns, followed by the four sums of their counts."""
+    cdef Worker *workers = <Worker *> calloc(n_workers, sizeof(Worker))
+    cdef uint64_t n_arrived = 0
+    cdef unsigned int i, k, n_started = 0
+    if workers == NULL:
+        raise MemoryError
+    try:
+        with nogil:
+            for i in range(n_workers):
+                workers[i].job, workers[i].task = job, task
+                workers[i].n_arrived, workers[i].n_workers, workers[i].number = &n_arrived, n_workers, i
+                workers[i].random = (seed + i) * 0x9E3779B97F4A7C15ULL | 1
+                if pthread_create(&workers[i].thread, NULL, worker_run, &workers[i]) != 0:
+                    break
+                n_started += 1
+            if n_started < n_workers:
+                jm_add_acq_rel(&n_arrived, n_workers)  # nobody waits for those that never came
+            for i in range(n_started):
+                pthread_join(workers[i].thread, NULL)
+        if n_started < n_workers:
+            raise RuntimeError(f"only {n_started} of {n_workers} threads could be started")
+        times = [jm_clock_ns(workers[i].begin_ticks, workers[i].end_ticks) for i in range(n_workers)]
+        return [*times, *[sum([workers[i].counts[k] for i in range(n_workers)]) for k in range(4)]]
+    finally:
+        free(workers)
+
+
+# -- bitmap -----------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    MAX_DEPTH = 64
+
+cdef struct BitmapTask:
+    Bitmap *bitmap
+    Zone zone
+    unsigned int order
+    unsigned int depth    # blocks each thread keeps claimed
+    uint64_t n_pairs
+
+
+# Claim into a ring and release what was claimed `depth` pairs before. counts[0]: claims that failed.
+cdef void bitmap_pairs(Worker *me) noexcept nogil:
+    cdef BitmapTask *task = <BitmapTask *> me.task
+    cdef unit_index_t[MAX_DEPTH] ring
+    cdef uint64_t n_words = task.zone.end - task.zone.first, n_failed = 0
+    cdef word_index_t hint = (task.zone.first + n_words * me.number // me.n_workers) & ~<uint64_t> 7
+    cdef unsigned int k = 0
+    for i in range(task.depth):
+        ring[i] = bitmap_claim(task.bitmap, &task.zone, task.order, &hint)
+    for _ in range(task.n_pairs):
+        if ring[k] >= 0:
+            bitmap_release(task.bitmap, ring[k], <uint64_t> 1 << task.order)
+            hint = <word_index_t> ring[k] // WORD_UNITS
+        ring[k] = bitmap_claim(task.bitmap, &task.zone, task.order, &hint)
+        n_failed += ring[k] < 0
+        k = k + 1 if k + 1 < task.depth else 0
+    for i in range(task.depth):
+        if ring[i] >= 0:
+            bitmap_release(task.bitmap, ring[i], <uint64_t> 1 << task.order)
+    me.counts[0] = n_failed
+
+
+cdef class BitmapProbe:
+    """A bitmap of n_units units with its kernels as methods; `zone` arguments are (first unit, end unit)."""
+    cdef Bitmap bitmap
+    cdef readonly uint64_t n_units
+    cdef uint64_t n_padding
+    cdef word_index_t hint
+
+    def __cinit__(self, uint64_t n_units):
+        cdef uint64_t n_words = (n_units + WORD_UNITS - 1) // WORD_UNITS
+        self.bitmap.words = <uint64_t *> calloc(n_words + 1, sizeof(uint64_t))
+        self.bitmap.summary = <uint64_t *> calloc(n_words // WORD_UNITS + 1, sizeof(uint64_t))
+        if self.bitmap.words == NULL or self.bitmap.summary == NULL:
+            raise MemoryError
+        self.bitmap.n_words = n_words
+        self.n_units = n_units
+        self.n_padding = n_words * WORD_UNITS - n_units
+        if self.n_padding:
+            self.bitmap.words[n_words - 1] = run_mask(n_units, self.n_padding, n_words - 1)
+
+    def __dealloc__(self):
+        free(self.bitmap.words)
+        free(self.bitmap.summary)
+
+    cdef Zone zone(self, zone):
+        return zone_of(0, self.n_units) if zone is None else zone_of(zone[0], zone[1])
+
+    def claim(self, unsigned int order=0, zone=None):
+        cdef Zone where = self.zone(zone)
+        return bitmap_claim(&self.bitmap, &where, order, &self.hint)
+
+    def claim_run(self, uint64_t n_units, uint64_t align_units=1, zone=None):
+        cdef Zone where = self.zone(zone)
+        cdef uint64_t n_holds = 0
+        return bitmap_claim_run(&self.bitmap, &where, n_units, align_units, &n_holds)
+
+    def release(self, unit_index_t unit, uint64_t n_units=1):
+        """True when the units were released, False when the kernel reported DOUBLE_FREE."""
+        return bitmap_release(&self.bitmap, unit, n_units) == OK
+
+    def is_claimed(self, uint64_t unit):
+        return jm_load_relaxed(&self.bitmap.words[unit // WORD_UNITS]) >> (unit % WORD_UNITS) & 1 == 1
+
+    def is_marked_full(self, uint64_t word):
+        return jm_load_relaxed(&self.bitmap.summary[word // WORD_UNITS]) >> (word % WORD_UNITS) & 1 == 1
+
+    def n_claimed(self):
+        return bitmap_count_claimed(&self.bitmap) - self.n_padding
+
+    def n_free(self, uint64_t n_units=1, zone=None):
+        cdef Zone where = self.zone(zone)
+        return bitmap_count_free(&self.bitmap, &where, n_units)
+
+    def longest_free(self, zone=None):
+        cdef Zone where = self.zone(zone)
+        return bitmap_longest_free(&self.bitmap, &where)
+
+    def pairs_ns(self, uint64_t n_pairs, unsigned int order=0, unsigned int n_threads=1, unsigned int depth=1):
+        """Nanoseconds for one claim and one release, in each of n_threads threads that use the whole bitmap at once."""
+        cdef BitmapTask task
+        if not 0 < depth <= MAX_DEPTH:
+            raise ValueError(f"depth: {depth} is not in 1..{MAX_DEPTH}")
+        task.bitmap, task.zone, task.order, task.depth, task.n_pairs = (
+            &self.bitmap, zone_of(0, self.n_units), order, depth, n_pairs
+        )
+        results = run_workers(bitmap_pairs, &task, n_threads)
+        if results[n_threads]:
+            raise RuntimeError(f"{results[n_threads]} claims failed")
+        return max(results[:n_threads]) / n_pairs
+
+
+# -- pool -------------------------------------------------------------------------------------------------------------
+
+cdef struct PoolTask:
+    void *pool                # PoolAllocator, borrowed from the caller
+    uint64_t n_bytes
+    uint64_t n_rounds
+    unsigned int depth
+    uint64_t limit_bytes
+    uint64_t n_done           # atomic; workers that have finished
+    uint64_t turn             # atomic; rounds that are ready
+    uint64_t n_released       # atomic; releases tried in all rounds
+    PoolBlock block           # of the current round
+    uint64_t *table           # atomic; each 0 or the address of a Parcel
+    uint64_t n_slots
+    uint64_t live_bytes       # atomic; charged for the parcels that are out, counted late and discounted early
+
+
+# As bitmap_pairs, through the C interface.
+cdef void pool_pairs(Worker *me) noexcept nogil:
+    cdef PoolTask *task = <PoolTask *> me.task
+    cdef PoolBlock[MAX_DEPTH] ring
+    cdef uint64_t i
+    cdef unsigned int k = 0
+    for i in range(task.depth):
+        me.counts[0] += (<PoolAllocator> task.pool).claim_block(task.n_bytes, &ring[i]) != OK
+    if me.counts[0]:
+        return
+    for _ in range(task.n_rounds):
+        (<PoolAllocator> task.pool).release_block(&ring[k])
+        if (<PoolAllocator> task.pool).claim_block(task.n_bytes, &ring[k]) != OK:
+            ring[k].generation = 0
+            me.counts[0] += 1
+        k = k + 1 if k + 1 < task.depth else 0
+    for i in range(task.depth):
+        (<PoolAllocator> task.pool).release_block(&ring[i])
+
+
+def pool_pairs_ns(
+    PoolAllocator pool, uint64_t n_bytes, uint64_t n_pairs, unsigned int n_threads=1, unsigned int depth=1
+):
+    """Nanoseconds for claim_block and release_block, in each of n_threads threads that use the pool at once."""
+    cdef PoolTask task
+    if not 0 < depth <= MAX_DEPTH:
+        raise ValueError(f"depth: {depth} is not in 1..{MAX_DEPTH}")
+    task.pool, task.n_bytes, task.n_rounds, task.depth = <void *> pool, n_bytes, n_pairs, depth
+    results = run_workers(pool_pairs, &task, n_threads)
+    if results[n_threads]:
+        raise RuntimeError(f"{results[n_threads]} claims failed")
+    return max(results[:n_threads]) / n_pairs
+
+
+def pool_failure_ns(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds):
+    """Nanoseconds for a claim_block that finds nothing; the caller has filled the pool."""
+    cdef PoolBlock block
+    cdef uint64_t n_claimed = 0, begin
+    with nogil:
+        begin = jm_clock_ticks()
+        for _ in range(n_rounds):
+            if pool.claim_block(n_bytes, &block) == OK:
+                n_claimed += 1
+                pool.release_block(&block)
+        begin = jm_clock_ns(begin, jm_clock_ticks())
+    if n_claimed:
+        raise RuntimeError(f"{n_claimed} claims found room")
+    return begin / n_rounds
+
+
+# Thread 0 claims a block for each round; then all release it at once. counts[0]: releases that succeeded.
+# Every second round thread 0 has released it itself and claimed another before, so all releases are late: counts[1].
+cdef void release_races(Worker *me) noexcept nogil:
+    cdef PoolTask *task = <PoolTask *> me.task
+    cdef PoolBlock block, next_owner
+    cdef uint64_t i, n_ok
+    cdef bint is_late
+    for i in range(task.n_rounds):
+        is_late = i % 2
+        if me.number == 0:
+            wait_for(&task.n_released, i * me.n_workers)
+            (<PoolAllocator> task.pool).claim_block(task.n_bytes, &task.block)
+            if is_late:
+                (<PoolAllocator> task.pool).release_block(&task.block)
+                (<PoolAllocator> task.pool).claim_block(task.n_bytes, &next_owner)
+            jm_store_release(&task.turn, i + 1)
+        else:
+            wait_for(&task.turn, i + 1)
+        block = task.block
+        n_ok = (<PoolAllocator> task.pool).release_block(&block) == OK
+        me.counts[is_late] += n_ok
+        jm_add_acq_rel(&task.n_released, 1)
+        if me.number == 0 and is_late:
+            wait_for(&task.n_released, (i + 1) * me.n_workers)
+            me.counts[2] += (<PoolAllocator> task.pool).release_block(&next_owner) != OK
+
+
+def release_races_won(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2):
+    """n_threads threads release the same claim at once, n_rounds times.
+
+    (successes in the even rounds, where one of them is in time; successes in the odd rounds, where the block has a new
+    owner; new owners that lost their block).
+    """
+    cdef PoolTask task
+    task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
+    task.turn = task.n_released = 0
+    return tuple(run_workers(release_races, &task, n_threads)[n_threads:n_threads + 3])
+
+
+cdef struct Parcel:           # a claimed block on its way from thread to thread
+    PoolBlock block
+    uint64_t cookie
+
+cdef enum:
+    MARK_STEP = 256           # bytes between the marks that a parcel leaves in its block
+
+
+# Write the parcel's marks, or count those that are not what was written.
+cdef uint64_t parcel_marks(const Parcel *parcel, bint write) noexcept nogil:
+    cdef uint64_t n_bad = 0, offset = 0
+    cdef uint64_t *mark
+    while offset + sizeof(uint64_t) <= parcel.block.capacity_bytes:
+        mark = <uint64_t *> (<char *> parcel.block.address + offset)
+        if write:
+            mark[0] = parcel.cookie ^ offset
+        else:
+            n_bad += mark[0] != parcel.cookie ^ offset
+        offset += MARK_STEP
+    return n_bad
+
+
+# Exchange blocks with the other threads through a table, after mimalloc's test-stress. The last worker only looks on.
+# counts: 0 marks that were overwritten, 1 blocks claimed, 2 refused, 3 moments above the limit and releases refused.
+cdef void exchange(Worker *me) noexcept nogil:
+    cdef PoolTask *task = <PoolTask *> me.task
+    cdef uint64_t *slot
+    cdef uint64_t random, seen
+    cdef Parcel *parcel
+    if me.number + 1 == me.n_workers:
+        while jm_load_acquire(&task.n_done) + 1 < me.n_workers:
+            me.counts[3] += (<PoolAllocator> task.pool).arena.used_bytes() > task.limit_bytes
+        return
+    for _ in range(task.n_rounds):
+        random = next_random(&me.random)
+        slot = &task.table[random % task.n_slots]
+        parcel = NULL
+        if random >> 32 & 3:  # one step in four only takes away
+            parcel = <Parcel *> malloc(sizeof(Parcel))
+        if parcel != NULL:
+            parcel.cookie = next_random(&me.random)
+            # Sizes spread evenly over the powers of two below n_bytes, which may be more than the largest block.
+            if (<PoolAllocator> task.pool).claim_block(
+                1 + (parcel.cookie >> 8) % (task.n_bytes >> (random >> 40 & 7)), &parcel.block
+            ) == OK:
+                seen = jm_add_acq_rel(&task.live_bytes, parcel.block.capacity_bytes) + parcel.block.capacity_bytes
+                me.counts[3] += seen > task.limit_bytes
+                parcel_marks(parcel, True)
+                me.counts[1] += 1
+            else:
+                me.counts[2] += 1
+                free(parcel)
+                parcel = NULL
+        seen = jm_load_acquire(slot)
+        while not jm_cas_weak_acq_rel(slot, &seen, <uint64_t> parcel):
+            pass
+        parcel_end(me, <Parcel *> seen)
+    jm_add_acq_rel(&task.n_done, 1)
+
+
+cdef void parcel_end(Worker *me, Parcel *parcel) noexcept nogil:
+    cdef PoolTask *task = <PoolTask *> me.task
+    if parcel != NULL:
+        me.counts[0] += parcel_marks(parcel, False)
+        jm_sub_acq_rel(&task.live_bytes, parcel.block.capacity_bytes)
+        me.counts[3] += (<PoolAllocator> task.pool).release_block(&parcel.block) != OK
+        free(parcel)
+
+
+def exchange_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2, uint64_t seed=1):
+    """Threads claim blocks of up to n_bytes, mark them, and swap them through a table; one more watches the limit.
+
+    Counts: "overwritten" marks, "claimed" and "refused" blocks, and "violations": moments above the limit and releases
+    that failed.
+    """
+    cdef PoolTask task
+    cdef Worker last
+    cdef unsigned int i
+    task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
+    task.limit_bytes = pool.usage()[1]
+    task.n_done, task.live_bytes, task.n_slots = 0, 0, 256
+    task.table = <uint64_t *> calloc(task.n_slots, sizeof(uint64_t))
+    if task.table == NULL:
+        raise MemoryError
+    try:
+        results = run_workers(exchange, &task, n_threads + 1, seed)[n_threads + 1:]
+    finally:
+        last.task = &task
+        for i in range(4):
+            last.counts[i] = 0
+        for i in range(task.n_slots):
+            parcel_end(&last, <Parcel *> task.table[i])
+        free(task.table)
+    return dict(zip(
+        ("overwritten", "claimed", "refused", "violations"), [results[i] + last.counts[i] for i in range(4)]
+    ))

@@ -84,6 +84,8 @@ class RegionTable(LayerRegistry):
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
         self._base_path = os.fspath(config.base_path)
+        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
+        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -92,7 +94,7 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
-        self._allocators = {name: self._allocator(name) for name in ceilings}
+        self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
@@ -104,8 +106,6 @@ class RegionTable(LayerRegistry):
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
-        self._evict_at_bytes = config.total_bytes * config.eviction_threshold / 100
-        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._n_evictions = self._n_failures = 0
         self._sites = CallSites()
         if config.trace:
@@ -177,7 +177,7 @@ class RegionTable(LayerRegistry):
             self._allocators[segment],
         )
 
-    def _allocator(self, segment: str) -> Callable[[int], Any]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block]:
         """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
         pool, table = self._pool, weakref.ref(self)
 
@@ -226,7 +226,7 @@ class RegionTable(LayerRegistry):
         held = [
             (lease.n_bytes, str(lease))
             for lease in self._leases()
-            if segment in ("total", self.layout.segment_of(lease.dimension).name)
+            if segment in ("total", self._place_of(lease.dimension).segment)
         ]
         pool_bytes, _ = self._pool.usage()
         if pool_bytes and segment in ("total", "reserve"):
@@ -303,7 +303,7 @@ class RegionTable(LayerRegistry):
 
         with self._lock:
             can_go = self.evictable_regions()
-            in_segment = sum(size for each, size in can_go if self.layout.segment_of(each).name == segment)
+            in_segment = sum(size for each, size in can_go if self._place_of(each).segment == segment)
             if excess_bytes() > in_segment or total_excess_bytes() > sum(size for _, size in can_go):
                 return False
             self._evict_until(lambda: excess_bytes() <= 0, segment)
@@ -392,7 +392,7 @@ class RegionTable(LayerRegistry):
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
-        if used_bytes >= self._evict_at_bytes:
+        if used_bytes >= self._evict_from_bytes:
             with self._lock:
                 self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
         if crossings:

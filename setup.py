@@ -27,7 +27,7 @@ DIRECTIVES = {
     "cdivision": True,
     "initializedcheck": False,
     "embedsignature": True,
-    "embedsignature.format": "python",
+    "embedsignature.format": "clinic",  # inspect.signature() knows them, and stubtest compares them
     # A bound method counts a reference on one function object that every thread shares (docs/threading.md).
     "binding": False,
     "freethreading_compatible": True,
@@ -54,6 +54,7 @@ class BuildExt(build_ext):
             annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),
         )
         super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
 
 def extension(source: Path) -> Extension:

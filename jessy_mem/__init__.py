@@ -1,1 +1,108 @@
-"""jessy_mem"""
+"""A memory manager for layered content: zero-copy layers of memory-mapped files under one hard budget.
+
+==============  ====================================================================================
+to              there is
+==============  ====================================================================================
+read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :class:`ContextCollection`
+write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
+allocate        :class:`PoolAllocator`, :class:`Block`
+measure         :class:`MemoryStats`, :class:`LatencyHistogram`
+examine         :func:`verify_region` (one file), :func:`examine` and :func:`clean` (a base folder)
+configure       :class:`MemoryConfig`
+catch           :mod:`jessy_mem.errors`, all under :class:`ConsciousnessError`
+==============  ====================================================================================
+
+Everything not exported here is private. Importing it prints nothing, starts nothing and reads no file.
+"""
+
+import logging
+
+from jessy_mem import errors
+from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem._core.pool import Block, PoolAllocator
+from jessy_mem._core.region import LayerView, MmapRegion
+from jessy_mem.builder import LayerSpec, RegionBuilder
+from jessy_mem.config import MemoryConfig
+from jessy_mem.context import (
+    ContextCollection,
+    InterferenceEngine,
+    LayerBatch,
+    LoadedContext,
+    NavigationPath,
+    Navigator,
+)
+from jessy_mem.doctor import Finding, clean, examine, verify_region
+from jessy_mem.errors import (
+    AllocationFailed,
+    ChecksumMismatch,
+    ConsciousnessError,
+    DimensionAlreadyLoaded,
+    DimensionNotFound,
+    DoubleFree,
+    ImmutableDimension,
+    InvalidRegion,
+    LayerNotFound,
+    LimitExceeded,
+    ManagerClosed,
+    MappingError,
+    OutOfBounds,
+    RegionNotFound,
+    RegionTruncated,
+)
+from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout, region_path
+from jessy_mem.manager import MmapManager
+from jessy_mem.simulation import create_simulated_contexts
+from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, PoolStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AllocationFailed",
+    "Block",
+    "ChecksumMismatch",
+    "ConsciousnessError",
+    "ContextCollection",
+    "DimensionAlreadyLoaded",
+    "DimensionNotFound",
+    "DoubleFree",
+    "Finding",
+    "ImmutableDimension",
+    "InterferenceEngine",
+    "InvalidRegion",
+    "LatencyHistogram",
+    "LatencySummary",
+    "LayerBatch",
+    "LayerId",
+    "LayerNotFound",
+    "LayerSpec",
+    "LayerView",
+    "Lease",
+    "LimitExceeded",
+    "LoadReport",
+    "LoadedContext",
+    "ManagerClosed",
+    "MappingError",
+    "MemoryConfig",
+    "MemoryLayout",
+    "MemoryStats",
+    "MmapManager",
+    "MmapRegion",
+    "NavigationPath",
+    "Navigator",
+    "OutOfBounds",
+    "PoolAllocator",
+    "PoolStats",
+    "RegionBuilder",
+    "RegionNotFound",
+    "RegionTruncated",
+    "clean",
+    "create_simulated_contexts",
+    "data_folder",
+    "default_layout",
+    "errors",
+    "examine",
+    "region_path",
+    "verify_region",
+]
+
+logging.getLogger("jessy_mem").addHandler(logging.NullHandler())

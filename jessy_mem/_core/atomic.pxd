@@ -22,6 +22,9 @@ cdef extern from "atomic.h" nogil:
     bint jm_cas_weak_relaxed(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     bint jm_gil_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     void jm_max_relaxed(uint64_t *p, uint64_t v) noexcept
+    void jm_min_relaxed(uint64_t *p, uint64_t v) noexcept
+    void *jm_ptr_load_acquire(void *const *p) noexcept
+    void jm_ptr_store_release(void **p, void *v) noexcept
     uint8_t jm_flag_load_acquire(const uint8_t *p) noexcept
     uint8_t jm_flag_load_relaxed(const uint8_t *p) noexcept
     void jm_flag_store_release(uint8_t *p, uint8_t v) noexcept

@@ -11,15 +11,15 @@
 
 #define JM_THREAD_SLOTS 64
 
-/* As in mimalloc: a thread-local that is read without calling the loader. It takes 4 bytes of the room that glibc keeps
-   for modules loaded late; other C libraries may keep none. */
+/* The four bytes of each module fit into the room glibc keeps for modules that are loaded late, and are then read
+   without a call. Other C libraries keep no such room. */
 #if defined(__GLIBC__)
 #define JM_THREAD_LOCAL __thread __attribute__((tls_model("initial-exec")))
 #else
 #define JM_THREAD_LOCAL __thread
 #endif
 
-static uint64_t jm_thread_taken;                      /* bit i: number i belongs to a live thread */
+static uint64_t jm_thread_taken;                         /* bit i: number i belongs to a live thread */
 static JM_THREAD_LOCAL unsigned jm_thread_number_plus_1; /* 0: this thread has none yet */
 static pthread_key_t jm_thread_key;
 static pthread_once_t jm_thread_once = PTHREAD_ONCE_INIT;

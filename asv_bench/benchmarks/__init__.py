@@ -1,0 +1,1 @@
+"""Benchmarks of jessy_mem, for asv: see ../README.md."""

@@ -1,0 +1,41 @@
+"""Image: the bytes of one generation of a region, checked; whoever owns the bytes (a mapping, a pool block)."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from jessy_mem._core.format cimport Header, LayerEntry
+
+
+cdef class Image:
+    cdef object __weakref__
+    cdef Py_buffer buffer            # of the owner; base is NULL until it is taken
+    cdef const uint8_t *base
+    cdef readonly uint64_t n_bytes
+    cdef Header header               # as checked, in private memory
+    cdef LayerEntry *layers          # ascending by layer
+    cdef readonly uint32_t n_layers
+    cdef readonly uint64_t content_bytes   # of all layers, as stored
+    cdef public uint64_t charged_bytes     # to the budget
+    cdef bint extended               # not a plain V1 file: there are checksums, and the tiling is exact
+    cdef bint trusted                # nobody else can have written the bytes: content is not compared with checksums
+    cdef readonly uint32_t dimension_id
+    cdef readonly bint immutable     # by the file's flag
+    cdef readonly uint64_t generation
+    cdef readonly str name
+    cdef readonly str path
+    cdef readonly str source         # "mmap", "pool" or "simulated"
+    cdef readonly object identity    # (device, inode, mtime_ns, size) of the file, or None
+    cdef object charge               # released after the buffer, for attributes die after __dealloc__
+
+    # Position of a layer in `layers`, or -1.
+    cdef int64_t find_layer(self, uint64_t layer) noexcept nogil
+    # The same for any int; TypeError if `layer` is none.
+    cdef int64_t find_number(self, object layer) except -2
+    # Compare the content of one layer with its checksum, once; ChecksumMismatch or InvalidRegion.
+    cdef int check_content(self, uint32_t i) except -1
+    # The same, always.
+    cdef int compare_head(self) except -1
+    cdef int compare_content(self, uint32_t i) except -1
+    # A compressed layer is one whole frame of the size that is declared, if a decoder is installed; InvalidRegion.
+    cdef int check_frame(self, uint32_t i) except -1
+    # The error for one that is not.
+    cdef object frame_error(self, const LayerEntry *entry)
+    cdef tuple keywords(self, uint32_t i)

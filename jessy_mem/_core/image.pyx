@@ -1,0 +1,380 @@
+"""The checked bytes of one generation of a region.
+
+HAZARD: a mapping must not go while anything points into it, and must go as soon as nothing does. An Image owns the
+buffer; views own the Image; nothing points back, so the last view's death unmaps and then releases the charge:
+
+    LayerView --> Image --> buffer (mmap, pool block)
+    memoryview ----^   \\--> charge (released last)
+"""
+import errno
+import hashlib
+import mmap
+import os
+import stat
+import sys
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_Index
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+import xxhash
+
+from jessy_mem._core.atomic cimport jm_flag_load_acquire, jm_flag_store_release
+from jessy_mem._core.format cimport (
+    CODEC_RAW,
+    HEADER_BYTES,
+    PAGE_ALIGNMENT_BYTES,
+    OPTION_IMMUTABLE,
+    Fault,
+    Header,
+    LayerEntry,
+    fault_error,
+    format_check_gap,
+    format_check_header,
+    format_head_bytes,
+    format_keywords,
+    format_read_layers,
+)
+from jessy_mem._core.os_memory cimport jm_page_bytes
+
+from jessy_mem import compression
+from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
+
+cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
+cdef dict MAP_OPTIONS = {"access": mmap.ACCESS_READ}
+cdef dict PRIVATE_MAP_OPTIONS = {"flags": mmap.MAP_PRIVATE, "prot": mmap.PROT_READ}
+if sys.version_info >= (3, 13):
+    MAP_OPTIONS["trackfd"] = PRIVATE_MAP_OPTIONS["trackfd"] = False  # a mapping then holds no descriptor
+
+cdef int CHUNK_BYTES = 1 << 20
+# A FIFO in the place of a file does not block, and a terminal does not become this process's own.
+cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+cdef inline uint64_t near_end(const Header *header) noexcept nogil:
+    """The end of the last page of the head, and never less than where the first content can begin."""
+    cdef uint64_t page_bytes = max(<uint64_t> jm_page_bytes(), <uint64_t> PAGE_ALIGNMENT_BYTES)
+    return (format_head_bytes(header) // page_bytes + 1) * page_bytes
+
+
+cdef bint check_near_gaps(
+    const uint8_t *base, const Header *header, const LayerEntry *layers, Fault *fault
+) noexcept nogil:
+    """Gaps on the pages of the head, which are in memory anyway; check_content looks at the others."""
+    cdef uint64_t near_bytes = near_end(header)
+    cdef uint32_t i = 0
+    while i < header.layer_count and (i == 0 or layers[i].content_off_bytes <= near_bytes):
+        if not format_check_gap(base, header, layers, i, fault):
+            return False
+        i += 1
+    return True
+
+
+cdef int check_head(bytes head, const Header *header, str path) except -1:
+    """Compare a private copy of header, records and extension table with metadata_xxh3; the copy's digests are lost."""
+    cdef Header *copy = <Header *> <char *> head
+    copy.metadata_xxh3 = 0
+    memset(copy.content_sha256, 0, sizeof(copy.content_sha256))
+    found = xxh3_64_intdigest(head)
+    if found != header.metadata_xxh3:
+        raise ChecksumMismatch(path, "metadata_xxh3", f"{found:#018x}", f"{header.metadata_xxh3:#018x}")
+    return 0
+
+
+@cython.final
+@cython.no_gc  # owner and charge are buffers and counters: no cycle can pass through an Image
+cdef class Image:
+    """The bytes of one generation of a region, checked.
+
+    Parameters
+    ----------
+    owner : buffer
+        Holds the bytes and keeps them unchanged while the Image lives.
+    path : str
+        For messages: the file, or what stands in its place.
+    dimension_id : int
+        The dimension that is asked for; 0 accepts each.
+    source : str
+        "mmap", "pool" or "simulated".
+    charge : Charge, optional
+        Released when the bytes are.
+    identity : tuple, optional
+        What the file was when it was opened, to tell later whether it was replaced.
+    first : bytes
+        The first bytes, if they were read already: a region whose head they hold is opened without touching a page.
+    trusted : bool
+        The bytes were written by this process into memory that no other can reach.
+
+    Structure is checked here, content on demand. Raises InvalidRegion, RegionTruncated, ChecksumMismatch.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.base = NULL
+        self.layers = NULL
+
+    def __init__(
+        self,
+        owner,
+        str path,
+        uint64_t dimension_id,
+        str source,
+        charge=None,
+        identity=None,
+        bytes first not None=b"",
+        bint trusted=False,
+    ):
+        cdef Fault fault
+        cdef bint sound
+        cdef uint32_t i
+        cdef bytes head = None
+        cdef const uint8_t *begin
+        cdef const uint8_t *parsed
+        if self.path is not None:
+            raise TypeError("an Image is initialised once")
+        self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
+        PyObject_GetBuffer(owner, &self.buffer, PyBUF_SIMPLE)
+        self.base, self.n_bytes = <const uint8_t *> self.buffer.buf, self.buffer.len
+        begin = <const uint8_t *> <const char *> first if len(first) >= HEADER_BYTES else self.base
+        with nogil:
+            sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
+        if not sound:
+            raise fault_error(&fault, &self.header, path)
+        self.extended = self.header.extension_version != 0
+        if not self.extended or min(near_end(&self.header), self.n_bytes) > <uint64_t> len(first):
+            begin = self.base
+        parsed = begin
+        if self.extended:
+            # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
+            head = PyBytes_FromStringAndSize(<const char *> begin, format_head_bytes(&self.header))
+            parsed = <const uint8_t *> <const char *> head
+            memcpy(<char *> head, &self.header, sizeof(Header))
+        self.layers = <LayerEntry *> malloc(self.header.layer_count * sizeof(LayerEntry))
+        if self.layers == NULL:
+            raise MemoryError
+        self.n_layers, self.dimension_id = self.header.layer_count, self.header.dimension_id
+        with nogil:
+            sound = format_read_layers(parsed, &self.header, self.layers, &fault) and (
+                not self.extended or check_near_gaps(begin, &self.header, self.layers, &fault)
+            )
+        if not sound:
+            raise fault_error(&fault, &self.header, path)
+        for i in range(self.n_layers):
+            self.content_bytes += self.layers[i].content_bytes
+        self.charged_bytes = self.n_bytes
+        if self.extended:
+            check_head(head, &self.header, path)
+        self.immutable = self.extended and self.header.optional_features & OPTION_IMMUTABLE != 0
+        self.generation = self.header.generation
+        self.name = PyUnicode_DecodeUTF8(
+            <const char *> self.header.dimension_name, self.header.dimension_name_len, NULL
+        )
+
+    def __dealloc__(self):
+        free(self.layers)
+        PyBuffer_Release(&self.buffer)  # of a buffer that was never taken, it is all zero and this does nothing
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, <void *> self.base, self.n_bytes, True, flags)
+
+    cdef int64_t find_layer(self, uint64_t layer) noexcept nogil:
+        cdef int64_t low = 0
+        cdef int64_t high = self.n_layers
+        cdef int64_t middle
+        # Layers are mostly numbered without holes, so the layer's number is mostly its position.
+        if layer < self.n_layers and self.layers[layer].layer == layer:
+            return layer
+        while low < high:
+            middle = (low + high) >> 1
+            if self.layers[middle].layer < layer:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < self.n_layers and self.layers[low].layer == layer else -1
+
+    cdef int64_t find_number(self, layer) except -2:
+        try:
+            return self.find_layer(PyNumber_Index(layer))  # a conversion alone would cut a float off
+        except OverflowError:
+            return -1
+
+    cdef int check_content(self, uint32_t i) except -1:
+        if self.extended and not self.trusted and not jm_flag_load_acquire(&self.layers[i].verified):
+            self.compare_content(i)
+            jm_flag_store_release(&self.layers[i].verified, 1)
+        return 0
+
+    cdef int compare_content(self, uint32_t i) except -1:
+        cdef LayerEntry *entry = &self.layers[i]
+        cdef Fault fault
+        cdef bint sound
+        cdef uint64_t found
+        with nogil:
+            sound = format_check_gap(self.base, &self.header, self.layers, i, &fault)
+        if not sound:
+            raise fault_error(&fault, &self.header, self.path)
+        found = xxh3_64_intdigest(memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes])
+        if found != entry.xxh3:
+            raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
+        return 0
+
+    cdef int compare_head(self) except -1:
+        cdef bytes head = PyBytes_FromStringAndSize(<const char *> self.base, format_head_bytes(&self.header))
+        if memcmp(<const char *> head, &self.header, sizeof(Header)) != 0:
+            raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
+        return check_head(head, &self.header, self.path)
+
+    cdef int check_frame(self, uint32_t i) except -1:
+        cdef LayerEntry *entry = &self.layers[i]
+        if entry.codec == CODEC_RAW or not compression.is_available():
+            return 0
+        if not compression.decompress(
+            memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes], entry.raw_bytes
+        ):
+            raise self.frame_error(entry)
+        return 0
+
+    cdef object frame_error(self, const LayerEntry *entry):
+        return InvalidRegion(
+            self.path, "content", "something else", f"one zstd frame of {entry.raw_bytes} bytes", entry.layer
+        )
+
+    cdef tuple keywords(self, uint32_t i):
+        keywords = format_keywords(self.base, self.n_bytes, &self.layers[i])
+        if keywords is None:
+            raise InvalidRegion(
+                self.path, "keyword", "other bytes than at open", "an unchanged file", self.layers[i].layer
+            )
+        return keywords
+
+    def check_all(self):
+        """Compare every layer with its checksum; the first damage is raised."""
+        cdef uint32_t i
+        for i in range(self.n_layers):
+            self.check_content(i)
+
+    def damage(self, progress=None):
+        """Everything that is wrong with the content, as a list of errors; compared afresh, without the GIL."""
+        cdef uint32_t i
+        cdef list found = []
+        if self.extended:
+            try:
+                self.compare_head()
+            except InvalidRegion as error:
+                found.append(error)
+        for i in range(self.n_layers):
+            try:
+                if self.extended:
+                    self.compare_content(i)
+                    self.check_frame(i)
+            except InvalidRegion as error:
+                found.append(error)
+            if progress is not None:
+                progress(self.layers[i].content_off_bytes + self.layers[i].content_bytes, self.n_bytes)
+        return found
+
+
+def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
+    """Map the region file at `path`, checked, as an Image.
+
+    `admit(n_bytes)` is called with the file's size before it is mapped and returns its charge, or raises. A file that
+    is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest.
+    """
+    cdef int fd
+    cdef Image image
+    cdef str text_path = os.fspath(path)
+    try:
+        fd = os.open(text_path, OPEN_FLAGS)
+    except FileNotFoundError:
+        raise DimensionNotFound(dimension_id, text_path) from None
+    except OSError as error:
+        raise MappingError.of(error, text_path) from None
+    try:
+        info = os.fstat(fd)
+        if stat.S_ISDIR(info.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        n_bytes = info.st_size
+        if n_bytes < HEADER_BYTES:
+            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes")
+        charge = admit(n_bytes) if admit is not None else None
+        identity = (info.st_dev, info.st_ino, info.st_mtime_ns, n_bytes)
+        first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
+        image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
+        if immutable or image.immutable:
+            image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity)
+        return image
+    except MappingError:
+        raise
+    except OSError as error:
+        raise MappingError.of(error, text_path) from None
+    finally:
+        os.close(fd)
+
+
+cdef object map_descriptor(int fd, str path, uint64_t n_bytes):
+    """The first `n_bytes` of a file as a read-only mmap."""
+    try:
+        return mmap.mmap(fd, n_bytes, **MAP_OPTIONS)
+    except PermissionError:
+        # Linux before 6.7 maps write-sealed memory privately only; the pages are the same ones until somebody writes.
+        return mmap.mmap(fd, n_bytes, **PRIVATE_MAP_OPTIONS)
+    except ValueError as error:  # the file was shortened since its size was asked
+        raise RegionTruncated(path, "header", str(error), f"a file of {n_bytes} bytes") from None
+
+
+cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity):
+    """Copy the file into memory that nobody can change or shorten, map that, and compare its digest."""
+    cdef int sealed = sealed_copy(fd, path, n_bytes)
+    cdef Image image
+    try:
+        image = Image(map_descriptor(sealed, path, n_bytes), path, dimension_id, "mmap", charge, identity)
+        if image.immutable:
+            found = sha256_of(sealed, format_head_bytes(&image.header))
+            expected = PyBytes_FromStringAndSize(<const char *> image.header.content_sha256, 32)
+            if found != expected:
+                raise ChecksumMismatch(path, "content_sha256", found.hex(), expected.hex())
+            image.trusted = True
+        else:
+            image.check_all()
+    finally:
+        os.close(sealed)
+    return image
+
+
+cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -1:
+    """A descriptor of a sealed copy; where the system has no sealed memory, of the file itself."""
+    cdef int copy
+    cdef uint64_t done = 0
+    cdef uint64_t moved
+    if not hasattr(os, "memfd_create"):
+        return os.dup(fd)
+    import fcntl
+    copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        while done < n_bytes:
+            moved = os.sendfile(copy, fd, done, min(n_bytes - done, <uint64_t> 1 << 30))
+            if moved == 0:
+                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
+            done += moved
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
+
+
+cdef bytes sha256_of(int fd, uint64_t off_bytes):
+    """SHA-256 from `off_bytes` to the end, read and not mapped, so that the pages do not count as this process's."""
+    digest = hashlib.sha256()
+    while True:
+        chunk = os.pread(fd, CHUNK_BYTES, off_bytes)
+        if not chunk:
+            return digest.digest()
+        digest.update(chunk)
+        off_bytes += len(chunk)

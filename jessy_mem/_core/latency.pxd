@@ -1,0 +1,34 @@
+"""Latency histograms: one shard for each thread, merged when read.
+
+Other modules cimport LatencyHistogram and call its three cdef methods; the rest serves latency.pyx.
+"""
+from libc.stdint cimport uint64_t
+
+from jessy_mem._core.shard cimport Shard, Snapshot
+
+cdef enum:
+    N_SLOTS = 65  # thread numbers: 0..JM_THREAD_SLOTS, checked at import
+
+
+cdef class LatencyHistogram:
+    cdef Shard *shards[N_SLOTS]          # by thread number; NULL until the thread records, and always for the last
+    cdef Shard *shared                   # of all threads that have no shard; always there
+    cdef Shard *reset_at                 # what had been recorded at the last reset, NULL before the first; locked
+    cdef readonly uint64_t limit_ns      # the longest time that has a bucket; longer is overflow
+    cdef unsigned int n_buckets          # that times up to limit_ns fall into
+    cdef unsigned int n_groups           # that hold these buckets
+    cdef bint refuses_shards             # for tests: as if no memory were left for shards
+
+    # Count and time one event. Lock-free, from any thread.
+    cdef void record_ns(self, uint64_t t_ns) noexcept nogil
+    # Count one event without a time (record_latency=False).
+    cdef void tick(self) noexcept nogil
+    # Events since the histogram was made, timed or not; reset() does not lower it.
+    cdef uint64_t count_events(self) noexcept nogil
+
+    # Make the shard of this thread's number; NULL when the thread has to share.
+    cdef Shard *shard_claim(self, unsigned int number) noexcept nogil
+    # The i-th of the shards there are, 0..N_SLOTS, or NULL.
+    cdef const Shard *shard_at(self, int i) noexcept nogil
+    # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.
+    cdef void snapshot_take(self, Snapshot *snapshot) noexcept

@@ -1,0 +1,464 @@
+"""Latency histograms whose recording costs a few nanoseconds and whose numbers add up.
+
+HAZARD: many threads record while others read, merge and reset, and nobody may wait or be lost. Each thread writes a
+shard of its own with plain loads and stores (relaxed, since readers look on); a shard is taken over by a later thread
+only after its owner has ended (thread.h). What finds no shard, because 64 threads live or no memory is left, goes to
+the shared shard with atomic adds.
+
+    thread 0 --> shards[0]  head | 64 buckets of group 0 | ... group 1 | ...      one writer each
+    thread 1 --> shards[1]  NULL until thread 1 records
+       ...
+    others   --> shared     head | ...                                            atomic adds
+                    |
+                    +--> snapshot = sum of shards - what was there at the last reset
+
+Invariants: a bucket only ever grows, so a snapshot is never negative; reset() writes no bucket, it remembers. All
+numbers of a snapshot follow from the buckets it saw; sum, minimum and maximum only refine them inside their bounds, so
+a snapshot that was taken in the middle of an event is still one that could have been.
+"""
+cimport cython
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from jessy_mem._core.atomic cimport (
+    jm_add_relaxed,
+    jm_ctz,
+    jm_load_relaxed,
+    jm_max_relaxed,
+    jm_min_relaxed,
+    jm_or_acq_rel,
+    jm_ptr_load_acquire,
+    jm_ptr_store_release,
+    jm_store_relaxed,
+)
+from jessy_mem._core.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_of
+from jessy_mem._core.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
+from jessy_mem._core.shard cimport (
+    Shard,
+    Snapshot,
+    own_add,
+    shard_bytes,
+    shard_new,
+    shard_record_own,
+    shard_record_shared,
+    snapshot_add,
+    snapshot_begin,
+    snapshot_finish,
+    snapshot_percentile,
+    snapshot_subtract,
+)
+from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_number
+
+
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+    object PyByteArray_FromStringAndSize(const char *data, Py_ssize_t n_bytes)
+    char *PyByteArray_AS_STRING(object array) noexcept
+
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil  # a macro of every module that Cython writes
+
+if JM_THREAD_SLOTS + 1 != N_SLOTS:
+    raise ImportError("latency.pxd and thread.h disagree about the number of thread slots")
+jm_clock_init()
+
+
+def clock_name():
+    """The clock that latencies are measured with: "tsc" (the processor's time stamp counter) or "monotonic".
+
+    Examples
+    --------
+    >>> clock_name() in ("tsc", "monotonic")
+    True
+    """
+    return "tsc" if jm_clock_uses_tsc else "monotonic"
+
+
+def clock_resolution_ns():
+    """What two readings in a row of the clock of :func:`clock_name` differ by, in nanoseconds.
+
+    It is measured anew by each call. Neither the clock's step nor the cost of a reading is larger.
+
+    Examples
+    --------
+    >>> clock_resolution_ns() > 0
+    True
+    """
+    return jm_clock_resolution_ns()
+
+
+@cython.no_gc  # holds no Python object
+@cython.final
+cdef class LatencyHistogram:
+    """Counts of how long events took, in buckets at most 1.6 % wide, recorded from any number of threads.
+
+    Parameters
+    ----------
+    max_ns : int, optional
+        The longest time in nanoseconds that gets a bucket (default: 60 s; at most 2**63 - 1). Longer events are counted
+        as overflow: they are part of `count`, `mean_ns` and `max_ns`.
+
+    Attributes
+    ----------
+    count : int
+        Events recorded since the last reset, overflow included.
+    overflow : int
+        Those of them that took longer than `limit_ns`.
+    min_ns, max_ns : int
+        The shortest and the longest event, exact; 0 when there is none.
+    mean_ns : float
+        The mean of all events, exact; 0.0 when there is none.
+    limit_ns : int
+        The `max_ns` of the constructor.
+    n_events : int
+        All events since the histogram was made: a reset does not lower it, and events counted without a time are in it.
+    n_bytes : int
+        Memory held for counters: about 16 KB, and as much for each thread that has recorded.
+
+    Raises
+    ------
+    ValueError
+        If `max_ns` is not in 1..2**63 - 1.
+    MemoryError
+        If there is no memory for the first counters.
+
+    Notes
+    -----
+    Thread-safe, and recording is lock-free: each thread counts in memory of its own, which is added up when read. What
+    is read while others record is one consistent set of numbers, with every event either whole in it or not at all in
+    its counts; only then may `min_ns`, `max_ns` and `mean_ns` be off, by less than the width of a bucket.
+
+    The bucket arithmetic is that of HdrHistogram (Gil Tene, http://hdrhistogram.org).
+
+    Examples
+    --------
+    >>> histogram = LatencyHistogram()
+    >>> for t_ns in (120, 80, 100, 5_000):
+    ...     histogram.record(t_ns)
+    >>> histogram
+    <LatencyHistogram count=4 p50=100 p99=5000 max=5000 ns>
+    >>> histogram.percentile(75), histogram.mean_ns
+    (120, 1325.0)
+    """
+
+    def __cinit__(self, max_ns=60_000_000_000):
+        if not 1 <= max_ns < 1 << 63:
+            raise ValueError(f"max_ns: {max_ns} is not in 1..2**63 - 1")
+        self.limit_ns = max_ns
+        self.n_buckets = bucket_of(self.limit_ns) + 1
+        self.n_groups = (self.n_buckets + GROUP_BUCKETS - 1) / GROUP_BUCKETS
+        self.shared = shard_new(self.n_groups)
+        if self.shared == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef int number
+        for number in range(N_SLOTS):
+            free(self.shards[number])
+        free(self.shared)
+        free(self.reset_at)
+
+    cdef const Shard *shard_at(self, int i) noexcept nogil:
+        return <const Shard *> (self.shared if i == N_SLOTS else jm_ptr_load_acquire(<void **> &self.shards[i]))
+
+    cdef Shard *shard_claim(self, unsigned int number) noexcept nogil:
+        cdef Shard *shard
+        if number >= JM_THREAD_SLOTS or self.refuses_shards:
+            return NULL
+        shard = shard_new(self.n_groups)
+        # Only the thread that has this number writes the pointer.
+        jm_ptr_store_release(<void **> &self.shards[number], shard)
+        return shard
+
+    cdef void record_ns(self, uint64_t t_ns) noexcept nogil:
+        cdef unsigned int number = jm_thread_number()
+        cdef Shard *shard = self.shards[number]
+        if unlikely(shard == NULL):
+            shard = self.shard_claim(number)
+            if shard == NULL:
+                shard_record_shared(self.shared, t_ns, self.limit_ns)
+                return
+        shard_record_own(shard, t_ns, self.limit_ns)
+
+    cdef void tick(self) noexcept nogil:
+        cdef unsigned int number = jm_thread_number()
+        cdef Shard *shard = self.shards[number]
+        if unlikely(shard == NULL):
+            shard = self.shard_claim(number)
+            if shard == NULL:
+                jm_add_relaxed(&self.shared.ticks, 1)
+                return
+        own_add(&shard.ticks, 1)
+
+    cdef uint64_t count_events(self) noexcept nogil:
+        cdef uint64_t n_events = 0, groups
+        cdef const uint64_t *counts
+        cdef const Shard *shard
+        cdef int number, i
+        for number in range(N_SLOTS + 1):
+            shard = self.shard_at(number)
+            if shard == NULL:
+                continue
+            n_events += jm_load_relaxed(&shard.ticks) + jm_load_relaxed(&shard.overflow)
+            groups = jm_load_relaxed(&shard.groups)
+            while groups:
+                counts = shard.counts + jm_ctz(groups) * GROUP_BUCKETS
+                groups &= groups - 1
+                for i in range(GROUP_BUCKETS):
+                    n_events += jm_load_relaxed(counts + i)
+        return n_events
+
+    cdef void snapshot_take(self, Snapshot *snapshot) noexcept:
+        cdef const Shard *shard
+        cdef int number
+        snapshot_begin(snapshot)
+        with cython.critical_section(self):
+            for number in range(N_SLOTS + 1):
+                shard = self.shard_at(number)
+                if shard != NULL:
+                    snapshot_add(snapshot, shard)
+            if self.reset_at != NULL:
+                snapshot_subtract(snapshot, self.reset_at)
+        snapshot_finish(snapshot, self.limit_ns)
+
+    def record(self, t_ns):
+        """Count one event that took `t_ns` nanoseconds; ValueError if that is negative."""
+        cdef int too_large = 0
+        cdef int64_t value = PyLong_AsLongLongAndOverflow(t_ns, &too_large)
+        if value >= 0:
+            self.record_ns(value)
+        elif too_large > 0:
+            self.record_ns(min(int(t_ns), UINT64_MAX))
+        else:
+            raise ValueError(f"t_ns: {t_ns} is negative")
+
+    def percentile(self, double q):
+        """The time in nanoseconds that `q` percent of the events did not exceed.
+
+        Parameters
+        ----------
+        q : float
+            0..100. 0 gives the minimum, 100 the maximum, both exact; between them the result is the middle of the
+            bucket of the nearest-rank percentile, within 0.8 % of it.
+
+        Returns
+        -------
+        int
+            0 when nothing was recorded.
+
+        Raises
+        ------
+        ValueError
+            If `q` is not in 0..100.
+        """
+        cdef Snapshot snapshot
+        if not 0 <= q <= 100:
+            raise ValueError(f"q: {q} is not in 0..100")
+        self.snapshot_take(&snapshot)
+        return snapshot_percentile(&snapshot, q)
+
+    def summary(self):
+        """The fields of :class:`jessy_mem.stats.LatencySummary` in order, from one snapshot and in one pass.
+
+        Returns
+        -------
+        tuple
+            ``(count, p50, p90, p99, p999, max, mean_ns)``; times in nanoseconds, all 0 when nothing was recorded.
+
+        Examples
+        --------
+        >>> histogram = LatencyHistogram()
+        >>> histogram.record(100)
+        >>> histogram.summary()
+        (1, 100, 100, 100, 100, 100, 100.0)
+        """
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return (
+            snapshot.n_timed,
+            snapshot_percentile(&snapshot, 50),
+            snapshot_percentile(&snapshot, 90),
+            snapshot_percentile(&snapshot, 99),
+            snapshot_percentile(&snapshot, 99.9),
+            snapshot.max_ns,
+            snapshot.mean_ns,
+        )
+
+    def merge(self, LatencyHistogram other not None):
+        """Add what `other` has recorded since its last reset, as if it had been recorded here.
+
+        Raises
+        ------
+        ValueError
+            If the two have a different `limit_ns`, so that their buckets do not correspond.
+        """
+        cdef Snapshot snapshot
+        cdef Shard *shard = self.shared
+        cdef uint64_t groups
+        cdef unsigned int bucket, first
+        if other.limit_ns != self.limit_ns:
+            raise ValueError(f"other: its limit_ns is {other.limit_ns}, here it is {self.limit_ns}; they must be equal")
+        other.snapshot_take(&snapshot)
+        with cython.critical_section(self):
+            jm_or_acq_rel(&shard.groups, snapshot.groups)
+            groups = snapshot.groups
+            while groups:
+                first = jm_ctz(groups) * GROUP_BUCKETS
+                groups &= groups - 1
+                for bucket in range(first, first + GROUP_BUCKETS):
+                    if snapshot.counts[bucket]:
+                        jm_add_relaxed(shard.counts + bucket, snapshot.counts[bucket])
+            jm_add_relaxed(&shard.overflow, snapshot.overflow)
+            jm_add_relaxed(&shard.sum_ns, snapshot.sum_ns)
+            jm_add_relaxed(&shard.ticks, snapshot.n_ticks)
+            if snapshot.n_timed:
+                jm_min_relaxed(&shard.min_ns, snapshot.min_ns)
+                jm_max_relaxed(&shard.max_ns, snapshot.max_ns)
+
+    def reset(self):
+        """Forget all times recorded so far; an event recorded meanwhile counts before or after, never twice."""
+        cdef Snapshot snapshot
+        cdef const Shard *shard
+        cdef Shard *reset_at
+        cdef uint64_t groups
+        cdef unsigned int first
+        cdef int number
+        with cython.critical_section(self):
+            if self.reset_at == NULL:
+                self.reset_at = shard_new(self.n_groups)
+            if self.reset_at == NULL:
+                raise MemoryError
+            reset_at = self.reset_at
+            snapshot_begin(&snapshot)
+            for number in range(N_SLOTS + 1):
+                shard = self.shard_at(number)
+                if shard != NULL:
+                    snapshot_add(&snapshot, shard)
+                    # An event in flight may miss this; the buckets still bound what is shown for it.
+                    jm_store_relaxed(<uint64_t *> &shard.min_ns, UINT64_MAX)
+                    jm_store_relaxed(<uint64_t *> &shard.max_ns, 0)
+            groups = reset_at.groups = snapshot.groups
+            while groups:
+                first = jm_ctz(groups) * GROUP_BUCKETS
+                groups &= groups - 1
+                memcpy(reset_at.counts + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
+            reset_at.overflow = snapshot.overflow
+            reset_at.sum_ns = snapshot.sum_ns
+            reset_at.ticks = snapshot.n_ticks
+
+    def to_dict(self):
+        """One snapshot as plain values: the summary, the overflow, and the buckets that hold events.
+
+        Returns
+        -------
+        dict
+            JSON-serialisable. ``"buckets"`` lists ``[low_ns, high_ns, count]``, ascending, both bounds inclusive.
+        """
+        cdef Snapshot snapshot
+        cdef uint64_t groups
+        cdef uint64_t high_ns
+        cdef unsigned int group, bucket
+        self.snapshot_take(&snapshot)
+        buckets = []
+        groups = snapshot.groups
+        while groups:
+            group = jm_ctz(groups)
+            groups &= groups - 1
+            for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
+                if snapshot.counts[bucket]:
+                    high_ns = min(bucket_high(bucket), self.limit_ns)
+                    buckets.append([bucket_low(bucket), high_ns, snapshot.counts[bucket]])
+        return {
+            "count": snapshot.n_timed,
+            "mean_ns": snapshot.mean_ns,
+            "min_ns": snapshot.min_ns,
+            "p50_ns": snapshot_percentile(&snapshot, 50),
+            "p90_ns": snapshot_percentile(&snapshot, 90),
+            "p99_ns": snapshot_percentile(&snapshot, 99),
+            "p999_ns": snapshot_percentile(&snapshot, 99.9),
+            "max_ns": snapshot.max_ns,
+            "overflow": snapshot.overflow,
+            "limit_ns": self.limit_ns,
+            "buckets": buckets,
+        }
+
+    @property
+    def count(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return snapshot.n_timed
+
+    @property
+    def overflow(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return snapshot.overflow
+
+    @property
+    def min_ns(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return snapshot.min_ns
+
+    @property
+    def max_ns(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return snapshot.max_ns
+
+    @property
+    def mean_ns(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return snapshot.mean_ns
+
+    @property
+    def n_events(self):
+        return self.count_events()
+
+    @property
+    def n_bytes(self):
+        cdef int number
+        cdef size_t n_shards = self.reset_at != NULL
+        for number in range(N_SLOTS + 1):
+            n_shards += self.shard_at(number) != NULL
+        return n_shards * shard_bytes(self.n_groups)
+
+    @property
+    def counts(self):
+        """Events in each bucket, without the overflow: a new uint64 array, one shorter than `bucket_bounds_ns`."""
+        import numpy
+
+        cdef Snapshot snapshot
+        cdef unsigned int first
+        self.snapshot_take(&snapshot)
+        raw = PyByteArray_FromStringAndSize(NULL, self.n_groups * GROUP_BUCKETS * sizeof(uint64_t))
+        cdef uint64_t *counts = <uint64_t *> PyByteArray_AS_STRING(raw)
+        memset(counts, 0, self.n_groups * GROUP_BUCKETS * sizeof(uint64_t))
+        while snapshot.groups:
+            first = jm_ctz(snapshot.groups) * GROUP_BUCKETS
+            snapshot.groups &= snapshot.groups - 1
+            memcpy(counts + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
+        return numpy.frombuffer(raw, numpy.uint64, self.n_buckets)
+
+    @property
+    def bucket_bounds_ns(self):
+        """The edges of the buckets: bucket `i` counts ``bounds[i] <= t_ns < bounds[i + 1]``; a new uint64 array."""
+        import numpy
+
+        cdef unsigned int bucket
+        raw = PyByteArray_FromStringAndSize(NULL, (self.n_buckets + 1) * sizeof(uint64_t))
+        cdef uint64_t *bounds = <uint64_t *> PyByteArray_AS_STRING(raw)
+        for bucket in range(self.n_buckets):
+            bounds[bucket] = bucket_low(bucket)
+        bounds[self.n_buckets] = self.limit_ns + 1
+        return numpy.frombuffer(raw, numpy.uint64)
+
+    def __repr__(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        return (
+            f"<LatencyHistogram count={snapshot.n_timed} p50={snapshot_percentile(&snapshot, 50)} "
+            f"p99={snapshot_percentile(&snapshot, 99)} max={snapshot.max_ns} ns>"
+        )

@@ -1,0 +1,210 @@
+"""Doors for tests and benchmarks of the clock and the latency histogram: kernels in a C loop, native threads.
+
+Not for use by the library itself. Native threads have no Python state and hold no GIL, so they meet in the histogram
+as hard as the machine can, on every interpreter.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from jessy_mem._core.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_store_release
+from jessy_mem._core.buckets cimport bucket_high, bucket_low, bucket_middle, bucket_of
+from jessy_mem._core.clock cimport (
+    jm_clock_init,
+    jm_clock_monotonic_ns,
+    jm_clock_ns,
+    jm_clock_ticks,
+    jm_clock_ticks_after,
+)
+from jessy_mem._core.latency cimport LatencyHistogram
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    int pthread_create(pthread_t *thread, void *attributes, void *(*run)(void *) noexcept nogil, void *job) noexcept
+    int pthread_join(pthread_t thread, void **result) noexcept
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield() noexcept
+
+jm_clock_init()
+
+ctypedef void (*record_fn)(void *, const uint64_t *, size_t, size_t) noexcept nogil
+
+
+cdef struct Meeting:    # where the threads of one run wait for each other
+    uint64_t is_open    # atomic; 0 until every thread was made
+    uint64_t n_done     # atomic; threads that have recorded all
+    uint64_t n_threads
+
+
+cdef struct Job:
+    pthread_t thread
+    Meeting *meeting
+    record_fn record
+    void *histogram     # a LatencyHistogram that the caller holds
+    const uint64_t *values
+    size_t n_values
+    size_t n_ticks
+
+
+def bucket(uint64_t value):
+    """The bucket of a value: its index, lowest, middle and highest value."""
+    cdef unsigned int index = bucket_of(value)
+    return index, bucket_low(index), bucket_middle(index), bucket_high(index)
+
+
+def clock_pair():
+    """The monotonic clock, the library's clock in its own ticks, and the monotonic clock again."""
+    cdef uint64_t before_ns = jm_clock_monotonic_ns(), ticks = jm_clock_ticks()
+    return before_ns, ticks, jm_clock_monotonic_ns()
+
+
+def clock_ns(uint64_t begin_ticks, uint64_t end_ticks):
+    """Nanoseconds between two readings of the library's clock."""
+    return jm_clock_ns(begin_ticks, end_ticks)
+
+
+def refuse_shards(LatencyHistogram histogram not None, bint refuse):
+    """Let the histogram behave as if there were no memory for the shards of further threads."""
+    histogram.refuses_shards = refuse
+
+
+def clock_cost_ns(size_t n):
+    """Mean cost of one reading of the clock, in nanoseconds, over `n` readings."""
+    cdef uint64_t begin_ns, end_ns, last = 0
+    cdef size_t _i
+    with nogil:
+        begin_ns = jm_clock_monotonic_ns()
+        for _i in range(n):
+            last ^= jm_clock_ticks()
+        end_ns = jm_clock_monotonic_ns()
+    return (end_ns - begin_ns) / <double> n if last else 0.0
+
+
+def record_cost_ns(LatencyHistogram histogram not None, const uint64_t[::1] values not None, size_t n_rounds):
+    """Mean cost of one record_ns, in nanoseconds, over `n_rounds` times all `values`."""
+    cdef uint64_t begin_ns, end_ns
+    cdef size_t i, _round
+    with nogil:
+        begin_ns = jm_clock_monotonic_ns()
+        for _round in range(n_rounds):
+            for i in range(<size_t> values.shape[0]):
+                histogram.record_ns(values[i])
+        end_ns = jm_clock_monotonic_ns()
+    return (end_ns - begin_ns) / <double> (n_rounds * <size_t> values.shape[0])
+
+
+cdef uint32_t[2048] chase  # a closed walk through 8 KB: each step waits for the one before
+cdef uint32_t chase_at = 0
+
+
+cdef void chase_make() noexcept nogil:
+    cdef uint32_t i
+    for i in range(2048):
+        chase[i] = (i * 77 + 13) & 2047
+
+
+cdef void work(size_t n_steps) noexcept nogil:
+    """An event that takes about 1.5 ns for each step."""
+    global chase_at
+    cdef uint32_t at = chase_at
+    cdef size_t _i
+    for _i in range(n_steps):
+        at = chase[at]
+    chase_at = at
+
+
+chase_make()
+
+
+def time_cost_ns(LatencyHistogram histogram, size_t n, size_t n_steps=0, bint waits=False):
+    """Mean duration of an event of `n_steps` steps, in nanoseconds, over `n`: timed and recorded, or bare for None.
+
+    The cost of timing is the difference of the two. `waits` ends the event with the clock that waits for it.
+    """
+    cdef uint64_t begin_ns, end_ns, begin_ticks
+    cdef bint is_timed = histogram is not None
+    cdef size_t _i
+    with nogil:
+        begin_ns = jm_clock_monotonic_ns()
+        if not is_timed:
+            for _i in range(n):
+                work(n_steps)
+        elif waits:
+            for _i in range(n):
+                begin_ticks = jm_clock_ticks()
+                work(n_steps)
+                histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks_after()))
+        else:
+            for _i in range(n):
+                begin_ticks = jm_clock_ticks()
+                work(n_steps)
+                histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        end_ns = jm_clock_monotonic_ns()
+    return (end_ns - begin_ns) / <double> n
+
+
+def tick_cost_ns(LatencyHistogram histogram not None, size_t n):
+    """Mean cost of one tick, in nanoseconds, over `n`."""
+    cdef uint64_t begin_ns, end_ns
+    cdef size_t _i
+    with nogil:
+        begin_ns = jm_clock_monotonic_ns()
+        for _i in range(n):
+            histogram.tick()
+        end_ns = jm_clock_monotonic_ns()
+    return (end_ns - begin_ns) / <double> n
+
+
+cdef void record_all(
+    LatencyHistogram histogram, const uint64_t *values, size_t n_values, size_t n_ticks
+) noexcept nogil:
+    cdef size_t i, _i
+    for i in range(n_values):
+        histogram.record_ns(values[i])
+    for _i in range(n_ticks):
+        histogram.tick()
+
+
+cdef void *thread_run(void *argument) noexcept nogil:
+    cdef Job *job = <Job *> argument
+    while not jm_load_acquire(&job.meeting.is_open):
+        sched_yield()
+    job.record(job.histogram, job.values, job.n_values, job.n_ticks)
+    # Stay until all have recorded, so that as many threads live at once as were asked for.
+    jm_add_acq_rel(&job.meeting.n_done, 1)
+    while jm_load_acquire(&job.meeting.n_done) < job.meeting.n_threads:
+        sched_yield()
+    return NULL
+
+
+def record_threads(
+    LatencyHistogram histogram not None, const uint64_t[::1] values not None, unsigned int n_threads, size_t n_ticks=0
+):
+    """Let `n_threads` native threads, all alive at once, record all `values` and tick `n_ticks` times each.
+
+    Returns the number of threads that the system gave. The GIL is released meanwhile.
+    """
+    cdef Meeting meeting
+    cdef Job *jobs = <Job *> calloc(n_threads + 1, sizeof(Job))
+    cdef unsigned int i, n_made = 0
+    if jobs == NULL:
+        raise MemoryError
+    meeting.is_open = meeting.n_done = 0
+    for i in range(n_threads):
+        jobs[i].meeting = &meeting
+        jobs[i].record = <record_fn> record_all
+        jobs[i].histogram = <void *> histogram
+        jobs[i].values = &values[0] if values.shape[0] else NULL
+        jobs[i].n_values = values.shape[0]
+        jobs[i].n_ticks = n_ticks
+    with nogil:
+        while n_made < n_threads and pthread_create(&jobs[n_made].thread, NULL, thread_run, &jobs[n_made]) == 0:
+            n_made += 1
+        meeting.n_threads = n_made
+        jm_store_release(&meeting.is_open, 1)
+        for i in range(n_made):
+            pthread_join(jobs[i].thread, NULL)
+    free(jobs)
+    return n_made

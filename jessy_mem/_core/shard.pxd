@@ -1,0 +1,241 @@
+"""A shard, the counters of one thread, and a snapshot, what many shards add up to. Kernels of the latency histogram."""
+from libc.math cimport ceil
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.string cimport memset
+
+from jessy_mem._core.atomic cimport (
+    JM_CACHE_LINE,
+    jm_add_relaxed,
+    jm_clz,
+    jm_ctz,
+    jm_load_relaxed,
+    jm_max_relaxed,
+    jm_min_relaxed,
+    jm_or_acq_rel,
+    jm_store_relaxed,
+)
+from jessy_mem._core.buckets cimport (
+    GROUP_BUCKETS,
+    MAX_BUCKETS,
+    MAX_GROUPS,
+    bucket_high,
+    bucket_low,
+    bucket_middle,
+    bucket_of,
+    bucket_width,
+)
+
+
+cdef extern from "<stdlib.h>" nogil:
+    int posix_memalign(void **address, size_t alignment_bytes, size_t n_bytes) noexcept
+
+
+# What some threads recorded. The head is one cache line; each field has one writer except in the shared shard, and any
+# number of readers, so all of them are accessed atomically.
+cdef struct Shard:
+    uint64_t groups      # bit g: a bucket of group g may be above 0; set before the bucket is
+    uint64_t overflow    # events longer than max_ns
+    uint64_t sum_ns      # of all timed events, modulo 2**64
+    uint64_t min_ns      # of the timed events since the last reset; UINT64_MAX when there is none
+    uint64_t max_ns      # of the timed events since the last reset
+    uint64_t ticks       # events without a time
+    uint64_t[2] padding
+    uint64_t[1] counts   # events in each bucket, as many as the histogram has
+
+
+cdef inline size_t shard_bytes(unsigned int n_groups) noexcept nogil:
+    # The struct holds one counter already; whole groups follow, so that a group is read without looking at n_buckets.
+    return sizeof(Shard) - sizeof(uint64_t) + n_groups * GROUP_BUCKETS * sizeof(uint64_t)
+
+
+cdef inline Shard *shard_new(unsigned int n_groups) noexcept nogil:
+    """An empty shard that begins on a cache line, or NULL."""
+    cdef void *memory = NULL
+    if posix_memalign(&memory, JM_CACHE_LINE, shard_bytes(n_groups)) != 0:
+        return NULL
+    memset(memory, 0, shard_bytes(n_groups))
+    (<Shard *> memory).min_ns = UINT64_MAX
+    return <Shard *> memory
+
+
+cdef inline void own_add(uint64_t *counter, uint64_t n) noexcept nogil:
+    """Add to a counter that this thread alone writes."""
+    jm_store_relaxed(counter, jm_load_relaxed(counter) + n)
+
+
+cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns) noexcept nogil:
+    cdef unsigned int bucket
+    cdef uint64_t groups, bit
+    if t_ns <= limit_ns:
+        bucket = bucket_of(t_ns)
+        groups = jm_load_relaxed(&shard.groups)
+        bit = <uint64_t> 1 << (bucket / GROUP_BUCKETS)
+        if not groups & bit:
+            jm_store_relaxed(&shard.groups, groups | bit)
+        own_add(shard.counts + bucket, 1)
+    else:
+        own_add(&shard.overflow, 1)
+    own_add(&shard.sum_ns, t_ns)
+    if t_ns < jm_load_relaxed(&shard.min_ns):
+        jm_store_relaxed(&shard.min_ns, t_ns)
+    if t_ns > jm_load_relaxed(&shard.max_ns):
+        jm_store_relaxed(&shard.max_ns, t_ns)
+
+
+cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit_ns) noexcept nogil:
+    cdef unsigned int bucket
+    cdef uint64_t bit
+    if t_ns <= limit_ns:
+        bucket = bucket_of(t_ns)
+        bit = <uint64_t> 1 << (bucket / GROUP_BUCKETS)
+        if not jm_load_relaxed(&shard.groups) & bit:
+            jm_or_acq_rel(&shard.groups, bit)
+        jm_add_relaxed(shard.counts + bucket, 1)
+    else:
+        jm_add_relaxed(&shard.overflow, 1)
+    jm_add_relaxed(&shard.sum_ns, t_ns)
+    jm_min_relaxed(&shard.min_ns, t_ns)
+    jm_max_relaxed(&shard.max_ns, t_ns)
+
+
+cdef struct Snapshot:
+    uint64_t groups                    # bit g: group g holds events; the counts of other groups are not set
+    uint64_t n_timed                   # events in buckets and overflow
+    uint64_t n_ticks                   # events without a time
+    uint64_t overflow
+    uint64_t min_ns                    # 0 when n_timed is 0
+    uint64_t max_ns
+    uint64_t sum_ns                    # modulo 2**64
+    double mean_ns
+    uint64_t[MAX_GROUPS] group_counts
+    uint64_t[MAX_BUCKETS] counts
+
+
+cdef inline uint64_t clamp(uint64_t value, uint64_t low, uint64_t high) noexcept nogil:
+    return low if value < low else high if value > high else value
+
+
+cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept nogil:
+    cdef uint64_t groups = jm_load_relaxed(&shard.groups), bit
+    cdef const uint64_t *source
+    cdef uint64_t *target
+    cdef unsigned int group
+    cdef int i
+    while groups:
+        group = jm_ctz(groups)
+        bit = <uint64_t> 1 << group
+        groups ^= bit
+        source = shard.counts + group * GROUP_BUCKETS
+        target = snapshot.counts + group * GROUP_BUCKETS
+        if snapshot.groups & bit:
+            for i in range(GROUP_BUCKETS):
+                target[i] += jm_load_relaxed(source + i)
+        else:
+            snapshot.groups |= bit
+            for i in range(GROUP_BUCKETS):
+                target[i] = jm_load_relaxed(source + i)
+    snapshot.overflow += jm_load_relaxed(&shard.overflow)
+    snapshot.n_ticks += jm_load_relaxed(&shard.ticks)
+    snapshot.sum_ns += jm_load_relaxed(&shard.sum_ns)
+    snapshot.min_ns = min(snapshot.min_ns, jm_load_relaxed(&shard.min_ns))
+    snapshot.max_ns = max(snapshot.max_ns, jm_load_relaxed(&shard.max_ns))
+
+
+cdef inline void snapshot_subtract(Snapshot *snapshot, const Shard *earlier) noexcept nogil:
+    cdef uint64_t groups = earlier.groups
+    cdef unsigned int bucket, group
+    while groups:
+        group = jm_ctz(groups)
+        groups &= groups - 1
+        for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
+            snapshot.counts[bucket] -= earlier.counts[bucket]
+    snapshot.overflow -= earlier.overflow
+    snapshot.n_ticks -= earlier.ticks
+    snapshot.sum_ns -= earlier.sum_ns
+
+
+cdef inline unsigned int snapshot_edge(const Snapshot *snapshot, unsigned int group, bint last) noexcept nogil:
+    """The first or the last bucket with events in a group that has some."""
+    cdef const uint64_t *counts = snapshot.counts + group * GROUP_BUCKETS
+    cdef unsigned int i = GROUP_BUCKETS - 1 if last else 0
+    while counts[i] == 0:
+        i = i - 1 if last else i + 1
+    return group * GROUP_BUCKETS + i
+
+
+cdef inline void snapshot_finish(Snapshot *snapshot, uint64_t limit_ns) noexcept nogil:
+    """Total the buckets, and hold minimum, maximum and mean within what the buckets allow."""
+    cdef uint64_t groups = snapshot.groups, n_timed, n_steps
+    cdef const uint64_t *counts
+    cdef unsigned int group, first, last
+    cdef int i
+    cdef double low_sum_ns = 0, high_sum_ns = 0, width_ns
+    snapshot.n_timed = 0
+    while groups:
+        group = jm_ctz(groups)
+        groups &= groups - 1
+        counts = snapshot.counts + group * GROUP_BUCKETS
+        n_timed = n_steps = 0
+        for i in range(GROUP_BUCKETS):
+            n_timed += counts[i]
+            n_steps += counts[i] * <uint64_t> i
+        if n_timed == 0:
+            snapshot.groups &= ~(<uint64_t> 1 << group)
+            continue
+        snapshot.group_counts[group] = n_timed
+        snapshot.n_timed += n_timed
+        width_ns = <double> bucket_width(group * GROUP_BUCKETS)
+        low_sum_ns += <double> n_timed * <double> bucket_low(group * GROUP_BUCKETS) + <double> n_steps * width_ns
+        high_sum_ns += <double> n_timed * (width_ns - 1)
+    high_sum_ns += low_sum_ns
+    if snapshot.n_timed + snapshot.overflow == 0:
+        snapshot.min_ns = snapshot.max_ns = 0
+        snapshot.mean_ns = 0
+        return
+    if snapshot.overflow:
+        snapshot.max_ns = max(snapshot.max_ns, limit_ns + 1)
+        low_sum_ns += <double> snapshot.overflow * <double> (limit_ns + 1)
+        high_sum_ns += <double> snapshot.overflow * <double> snapshot.max_ns
+    else:
+        last = snapshot_edge(snapshot, 63 - jm_clz(snapshot.groups), True)
+        snapshot.max_ns = clamp(snapshot.max_ns, bucket_low(last), min(bucket_high(last), limit_ns))
+    if snapshot.groups:
+        first = snapshot_edge(snapshot, jm_ctz(snapshot.groups), False)
+        snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), min(bucket_high(first), limit_ns))
+    else:
+        snapshot.min_ns = clamp(snapshot.min_ns, limit_ns + 1, snapshot.max_ns)
+    snapshot.n_timed += snapshot.overflow
+    snapshot.mean_ns = min(max(<double> snapshot.sum_ns, low_sum_ns), high_sum_ns) / <double> snapshot.n_timed
+    snapshot.mean_ns = min(max(snapshot.mean_ns, <double> snapshot.min_ns), <double> snapshot.max_ns)
+
+
+cdef inline void snapshot_begin(Snapshot *snapshot) noexcept nogil:
+    snapshot.groups = snapshot.overflow = snapshot.n_ticks = snapshot.sum_ns = snapshot.max_ns = 0
+    snapshot.min_ns = UINT64_MAX
+
+
+cdef inline uint64_t snapshot_value(const Snapshot *snapshot, uint64_t rank) noexcept nogil:
+    """The value with `rank` (1..n_timed) in ascending order: exact at both ends, else the middle of its bucket."""
+    cdef uint64_t groups = snapshot.groups
+    cdef unsigned int group, bucket
+    if rank >= snapshot.n_timed:
+        return snapshot.max_ns
+    if rank <= 1:
+        return snapshot.min_ns
+    while groups:
+        group = jm_ctz(groups)
+        groups &= groups - 1
+        if rank > snapshot.group_counts[group]:
+            rank -= snapshot.group_counts[group]
+            continue
+        for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
+            if rank <= snapshot.counts[bucket]:
+                return clamp(bucket_middle(bucket), snapshot.min_ns, snapshot.max_ns)
+            rank -= snapshot.counts[bucket]
+    return snapshot.max_ns  # among the overflow, of which only the largest is known
+
+
+cdef inline uint64_t snapshot_percentile(const Snapshot *snapshot, double q) noexcept nogil:
+    """The nearest-rank percentile, `q` in 0..100; 0 when nothing was timed."""
+    # 99.9 % of 1000 is rank 999, though 99.9 has no exact binary form: take off what rounding may have added.
+    return snapshot_value(snapshot, <uint64_t> ceil(q * <double> snapshot.n_timed / 100 * (1 - 4e-16)))

@@ -1,0 +1,56 @@
+"""Kernels on byte ranges: every comparison is in a form that cannot overflow."""
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp
+
+
+cdef inline bint span_inside(uint64_t off_bytes, uint64_t n_bytes, uint64_t total_bytes) noexcept nogil:
+    """Whether [off_bytes, off_bytes + n_bytes) lies inside [0, total_bytes)."""
+    return off_bytes <= total_bytes and n_bytes <= total_bytes - off_bytes
+
+
+cdef inline uint64_t span_align_up(uint64_t n_bytes, uint64_t alignment_bytes) noexcept nogil:
+    """n_bytes rounded up to a multiple of a power of two; n_bytes must be at most 2**63."""
+    return (n_bytes + alignment_bytes - 1) & ~(alignment_bytes - 1)
+
+
+cdef inline bint span_is_zero(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
+    """Whether all bytes are zero: the range is compared with itself, one byte on."""
+    return n_bytes == 0 or (first[0] == 0 and memcmp(first, first + 1, n_bytes - 1) == 0)
+
+
+cdef inline bint span_is_utf8(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
+    """Whether the bytes are valid UTF-8 (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF)."""
+    cdef uint64_t i = 0
+    cdef uint64_t n_more
+    cdef uint8_t lead, low, high
+    while i < n_bytes:
+        lead = first[i]
+        i += 1
+        if lead < 0x80:
+            continue
+        low, high = 0x80, 0xBF
+        if 0xC2 <= lead <= 0xDF:
+            n_more = 1
+        elif 0xE0 <= lead <= 0xEF:
+            n_more = 2
+            if lead == 0xE0:
+                low = 0xA0
+            elif lead == 0xED:
+                high = 0x9F
+        elif 0xF0 <= lead <= 0xF4:
+            n_more = 3
+            if lead == 0xF0:
+                low = 0x90
+            elif lead == 0xF4:
+                high = 0x8F
+        else:
+            return False
+        if n_more > n_bytes - i:
+            return False
+        while n_more:
+            if not low <= first[i] <= high:
+                return False
+            low, high = 0x80, 0xBF
+            i += 1
+            n_more -= 1
+    return True

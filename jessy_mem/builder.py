@@ -1,0 +1,403 @@
+"""Write region files: collect layers, pack them, publish the file in one atomic step.
+
+Publishing never touches the file that is there, for others may have it mapped: a sibling temporary file is written,
+fsynced and renamed over it, and then the folder is fsynced. The format is docs/format.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from jessy_mem import compression
+from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, pack_head
+from jessy_mem.errors import MappingError
+from jessy_mem.layout import MAX_LAYER, LayerId
+
+__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_temporary", "publish"]
+
+Buffer = bytes | bytearray | memoryview
+Progress = Callable[[int, int], object]
+
+_MAX_CONTENT_BYTES = 2**32 - 1  # the format's content_size is 32 bits wide
+_WRITE_BYTES = 4 << 20
+_TEXT_UTF8, _TEXT_ASCII = 1, 2  # text flags of the format
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """What goes into one layer. Give `text` or `content`, not both.
+
+    Parameters
+    ----------
+    text : str, optional
+        Stored as UTF-8.
+    content : bytes-like, optional
+        Stored as it is; it must stay unchanged until the region is written.
+    depth : int
+        0..255.
+    frequency : float
+        Hz; finite, above 0. Stored as a 32-bit float.
+    keywords : sequence of str
+        Words the layer is found by.
+    layer : int, optional
+        0..65535; the position among the layers by default.
+    compress : bool
+        Store the layer compressed with zstd (the extra ``zstd``; Python 3.14 has it built in).
+    """
+
+    text: str | None = None
+    content: Any = None
+    depth: int = 0
+    frequency: float = 1.0
+    keywords: Sequence[str] = ()
+    layer: int | None = None
+    compress: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.content is None):
+            raise ValueError("text, content: give one of the two")
+        if self.text is not None and not isinstance(self.text, str):
+            raise ValueError(f"text: {type(self.text).__name__} is not str; bytes go into content")
+        if self.content is not None:
+            try:
+                memoryview(self.content).release()
+            except TypeError:
+                raise ValueError(f"content: {type(self.content).__name__} is not bytes-like") from None
+        if not isinstance(self.depth, int) or not 0 <= self.depth <= 255:
+            raise ValueError(f"depth: {self.depth!r} is not in 0..255")
+        if self.layer is not None and (not isinstance(self.layer, int) or not 0 <= self.layer <= MAX_LAYER):
+            raise ValueError(f"layer: {self.layer!r} is not in 0..{MAX_LAYER}")
+        if not _is_frequency(self.frequency):
+            raise ValueError(f"frequency: {self.frequency!r} is not a finite number of Hz above 0")
+        if isinstance(self.keywords, str) or not all(isinstance(word, str) for word in self.keywords):
+            raise ValueError(f"keywords: {self.keywords!r} is not a sequence of str")
+        object.__setattr__(self, "keywords", tuple(self.keywords))
+
+
+def _is_frequency(frequency: object) -> bool:
+    if not isinstance(frequency, (int, float)):
+        return False
+    try:
+        stored = struct.unpack("<f", struct.pack("<f", frequency))[0]
+    except OverflowError:
+        return False
+    return math.isfinite(stored) and stored > 0
+
+
+class PackedRegion:
+    """A region as it will be stored: the head, and the contents with the zeros between them."""
+
+    def __init__(
+        self, head: bytearray | memoryview, offsets: list[int], contents: list[list[Buffer]], n_bytes: int
+    ) -> None:
+        self.head = head
+        self.n_bytes = n_bytes
+        self._offsets = offsets
+        self._contents = contents
+
+    @classmethod
+    def of(cls, region: memoryview) -> PackedRegion:
+        """The bytes of a region that is packed already."""
+        return cls(region, [], [], len(region))
+
+    def seal(self, immutable: bool) -> None:
+        """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
+        struct.pack_into("<Q32x", self.head, METADATA_XXH3_AT, 0)
+        struct.pack_into("<Q", self.head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(self.head))
+        if immutable:
+            digest = hashlib.sha256()
+            for piece in self.content_pieces():
+                digest.update(piece)
+            self.head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+
+    def renumber(self, dimension_id: int) -> None:
+        """Give the region, which is not immutable, another id."""
+        struct.pack_into("<I", self.head, 0, dimension_id)
+        self.seal(immutable=False)
+
+    def pieces(self) -> Iterator[Buffer]:
+        """The bytes in order, without a copy of any content."""
+        yield self.head
+        yield from self.content_pieces()
+
+    def content_pieces(self) -> Iterator[Buffer]:
+        """The bytes behind the head: for each content the gap before it, if there is one, and itself."""
+        end = len(self.head)
+        for offset, content in zip(self._offsets, self._contents, strict=True):
+            if offset > end:
+                yield bytes(offset - end)
+            yield from content
+            end = offset + sum(map(len, content))
+
+    def fill(self, target: memoryview) -> None:
+        """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
+        at = 0
+        for piece in self.pieces():
+            target[at : at + len(piece)] = piece
+            at += len(piece)
+
+
+class RegionBuilder:
+    """Builds one region file.
+
+    Parameters
+    ----------
+    dimension_id : int
+        At least 1.
+    name : str
+        1 to 64 bytes of UTF-8.
+    immutable : bool
+        The file carries a SHA-256 of its content and refuses every change.
+    generation : int, optional
+        By default 1, or one more than that of the file that is replaced.
+    created_ns : int, optional
+        The time of creation, since 1970; by default now, or ``SOURCE_DATE_EPOCH`` (in seconds) if that is set.
+
+    Not thread-safe: one builder, one thread.
+
+    >>> data = RegionBuilder(15, "Humor").add_layer(LayerSpec(text="a joke", keywords=("joke",))).to_bytes()
+    >>> data[84:97]
+    b'JESSY_MMAP_V1'
+    """
+
+    def __init__(
+        self,
+        dimension_id: int,
+        name: str,
+        *,
+        immutable: bool = False,
+        generation: int | None = None,
+        created_ns: int | None = None,
+    ) -> None:
+        self.dimension_id = LayerId.checked((dimension_id, 0)).dimension
+        self.name = name
+        self.immutable = immutable
+        self.generation = generation
+        self.created_ns = created_ns
+        if not isinstance(name, str):
+            raise TypeError(f"name: {type(name).__name__} is not str")
+        self._name_bytes = name.encode()
+        if not 1 <= len(self._name_bytes) <= 64:
+            raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
+        if generation is not None and (not isinstance(generation, int) or not 1 <= generation < 2**64):
+            raise ValueError(f"generation: {generation!r} is not in 1..2**64 - 1")
+        if created_ns is not None and (not isinstance(created_ns, int) or not 0 <= created_ns < 2**64):
+            raise ValueError(f"created_ns: {created_ns!r} is not in 0..2**64 - 1")
+        self._specs: dict[int, LayerSpec] = {}
+        self._passages: dict[int, Sequence[str]] = {}
+
+    def add_layer(self, spec: LayerSpec, passages: Sequence[str] = ()) -> RegionBuilder:
+        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder.
+
+        `passages` go on where the text of `spec` ends. One that recurs is encoded and held once, so that a layer can be
+        much larger than what it is made from.
+        """
+        layer = len(self._specs) if spec.layer is None else spec.layer
+        if layer in self._specs:
+            raise ValueError(f"layer {layer} was added before")
+        if layer > MAX_LAYER:
+            raise ValueError(f"layer {layer}: a region has at most {MAX_LAYER + 1} layers")
+        if passages and spec.text is None:
+            raise ValueError("passages: they continue a text, and there is none")
+        self._specs[layer] = spec
+        self._passages[layer] = passages
+        return self
+
+    def pack(self, generation: int) -> PackedRegion:
+        """Lay the region out and compute its checksums."""
+        if not self._specs:
+            raise ValueError("a region has at least one layer")
+        contents: list[list[Buffer]] = []
+        records: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]] = []
+        for layer, spec in sorted(self._specs.items()):
+            raw, flags, characters = _raw_content(layer, spec, self._passages[layer])
+            raw_bytes = stored_bytes = sum(map(len, raw))
+            stored, codec = raw, compression.RAW
+            if spec.compress:
+                frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
+                stored, stored_bytes = [frame], len(frame)
+            keywords = [_encoded(word, layer, "keyword") for word in spec.keywords]
+            checksum = xxhash.xxh3_64()
+            for piece in stored:
+                checksum.update(piece)
+            contents.append(stored)
+            facts = (stored_bytes, raw_bytes, codec, flags, characters, checksum.intdigest())
+            records.append((layer, spec.depth, spec.frequency, keywords, *facts))
+        created_ns = _now_ns() if self.created_ns is None else self.created_ns
+        head, offsets, n_bytes = pack_head(
+            self.dimension_id, self._name_bytes, self.immutable, generation, created_ns, records
+        )
+        region = PackedRegion(head, offsets, contents, n_bytes)
+        region.seal(self.immutable)
+        return region
+
+    def to_bytes(self) -> bytes:
+        """The whole region as bytes. ValueError if there is no layer."""
+        return b"".join(self.pack(self.generation or 1).pieces())
+
+    def write(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Path:
+        """Publish the region at `path`, atomically and durably; folders are made.
+
+        `progress(done_bytes, total_bytes)` is called as the file grows. Whoever has the old file mapped keeps it.
+        Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses; the file that was
+        there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then
+        the new file is there, whole, and may be lost in a power cut.
+        """
+        target = Path(path)
+        region = self.pack(self.generation or _stored_generation(target) + 1)
+        publish(region, target, progress)
+        return target
+
+
+def publish(region: PackedRegion, target: Path, progress: Progress | None = None) -> None:
+    """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    made: list[Path] = []
+    try:
+        _make_folder(target.parent, made)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(fd, os.stat(target).st_mode & 0o7777)
+            _write(fd, region, progress)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, target)
+        sync_folder(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            while made:
+                made.pop().rmdir()
+        if isinstance(error, OSError):
+            raise MappingError.of(error, target) from error
+        raise
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is named like a file that an interrupted publish leaves behind."""
+    stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
+    return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
+
+
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """Make `folder`, and the name of each folder made on the way durable; they are added to `made`."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent, made)
+    try:
+        folder.mkdir()
+    except FileExistsError:  # another process was faster, or it is no folder
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
+    else:
+        made.append(folder)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
+    done_bytes = 0
+    for piece in region.pieces():
+        left = memoryview(piece)
+        while left:
+            n_bytes = os.write(fd, left[:_WRITE_BYTES])
+            left = left[n_bytes:]
+            done_bytes += n_bytes
+            if progress is not None:
+                progress(done_bytes, region.n_bytes)
+
+
+def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int]:
+    """The pieces of a layer, its text flags and its number of characters (0 if it is not text)."""
+    raw: list[Buffer]
+    texts: Sequence[str] | None
+    if spec.text is not None:
+        texts = [spec.text, *passages]
+        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys(texts)}
+        raw = [encoded[text] for text in texts]
+    else:
+        content = _flat(spec.content)
+        raw = [content]
+        try:
+            texts = [str(content, "utf-8")]
+        except UnicodeDecodeError:
+            texts = None
+    raw_bytes = sum(map(len, raw))
+    if raw_bytes > _MAX_CONTENT_BYTES:
+        raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
+    if texts is None:
+        return raw, 0, 0
+    flags = _TEXT_UTF8 | (_TEXT_ASCII if all(text.isascii() for text in texts) else 0)
+    return raw, flags, sum(map(len, texts))
+
+
+def _flat(content: Any) -> Buffer:
+    """The bytes of any buffer, without a copy if they lie in order."""
+    if isinstance(content, bytes):
+        return content
+    view = memoryview(content)
+    try:
+        return view.cast("B")
+    except (TypeError, ValueError):  # strided, empty in several dimensions, or of a format that cannot be cast
+        return view.tobytes()
+
+
+def _encoded(text: str, layer: int, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        reason = f"{error.reason}, in a {what} of layer {layer}"
+        raise UnicodeEncodeError(error.encoding, error.object, error.start, error.end, reason) from None
+
+
+def _now_ns() -> int:
+    """The time of creation: SOURCE_DATE_EPOCH if it is set, so that the same input gives the same bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return time.time_ns()
+    if not (epoch.isascii() and epoch.isdecimal() and int(epoch) * 10**9 < 2**64):
+        raise ValueError(f"SOURCE_DATE_EPOCH: {epoch!r} is not a number of seconds since 1970")
+    return int(epoch) * 10**9
+
+
+def _stored_generation(path: Path) -> int:
+    """The generation of the region file at `path`; 0 if there is none, or no region."""
+    try:
+        if not path.is_file():  # to open a FIFO would wait for its writer
+            return 0
+        with path.open("rb") as file:
+            header = file.read(256)
+    except OSError:
+        return 0
+    if len(header) < 256 or header[84:100] != MAGIC:
+        return 0
+    generation = int.from_bytes(header[112:120], "little")
+    return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdef" for character in text)

@@ -1,0 +1,68 @@
+"""``jessy-mem doctor``: what crashes, copies and damaged disks left in a base folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+import jessy_mem as jm
+from jessy_mem.cli import screen
+
+
+@click.command()
+@click.argument("base", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--clean", "cleaning", is_flag=True, help="Remove the stray temporary files; nothing else is touched.")
+@screen.json_option
+def command(base: Path, cleaning: bool, as_json: bool) -> int:
+    """Find stray temporary files, damaged regions, and folders and ids that do not agree.
+
+    Every byte of every region is read. The exit status is 1 if a problem is there, or is left after --clean.
+    """
+    with screen.progress_bar("examining") as report:
+        findings = jm.examine(base, report)
+    removed = jm.clean(findings) if cleaning else []
+    left = [finding for finding in findings if finding not in removed]
+    if as_json:
+        screen.print_json({
+            "base": str(base),
+            "sound": not left,
+            "findings": [finding.to_dict() for finding in left],
+            "removed": [finding.to_dict() for finding in removed],
+            "freed_bytes": sum(finding.n_bytes for finding in removed),
+            "removable_bytes": sum(finding.n_bytes for finding in left if finding.removable),
+        })
+    else:
+        _show(base, left, removed)
+    return 1 if left else 0
+
+
+def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None:
+    out = screen.console()
+    for finding in removed:
+        out.print(Text.assemble(("removed  ", "green"), os.path.relpath(finding.path, base)), soft_wrap=True)
+    for finding in left:
+        style = "yellow" if finding.removable else "bold red"
+        out.print(Text.assemble((finding.kind, style), f"  {os.path.relpath(finding.path, base)}"), soft_wrap=True)
+        out.print(Text(f"    {finding.detail}"), soft_wrap=True)
+    if removed:
+        out.print(Text(f"{_files(removed)} removed, {_size(removed)} freed.", style="bold"))
+    strays = [finding for finding in left if finding.removable]
+    if strays:
+        out.print(Text(f"--clean would remove {_files(strays)} and free {_size(strays)}.", style="bold"))
+    damaged = len(left) - len(strays)
+    if damaged:
+        problems = "1 problem" if damaged == 1 else f"{damaged} problems"
+        out.print(Text(f"{problems} that --clean does not touch.", style="bold"))
+    if not left:
+        out.print(Text.assemble(("sound", "green"), f"  {base}"), soft_wrap=True)
+
+
+def _files(findings: list[jm.Finding]) -> str:
+    return f"{len(findings)} stray {'file' if len(findings) == 1 else 'files'}"
+
+
+def _size(findings: list[jm.Finding]) -> str:
+    return screen.size(sum(finding.n_bytes for finding in findings))

@@ -1,0 +1,159 @@
+"""What every command shows things with: console, tables, sizes, JSON, and progress that appears when it is worth it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from jessy_mem.cli.measure import Ratio
+
+__all__ = ["Report", "band", "console", "duration", "facts", "json_option", "print_json", "progress_bar",
+    "ratio_table", "size", "table", "verdict", "warn"]
+
+Report = Callable[[int, int], None]  # (done bytes, total bytes)
+
+NARROW = 76  # columns of a terminal below which a table leaves some of its own out
+PATIENCE_S = 1.0  # work that is done sooner shows no bar
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def console() -> Console:
+    """A console on standard output as it is now."""
+    return Console(highlight=False, emoji=False)
+
+
+def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """A table that fits `out`.
+
+    A heading may begin with marks: ``>`` aligns the column right, ``~`` lets it wrap, and ``?`` leaves it out where the
+    terminal is narrow.
+    """
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+        collapse_padding=True, header_style="dim",
+    )
+    kept = [i for i, heading in enumerate(headings) if "?" not in heading[:3] or out.width >= NARROW]
+    for i in kept:
+        heading = headings[i].lstrip(">~?")
+        marks = headings[i].removesuffix(heading)
+        made.add_column(
+            heading, justify="right" if ">" in marks else "left", no_wrap="~" not in marks, overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in (row[i] for i in kept)))
+    return made
+
+
+def verdict(met: bool) -> Text:
+    return Text("met", style="green") if met else Text("missed", style="yellow")
+
+
+def ratio_table(out: Console, ratios: Sequence[Ratio]) -> Table:
+    """What the library costs against the bare thing."""
+    rows = [
+        (
+            ratio.name, duration(ratio.ours_ns), f"{duration(ratio.bare_ns)} {ratio.bare}", f"{ratio.ratio:.2f} x",
+            f"<= {ratio.bound:g} x", verdict(ratio.met),
+        )
+        for ratio in ratios
+    ]
+    title = "Against the bare thing, in the same run"
+    return table(out, title, ["~", ">here", "?bare", ">ratio", "?>bound", ""], rows)
+
+
+def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """A table of (label, text) without a heading."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for label, text in rows:
+        made.add_row(Text(label), Text(text))
+    return made
+
+
+def size(n_bytes: int) -> str:
+    """A size for a column: whole MiB without a fraction.
+
+    >>> size(16 << 20), size(12_345), size(0)
+    ('16 MiB', '12.1 KiB', '0 B')
+    """
+    value = float(n_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if value.is_integer() else f"{value:.1f} {unit}"
+
+
+def duration(t_ns: float) -> str:
+    """A time for a column.
+
+    >>> duration(74.9), duration(28_603), duration(100e6)
+    ('75 ns', '28.6 us', '100 ms')
+    """
+    value = t_ns
+    for unit in ("ns", "us", "ms", "s"):
+        if round(value, 1) < 1000 or unit == "s":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "ns" or value >= 100 or float(value).is_integer() else f"{value:.1f} {unit}"
+
+
+def band(frequencies: Sequence[float]) -> str:
+    """The range of some frequencies in Hz.
+
+    >>> band([1.5, 0.25, 1.0])
+    '0.25 .. 1.5'
+    """
+    low, high = f"{min(frequencies):.3g}", f"{max(frequencies):.3g}"
+    return low if low == high else f"{low} .. {high}"
+
+
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON document on standard output; ASCII only, so that any file name and any terminal will do."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def warn(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {message}", err=True)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Report]:
+    """A function to report progress to, in bytes; a bar appears on a terminal once a second has passed."""
+    started = time.monotonic()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(label, total=None)
+    on_terminal, shown = sys.stderr.isatty(), False
+
+    def report(done_bytes: int, total_bytes: int) -> None:
+        nonlocal shown
+        if on_terminal and time.monotonic() - started > PATIENCE_S:
+            if not shown:
+                bar.start()
+                shown = True
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+    try:
+        yield report
+    finally:
+        if shown:
+            bar.stop()

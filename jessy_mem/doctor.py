@@ -1,0 +1,201 @@
+"""What crashes, copies and damaged disks leave in a base folder: found by `examine`, removed by `clean`.
+
+Nothing but stray temporary files is ever removed: a damaged region may still hold layers that can be saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jessy_mem._core.image import Image
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.builder import is_temporary
+from jessy_mem.errors import ChecksumMismatch, ConsciousnessError
+from jessy_mem.ids import IdRegister
+from jessy_mem.layout import default_layout, dimension_folder
+
+__all__ = ["Finding", "clean", "examine", "verify_region"]
+
+Progress = Callable[[int, int], object]
+
+REGION = "region.mmap"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong in a base folder.
+
+    `kind` is "stray temporary", "damaged", "wrong id", "duplicate id", "too large", "misnamed folder" or "unreadable";
+    `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
+    """
+
+    kind: str
+    path: Path
+    detail: str
+    base_path: Path
+    n_bytes: int = 0
+    removable: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-serialisable values."""
+        return dataclasses.asdict(self) | {"path": str(self.path), "base_path": str(self.base_path)}
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}: {self.detail}"
+
+
+def verify_region(
+    path: str | os.PathLike[str], dimension_id: int | None = None, progress: Progress | None = None
+) -> list[ConsciousnessError]:
+    """All damage of the region file at `path`, empty if it is sound. It reads every byte and changes nothing.
+
+    `dimension_id` is the dimension that the file must hold. ``progress(done_bytes, total_bytes)`` is called after each
+    layer. Damage of the header or the metadata hides that of the layers. An error of the system is in the list too.
+    Thread-safe.
+    """
+    try:
+        with MmapRegion(dimension_id, path) as region:
+            return region.verify(progress)
+    except ConsciousnessError as error:
+        if not (isinstance(error, ChecksumMismatch) and error.field == "content_sha256"):
+            return [error]
+        digest_error = error
+    # An immutable file whose digest is wrong does not open; its checksums tell which layers are damaged.
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        image = Image(mapped, os.fspath(path), 0, "mmap")
+        found = image.damage(progress)
+        del image
+        return [*found, digest_error]
+
+
+def examine(base_path: str | os.PathLike[str], progress: Progress | None = None) -> list[Finding]:
+    """Everything that is wrong in a base folder, by path; it reads every byte of every region and changes nothing.
+
+    OSError if `base_path` is no folder that can be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as base:
+    ...     _ = Path(base, ".region.mmap.0123456789abcdef.tmp").write_bytes(b"cut off")
+    ...     [(finding.kind, finding.n_bytes, finding.removable) for finding in examine(base)]
+    [('stray temporary', 7, True)]
+    """
+    base = Path(base_path)
+    findings = list(_strays(base, base))
+    regions: dict[Path, int] = {}
+    for folder in _folders(base):
+        file = folder / REGION
+        try:
+            findings += _strays(base, folder)
+            present = os.path.lexists(file)
+        except OSError as error:
+            findings.append(Finding("unreadable", folder, error.strerror or str(error), base))
+            continue
+        if folder.name != dimension_folder(int(folder.name[1:])):
+            detail = f"no manager looks here; the folder of this dimension is {dimension_folder(int(folder.name[1:]))}"
+            findings.append(Finding("misnamed folder", folder, detail, base, _size(file)))
+        elif present:
+            regions[file] = _size(file)
+    findings += _examine_regions(base, regions, progress)
+    return sorted(findings, key=lambda finding: (finding.path, finding.kind))
+
+
+def clean(findings: Iterable[Finding]) -> list[Finding]:
+    """Remove the stray temporary files among `findings`; returns those that were removed.
+
+    It waits for a crystallization under way; a RegionBuilder that writes into the folder meanwhile may lose its file,
+    and says so. A file that is gone is passed over. MappingError or OSError if the system refuses.
+    """
+    removed = []
+    by_base: dict[Path, list[Finding]] = {}
+    for finding in findings:
+        if finding.removable and is_temporary(finding.path):
+            by_base.setdefault(finding.base_path, []).append(finding)
+    for base, strays in by_base.items():
+        with IdRegister(os.fspath(base), default_layout()).locked():
+            for finding in strays:
+                try:
+                    finding.path.unlink()
+                except FileNotFoundError:
+                    continue
+                removed.append(finding)
+    return removed
+
+
+def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | None) -> Iterator[Finding]:
+    total_bytes = sum(regions.values())
+    done_bytes = 0
+    holders: dict[int, list[Path]] = {}
+    for path, n_bytes in regions.items():
+        report = None if progress is None else _shifted(progress, done_bytes, total_bytes)
+        for error in verify_region(path, progress=report):
+            kind = "unreadable" if isinstance(error, OSError) else "damaged"
+            yield Finding(kind, path, _without_path(error, path), base, n_bytes)
+        done_bytes += n_bytes
+        slot_bytes = default_layout().slot_bytes(_dimension_of(path))
+        if n_bytes > slot_bytes:
+            yield Finding("too large", path, f"{n_bytes} bytes, its slot has {slot_bytes}", base, n_bytes)
+        stored = _stored_id(path)
+        if stored is not None:
+            holders.setdefault(stored, []).append(path)
+            if stored != _dimension_of(path):
+                detail = f"it holds {dimension_folder(stored)}, so it cannot be loaded from this folder"
+                yield Finding("wrong id", path, detail, base, n_bytes)
+    for stored, paths in holders.items():
+        for path in paths if len(paths) > 1 else ():
+            others = ", ".join(f"{other.parent.name}/{other.name}" for other in paths if other != path)
+            yield Finding("duplicate id", path, f"{dimension_folder(stored)} is also in {others}", base, regions[path])
+
+
+def _folders(base: Path) -> list[Path]:
+    """The folders of dimensions, and those that look like it, by ascending id."""
+    found = [path for path in base.iterdir() if re.fullmatch(r"D\d{1,10}", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: (int(path.name[1:]), path.name))
+
+
+def _strays(base: Path, folder: Path) -> Iterator[Finding]:
+    for path in folder.iterdir():
+        if is_temporary(path) and (path.is_symlink() or not path.is_dir()):
+            detail = "an interrupted write left it"
+            yield Finding("stray temporary", path, detail, base, _size(path), removable=True)
+
+
+def _dimension_of(path: Path) -> int:
+    return int(path.parent.name[1:])
+
+
+def _stored_id(path: Path) -> int | None:
+    """The dimension that a region file says it holds; None if it cannot be read as a region."""
+    try:
+        with MmapRegion(None, path, verify="never") as region:
+            return region.dimension_id
+    except ConsciousnessError:
+        return None
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file; 0 if there is none, or it is a link or something else."""
+    try:
+        info = path.lstat()
+        if stat.S_ISLNK(info.st_mode):
+            info = path.stat()
+    except OSError:
+        return 0
+    return info.st_size if stat.S_ISREG(info.st_mode) else 0
+
+
+def _without_path(error: ConsciousnessError, path: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _shifted(progress: Progress, done_bytes: int, total_bytes: int) -> Progress:
+    return lambda done, _: progress(done_bytes + done, total_bytes)

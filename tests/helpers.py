@@ -1,0 +1,346 @@
+"""What the tests share: region files written and read by plain `struct`, and counters of what a process holds.
+
+Nothing here uses the package's own writer or reader: the files of `plain_file` and `extended_file` and the checks of
+`read_region` come from docs/format.md alone. `tests/unit/test_helpers.py` shows that each check can fail.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import re
+import struct
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import xxhash
+
+GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
+
+HEADER_BYTES = 256
+MAGIC = b"JESSY_MMAP_V1\0\0\0"
+HEADER = struct.Struct("<II64sQI16sHHIIQQQQ32s76s4s")
+RECORD_HEAD = struct.Struct("<HBfI")
+RECORD_TAIL = struct.Struct("<QI")
+EXTENSION = struct.Struct("<QQBBHIQ")
+RECORD_MIN_BYTES = RECORD_HEAD.size + RECORD_TAIL.size
+
+# Header fields: name -> (offset, struct format), the table of docs/format.md.
+HEADER_FIELDS = {
+    "dimension_id": (0, "<I"),
+    "dimension_name_len": (4, "<I"),
+    "dimension_name": (8, "64s"),
+    "total_size": (72, "<Q"),
+    "layer_count": (80, "<I"),
+    "magic": (84, "16s"),
+    "extension_version": (100, "<H"),
+    "required_features": (102, "<H"),
+    "optional_features": (104, "<I"),
+    "metadata_size": (108, "<I"),
+    "generation": (112, "<Q"),
+    "created_ns": (120, "<Q"),
+    "extension_table_offset": (128, "<Q"),
+    "metadata_xxh3": (136, "<Q"),
+    "content_sha256": (144, "32s"),
+    "reserved": (176, "76s"),
+    "padding": (252, "4s"),
+}
+EXTENSION_FIELDS = {
+    "xxh3": (0, "<Q"),
+    "raw_size": (8, "<Q"),
+    "codec": (16, "<B"),
+    "text_flags": (17, "<B"),
+    "zero": (18, "<H"),
+    "characters": (20, "<I"),
+    "zero_too": (24, "<Q"),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, to be written or as read. `content` is stored as it is; `codec` 1 says that it is a zstd frame."""
+
+    layer: int
+    content: bytes
+    depth: int = 0
+    frequency: float = 1.0
+    keywords: tuple[bytes, ...] = ()
+    codec: int = 0
+    raw_size: int | None = None
+    text_flags: int | None = None
+    characters: int | None = None
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Region:
+    """What `read_region` found. `at` tells where each field lies: name -> (offset, struct format)."""
+
+    dimension_id: int
+    name: bytes
+    generation: int
+    created_ns: int
+    immutable: bool
+    extended: bool
+    layers: tuple[Layer, ...]
+    at: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+SAMPLE = (
+    Layer(0, b"surface: a plain sentence", 0, 1.5, (b"mood", b"tears")),
+    Layer(1, "Grüße aus der Tiefe".encode(), 1, 0.25, ()),
+    Layer(7, bytes(range(256)) * 17, 2, 4.5, ("größe".encode(), b"")),
+    Layer(9, b"", 3, 0.1),
+)
+
+
+def align(offset: int, n_bytes: int) -> int:
+    """Where content of `n_bytes` begins at the earliest, at or behind `offset`."""
+    step = 4096 if n_bytes >= 4096 else 64
+    return -(-offset // step) * step
+
+
+def record(layer: Layer, offset: int) -> bytes:
+    words = b"".join(struct.pack("<I", len(word)) + word for word in layer.keywords)
+    head = RECORD_HEAD.pack(layer.layer, layer.depth, layer.frequency, len(layer.keywords))
+    return head + words + RECORD_TAIL.pack(offset, len(layer.content))
+
+
+def plain_file(layers=SAMPLE, dimension_id=3, name=b"Intention", offsets=None) -> bytes:
+    """A plain V1 file; `offsets` (by position) places the contents, which else follow each other without a gap."""
+    cursor = HEADER_BYTES + sum(len(record(layer, 0)) for layer in layers)
+    if offsets is None:
+        offsets = []
+        for layer in layers:
+            offsets.append(cursor)
+            cursor += len(layer.content)
+    total = max([cursor] + [offset + len(layer.content) for offset, layer in zip(offsets, layers, strict=True)])
+    data = bytearray(total)
+    head = HEADER.pack(dimension_id, len(name), name, total, len(layers), MAGIC, 0, 0, 0, 0, 0, 0, 0, 0, b"", b"", b"")
+    records = b"".join(record(layer, offset) for layer, offset in zip(layers, offsets, strict=True))
+    data[: len(head) + len(records)] = head + records
+    for offset, layer in zip(offsets, layers, strict=True):
+        data[offset : offset + len(layer.content)] = layer.content
+    return bytes(data)
+
+
+def extended_file(
+    layers=SAMPLE, dimension_id=3, name=b"Intention", immutable=False, generation=1, created_ns=10**18
+) -> bytes:
+    """A file of extension version 1."""
+    metadata_size = sum(len(record(layer, 0)) for layer in layers)
+    table_offset = -(-(HEADER_BYTES + metadata_size) // 8) * 8
+    head_size = table_offset + 32 * len(layers)
+    cursor, body, records, table = head_size, b"", b"", b""
+    for layer in layers:
+        offset = align(cursor, len(layer.content))
+        body += bytes(offset - cursor) + layer.content
+        cursor = offset + len(layer.content)
+        records += record(layer, offset)
+        table += extension(layer)
+    head = HEADER.pack(
+        dimension_id, len(name), name, cursor, len(layers), MAGIC, 1, int(any(layer.codec for layer in layers)),
+        int(immutable), metadata_size, generation, created_ns, table_offset, 0, b"", b"", b"",
+    )  # fmt: skip
+    data = bytearray(head + records + bytes(table_offset - HEADER_BYTES - metadata_size) + table + body)
+    if immutable:
+        data[144:176] = hashlib.sha256(body).digest()
+    reseal(data)
+    return bytes(data)
+
+
+def extension(layer: Layer) -> bytes:
+    flags, characters = layer.text_flags, layer.characters
+    if flags is None:
+        try:
+            text = layer.content.decode()
+            flags, characters = 1 | 2 * text.isascii(), len(text)
+        except UnicodeDecodeError:
+            flags, characters = 0, 0
+    raw_size = len(layer.content) if layer.raw_size is None else layer.raw_size
+    checksum = xxhash.xxh3_64_intdigest(layer.content)
+    return EXTENSION.pack(checksum, raw_size, layer.codec, flags, 0, characters or 0, 0)
+
+
+def reseal(data: bytearray, sound: Region | None = None) -> None:
+    """Set metadata_xxh3 to what it must be; the head ends where that of `sound` does, or where the header says."""
+    table_offset, layer_count = struct.unpack_from("<Q", data, 128)[0], struct.unpack_from("<I", data, 80)[0]
+    if sound is not None:
+        table_offset, layer_count = sound.at["layers[0].xxh3"][0], len(sound.layers)
+    struct.pack_into("<Q", data, 136, head_checksum(data, table_offset + 32 * layer_count))
+
+
+def head_checksum(data: bytes | bytearray, head_size: int) -> int:
+    head = bytearray(data[:head_size])
+    head[136:176] = bytes(40)
+    return xxhash.xxh3_64_intdigest(bytes(head))
+
+
+def reseal_content(data: bytearray, sound: Region) -> None:
+    """Set the xxh3 of each layer, and the digest of an immutable file, to what they must be; then reseal."""
+    for i, layer in enumerate(sound.layers):
+        content = bytes(data[layer.offset : layer.offset + len(layer.content)])
+        struct.pack_into("<Q", data, sound.at[f"layers[{i}].xxh3"][0], xxhash.xxh3_64_intdigest(content))
+    if sound.immutable:
+        head_size = sound.at["layers[0].xxh3"][0] + 32 * len(sound.layers)
+        data[144:176] = hashlib.sha256(bytes(data[head_size:])).digest()
+    reseal(data, sound)
+
+
+def patch(data: bytearray, region: Region, name: str, value) -> None:
+    """Write `value` into a field of the file that `region` was read from."""
+    offset, layout = region.at[name]
+    struct.pack_into(layout, data, offset, value)
+
+
+def read_region(data: bytes) -> Region:
+    """Read a region file by plain `struct`; AssertionError for each rule of the format that it breaks."""
+    assert len(data) >= HEADER_BYTES, "shorter than the header"
+    (
+        dimension_id, name_len, name, total_size, layer_count, magic, version, required, optional, metadata_size,
+        generation, created_ns, table_offset, metadata_xxh3, sha256, reserved, padding,
+    ) = HEADER.unpack_from(data)  # fmt: skip
+    assert magic == MAGIC, "magic"
+    assert version <= 1, "extension_version"
+    assert dimension_id >= 1, "dimension_id"
+    assert 1 <= name_len <= 64, "dimension_name_len"
+    assert name[name_len:] == bytes(64 - name_len), "bytes behind the name"
+    assert total_size == len(data), "total_size"
+    assert 1 <= layer_count <= 65536, "layer_count"
+    assert reserved + padding == bytes(80), "reserved bytes"
+    at = dict(HEADER_FIELDS)
+    layers, cursor = [], HEADER_BYTES
+    for i in range(layer_count):
+        number, depth, frequency, n_keywords = RECORD_HEAD.unpack_from(data, cursor)
+        at |= {
+            f"layers[{i}].layer_num": (cursor, "<H"),
+            f"layers[{i}].depth": (cursor + 2, "<B"),
+            f"layers[{i}].frequency": (cursor + 3, "<f"),
+            f"layers[{i}].keyword_count": (cursor + 7, "<I"),
+        }
+        assert not layers or number > layers[-1].layer, "layer_num"
+        assert 0 < frequency < float("inf"), "frequency"
+        cursor += RECORD_HEAD.size
+        keywords = []
+        for j in range(n_keywords):
+            (n_bytes,) = struct.unpack_from("<I", data, cursor)
+            at[f"layers[{i}].keywords[{j}].length"] = (cursor, "<I")
+            at[f"layers[{i}].keywords[{j}]"] = (cursor + 4, f"{n_bytes}s")
+            keywords.append(data[cursor + 4 : cursor + 4 + n_bytes])
+            keywords[-1].decode()
+            cursor += 4 + n_bytes
+        offset, size = RECORD_TAIL.unpack_from(data, cursor)
+        at |= {f"layers[{i}].content_offset": (cursor, "<Q"), f"layers[{i}].content_size": (cursor + 8, "<I")}
+        cursor += RECORD_TAIL.size
+        assert offset + size <= len(data), "content behind the end"
+        layers.append(Layer(number, data[offset : offset + size], depth, frequency, tuple(keywords), offset=offset))
+    region = Region(
+        dimension_id, name[:name_len], generation, created_ns, bool(optional & 1), version == 1, tuple(layers), at
+    )
+    region.name.decode()
+    if version == 0:
+        assert data[100:256] == bytes(156), "reserved bytes of a plain file"
+        spans = sorted((layer.offset, layer.offset + len(layer.content)) for layer in layers if layer.content)
+        assert all(begin >= cursor for begin, _ in spans), "content before the end of the metadata"
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), "overlap"
+        return region
+    assert generation >= 1, "generation"
+    assert required & ~1 == 0, "required_features"
+    assert metadata_size == cursor - HEADER_BYTES, "metadata_size"
+    assert table_offset == -(-cursor // 8) * 8, "extension_table_offset"
+    assert data[cursor:table_offset] == bytes(table_offset - cursor), "padding before the extension table"
+    head_size = table_offset + 32 * layer_count
+    assert metadata_xxh3 == head_checksum(data, head_size), "metadata_xxh3"
+    digest = hashlib.sha256(data[head_size:]).digest() if region.immutable else bytes(32)
+    assert sha256 == digest, "content_sha256"
+    cursor, extended = head_size, []
+    for i, layer in enumerate(layers):
+        here = table_offset + 32 * i
+        checksum, raw_size, codec, flags, zero, characters, zero_too = EXTENSION.unpack_from(data, here)
+        at |= {f"layers[{i}].{key}": (here + off, layout) for key, (off, layout) in EXTENSION_FIELDS.items()}
+        assert layer.offset == align(cursor, len(layer.content)), "tiling"
+        assert data[cursor : layer.offset] == bytes(layer.offset - cursor), "gap"
+        cursor = layer.offset + len(layer.content)
+        assert checksum == xxhash.xxh3_64_intdigest(layer.content), "xxh3"
+        assert (zero, zero_too) == (0, 0), "reserved bytes of the extension table"
+        assert codec == 0 or (codec == 1 and required & 1), "codec"
+        if codec == 0:
+            assert raw_size == len(layer.content), "raw_size"
+            assert EXTENSION.pack(checksum, raw_size, 0, flags, 0, characters, 0) == extension(layer), "text flags"
+        extended.append(replace(layer, codec=codec, raw_size=raw_size, text_flags=flags, characters=characters))
+    assert cursor == len(data), "bytes behind the last content"
+    return replace(region, layers=tuple(extended))
+
+
+# Golden files -----------------------------------------------------------------------------------------------------
+
+QUIET = b"Deep down the same words return, and return again, until they are quiet. " * 40
+QUIET_FRAME = bytes.fromhex(  # zstd 1.5 at level 3; kept, because another release may write another frame
+    "28b52ffd60680a650200e4034465657020646f776e207468652073616d6520776f7264732072657475726e2c20616e6420616761696e2c20"
+    "756e74696c79206172652071756965742e2003001c63827f52b1cfbbe509"
+)
+COMPRESSED_SAMPLE = (
+    SAMPLE[0],
+    Layer(1, QUIET_FRAME, 1, 0.5, (b"quiet",), codec=1, raw_size=len(QUIET), text_flags=3, characters=len(QUIET)),
+)
+
+
+def golden_files() -> dict[str, bytes]:
+    """The golden files by name, one of each version of the format and each kind, as they were written once.
+
+    A new version of the format adds a line here and a file in data/golden; a line that is there never changes, and
+    neither does its file: what was written once must stay readable. To write a new file and its sum::
+
+        Path("data/golden/NAME").write_bytes(golden_files()["NAME"])
+        sha256sum *.mmap > SHA256SUMS  # in data/golden
+    """
+    return {
+        "extension-1-compressed.mmap": extended_file(COMPRESSED_SAMPLE, generation=3),
+        "extension-1-immutable.mmap": extended_file(immutable=True),
+        "extension-1-raw.mmap": extended_file(generation=2**40),
+        "plain-v1.mmap": plain_file(),
+    }
+
+
+# What this process holds ------------------------------------------------------------------------------------------
+
+HAS_PROC = Path("/proc/self/maps").exists()
+
+
+def open_files() -> dict[int, str]:
+    """The open descriptors of files, folders and memfds: number -> what it is."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the descriptor of this listing itself
+            continue
+        if not re.match(r"(pipe|socket|anon_inode):|/dev/|/proc/", target):
+            found[int(name)] = target
+    return found
+
+
+def mapped_regions() -> list[str]:
+    """The mappings of region files (named *.mmap) and of sealed copies, one line of /proc/self/maps each."""
+    lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    return [line for line in lines if re.search(r"\.mmap( \(deleted\))?$|/memfd:jessy_mem", line)]
+
+
+class Holdings:
+    """What the process holds now; `assert_nothing_new` fails if it holds more later."""
+
+    def __init__(self) -> None:
+        self.files = open_files()
+        self.mappings = mapped_regions()
+
+    def new(self) -> list[str]:
+        files = [f"descriptor {fd}: {path}" for fd, path in open_files().items() if self.files.get(fd) != path]
+        return files + [line for line in mapped_regions() if line not in self.mappings]
+
+    def assert_nothing_new(self) -> None:
+        if self.new():
+            gc.collect()  # cycles that are garbage are no leak
+        left = self.new()
+        assert not left, f"still held: {left}"

@@ -1,0 +1,138 @@
+"""The rules of the house (docs/design.md) that the sources can be asked for: who knows whom, what stands where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import jessy_mem
+
+PACKAGE = Path(jessy_mem.__file__).parent
+MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
+
+# Each module may import only what stands before it. A new module gets its place here, as low as it can stand.
+HOUSE = """
+    errors compression eviction stats trace
+    _core.atomic _core.clock _core.os_memory _core.pycompat _core.thread _core.typedefs
+    _core.span _core.bitmap _core.buckets _core.tally _core.shard
+    layout config context index ids prose
+    _core.format _core.budget _core.image _core.arena _core.pool _core.latency _core.region
+    _core.registry
+    _core.probe _core.probe_latency
+    builder simulation table learning manager doctor
+""".split()
+STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
+    ("_core.pool", "_core.region"),
+    ("_core.pool", "_core.image"),
+    ("_core.pool", "_core.latency"),
+    ("_core.region", "_core.latency"),
+    ("_core.image", "_core.latency"),
+    ("_core.image", "_core.budget"),
+    ("_core.region", "_core.budget"),
+]
+IMPORT = re.compile(r"^[ ]*(?:from[ ]+([\w.]+)[ ]+c?import[ ]+(\([^)]*\)|[^#\n]*)|c?import[ ]+([\w.]+))", re.MULTILINE)
+SOURCES = sorted(path for suffix in ("py", "pyx", "pxd") for path in PACKAGE.rglob(f"*.{suffix}"))
+
+
+def module_of(path: Path) -> str:
+    """`path` as a name below jessy_mem: "layout", "_core.pool", "cli.build"; "" for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a source imports or cimports, named as by `module_of`."""
+    found = set()
+    for source, names, plain in IMPORT.findall(path.read_text()):
+        base = source or plain
+        if base.partition(".")[0] != "jessy_mem":
+            continue
+        below = base.partition(".")[2]
+        taken = [name.strip().split(" ")[0] for name in names.strip("()\n ").split(",") if name.strip()]
+        modules = {f"{below}.{name}".strip(".") for name in taken} & KNOWN
+        found |= modules or {below}
+    return found - {module_of(path)}
+
+
+def without_text(source: str) -> str:
+    """A source without comments and docstrings, its lines kept."""
+    source = re.sub(r'""".*?"""', lambda found: "\n" * found[0].count("\n"), source, flags=re.DOTALL)
+    return re.sub(r"#.*", "", source)
+
+
+KNOWN = {module_of(path) for path in SOURCES}
+LIBRARY = [path for path in SOURCES if not re.match(r"(_core|__main__|cli\b.*)?$", module_of(path))]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_reader_of_imports_sees_them():
+    assert {"_core.image", "errors", "layout", "compression"} <= imports(PACKAGE / "_core" / "region.pyx")
+    assert "manager" in imports(PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=named)
+def test_nothing_imports_upward(path):
+    module = module_of(path)
+    assert module in HOUSE, f"{module} has no place in HOUSE yet"
+    above = [name for name in imports(path) if name not in HOUSE[: HOUSE.index(module)]]
+    assert not above, f"{module} imports what stands above it"
+
+
+@pytest.mark.parametrize(("one", "other"), STRANGERS)
+def test_strangers_do_not_know_each_other(one, other):
+    for module, unknown in ((one, other), (other, one)):
+        for path in LIBRARY:
+            if module_of(path) == module:
+                assert unknown not in imports(path), f"{named(path)} knows {unknown}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if module_of(path)[:3] == "cli"], ids=named)
+def test_command_line_knows_only_the_public_face(path):
+    assert {name for name in imports(path) if name and name.partition(".")[0] != "cli"} == set()
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pxd"], ids=named)
+def test_declarations_import_nothing_of_python(path):
+    assert not re.findall(r"^\s*(?:from\s+\S+\s+)?import\s.*", without_text(path.read_text()), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix in (".pyx", ".pxd")], ids=named)
+def test_nogil_is_never_without_noexcept(path):
+    """Blocks (`with nogil:`) and external headers aside; a function of a header is noexcept by itself."""
+    lines = [line for line in without_text(path.read_text()).splitlines() if re.search(r"\bnogil\b", line)]
+    bare = [line for line in lines if not re.search(r"\bnoexcept\b|with nogil:|cdef extern from", line)]
+    assert not bare
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pyx"], ids=named)
+def test_compiled_module_has_a_stub(path):
+    assert path.with_suffix(".pyi").is_file()
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PACKAGE.rglob("*.h"), *PACKAGE.rglob("*.pyi")], ids=named)
+def test_file_is_short_enough_to_hold_one_idea(path):
+    n_lines = len(path.read_text().splitlines())
+    assert n_lines <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".py" and path.stat().st_size], ids=named)
+def test_module_says_what_it_is_for(path):
+    assert path.read_text().lstrip().startswith(('"""', 'r"""'))
+
+
+def test_systems_and_compilers_are_known_in_headers_only():
+    """Which system or compiler this is: asked in the headers, and nowhere else."""
+    asked = re.compile(r"__linux__|__APPLE__|__GNUC__|UNAME_SYSNAME|__builtin_|__atomic_")
+    assert not [named(path) for path in SOURCES if asked.search(without_text(path.read_text()))]
+    asked = re.compile(r"__atomic_\w+\(")
+    assert [named(path) for path in PACKAGE.rglob("*.h") if asked.search(path.read_text())] == ["_core/atomic.h"]
+
+
+def test_library_prints_nothing():
+    called = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)")
+    assert not [named(path) for path in LIBRARY if called.search(without_text(path.read_text()))]

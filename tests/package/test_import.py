@@ -1,0 +1,116 @@
+"""What an import costs and leaves behind: each test asks a fresh interpreter."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import jessy_mem
+
+COSTLY = {"asyncio", "click", "concurrent.futures", "hypothesis", "multiprocessing", "numpy", "rich", "ssl", "unittest"}
+SCRIPTS = {"jessy_mem.__main__"}  # run when imported
+MODULES = [
+    module.name for module in pkgutil.walk_packages(jessy_mem.__path__, "jessy_mem.") if module.name not in SCRIPTS
+]
+
+
+def run_alone(code: str, tmp_path) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a new interpreter, in an empty folder, with every warning an error."""
+    return subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+
+def assert_silent(done: subprocess.CompletedProcess[str]) -> None:
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_import_prints_nothing(tmp_path):
+    assert_silent(run_alone("import jessy_mem", tmp_path))
+
+
+def test_import_leaves_costly_modules_alone(tmp_path):
+    done = run_alone("import sys, jessy_mem; print(*sys.modules)", tmp_path)
+    imported = set(done.stdout.split())
+    assert "jessy_mem" in imported
+    assert not COSTLY & imported
+
+
+def test_import_changes_no_warnings_logging_or_signals(tmp_path):
+    assert_silent(
+        run_alone(
+            "import logging, signal, sys, threading, warnings\n"
+            "def state():\n"
+            "    signals = [signal.getsignal(number) for number in signal.valid_signals()]\n"
+            "    threads = threading.active_count()\n"
+            "    return signals, warnings.filters[:], logging.root.handlers[:], threads, sys.excepthook\n"
+            "before = state()\n"
+            "import jessy_mem\n"
+            "assert state() == before\n",
+            tmp_path,
+        )
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_can_be_imported_first(module, tmp_path):
+    assert_silent(run_alone(f"import {module}", tmp_path))
+
+
+def test_public_names_exist_and_are_listed_once():
+    assert len(jessy_mem.__all__) == len(set(jessy_mem.__all__))
+    assert not [name for name in jessy_mem.__all__ if not hasattr(jessy_mem, name)]
+
+
+def test_public_names_are_documented():
+    bare = [name for name in jessy_mem.__all__ if not (getattr(jessy_mem, name).__doc__ or "").strip()]
+    assert not bare
+
+
+def test_exit_is_silent_with_everything_open(tmp_path):
+    """Nothing was closed, views and blocks live on in module globals, and the interpreter ends without a word."""
+    assert_silent(
+        run_alone(
+            "import jessy_mem as jm\n"
+            "data = jm.RegionBuilder(15, 'Humor').add_layer(jm.LayerSpec(text='a joke')).write('D15/region.mmap')\n"
+            "region = jm.MmapRegion(15, data)\n"
+            "view, piece = region.layer(0), memoryview(region.layer(0))\n"
+            "memory = jm.MmapManager(base_path='.', simulation='never')\n"
+            "memory.load_dimension(15)\n"
+            "seen = memory.access_layer((15, 0))\n"
+            "block = memory.allocate(100)\n"
+            "written = memoryview(block)\n"
+            "histogram = jm.LatencyHistogram()\n"
+            "histogram.record(5)\n",
+            tmp_path,
+        )
+    )
+
+
+def test_exit_is_silent_in_a_thread_that_is_still_reading(tmp_path):
+    assert_silent(
+        run_alone(
+            "import threading, time\n"
+            "import jessy_mem as jm\n"
+            "jm.RegionBuilder(15, 'Humor').add_layer(jm.LayerSpec(text='a joke')).write('D15/region.mmap')\n"
+            "memory = jm.MmapManager(base_path='.', simulation='never')\n"
+            "memory.load_dimension(15)\n"
+            "def read():\n"
+            "    while True:\n"
+            "        bytes(memory.access_layer((15, 0)))\n"
+            "threading.Thread(target=read, daemon=True).start()\n"
+            "time.sleep(0.1)\n",
+            tmp_path,
+        )
+    )
+
+
+def test_package_is_typed():
+    spec = find_spec("jessy_mem")
+    assert spec is not None
+    assert [folder for folder in spec.submodule_search_locations or [] if (Path(folder) / "py.typed").is_file()]

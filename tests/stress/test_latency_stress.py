@@ -1,0 +1,145 @@
+"""Many threads in one latency histogram: nothing is lost, and every snapshot is one that could have been."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from jessy_mem._core import probe_latency as probe
+from jessy_mem._core.latency import LatencyHistogram
+
+VALUES = np.concatenate(
+    [np.random.default_rng(3).lognormal(7, 2, 3000).astype(np.uint64), np.array([0, 1, 10**12], np.uint64)]
+)
+
+
+def expected_of(n_times):
+    histogram = LatencyHistogram()
+    for _ in range(n_times):
+        for value in VALUES.tolist():
+            histogram.record(value)
+    return histogram.to_dict()
+
+
+def check_snapshot(snapshot):
+    """The numbers of one snapshot follow from each other."""
+    assert snapshot["count"] == sum(n for _, _, n in snapshot["buckets"]) + snapshot["overflow"]
+    if snapshot["count"]:
+        percentiles = [snapshot[key] for key in ("min_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns")]
+        assert percentiles == sorted(percentiles)
+        assert snapshot["min_ns"] <= snapshot["mean_ns"] <= snapshot["max_ns"]
+
+
+def test_check_snapshot_notices_what_does_not_add_up():
+    snapshot = expected_of(1)
+    check_snapshot(snapshot)
+    with pytest.raises(AssertionError):
+        check_snapshot({**snapshot, "count": snapshot["count"] + 1})
+    with pytest.raises(AssertionError):
+        check_snapshot({**snapshot, "p50_ns": snapshot["max_ns"] + 1})
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 8, 64, 65, 100])
+def test_native_threads_equal_the_histogram_of_the_union(n_threads):
+    histogram = LatencyHistogram()
+    assert probe.record_threads(histogram, VALUES, n_threads, n_ticks=11) == n_threads
+    assert histogram.to_dict() == expected_of(n_threads)
+    assert histogram.n_events == n_threads * (len(VALUES) + 11)
+
+
+def test_threads_that_follow_each_other_use_the_same_shards():
+    histogram = LatencyHistogram()
+    probe.record_threads(histogram, VALUES, 2)
+    n_bytes = histogram.n_bytes
+    for _ in range(50):
+        probe.record_threads(histogram, VALUES, 2)
+    assert histogram.n_bytes == n_bytes
+    assert histogram.count == 51 * 2 * len(VALUES)
+
+
+def test_more_threads_than_slots_share_one_shard():
+    one_shard = LatencyHistogram().n_bytes
+    histogram = LatencyHistogram()
+    probe.record_threads(histogram, VALUES, 100)
+    assert histogram.n_bytes <= 65 * one_shard
+    assert histogram.count == 100 * len(VALUES)
+
+
+def test_threads_that_are_refused_a_shard_lose_nothing():
+    histogram = LatencyHistogram()
+    probe.refuse_shards(histogram, True)
+    probe.record_threads(histogram, VALUES, 8, n_ticks=5)
+    assert histogram.to_dict() == expected_of(8)
+    assert histogram.n_events == 8 * (len(VALUES) + 5)
+
+
+def test_snapshots_while_threads_record_add_up():
+    histogram, last = LatencyHistogram(), 0
+    writer = threading.Thread(target=probe.record_threads, args=(histogram, np.tile(VALUES, 100), 4))
+    writer.start()
+    while writer.is_alive():
+        snapshot = histogram.to_dict()
+        check_snapshot(snapshot)
+        assert snapshot["count"] >= last
+        last = snapshot["count"]
+        count, *percentiles, _mean_ns = histogram.summary()
+        assert count >= last
+        assert percentiles == sorted(percentiles)
+    writer.join()
+    assert histogram.count == histogram.n_events == 400 * len(VALUES)
+
+
+def test_resets_while_threads_record_count_each_event_once():
+    """What each span between two resets held, taken by a merge just before, adds up to what was recorded, or less."""
+    histogram, n_total = LatencyHistogram(), 300 * len(VALUES)
+    writer = threading.Thread(target=probe.record_threads, args=(histogram, np.tile(VALUES, 100), 3))
+    seen = 0
+    writer.start()
+    while writer.is_alive():
+        seen += histogram.count
+        histogram.reset()
+        check_snapshot(histogram.to_dict())
+    writer.join()
+    seen += histogram.count
+    assert seen <= n_total
+    assert histogram.n_events == n_total
+    histogram.reset()
+    assert histogram.count == 0
+    histogram.record(5)
+    assert histogram.summary() == (1, 5, 5, 5, 5, 5, 5.0)
+
+
+def test_python_threads_record_merge_and_reset_together():
+    histogram, other, n_threads = LatencyHistogram(), LatencyHistogram(), 8
+    start = threading.Barrier(n_threads + 1)
+    errors = []
+
+    def run(number):
+        try:
+            start.wait()
+            for i in range(500):
+                histogram.record(i * number)
+                if i % 50 == 0:
+                    other.merge(histogram)
+                    other.reset()
+                    check_snapshot(other.to_dict())
+                check_snapshot(histogram.to_dict())
+        except BaseException as error:  # pragma: no cover - shown by the assertion below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert histogram.count == histogram.n_events == n_threads * 500
+
+
+def test_gil_stays_off():
+    is_enabled = getattr(sys, "_is_gil_enabled", None)
+    if is_enabled is None or not getattr(sys, "abiflags", "").endswith("t"):
+        pytest.skip("this interpreter always has a GIL")
+    assert not is_enabled()

@@ -1,0 +1,521 @@
+"""RegionBuilder: what it accepts, what it writes, and that a file is replaced whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import random
+import stat
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
+from jessy_mem import compression
+from jessy_mem._core.format import pack_head
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, is_temporary, publish
+from jessy_mem.errors import MappingError
+
+needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
+
+
+def builder(*texts: str, dimension_id: int = 15, **options) -> RegionBuilder:
+    made = RegionBuilder(dimension_id, "Humor", **options)
+    for text in texts or ("a joke",):
+        made.add_layer(LayerSpec(text=text))
+    return made
+
+
+# What goes in -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "text, content: give one of the two"),
+        ({"text": "a", "content": b"a"}, "text, content: give one of the two"),
+        ({"text": b"a"}, "text: bytes is not str; bytes go into content"),
+        ({"content": "a"}, "content: str is not bytes-like"),
+        ({"content": 5}, "content: int is not bytes-like"),
+        ({"text": "a", "depth": -1}, r"depth: -1 is not in 0\.\.255"),
+        ({"text": "a", "depth": 256}, r"depth: 256 is not in 0\.\.255"),
+        ({"text": "a", "depth": 1.0}, r"depth: 1\.0 is not in 0\.\.255"),
+        ({"text": "a", "layer": -1}, r"layer: -1 is not in 0\.\.65535"),
+        ({"text": "a", "layer": 65536}, r"layer: 65536 is not in 0\.\.65535"),
+        ({"text": "a", "layer": "1"}, r"layer: '1' is not in 0\.\.65535"),
+        ({"text": "a", "frequency": 0}, "frequency: 0 is not a finite number of Hz above 0"),
+        ({"text": "a", "frequency": -1.5}, r"frequency: -1\.5 is not"),
+        ({"text": "a", "frequency": float("nan")}, "frequency: nan is not"),
+        ({"text": "a", "frequency": float("inf")}, "frequency: inf is not"),
+        ({"text": "a", "frequency": 1e39}, "frequency: 1e.39 is not"),
+        ({"text": "a", "frequency": 1e-46}, "frequency: 1e-46 is not"),
+        ({"text": "a", "frequency": "1"}, "frequency: '1' is not"),
+        ({"text": "a", "keywords": "joke"}, "keywords: 'joke' is not a sequence of str"),
+        ({"text": "a", "keywords": (b"joke",)}, "keywords: .* is not a sequence of str"),
+    ],
+)
+def test_spec_that_cannot_be_stored_is_refused_when_it_is_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LayerSpec(**fields)
+
+
+def test_spec_is_frozen_and_its_keywords_are_a_tuple():
+    words = ["joke", "pun"]
+    spec = LayerSpec(text="a", keywords=words)
+    words.append("more")
+    assert spec.keywords == ("joke", "pun")
+    with pytest.raises(AttributeError):
+        spec.text = "b"
+
+
+@pytest.mark.parametrize("dimension_id", [0, -1, 2**32])
+def test_dimension_out_of_range_is_refused(dimension_id):
+    with pytest.raises(ValueError, match=f"dimension {dimension_id}: expected"):
+        RegionBuilder(dimension_id, "x")
+
+
+@pytest.mark.parametrize("dimension_id", ["1", None, 1.0])
+def test_dimension_that_is_no_int_is_a_type_error(dimension_id):
+    with pytest.raises(TypeError):
+        RegionBuilder(dimension_id, "x")
+
+
+@pytest.mark.parametrize("name", [b"x", None, 5])
+def test_name_that_is_no_str_is_a_type_error(name):
+    with pytest.raises(TypeError, match=r"name: .* is not str"):
+        RegionBuilder(1, name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("generation", 0), ("generation", 2**64), ("generation", 1.0), ("created_ns", -1), ("created_ns", 2**64)],
+)
+def test_number_out_of_range_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}: {value} is not in"):
+        RegionBuilder(1, "x", **{field: value})
+
+
+def test_layer_number_is_its_position_or_what_is_asked():
+    data = (
+        RegionBuilder(1, "x")
+        .add_layer(LayerSpec(text="zero"))
+        .add_layer(LayerSpec(text="far", layer=500))
+        .add_layer(LayerSpec(text="two"))
+        .add_layer(LayerSpec(text="one", layer=1))
+        .to_bytes()
+    )
+    assert [(layer.layer, layer.content) for layer in read_region(data).layers] == [
+        (0, b"zero"), (1, b"one"), (2, b"two"), (500, b"far")
+    ]  # fmt: skip
+
+
+def test_layer_number_that_is_taken_is_refused():
+    made = builder("zero")
+    with pytest.raises(ValueError, match="layer 0 was added before"):
+        made.add_layer(LayerSpec(text="again", layer=0))
+    made.add_layer(LayerSpec(text="two", layer=2))
+    made.add_layer(LayerSpec(text="one", layer=1))
+    assert [layer.content for layer in read_region(made.to_bytes()).layers] == [b"zero", b"one", b"two"]
+
+
+def test_region_without_layers_is_refused(tmp_path):
+    empty = RegionBuilder(1, "x")
+    with pytest.raises(ValueError, match="at least one layer"):
+        empty.to_bytes()
+    with pytest.raises(ValueError, match="at least one layer"):
+        empty.write(tmp_path / "D01" / "region.mmap")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytearray(b"0123456789"),
+        memoryview(b"0123456789"),
+        memoryview(b"_0_1_2_3_4_5_6_7_8_9")[1::2],
+        np.frombuffer(b"0123456789", np.uint8),
+        np.frombuffer(b"0123456789", ">u2"),
+        np.frombuffer(b"0123456789", np.uint8).reshape(5, 2),
+        np.frombuffer(b"0516273849", np.uint8).reshape(5, 2).T,
+    ],
+)
+def test_content_is_any_buffer_in_its_own_order(content):
+    data = RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()
+    assert read_region(data).layers[0].content == b"0123456789"
+
+
+@pytest.mark.parametrize("content", [b"", bytearray(), np.empty(0, np.uint8), np.empty((0, 3), np.uint8)])
+def test_empty_content_is_a_layer(content):
+    layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()).layers[0]
+    assert (layer.content, layer.text_flags, layer.characters) == (b"", 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "characters"),
+    [
+        (b"ascii", 3, 5),
+        ("größe".encode(), 1, 5),
+        ("\N{GRINNING FACE}".encode(), 1, 1),
+        (b"\xff", 0, 0),
+        (b"\xed\xa0\x80", 0, 0),
+    ],
+)
+def test_text_flags_tell_what_the_content_is(content, flags, characters):
+    layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()).layers[0]
+    assert (layer.text_flags, layer.characters) == (flags, characters)
+
+
+@pytest.mark.parametrize(("field", "what"), [("text", "text"), ("keywords", "keyword")])
+def test_text_that_is_not_unicode_names_its_layer(field, what):
+    fields = {"text": "sound", field: "half \ud800" if field == "text" else ("half \ud800",)}
+    made = builder("zero").add_layer(LayerSpec(**fields))
+    with pytest.raises(UnicodeEncodeError, match=f"in a {what} of layer 1"):
+        made.to_bytes()
+
+
+def test_passages_go_on_where_the_text_ends():
+    made = RegionBuilder(1, "x").add_layer(LayerSpec(text="a, "), ("größe, ", "c, ") * 3)
+    layer = read_region(made.to_bytes()).layers[0]
+    assert layer.content.decode() == "a, " + "größe, c, " * 3
+    with pytest.raises(ValueError, match="passages"):
+        made.add_layer(LayerSpec(content=b"bytes"), ("more",))
+
+
+def test_same_input_gives_the_same_bytes_with_source_date_epoch(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
+    first = builder("one", "two", immutable=True).to_bytes()
+    assert builder("one", "two", immutable=True).to_bytes() == first
+    assert read_region(first).created_ns == 1234567890 * 10**9
+    assert builder("one", "two", immutable=True).write(tmp_path / "a.mmap").read_bytes() == first
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    assert read_region(builder().to_bytes()).created_ns == 0
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert read_region(builder().to_bytes()).created_ns > 1234567890 * 10**9
+    assert read_region(builder(created_ns=77).to_bytes()).created_ns == 77
+
+
+@pytest.mark.parametrize("epoch", ["soon", "-1", "1.5", "99999999999999999999", "²"])
+def test_source_date_epoch_that_is_no_time_is_refused(epoch, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    with pytest.raises(ValueError, match=r"SOURCE_DATE_EPOCH: .* is not a number of seconds"):
+        builder().to_bytes()
+
+
+def test_head_refuses_what_would_overflow_its_fields():
+    layer = (0, 0, 1.0, [], 0, 0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="name: 65 bytes"):
+        pack_head(1, b"x" * 65, False, 1, 0, [layer])
+    with pytest.raises(OverflowError):
+        pack_head(1, b"x", False, 1, 0, [(0, 0, 1.0, [], 2**32, 0, 0, 0, 0, 0)])
+    with pytest.raises(TypeError):
+        pack_head(1, b"x", False, 1, 0, [(0, 0, 1.0, ["text"], 0, 0, 0, 0, 0, 0)])
+
+
+def test_packed_region_fills_a_buffer_that_held_other_bytes():
+    packed = builder("one", "y" * 5000).pack(1)
+    target = bytearray(b"\xff" * (packed.n_bytes + 10))
+    packed.fill(memoryview(target))
+    assert bytes(target[: packed.n_bytes]) == b"".join(packed.pieces())
+    assert target[packed.n_bytes :] == b"\xff" * 10
+    read_region(bytes(target[: packed.n_bytes]))
+
+
+def test_packed_region_can_be_given_another_number():
+    packed = builder("one", "two").pack(1)
+    packed.renumber(77)
+    region = read_region(b"".join(packed.pieces()))
+    assert (region.dimension_id, region.layers[1].content) == (77, b"two")
+
+
+def test_packed_bytes_are_published_as_they_are(tmp_path):
+    data = builder("one").to_bytes()
+    publish(PackedRegion.of(memoryview(data)), tmp_path / "region.mmap")
+    assert (tmp_path / "region.mmap").read_bytes() == data
+
+
+# Compression ------------------------------------------------------------------------------------------------------
+
+
+@needs_zstd
+def test_compressed_layer_is_read_as_it_was(region_file):
+    text = "the same words again and again, " * 500
+    data = (
+        RegionBuilder(1, "x")
+        .add_layer(LayerSpec(text=text, compress=True))
+        .add_layer(LayerSpec(content=random.Random(1).randbytes(5000), compress=True))
+        .add_layer(LayerSpec(text="", compress=True))
+        .to_bytes()
+    )
+    layers = read_region(data).layers
+    assert [layer.codec for layer in layers] == [1, 0, 0]  # what does not get smaller stays raw
+    assert (layers[0].raw_size, layers[0].characters, layers[0].text_flags) == (len(text), len(text), 3)
+    assert len(layers[0].content) < len(text) // 20
+    with MmapRegion(1, region_file(data)) as region:
+        assert region.layer(0).text == text
+        assert region.layer(0) is region.layer(0)
+        assert region.layer(1).n_bytes == 5000
+        assert region.verify() == []
+        facts = [(stored, raw) for *_, stored, raw in region.layer_facts()]
+        assert facts[0] == (len(layers[0].content), len(text))
+
+
+def test_compression_without_a_library_names_the_extra(monkeypatch):
+    compression._zstd.cache_clear()
+    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    try:
+        assert not compression.is_available()
+        with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
+            builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
+    finally:
+        compression._zstd.cache_clear()
+
+
+# Publishing -------------------------------------------------------------------------------------------------------
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_write_makes_folders_and_leaves_one_file(tmp_path):
+    path = tmp_path / "base" / "D15" / "region.mmap"
+    assert builder().write(path) == path
+    assert files_below(tmp_path) == ["base", "base/D15", "base/D15/region.mmap"]
+    assert read_region(path.read_bytes()).generation == 1
+
+
+def test_write_accepts_text_as_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert builder().write("region.mmap") == Path("region.mmap")
+    assert files_below(tmp_path) == ["region.mmap"]
+
+
+def test_write_counts_the_generation_up(tmp_path):
+    path = tmp_path / "region.mmap"
+    for generation in (1, 2, 3):
+        builder().write(path)
+        assert read_region(path.read_bytes()).generation == generation
+    builder(generation=9).write(path)
+    builder().write(path)
+    assert read_region(path.read_bytes()).generation == 10
+
+
+@pytest.mark.parametrize(
+    "there", [b"", b"no region", b"\xff" * 300, bytes(84) + MAGIC + bytes(12) + b"\xff" * 8 + bytes(136)]
+)
+def test_write_over_what_is_no_region_begins_with_generation_1(there, tmp_path):
+    path = tmp_path / "region.mmap"
+    path.write_bytes(there)
+    builder().write(path)
+    assert read_region(path.read_bytes()).generation == 1
+
+
+def test_write_over_a_fifo_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "region.mmap")
+    builder().write(tmp_path / "region.mmap")
+    read_region((tmp_path / "region.mmap").read_bytes())
+
+
+def test_file_takes_the_permissions_of_the_one_it_replaces(tmp_path):
+    path = tmp_path / "region.mmap"
+    umask = os.umask(0o027)
+    try:
+        builder().write(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        for mode in (0o600, 0o444, 0o666):
+            path.chmod(mode)
+            builder().write(path)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+    finally:
+        os.umask(umask)
+
+
+def test_mapped_file_is_untouched_by_its_replacement(tmp_path):
+    path = tmp_path / "region.mmap"
+    old = builder("old").write(path).read_bytes()
+    with MmapRegion(15, path) as region:
+        view = region.layer(0)
+        assert not region.stale
+        builder("new and longer").write(path)
+        assert region.stale
+        assert bytes(memoryview(region)) == old
+        assert view.text == "old"
+        assert region.verify() == []
+        with MmapRegion(15, path) as newer:
+            assert (newer.generation, newer.layer(0).text) == (2, "new and longer")
+
+
+def test_progress_grows_to_the_size_of_the_file(tmp_path):
+    seen = []
+    path = builder("x" * 10_000_000, "y").write(tmp_path / "region.mmap", lambda *numbers: seen.append(numbers))
+    size = path.stat().st_size
+    assert {total for _, total in seen} == {size}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == size
+    assert len(seen) > 3
+
+
+def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)]))
+    path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
+    monkeypatch.undo()
+    assert [layer.content for layer in read_region(path.read_bytes()).layers] == [b"x" * 1000, b"y" * 5000]
+
+
+def no_space(*_args, **_options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("call", "there"),
+    [(call, there) for there in (False, True) for call in ("open", "write", "fsync", "rename")]
+    + [("mkdir", False), ("fchmod", True)],
+)
+def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, monkeypatch):
+    path = tmp_path / "base" / "D15" / "region.mmap"
+    old = builder("old").write(path).read_bytes() if there else None
+    before = files_below(tmp_path)
+    monkeypatch.setattr(os, call, no_space)
+    with pytest.raises(MappingError, match="No space left on device") as caught:
+        builder("new").write(path)
+    monkeypatch.undo()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert files_below(tmp_path) == before
+    assert old is None or path.read_bytes() == old
+    builder("new").write(path)
+    assert read_region(path.read_bytes()).layers[0].content == b"new"
+
+
+def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, monkeypatch):
+    write, left = os.write, [3]
+
+    def write_some(fd, data):
+        left[0] -= 1
+        return write(fd, data[:100]) if left[0] else no_space()
+
+    path = tmp_path / "region.mmap"
+    old = builder("old").write(path).read_bytes()
+    monkeypatch.setattr(os, "write", write_some)
+    with pytest.raises(MappingError):
+        builder("x" * 10_000).write(path)
+    monkeypatch.undo()
+    assert files_below(tmp_path) == ["region.mmap"]
+    assert path.read_bytes() == old
+
+
+def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "region.mmap"
+    builder("old").write(path)
+    fsync, synced = os.fsync, []
+
+    def fsync_files(fd):
+        synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
+        if synced[-1]:
+            no_space()
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync_files)
+    with pytest.raises(MappingError):
+        builder("new").write(path)
+    monkeypatch.undo()
+    assert synced == [False, True]  # the file before its name, the folder after
+    assert files_below(tmp_path) == ["region.mmap"]
+    assert read_region(path.read_bytes()).layers[0].content == b"new"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interruption_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    path = tmp_path / "region.mmap"
+    old = builder("old").write(path).read_bytes()
+
+    def stop(_done_bytes, _total_bytes):
+        raise error
+
+    for target in (path, tmp_path / "D16" / "region.mmap"):
+        with pytest.raises(error):
+            builder("new").write(target, stop)
+    assert files_below(tmp_path) == ["region.mmap"]
+    assert path.read_bytes() == old
+
+
+def test_folder_in_the_place_of_the_file_is_refused(tmp_path):
+    (tmp_path / "region.mmap").mkdir()
+    with pytest.raises(MappingError) as caught:
+        builder().write(tmp_path / "region.mmap")
+    assert caught.value.filename == str(tmp_path / "region.mmap")
+    assert files_below(tmp_path) == ["region.mmap"]
+
+
+def test_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "D15").write_bytes(b"")
+    with pytest.raises(MappingError, match="Not a directory"):
+        builder().write(tmp_path / "D15" / "region.mmap")
+    assert files_below(tmp_path) == ["D15"]
+
+
+def test_temporary_file_is_a_recognisable_sibling(tmp_path, monkeypatch):
+    seen = []
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda source, target: (seen.append(source), rename(source, target)))
+    builder().write(tmp_path / "region.mmap")
+    builder().write(tmp_path / "region.mmap")
+    assert len(set(seen)) == 2
+    for temporary in seen:
+        assert temporary.parent == tmp_path
+        assert is_temporary(temporary)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["region.mmap", ".region.mmap.tmp", ".region.mmap.0123.tmp", "region.mmap.0123456789abcdef.tmp", ".tmp",
+     ".region.mmap.0123456789ABCDEF.tmp", ".region.mmap.0123456789abcdeg.tmp", ".region.mmap.0123456789abcdef"],
+)  # fmt: skip
+def test_other_names_are_not_taken_for_temporary_files(name):
+    assert not is_temporary(Path("D15") / name)
+    assert is_temporary(Path("D15/.region.mmap.0123456789abcdef.tmp"))
+
+
+def test_writers_at_the_same_time_leave_one_whole_file(tmp_path):
+    path = tmp_path / "region.mmap"
+    texts = [letter * 20_000 for letter in "abcdef"]
+
+    def write(text):
+        for _ in range(5):
+            builder(text, text).write(path)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if path.exists():
+            with MmapRegion(15, path, verify="open") as region:
+                assert region.layer(0).text == region.layer(1).text
+    for thread in threads:
+        thread.join()
+    assert files_below(tmp_path) == ["region.mmap"]
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
+def test_builder_maps_nothing(tmp_path):
+    before = mapped_regions()
+    builder("x" * 100_000).write(tmp_path / "region.mmap")
+    assert mapped_regions() == before
+
+
+def test_most_layers_that_a_region_can_have():
+    made = RegionBuilder(1, "x")
+    for _ in range(65536):
+        made.add_layer(LayerSpec(content=b""))
+    with pytest.raises(ValueError, match="layer 65536: a region has at most 65536 layers"):
+        made.add_layer(LayerSpec(content=b""))
+    with pytest.raises(ValueError, match="layer 65535 was added before"):
+        made.add_layer(LayerSpec(content=b"", layer=65535))
+    data = made.to_bytes()
+    assert len(data) == 256 + 65536 * (23 + 32)
+    assert [layer.layer for layer in read_region(data).layers] == list(range(65536))

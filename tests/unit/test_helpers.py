@@ -1,0 +1,163 @@
+"""The helpers that assert, shown to fail: a check that cannot fail checks nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from helpers import (
+    EXTENSION_FIELDS,
+    HAS_PROC,
+    HEADER_FIELDS,
+    SAMPLE,
+    Holdings,
+    Layer,
+    align,
+    extended_file,
+    mapped_regions,
+    open_files,
+    patch,
+    plain_file,
+    read_region,
+    reseal,
+)
+from jessy_mem._core.region import MmapRegion
+
+
+@pytest.mark.parametrize(("immutable", "kind"), [(False, "extended"), (True, "immutable")])
+def test_reader_fails_for_every_flipped_byte(immutable, kind):
+    data = extended_file((*SAMPLE[:2], Layer(5, b"\xff" * 70)), immutable=immutable)
+    assert read_region(data).immutable == immutable
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x11
+        with pytest.raises((AssertionError, UnicodeDecodeError, struct.error)):
+            read_region(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layers[1].content_offset", 64, "tiling"),
+        ("layers[0].characters", 3, "text flags"),
+        ("layers[0].raw_size", 3, "raw_size"),
+        ("layers[0].codec", 1, "codec"),
+        ("layers[0].xxh3", 3, "xxh3"),
+        ("layers[0].zero", 3, "reserved bytes of the extension"),
+        ("layers[1].layer_num", 0, "layer_num"),
+        ("generation", 0, "generation"),
+        ("required_features", 2, "required_features"),
+        ("content_sha256", b"x", "content_sha256"),
+        ("total_size", 300, "total_size"),
+    ],
+)
+def test_reader_names_the_rule_that_a_resealed_file_breaks(field, value, message):
+    data = bytearray(extended_file())
+    region = read_region(bytes(data))
+    patch(data, region, field, value)
+    reseal(data, region)
+    with pytest.raises(AssertionError, match=message):
+        read_region(bytes(data))
+
+
+def test_reader_fails_for_a_gap_that_is_not_zero_and_for_bytes_behind_the_end():
+    data = bytearray(extended_file())
+    data[read_region(bytes(data)).layers[1].offset - 1] = 1
+    with pytest.raises(AssertionError, match="gap"):
+        read_region(bytes(data))
+    data = bytearray(extended_file() + b"\0")
+    struct.pack_into("<Q", data, 72, len(data))
+    reseal(data)
+    with pytest.raises(AssertionError, match="behind the last content"):
+        read_region(bytes(data))
+
+
+def test_reader_fails_for_a_plain_file_whose_contents_overlap_or_lie_in_the_metadata():
+    layers = (Layer(0, b"abcd"), Layer(1, b"efgh"))
+    end = len(plain_file(layers)) - 8
+    assert read_region(plain_file(layers, offsets=[end + 4, end])).layers[1].content == b"efgh"
+    with pytest.raises(AssertionError, match="overlap"):
+        read_region(plain_file(layers, offsets=[end, end + 3]))
+    data = bytearray(plain_file(layers))
+    patch(data, read_region(bytes(data)), "layers[0].content_offset", end - 1)
+    with pytest.raises(AssertionError, match="before the end of the metadata"):
+        read_region(bytes(data))
+
+
+def test_fields_lie_where_the_table_says():
+    covered = []
+    for offset, layout in HEADER_FIELDS.values():
+        covered += range(offset, offset + struct.calcsize(layout))
+    assert covered == list(range(256))
+    covered = []
+    for offset, layout in EXTENSION_FIELDS.values():
+        covered += range(offset, offset + struct.calcsize(layout))
+    assert covered == list(range(32))
+
+
+def test_alignment_is_of_64_bytes_and_of_a_page():
+    rng = random.Random(2)
+    for _ in range(200):
+        offset, n_bytes = rng.randrange(20_000), rng.choice([0, 1, 4095, 4096, 10_000])
+        begin = align(offset, n_bytes)
+        step = 4096 if n_bytes >= 4096 else 64
+        assert begin % step == 0
+        assert offset <= begin < offset + step
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
+def test_holdings_see_a_descriptor(tmp_path):
+    before = Holdings()
+    before.assert_nothing_new()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert open_files()[fd] == str(tmp_path)
+        with pytest.raises(AssertionError, match=f"descriptor {fd}: {tmp_path}"):
+            before.assert_nothing_new()
+    finally:
+        os.close(fd)
+    before.assert_nothing_new()
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
+@pytest.mark.parametrize("immutable", [False, True])
+@pytest.mark.parametrize("removed", [False, True])
+def test_holdings_see_a_mapping(immutable, removed, region_file):
+    before = Holdings()
+    path = region_file(extended_file(immutable=immutable))
+    region = MmapRegion(3, path)
+    if removed:
+        path.unlink()
+    assert len(mapped_regions()) == len(before.mappings) + 1
+    with pytest.raises(AssertionError, match="memfd:jessy_mem" if immutable else str(path)):
+        before.assert_nothing_new()
+    region.close()
+    before.assert_nothing_new()
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
+def test_fixture_of_all_tests_fails_a_test_that_leaks(tmp_path):
+    """The suite's own conftest, run on a test that leaves a region mapped and on one that does not."""
+    source = (
+        "from jessy_mem._core.region import MmapRegion\n"
+        "held = []\n"
+        "def test_clean(region_file): MmapRegion(3, region_file(DATA)).close()\n"
+        "def test_leaky(region_file): held.append(MmapRegion(3, region_file(DATA)))\n"
+    )
+    (tmp_path / "test_leak.py").write_text(f"DATA = {extended_file(SAMPLE[:1])!r}\n{source}")
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with open(os.path.join(here, "conftest.py"), encoding="utf-8") as fixtures:
+        (tmp_path / "conftest.py").write_text(fixtures.read())
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": here}, timeout=120,
+    )  # fmt: skip
+    assert "2 passed, 1 error" in done.stdout, done.stdout
+    assert "still held" in done.stdout
+    assert "ERROR" in done.stdout.split("short test summary")[1]
+    assert "test_leaky" in done.stdout.split("short test summary")[1]

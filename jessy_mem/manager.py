@@ -359,7 +359,7 @@ class MmapManager(LearningTable):
         )
 
     def dump_state(self) -> dict[str, Any]:
-        """Everything there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
+        """All there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
         with self._lock:
             self._check_open()
             regions = {str(dimension): self._region_state(dimension) for dimension in sorted(self._regions)}
@@ -374,7 +374,7 @@ class MmapManager(LearningTable):
     def _region_state(self, dimension: int) -> dict[str, Any]:
         region = self._regions[dimension]
         names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes")
-        layers = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
+        layers: list[dict[str, Any]] = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
         for layer in layers:
             layer["keywords"] = list(layer["keywords"])
         return {

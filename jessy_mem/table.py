@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -304,7 +304,7 @@ class RegionTable(LayerRegistry):
         return self._changing(dimension, restore)
 
     def _changing(self, dimension: int, change: Callable[[], T]) -> T:
-        """Do `change`, which maps `dimension`, under the lock; again if room could be made that eviction cannot make."""
+        """Do `change`, which maps `dimension`, under the lock; again if room was made that eviction cannot make."""
         while True:
             try:
                 with self._lock:

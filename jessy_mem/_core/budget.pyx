@@ -32,7 +32,9 @@ LEVELS = ("warning", "eviction", "critical")
 REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
 
 
-cdef inline bint account_raise(Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after) noexcept nogil:
+cdef inline bint account_raise(
+    Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after
+) noexcept nogil:
     """Add n_bytes if the sum stays within limit and ceiling; `after` gets the new value."""
     cdef uint64_t used_bytes = jm_load_relaxed(&account.used_bytes)
     cdef uint64_t bound_bytes = min(account.limit_bytes, ceiling_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from world import World
 
 from helpers import HAS_PROC, Holdings
 
@@ -43,3 +44,9 @@ def region_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def world(tmp_path):
+    """An empty base folder, and what writes known files into it."""
+    return World(tmp_path / "base")

@@ -185,7 +185,9 @@ cdef class LayerRegistry:
     def is_evictable(self, dimension):
         """Whether the dimension is loaded from a file, changeable, and held by nobody."""
         cdef MmapRegion region = self._regions.get(dimension)
-        return region is not None and is_evictable(region) and n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
+        if region is None or not is_evictable(region):
+            return False
+        return n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
 
     def evictable_regions(self):
         """What can be evicted: list of (dimension, bytes that this frees)."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import index
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from jessy_mem.errors import OutOfBounds
 
@@ -30,6 +30,7 @@ __all__ = [
     "data_folder",
     "default_layout",
     "dimension_folder",
+    "region_file",
     "region_path",
 ]
 
@@ -60,21 +61,26 @@ class LayerId(NamedTuple):
         return cls.checked((int(match[1]), int(match[2])))
 
     @classmethod
-    def checked(cls, layer_id: tuple[int, int]) -> LayerId:
-        """`layer_id` as a LayerId; TypeError or ValueError if it cannot be one."""
-        try:
-            dimension, layer = layer_id
-        except (TypeError, ValueError):
-            raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
-        try:
-            dimension, layer = int(index(dimension)), int(index(layer))  # ints, and what counts as one, such as numpy's
-        except TypeError:
-            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
+    def checked(cls, layer_id: Iterable[SupportsIndex]) -> LayerId:
+        """`layer_id` as a LayerId; TypeError or ValueError if it cannot be one. Integers of any type are accepted."""
+        dimension, layer = cls.of(layer_id)
         if not 1 <= dimension <= MAX_DIMENSION:
             raise ValueError(f"dimension {dimension}: expected 1..{MAX_DIMENSION}")
         if not 0 <= layer <= MAX_LAYER:
             raise ValueError(f"layer {layer}: expected 0..{MAX_LAYER}")
         return cls(dimension, layer)
+
+    @classmethod
+    def of(cls, layer_id: Iterable[SupportsIndex]) -> LayerId:
+        """The two integers of `layer_id`, whatever they are; TypeError if there are not two."""
+        try:
+            dimension, layer = layer_id
+        except (TypeError, ValueError):
+            raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
+        try:
+            return cls(index(dimension), index(layer))
+        except TypeError:
+            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
 
 
 def dimension_folder(dimension: int) -> str:
@@ -82,9 +88,14 @@ def dimension_folder(dimension: int) -> str:
     return f"D{dimension:02d}"
 
 
-def region_path(base_path: str | os.PathLike[str], dimension: int) -> str:
+def region_file(base_path: str, dimension: int) -> str:
+    """`region_path` as text, for the loading path."""
+    return f"{base_path}/{dimension_folder(dimension)}/region.mmap"
+
+
+def region_path(base_path: str | os.PathLike[str], dimension: int) -> Path:
     """Where the region file of `dimension` lies under `base_path`."""
-    return f"{os.fspath(base_path)}/{dimension_folder(dimension)}/region.mmap"
+    return Path(region_file(os.fspath(base_path), dimension))
 
 
 def data_folder() -> Path:

@@ -52,7 +52,7 @@ class LearningTable(RegionTable):
         self._protos: dict[int, None] = {}  # in the order of their creation
         self._evict_callbacks: tuple[EvictCallback, ...] = ()
         self._crystallizations = LatencyHistogram()
-        self._n_failures = self._n_drops = 0
+        self._n_drops = 0
 
     def create_proto_dimension(self, name: str, layers: Sequence[LayerSpec], user: bool = False) -> int:
         """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
@@ -172,30 +172,7 @@ class LearningTable(RegionTable):
         self._check_open()
         self._evict_callbacks = (*self._evict_callbacks, callback)
 
-    # The pool, and what to do when it is full
-
-    def _allocate(self, n_bytes: int, segment: str) -> Block:
-        """A block charged to `segment`; room is made as `on_full` says. The caller holds no lock."""
-        while True:
-            try:
-                return self._pool.allocate_in(n_bytes, segment)
-            except (AllocationFailed, LimitExceeded) as error:
-                # Without its traceback: kept in this frame, it would keep the frame, and the caller's block, alive.
-                refusal = error.with_traceback(None)
-            if self._evict_for(segment, refusal):
-                continue
-            if not self._relieve(segment, refusal, allow_drop=True):
-                self._n_failures += 1
-                raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
-
-    def _evict_for(self, segment: str, refusal: AllocationFailed | LimitExceeded) -> bool:
-        """Evict mapped regions if that can help; whether any went."""
-        if isinstance(refusal, AllocationFailed):
-            return False
-        with self._lock:
-            n_before = self._n_evictions
-            self._make_room(segment, refusal.requested_bytes)
-            return self._n_evictions > n_before
+    # What to do when the pool is full
 
     def _relieve(
         self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
@@ -269,7 +246,7 @@ class LearningTable(RegionTable):
         packed.fill(memoryview(block))
         image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
         image.charged_bytes = block.capacity
-        return self._region_around(image, dimension)
+        return self._region_around(image, self._place_of(dimension))
 
     def _take_file(self, dimension: int) -> None:
         """Let the file of a proto-dimension, just published, take its place in the table."""

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import xxhash
-
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import LayerView, MmapRegion
@@ -23,7 +21,6 @@ from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, Navi
 from jessy_mem.errors import (
     ConsciousnessError,
     DimensionAlreadyLoaded,
-    ImmutableDimension,
     LayerNotFound,
     ManagerClosed,
     OutOfBounds,
@@ -79,22 +76,23 @@ class MmapManager(LearningTable):
         """
         begin_ticks = now_ticks()
         if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
-            LayerId.checked((dimension_id, 0))
+            dimension_id = LayerId.checked((dimension_id, 0)).dimension
+        dimension = dimension_id
 
         def load() -> MmapRegion:
-            if dimension_id in self._regions or dimension_id in self._evicted:
-                raise DimensionAlreadyLoaded(dimension_id)
+            if dimension in self._regions or dimension in self._evicted:
+                raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                self._places[dimension_id] = self._place_at(dimension_id, os.fspath(path), True)
+                self._places[dimension] = self._place_at(dimension, os.fspath(path), True)
             try:
-                region = self._open_region(dimension_id)
+                region = self._open_region(dimension)
             except BaseException:
-                self._places.pop(dimension_id, None)
+                self._places.pop(dimension, None)
                 raise
-            self._install(dimension_id, region)
+            self._install(dimension, region)
             return region
 
-        region = self._changing(dimension_id, load)
+        region = self._changing(dimension, load)
         self.finish(self._loads, begin_ticks)
         return region
 
@@ -116,6 +114,8 @@ class MmapManager(LearningTable):
                 raise
             except ConsciousnessError as error:
                 logger.warning("dimension D%02d is skipped: %s", dimension, error)
+                # The frames of its traceback would keep this report, and the manager, in a cycle.
+                error.__traceback__ = error.__context__ = None
                 skipped[dimension] = error
             else:
                 (simulated if source == "simulated" else loaded).append(dimension)
@@ -123,67 +123,73 @@ class MmapManager(LearningTable):
 
     def _load_or_refresh(self, dimension: int) -> str:
         """Make sure that `dimension` is loaded, from its file if there is one; returns its source."""
-        region = self._regions.get(dimension)
-        if dimension in self._evicted:
-            return self._evicted[dimension].source
-        if region is None:
-            return self.load_dimension(dimension).source
-        replaceable = region.source == "simulated" and self.config.simulation != "always"
+        with self._lock:
+            known = self._regions.get(dimension) or self._evicted.get(dimension)
+        if known is None:
+            try:
+                return self.load_dimension(dimension).source
+            except DimensionAlreadyLoaded:  # by another thread, just now
+                return self.region(dimension).source
+        replaceable = known.source == "simulated" and self.config.simulation != "always"
         if replaceable and os.path.exists(self._place_of(dimension).path):
             self.reload_dimension(dimension)
-            region = self._regions[dimension]
-        return region.source
+            return self.region(dimension).source
+        return known.source
 
     def unload_dimension(self, dimension_id: int) -> None:
         """Let go of a dimension; views of it live on. RegionNotFound if it is not loaded."""
         with self._lock:
-            self._check_open()
-            if self._evicted.pop(dimension_id, None) is None:
-                region = self._loaded(dimension_id)
-                if region.source == "pool":
-                    raise RegionNotFound(dimension_id, "it is a proto-dimension; crystallize it, or forget it")
-                self._uninstall(dimension_id)
-            self._forget_facts(dimension_id)
+            dimension = self._number(dimension_id)
+            if self._evicted.pop(dimension, None) is None:
+                if self._loaded(dimension).source == "pool":
+                    raise RegionNotFound(dimension, "it is a proto-dimension; crystallize it, or forget it")
+                self._uninstall(dimension)
+            self._forget_facts(dimension)
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """Map the file that is there now, and swap it in; returns (old generation, new generation).
 
         Readers see the old generation or the new one, whole, and wait for neither. On any error, those of
         `load_dimension`, the old one stays. ImmutableDimension if the dimension is immutable and the file holds other
-        content.
+        content, or does not say that it is immutable too.
         """
         begin_ticks = now_ticks()
+        dimension = self._number(dimension_id)
 
         def swap() -> tuple[int, int]:
-            old = self._regions.get(dimension_id)
-            if old is None and dimension_id not in self._evicted:
-                raise RegionNotFound(dimension_id)
-            if old is not None and old.source == "pool":
-                raise RegionNotFound(dimension_id, "it is a proto-dimension and has no file yet; crystallize writes it")
-            old_generation = self._evicted[dimension_id].generation if old is None else old.generation
-            region = self._open_region(dimension_id)
-            if old is not None and old.immutable and old.source != "simulated":
-                if xxhash.xxh3_128_digest(old) != xxhash.xxh3_128_digest(region):
-                    raise ImmutableDimension(dimension_id, "a reload with other content")
-                return old_generation, old_generation
-            self._install(dimension_id, region)
-            return old_generation, region.generation
+            # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
+            old = self._regions.get(dimension)
+            try:
+                known = old or self._evicted.get(dimension)
+                if known is None:
+                    raise RegionNotFound(dimension)
+                if known.source == "pool":
+                    raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
+                old_generation = known.generation
+                self._install(dimension, self._open_region(dimension, known.source).in_place_of(old))
+            finally:
+                old = known = None
+            return old_generation, self._regions[dimension].generation
 
-        generations = self._changing(dimension_id, swap)
+        generations = self._changing(dimension, swap)
         self.finish(self._loads, begin_ticks)
         return generations
 
     # Reading; access_layer is LayerRegistry's
 
     def region(self, dimension_id: int) -> MmapRegion:
-        """The region of a loaded dimension; RegionNotFound."""
-        self._check_open()
-        if dimension_id in self._evicted:
+        """The region of a loaded dimension, mapped again if it was evicted; RegionNotFound.
+
+        It stays mapped and charged while somebody holds it. Its `close` does nothing: `unload_dimension` lets it go.
+        """
+        dimension = self._number(dimension_id)
+        region: MmapRegion | None = self._regions.get(dimension)
+        if region is None:
             try:
-                return self.restore_region(dimension_id, 0)
+                region = self.restore_region(dimension, 0)
             except LayerNotFound as error:
-                raise RegionNotFound(dimension_id, str(error)) from None
-        return self._loaded(dimension_id)
+                raise RegionNotFound(dimension, error.hint) from None
+        return region
 
     def layers(
         self, dimension: int | None = None, keyword: str | None = None, frequency: tuple[float, float] | None = None
@@ -201,9 +207,9 @@ class MmapManager(LearningTable):
 
     def load_context(self, layer_id: tuple[int, int]) -> LoadedContext:
         """One layer as decoded text with its metadata; UnicodeDecodeError names a layer that is not text."""
-        view = self.access_layer(layer_id)
+        context = LoadedContext.of(self.access_layer(layer_id))
         self.count_copies(1)
-        return LoadedContext.of(view)
+        return context
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
@@ -220,6 +226,7 @@ class MmapManager(LearningTable):
                     raise
                 return None
 
+        self._check_open()
         contexts = ContextCollection.collect(paths, find)
         self.count_copies(len(contexts))
         return contexts
@@ -228,6 +235,7 @@ class MmapManager(LearningTable):
         """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
         import numpy as np
 
+        self._check_open()
         data: list[Any] = []
 
         def target_of(n_bytes: int) -> Any:
@@ -291,12 +299,12 @@ class MmapManager(LearningTable):
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
-        self._check_open()
+        at = self._number(address)
         with self._lock:
             for dimension, (begin, n_bytes) in self._addresses.items():
-                if begin <= address < begin + n_bytes:
-                    return dimension, address - begin
-        return self.layout.resolve(address)
+                if begin <= at < begin + n_bytes:
+                    return dimension, at - begin
+        return self.layout.resolve(at)
 
     # Numbers
 
@@ -307,25 +315,26 @@ class MmapManager(LearningTable):
         """
         with self._lock:
             n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes = self.survey()
-            simulated = tuple(sorted(d for d, region in self._regions.items() if region.source == "simulated"))
+            total, pressure, segments = self._ledger.snapshot()
+            held: dict[int, Any] = {**self._evicted, **self._regions}
+            simulated = tuple(sorted(dimension for dimension, each in held.items() if each.source == "simulated"))
             pool = self._pool.stats()
-            used_bytes = self._ledger.used_bytes
-            limit_bytes = self._ledger.limit_bytes
             access = LatencySummary(*self.hits.summary())
+            used_bytes, limit_bytes, peak_bytes = total
             return MemoryStats(
                 total_allocated_bytes=used_bytes,
                 total_used_bytes=content_bytes + pool.requested_bytes,
                 limit_bytes=limit_bytes,
                 available_bytes=limit_bytes - used_bytes,
                 utilization=100 * used_bytes / limit_bytes,
-                pressure=self._ledger.pressure,
-                dimensions_loaded=len(self._regions) + len(self._evicted),
+                pressure=pressure,
+                dimensions_loaded=len(held),
                 layers_loaded=n_layers + sum(each.n_layers for each in self._evicted.values()),
                 active_regions=n_mapped,
                 leased_bytes=used_bytes - evictable_bytes - pinned_bytes,
                 evictable_bytes=evictable_bytes,
                 pinned_bytes=pinned_bytes,
-                peak_usage_bytes=self._ledger.peak_bytes,
+                peak_usage_bytes=peak_bytes,
                 avg_access_latency_us=access.mean_ns / 1000,
                 access_latency=access,
                 first_touch_latency=LatencySummary(*self.first_touches.summary()),
@@ -344,9 +353,7 @@ class MmapManager(LearningTable):
                 copies=self.copies,
                 simulation_mode=bool(simulated),
                 simulated_dimensions=simulated,
-                segments={
-                    name: SegmentStats(*numbers) for name, numbers in self._ledger.segment_bytes().items()
-                },
+                segments={name: SegmentStats(*numbers) for name, numbers in segments.items()},
                 pool=pool,
                 residency=self._residency(pool.used_bytes) if residency else None,
             )
@@ -359,7 +366,7 @@ class MmapManager(LearningTable):
         )
 
     def dump_state(self) -> dict[str, Any]:
-        """Everything there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
+        """All there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
         with self._lock:
             self._check_open()
             regions = {str(dimension): self._region_state(dimension) for dimension in sorted(self._regions)}
@@ -398,8 +405,11 @@ class MmapManager(LearningTable):
 
         `level` is "warning", "eviction" or "critical". An exception in a callback is logged and stops nothing.
         """
-        self._check_open()
-        self._callbacks = (*self._callbacks, callback)
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable")
+        with self._lock:
+            self._check_open()
+            self._callbacks = (*self._callbacks, callback)
 
     # The end
 

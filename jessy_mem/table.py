@@ -12,13 +12,15 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from operator import index
+from typing import Any, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
-from jessy_mem._core.pool import PoolAllocator
+from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
 from jessy_mem.config import MemoryConfig
@@ -33,7 +35,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.eviction import make_policy
 from jessy_mem.index import LayerIndex
-from jessy_mem.layout import MemoryLayout, default_layout, region_path
+from jessy_mem.layout import MemoryLayout, default_layout, region_file
 from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
@@ -82,7 +84,6 @@ class RegionTable(LayerRegistry):
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
         self._base_path = os.fspath(config.base_path)
-        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -91,8 +92,7 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
-        # Blocks for decompressed layers, for each segment. They know the pool, not the table, so that no cycle arises.
-        self._allocators = {name: partial(self._pool.allocate_in, segment=name) for name in ceilings}
+        self._allocators = {name: self._allocator(name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
@@ -104,7 +104,9 @@ class RegionTable(LayerRegistry):
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
-        self._n_evictions = 0
+        self._evict_at_bytes = config.total_bytes * config.eviction_threshold / 100
+        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
+        self._n_evictions = self._n_failures = 0
         self._sites = CallSites()
         if config.trace:
             self._add_tracer(self._sites)
@@ -112,30 +114,37 @@ class RegionTable(LayerRegistry):
 
     # Opening
 
-    def _open_region(self, dimension: int) -> MmapRegion:
-        """Map the file of `dimension`, or simulate it; charged, but in no table yet."""
+    def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
+        """Map the file of `dimension`, or simulate it; charged, but in no table yet.
+
+        `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
+        invented text when the file is gone; what was simulated is simulated again without another warning.
+        """
         place = self._place_of(dimension)
-        may_simulate = place.planned and not place.named
+        may_simulate = place.planned and not place.named and known_source != "mmap"
         if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
+        may_simulate = may_simulate and self.config.simulation == "auto"
         admit = partial(self._admit, dimension)
         try:
-            image: Image = map_file(place.path, dimension, admit=admit, immutable=place.immutable)
+            # No local variable holds the image: the traceback of an error would keep it mapped and charged.
+            region = self._region_around(map_file(place.path, dimension, admit=admit, immutable=place.immutable), place)
         except DimensionNotFound:
-            if not may_simulate or self.config.simulation == "never":
+            if not may_simulate:
                 raise
-            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, place.path)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {place.path}", stacklevel=5)
-            return self._simulated_region(dimension)
+            reason = f"there is no file at {place.path}"
         except InvalidRegion as error:
-            if not (may_simulate and self.config.simulate_damaged) or self.config.simulation == "never":
+            if not (may_simulate and self.config.simulate_damaged):
                 raise
-            logger.warning("dimension D%02d is SIMULATED, for its file is damaged: %s", dimension, error)
-            warnings.warn(f"dimension D{dimension:02d} is simulated, for its file is damaged: {error}", stacklevel=5)
-            return self._simulated_region(dimension)
-        if place.immutable and image.generation == 0:
-            logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
-        return self._region_around(image, dimension)
+            reason = f"its file is damaged: {error}"
+        else:
+            if place.immutable and region.generation == 0:
+                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
+            return region
+        if known_source is None:
+            logger.warning("dimension D%02d is SIMULATED: %s", dimension, reason)
+            warnings.warn(f"dimension D{dimension:02d} is simulated: {reason}", stacklevel=5)
+        return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
         image = simulated_image(
@@ -145,16 +154,15 @@ class RegionTable(LayerRegistry):
             scale=self.config.simulation_scale,
             admit=partial(self._admit, dimension),
         )
-        return self._region_around(image, dimension)
+        return self._region_around(image, self._place_of(dimension))
 
-    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
-        place = self._place_of(dimension)
+    def _region_around(self, image: Image, place: Place) -> MmapRegion:
         return make_region(image, place.immutable, place.allocate, self.config.verify)
 
     def _place_of(self, dimension: int) -> Place:
         place = self._places.get(dimension)
         if place is None:
-            place = self._places[dimension] = self._place_at(dimension, region_path(self._base_path, dimension), False)
+            place = self._places[dimension] = self._place_at(dimension, region_file(self._base_path, dimension), False)
         return place
 
     def _place_at(self, dimension: int, path: str, named: bool) -> Place:
@@ -169,6 +177,15 @@ class RegionTable(LayerRegistry):
             self._allocators[segment],
         )
 
+    def _allocator(self, segment: str) -> Callable[[int], Any]:
+        """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
+        pool, table = self._pool, weakref.ref(self)
+
+        def allocate(n_bytes: int) -> Block:
+            owner = table()
+            return pool.allocate_in(n_bytes, segment) if owner is None else owner._allocate(n_bytes, segment)
+
+        return allocate
 
     # Charging
 
@@ -178,22 +195,47 @@ class RegionTable(LayerRegistry):
         if n_bytes > place.slot_bytes:
             hint = f"the slot of D{dimension:02d} has {format_bytes(place.slot_bytes)}"
             raise LimitExceeded(0, place.slot_bytes, n_bytes, place.segment, hint=hint)
-        try:
-            return Charge(self._ledger, place.segment, n_bytes)
-        except LimitExceeded:
-            with self._lock:
-                self._make_room(place.segment, n_bytes)
-        try:
-            return Charge(self._ledger, place.segment, n_bytes)
-        except LimitExceeded as error:
-            raise self._naming_holders(error) from None
+        while True:
+            try:
+                return Charge(self._ledger, place.segment, n_bytes)
+            except LimitExceeded as error:
+                refusal = error.with_traceback(None)
+            if not self._make_room(place.segment, n_bytes, self._ledger.limit_bytes):
+                raise self._naming_holders(refusal)
+
+    def _allocate(self, n_bytes: int, segment: str) -> Block:
+        """A block charged to `segment`, after making room if that is needed. The caller holds no lock."""
+        while True:
+            try:
+                return self._pool.allocate_in(n_bytes, segment)
+            except (AllocationFailed, LimitExceeded) as error:
+                # Without its traceback: kept in this frame, it would keep the frame, and the caller's block, alive.
+                refusal = error.with_traceback(None)
+            if isinstance(refusal, LimitExceeded):
+                ceiling_bytes = self._pool.ceiling_bytes or self._ledger.limit_bytes
+                if self._make_room(segment, refusal.requested_bytes, ceiling_bytes):
+                    continue
+            if not self._relieve(segment, refusal, allow_drop=True):
+                with self._lock:
+                    self._n_failures += 1
+                raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
 
     def _naming_holders(self, refusal: LimitExceeded) -> LimitExceeded:
-        """`refusal` with the largest holders of what is in use."""
-        holders = [str(lease) for lease in self._leases()[:N_HOLDERS_NAMED]]
+        """`refusal` with the largest holders of what is in use in its segment, or in the total."""
+        segment = refusal.segment
+        held = [
+            (lease.n_bytes, str(lease))
+            for lease in self._leases()
+            if segment in ("total", self.layout.segment_of(lease.dimension).name)
+        ]
+        pool_bytes, _ = self._pool.usage()
+        if pool_bytes and segment in ("total", "reserve"):
+            held.append((pool_bytes, f"blocks of the pool ({format_bytes(pool_bytes)})"))
+        held.sort(key=lambda holder: -holder[0])
         return LimitExceeded(
-            refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, refusal.segment, holders, refusal.hint
-        )
+            refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, segment,
+            [name for _, name in held[:N_HOLDERS_NAMED]], refusal.hint,
+        )  # fmt: skip
 
     def _leases(self) -> list[Lease]:
         with self._lock:
@@ -205,7 +247,7 @@ class RegionTable(LayerRegistry):
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers of `dimension` find, in place of the one before."""
         old = self._regions.get(dimension)
-        self._regions[dimension] = region
+        self.adopt(dimension, region)
         if old is not None:
             self.retire(old)
         else:
@@ -229,8 +271,11 @@ class RegionTable(LayerRegistry):
         self._places.pop(dimension, None)
 
     def _place(self, dimension: int, n_bytes: int) -> None:
-        """Give a dimension outside the plan the first logical addresses of its segment that are free."""
-        self._addresses.pop(dimension, None)
+        """Give a dimension outside the plan the first logical addresses of its segment that are free, or its own."""
+        begin, taken_bytes = self._addresses.pop(dimension, (0, 0))
+        if n_bytes <= taken_bytes:
+            self._addresses[dimension] = (begin, n_bytes)
+            return
         segment = self.layout.segment_of(dimension)
         address, end = segment.address, segment.address + segment.size_bytes
         for begin, taken_bytes in sorted(self._addresses.values()):
@@ -243,20 +288,30 @@ class RegionTable(LayerRegistry):
 
     # Making room
 
-    def _make_room(self, segment: str, n_bytes: int) -> None:
-        """Evict until `n_bytes` fit into `segment` and the total, or nothing more can go. The caller holds the lock."""
+    def _make_room(self, segment: str, n_bytes: int, bound_bytes: int) -> bool:
+        """Evict until `n_bytes` more fit into `segment` and, with all others, into `bound_bytes`; whether they do.
 
-        def fits() -> bool:
+        What cannot be reached is not begun: then nothing is evicted.
+        """
+
+        def excess_bytes() -> int:
             used_bytes, limit_bytes, _ = self._ledger.segment_bytes()[segment]
-            return (
-                used_bytes + n_bytes <= limit_bytes and self._ledger.used_bytes + n_bytes <= self._ledger.limit_bytes
-            )
+            return used_bytes + n_bytes - limit_bytes
 
-        used_bytes, limit_bytes, _ = self._ledger.segment_bytes()[segment]
-        only = segment if used_bytes + n_bytes > limit_bytes else None
-        self._evict_until(fits, only)
+        def total_excess_bytes() -> int:
+            return self._ledger.used_bytes + n_bytes - bound_bytes
+
+        with self._lock:
+            can_go = self.evictable_regions()
+            in_segment = sum(size for each, size in can_go if self.layout.segment_of(each).name == segment)
+            if excess_bytes() > in_segment or total_excess_bytes() > sum(size for _, size in can_go):
+                return False
+            self._evict_until(lambda: excess_bytes() <= 0, segment)
+            self._evict_until(lambda: total_excess_bytes() <= 0)
+            return excess_bytes() <= 0 and total_excess_bytes() <= 0
 
     def _evict_until(self, enough: Callable[[], bool], segment: str | None = None) -> None:
+        """Evict what the policy gives up, until it is enough or nothing more can go. The caller holds the lock."""
         for dimension in self.take_visited():
             if dimension in self._policy:
                 self._policy.touch(dimension)
@@ -280,22 +335,29 @@ class RegionTable(LayerRegistry):
         self._n_evictions += 1
 
     def _index_now(self, dimension: int) -> None:
-        """Index a region that no question has asked for yet."""
+        """Index a region that no question has asked for yet. One whose keywords were overwritten is left out."""
         if dimension in self._unindexed:
-            self._index.put(dimension, self._regions[dimension].layer_facts())
             self._unindexed.remove(dimension)
+            try:
+                facts = self._regions[dimension].layer_facts()
+            except InvalidRegion as error:
+                logger.warning("the layers of D%02d cannot be found by keyword or frequency: %s", dimension, error)
+                facts = []
+            self._index.put(dimension, facts)
 
     def restore_region(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
+
         def restore() -> MmapRegion:
             region: MmapRegion | None = self._regions.get(dimension)
             if region is not None:
                 return region
-            if dimension not in self._evicted:
+            evicted = self._evicted.get(dimension)
+            if evicted is None:
                 hint = f"the dimension is not loaded; load_dimension({dimension}) or load_all() loads it"
                 raise LayerNotFound(dimension, layer, hint)
             try:
-                region = self._open_region(dimension)
+                region = self._open_region(dimension, evicted.source)
             except DimensionNotFound as error:
                 raise LayerNotFound(dimension, layer, f"it was evicted, and its file is gone: {error}") from error
             self._install(dimension, region)
@@ -304,14 +366,16 @@ class RegionTable(LayerRegistry):
         return self._changing(dimension, restore)
 
     def _changing(self, dimension: int, change: Callable[[], T]) -> T:
-        """Do `change`, which maps `dimension`, under the lock; again if room could be made that eviction cannot make."""
+        """Do `change`, which maps `dimension`, under the lock; again if room was made that eviction cannot make."""
         while True:
             try:
                 with self._lock:
                     self._check_open()
                     result = change()
             except LimitExceeded as error:
-                if not self._relieve(self._place_of(dimension).segment, error):
+                # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
+                hopeless = error.requested_bytes > error.limit_bytes
+                if hopeless or not self._relieve(self._place_of(dimension).segment, error):
                     raise
             else:
                 self._settle()
@@ -327,19 +391,27 @@ class RegionTable(LayerRegistry):
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
-        if self._ledger.used_bytes >= self._evict_from_bytes:
-            enough_bytes = self._ledger.limit_bytes * EVICT_TO_PERCENT / 100
+        used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
+        if used_bytes >= self._evict_at_bytes:
             with self._lock:
-                self._evict_until(lambda: self._ledger.used_bytes <= enough_bytes)
-        for level in self._ledger.take_crossings():
-            used_bytes, limit_bytes = self._ledger.used_bytes, self._ledger.limit_bytes
+                self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
+        if crossings:
+            self._tell(crossings, used_bytes)
+
+    def _tell(self, crossings: tuple[str, ...], used_bytes: int) -> None:
+        """Log the gravest of `crossings`, unless another was logged just now, and call back for each."""
+        limit_bytes = self._ledger.limit_bytes
+        with self._lock:
             now = time.monotonic()
-            if self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S:
+            is_due = self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S
+            if is_due:
                 self._logged_at = now
-                logger.warning(
-                    "memory pressure %s: %s of %s in use", level, format_bytes(used_bytes), format_bytes(limit_bytes)
-                )
-            for callback in self._callbacks:
+            callbacks = self._callbacks
+        if is_due:
+            used, limit = format_bytes(used_bytes), format_bytes(limit_bytes)
+            logger.warning("memory pressure %s: %s of %s in use", crossings[-1], used, limit)
+        for level in crossings:
+            for callback in callbacks:
                 try:
                     callback(level, used_bytes, limit_bytes)
                 except Exception:
@@ -356,6 +428,11 @@ class RegionTable(LayerRegistry):
             self._use_tracers(tuple(each for each in self._tracers if each is not tracer))
 
     # Small questions
+
+    def _number(self, dimension: int) -> int:
+        """`dimension` as an int, if it is open who asks; TypeError for what is no integer."""
+        self._check_open()
+        return index(dimension)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,12 +1,18 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests, and what their child processes inherit."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from world import World
 
 from helpers import HAS_PROC, Holdings
 
 _FAILED = pytest.StashKey[bool]()
+
+# An interpreter that a test starts in the source tree must find the installed package, not the sources.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,3 +44,9 @@ def region_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def world(tmp_path):
+    """An empty base folder, and what writes known files into it."""
+    return World(tmp_path / "base")

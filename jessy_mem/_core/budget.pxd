@@ -23,14 +23,20 @@ cdef class Ledger:
     cdef Account *segments               # one for each name in `names`
     cdef readonly tuple names            # names of the segments, in order
     cdef uint64_t[N_LEVELS] rise_bytes   # crossing upward at or above this many bytes
-    cdef uint64_t[N_LEVELS] rearm_bytes  # and armed again below this many
-    cdef uint64_t raised                 # atomic; bit i: level i was crossed and is not armed
+    cdef uint64_t[N_LEVELS] rearm_bytes  # and armed again at or below this many
+    cdef uint64_t raised                 # atomic; bit i: level i was crossed and is not armed again
     cdef uint64_t pending                # atomic; bit i: a crossing of level i that nobody has been told of
 
     # Charge n_bytes, all or nothing: OK or LIMIT_EXCEEDED. `ceiling_bytes` bounds the total below its limit.
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil
     # Give back what reserve_bytes charged. Never fails.
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil
+    # Raise or arm levels until they agree with a total that was read after they were written.
+    cdef void watch(self) noexcept nogil
+    # By a value that the total had; whether a level was changed.
+    cdef bint raise_levels(self, uint64_t total_bytes) noexcept nogil
+    cdef bint arm_levels(self, uint64_t total_bytes) noexcept nogil
+    cdef str pressure_at(self, uint64_t used_bytes)
     # The number of a segment's name; ValueError if there is none.
     cdef int segment_index(self, str name) except -1
 

@@ -8,17 +8,22 @@ raises its segment first and then the total, and takes the first back when the s
                     ^                         |
                     +------- refund ----------+ does not fit
 
-Pressure is looked at where the total changes, so a crossing is seen by the reservation that causes it. Whoever holds
-no lock then asks `take_crossings()` and tells the world.
+Pressure is looked at where the total changes, so a crossing is seen by the reservation that causes it. A level is
+raised or armed after the total was changed, so two threads can do so in the wrong order; each looks at the total again
+afterwards (`watch`). Whoever holds no lock then asks `take_crossings()` and tells the world.
 """
+from math import ceil, floor
+
 cimport cython
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from jessy_mem._core.atomic cimport (
     JM_CACHE_LINE,
+    jm_add_acq_rel,
     jm_and_acq_rel,
     jm_cas_weak_acq_rel,
+    jm_load_acquire,
     jm_load_relaxed,
     jm_max_relaxed,
     jm_or_acq_rel,
@@ -30,6 +35,9 @@ from jessy_mem.errors import LimitExceeded
 
 LEVELS = ("warning", "eviction", "critical")
 REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
+
+cdef enum:
+    MAX_ATTEMPTS = 1000  # of a snapshot
 
 
 cdef inline bint account_raise(Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after) noexcept nogil:
@@ -80,15 +88,14 @@ cdef class Ledger:
         for i, n_bytes in enumerate(segments.values()):
             self.segments[i].limit_bytes = n_bytes
         for i in range(N_LEVELS):
-            self.rise_bytes[i] = int(limit_bytes * thresholds[i] / 100)
-            self.rearm_bytes[i] = int(limit_bytes * max(thresholds[i] - REARM_POINTS, 0) / 100)
+            self.rise_bytes[i] = ceil(limit_bytes * thresholds[i] / 100)
+            self.rearm_bytes[i] = floor(limit_bytes * max(thresholds[i] - REARM_POINTS, 0) / 100)
 
     def __dealloc__(self):
         free(self.memory)
 
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil:
-        cdef uint64_t segment_bytes, total_bytes, bit
-        cdef int i
+        cdef uint64_t segment_bytes, total_bytes
         if not account_raise(&self.segments[segment], n_bytes, ~<uint64_t> 0, &segment_bytes):
             return LIMIT_EXCEEDED
         if not account_raise(self.total, n_bytes, ceiling_bytes, &total_bytes):
@@ -96,25 +103,48 @@ cdef class Ledger:
             return LIMIT_EXCEEDED
         jm_max_relaxed(&self.segments[segment].peak_bytes, segment_bytes)
         jm_max_relaxed(&self.total.peak_bytes, total_bytes)
-        if total_bytes >= self.rise_bytes[0]:
-            for i in range(N_LEVELS):
-                bit = 1 << i
-                if (
-                    total_bytes >= self.rise_bytes[i]
-                    and not jm_load_relaxed(&self.raised) & bit
-                    and not jm_or_acq_rel(&self.raised, bit) & bit
-                ):
-                    jm_or_acq_rel(&self.pending, bit)
+        if total_bytes >= self.rise_bytes[0] and self.raise_levels(total_bytes):
+            self.watch()
         return OK
 
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
         cdef uint64_t total_bytes = jm_sub_acq_rel(&self.total.used_bytes, n_bytes) - n_bytes
-        cdef int i
         jm_sub_acq_rel(&self.segments[segment].used_bytes, n_bytes)
-        if jm_load_relaxed(&self.raised):
-            for i in range(N_LEVELS):
-                if total_bytes < self.rearm_bytes[i]:
-                    jm_and_acq_rel(&self.raised, ~(<uint64_t> 1 << i))
+        if jm_load_relaxed(&self.raised) and self.arm_levels(total_bytes):
+            self.watch()
+
+    cdef bint raise_levels(self, uint64_t total_bytes) noexcept nogil:
+        cdef uint64_t bit
+        cdef bint changed = False
+        cdef int i
+        for i in range(N_LEVELS):
+            bit = <uint64_t> 1 << i
+            if (
+                total_bytes >= self.rise_bytes[i]
+                and not jm_load_relaxed(&self.raised) & bit
+                and not jm_or_acq_rel(&self.raised, bit) & bit
+            ):
+                jm_or_acq_rel(&self.pending, bit)
+                changed = True
+        return changed
+
+    cdef bint arm_levels(self, uint64_t total_bytes) noexcept nogil:
+        cdef uint64_t bit
+        cdef bint changed = False
+        cdef int i
+        for i in range(N_LEVELS):
+            bit = <uint64_t> 1 << i
+            if total_bytes <= self.rearm_bytes[i] and jm_and_acq_rel(&self.raised, ~bit) & bit:
+                changed = True
+        return changed
+
+    cdef void watch(self) noexcept nogil:
+        cdef uint64_t total_bytes
+        while True:
+            # A read that takes part in the order of all changes: whoever changes the total later sees the levels.
+            total_bytes = jm_add_acq_rel(&self.total.used_bytes, 0)
+            if not (self.raise_levels(total_bytes) or self.arm_levels(total_bytes)):
+                return
 
     cdef int segment_index(self, str name) except -1:
         try:
@@ -153,9 +183,11 @@ cdef class Ledger:
     @property
     def pressure(self):
         """ "ok", "warning", "eviction" or "critical", by the bytes in use now."""
-        cdef uint64_t used_bytes = jm_load_relaxed(&self.total.used_bytes)
+        return self.pressure_at(jm_load_relaxed(&self.total.used_bytes))
+
+    cdef str pressure_at(self, uint64_t used_bytes):
         cdef int i
-        level = "ok"
+        cdef str level = "ok"
         for i in range(N_LEVELS):
             if used_bytes >= self.rise_bytes[i]:
                 level = LEVELS[i]
@@ -173,14 +205,33 @@ cdef class Ledger:
     def peak_bytes(self):
         return jm_load_relaxed(&self.total.peak_bytes)
 
+    def snapshot(self):
+        """The total (used, limit, peak), the pressure, and each segment as `segment_bytes` gives it; they add up.
+
+        A moment when no reservation was half done is looked for; while many threads reserve without a pause there may be
+        none, and a segment then shows bytes that the total does not.
+        """
+        cdef uint64_t used_bytes, sum_bytes
+        cdef int attempt, i, n = len(self.names)
+        for attempt in range(MAX_ATTEMPTS):
+            used_bytes = jm_load_acquire(&self.total.used_bytes)
+            segments = self.segment_bytes()
+            sum_bytes = 0
+            for used, _, _ in segments.values():
+                sum_bytes += used
+            if sum_bytes == used_bytes:
+                break
+        peak_bytes = max(used_bytes, jm_load_relaxed(&self.total.peak_bytes))
+        return (used_bytes, self.total.limit_bytes, peak_bytes), self.pressure_at(used_bytes), segments
+
     def segment_bytes(self):
         """For each segment its bytes in use, limit and peak: dict of name to tuple."""
         cdef int i
         return {
             name: (
-                jm_load_relaxed(&self.segments[i].used_bytes),
+                used_bytes := jm_load_acquire(&self.segments[i].used_bytes),
                 self.segments[i].limit_bytes,
-                jm_load_relaxed(&self.segments[i].peak_bytes),
+                max(used_bytes, jm_load_relaxed(&self.segments[i].peak_bytes)),
             )
             for i, name in enumerate(self.names)
         }

@@ -20,16 +20,17 @@ from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
-from jessy_mem._core.format cimport CODEC_RAW, Header, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, Header, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file
-from jessy_mem.errors import InvalidRegion, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
+from jessy_mem.errors import ImmutableDimension, InvalidRegion, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId
 
 cdef object new_layer_id = LayerId
@@ -190,7 +191,7 @@ cdef class MmapRegion:
     @property
     def created_ns(self):
         """When the file was written, Unix time in ns; 0 for a plain V1 file."""
-        return (<const Header *> self.current().base).created_ns
+        return self.current().header.created_ns
 
     @property
     def plain(self):
@@ -301,6 +302,26 @@ cdef class MmapRegion:
         """
         return self.current().damage(progress)
 
+    def in_place_of(self, MmapRegion old):
+        """This region, if it may take the place of `old`; ImmutableDimension if that is immutable and says otherwise.
+
+        The same content is the same name and the same bytes behind the header: generation and date may be others.
+        """
+        cdef Image image = self.current(), other
+        cdef bint same
+        if old is None or not old.is_immutable or old.current().source == "simulated":
+            return self
+        other = old.current()
+        same = self.is_immutable and image.name == other.name and image.n_bytes == other.n_bytes
+        if same:
+            with nogil:
+                same = memcmp(
+                    image.base + HEADER_BYTES, other.base + HEADER_BYTES, image.n_bytes - HEADER_BYTES
+                ) == 0
+        if not same:
+            raise ImmutableDimension(image.dimension_id, "a reload with other content")
+        return self
+
     def residency(self):
         """The share of the file's pages that are in memory, 0..1."""
         cdef Image image = self.current()
@@ -337,9 +358,9 @@ cdef class MmapRegion:
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.
 
-        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
+        Does nothing to a region that a manager serves to others too; `unload_dimension` lets go of that.
         """
-        if self.is_owned:
+        if self.is_managed:
             return
         with cython.critical_section(self):
             self.image = None
@@ -400,5 +421,5 @@ cdef class MmapRegion:
 cdef MmapRegion region_of(Image image, bint immutable, object allocate):
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     region.allocate, region.image = allocate, image
-    region.is_immutable, region.is_owned = immutable or image.immutable, True
+    region.is_immutable = immutable or image.immutable
     return region

@@ -12,6 +12,7 @@ reader finds the old region or the new one, whole.
 """
 import weakref
 
+from cpython.long cimport PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -22,7 +23,7 @@ from libc.string cimport memcpy
 
 from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
 from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.format cimport LayerEntry
+from jessy_mem._core.format cimport FEATURE_COMPRESSED, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
@@ -68,24 +69,25 @@ cdef class LayerRegistry:
         cdef PyObject *found
         cdef MmapRegion region
         cdef LayerView view
-        if PyTuple_Check(layer_id) and PyTuple_GET_SIZE(layer_id) == 2:
-            found = jm_dict_get(self._regions, <object> PyTuple_GET_ITEM(layer_id, 0))
+        if not is_layer_id(layer_id):
+            layer_id = LayerId.of(layer_id)
+        found = jm_dict_get(self._regions, <object> PyTuple_GET_ITEM(layer_id, 0))
+        if found != NULL:
+            region = <MmapRegion> found
+            Py_DECREF(region)
+            found = jm_dict_get(region.views, <object> PyTuple_GET_ITEM(layer_id, 1))
             if found != NULL:
-                region = <MmapRegion> found
-                Py_DECREF(region)
-                found = jm_dict_get(region.views, <object> PyTuple_GET_ITEM(layer_id, 1))
-                if found != NULL:
-                    view = <LayerView> found
-                    Py_DECREF(view)
-                    if not jm_flag_load_relaxed(&region.visited):
-                        jm_flag_store_relaxed(&region.visited, 1)
-                    if self.traced:
-                        self.trace_access(view)
-                    if self.timed:
-                        self.hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
-                    else:
-                        self.hits.tick()
-                    return view
+                view = <LayerView> found
+                Py_DECREF(view)
+                if not jm_flag_load_relaxed(&region.visited):
+                    jm_flag_store_relaxed(&region.visited, 1)
+                if self.traced:
+                    self.trace_access(view)
+                if self.timed:
+                    self.hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+                else:
+                    self.hits.tick()
+                return view
         view = self.first_touch(layer_id)
         if self.traced:
             self.trace_access(view)
@@ -110,13 +112,7 @@ cdef class LayerRegistry:
     cdef LayerView first_touch(self, layer_id):
         cdef MmapRegion region
         cdef LayerView view
-        try:
-            dimension, layer = layer_id
-        except (TypeError, ValueError):
-            LayerId.checked(layer_id)
-            raise
-        if not (isinstance(dimension, int) and isinstance(layer, int)):
-            dimension, layer = LayerId.checked(layer_id)
+        dimension, layer = layer_id
         region = self._regions.get(dimension)
         if region is None:
             region = self.restore_region(dimension, layer)
@@ -175,8 +171,14 @@ cdef class LayerRegistry:
         else:
             histogram.tick()
 
+    def adopt(self, dimension, MmapRegion region):
+        """Let readers of `dimension` find `region` from now on."""
+        region.is_managed = True
+        self._regions[dimension] = region
+
     def retire(self, MmapRegion region):
         """Keep an eye on a region that leaves `_regions`: its views may live on, and are leases then."""
+        region.is_managed = False
         self.retired = [each for each in self.retired if each() is not None]
         self.retired.append(weakref.ref(region.image))
 
@@ -184,6 +186,15 @@ cdef class LayerRegistry:
         """Whether the dimension is loaded from a file, changeable, and held by nobody."""
         cdef MmapRegion region = self._regions.get(dimension)
         return region is not None and is_evictable(region) and n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
+
+    def evictable_regions(self):
+        """What can be evicted: list of (dimension, bytes that this frees)."""
+        # No loop variable is a region: it would count as a holder.
+        return [
+            (dimension, held_bytes(self._regions[dimension]))
+            for dimension in list(self._regions)
+            if self.is_evictable(dimension)
+        ]
 
     def take_visited(self):
         """The dimensions that were read since this was last asked."""
@@ -212,9 +223,9 @@ cdef class LayerRegistry:
             if held:
                 continue
             if is_evictable(region):
-                evictable_bytes += image.charged_bytes
+                evictable_bytes += held_bytes(region)
             else:
-                pinned_bytes += image.charged_bytes
+                pinned_bytes += held_bytes(region)
         return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes
 
     def holdings(self):
@@ -270,6 +281,27 @@ cdef class LayerRegistry:
     def access_count(self):
         """Accesses that returned a view."""
         return self.hits.count_events() + self.first_touches.count_events()
+
+
+cdef bint is_layer_id(object layer_id) noexcept:
+    """Whether it is a tuple of two ints, which needs no conversion."""
+    return (
+        PyTuple_Check(layer_id)
+        and PyTuple_GET_SIZE(layer_id) == 2
+        and PyLong_Check(<object> PyTuple_GET_ITEM(layer_id, 0))
+        and PyLong_Check(<object> PyTuple_GET_ITEM(layer_id, 1))
+    )
+
+
+cdef uint64_t held_bytes(MmapRegion region):
+    """What is charged for a region and for its decompressed layers."""
+    cdef LayerView view
+    cdef uint64_t n_bytes = region.image.charged_bytes
+    if region.image.header.required_features & FEATURE_COMPRESSED:
+        for view in list(region.views.values()):
+            if view.payload is not None:
+                n_bytes += view.payload.capacity
+    return n_bytes
 
 
 cdef bint is_evictable(MmapRegion region):

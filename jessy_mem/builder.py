@@ -253,8 +253,8 @@ class RegionBuilder:
 
         `progress(done_bytes, total_bytes)` is called as the file grows. Whoever has the old file mapped keeps it.
         Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses; the file that was
-        there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then the
-        new file is there, whole, and may be lost in a power cut.
+        there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then
+        the new file is there, whole, and may be lost in a power cut.
         """
         target = Path(path)
         region = self.pack(self.generation or _stored_generation(target) + 1)

@@ -28,7 +28,7 @@ def parse_size_mb(size: int | float | str) -> int | float:
         raise ValueError(f"{size!r} is not a size")
     if not isinstance(size, str):
         return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt]?)(?:i?b)?)?\s*", size.lower())
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt]?)(?:i?b)?)?\s*", size.lower())
     if match is None:
         raise ValueError(f"{size!r} is not a size: expected a number of MiB, or text such as '280MB'")
     size_mb = float(match[1]) * _UNITS_MB[match[2] or ""]
@@ -38,6 +38,11 @@ def parse_size_mb(size: int | float | str) -> int | float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryConfig:
     """What a manager is made with. Sizes are MiB (or text such as ``"280MB"``), thresholds percent of the total.
+
+    `simulation` is "auto", "never" or "always"; `simulation_scale` (0..1) makes simulated dimensions fill that share of
+    their slots; `simulate_damaged` lets a simulation stand in for a damaged file too. `verify` is "lazy", "open" or
+    "never"; `on_full` is "crystallize", "raise" or "drop"; `eviction_policy` is "sieve", "lru" or "lfu". `trace` notes
+    where views are taken, for ``leases()``; it makes each access slower.
 
     ValueError names the first field that is wrong.
 
@@ -55,11 +60,14 @@ class MemoryConfig:
     eviction_policy: str = "sieve"
     simulation: str = "auto"
     simulation_seed: int = 0
+    simulation_scale: float = 0.0
+    simulate_damaged: bool = False
     verify: str = "lazy"
     on_full: str = "crystallize"
     strict_classes: bool = False
     scrub: bool = False
     record_latency: bool = True
+    trace: bool = False
 
     def __post_init__(self) -> None:
         for field, check in _CHECKS.items():
@@ -91,7 +99,10 @@ class MemoryConfig:
         """Read the fields from the table ``[jessy_mem]`` of a TOML file, or from its top level if there is none."""
         with Path(path).open("rb") as file:
             table = tomllib.load(file)
-        return cls.of(table.get("jessy_mem", table))
+        fields = table.get("jessy_mem", table)
+        if not isinstance(fields, dict):
+            raise ValueError(f"jessy_mem: {fields!r} is not a table")
+        return cls.of(fields)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> MemoryConfig:
@@ -142,6 +153,12 @@ def _percent(value: Any) -> float:
     return float(value)
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is not a share of 0..1")
+    return float(value)
+
+
 def _total_mb(value: Any) -> int | float:
     size_mb = parse_size_mb(value)
     if not 0 < size_mb < 2**40 or size_mb * (1 << 20) < 1:
@@ -157,11 +174,13 @@ def _base_path(value: Any) -> str:
 
 
 def _pools(value: Any) -> tuple[tuple[int, int], ...]:
-    pools = tuple((size_mb, block_bytes) for size_mb, block_bytes in value)
+    if isinstance(value, (str, bytes, Mapping)):
+        raise ValueError(f"{value!r} is not a sequence of pairs (size in MiB, block size in bytes)")
+    pools = tuple((parse_size_mb(size_mb), block_bytes) for size_mb, block_bytes in value)
     if not pools:
         raise ValueError("there is no pool")
     for size_mb, block_bytes in pools:
-        if isinstance(size_mb, bool) or not isinstance(size_mb, (int, float)) or size_mb <= 0:
+        if not 0 < size_mb < 2**40:
             raise ValueError(f"{size_mb!r} is not a size in MiB above 0")
         if not isinstance(block_bytes, int) or block_bytes < 64 or block_bytes & (block_bytes - 1):
             raise ValueError(f"block size {block_bytes!r} is not a power of two of at least 64")
@@ -183,9 +202,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "eviction_policy": _one_of("sieve", "lru", "lfu"),
     "simulation": _one_of("auto", "never", "always"),
     "simulation_seed": _integer,
+    "simulation_scale": _share,
+    "simulate_damaged": _flag,
     "verify": _one_of("lazy", "open", "never"),
     "on_full": _one_of("crystallize", "raise", "drop"),
     "strict_classes": _flag,
     "scrub": _flag,
     "record_latency": _flag,
+    "trace": _flag,
 }

@@ -40,9 +40,9 @@ class ConsciousnessError(Exception):
         # The parameters of each constructor are attributes too, so an error travels through pickle with its numbers.
         init = type(self).__init__
         if init is Exception.__init__ or not hasattr(init, "__code__"):
-            return type(self), self.args
+            return type(self), self.args, self.__dict__
         names = init.__code__.co_varnames[1 : init.__code__.co_argcount]
-        return type(self), tuple(getattr(self, name) for name in names)
+        return type(self), tuple(getattr(self, name) for name in names), self.__dict__
 
 
 class MemoryError(ConsciousnessError, builtins.MemoryError):
@@ -179,6 +179,7 @@ class ImmutableDimension(ConsciousnessError, PermissionError):
         self.dimension = dimension
         self.refused = refused
         super().__init__(f"dimension D{dimension:02d} is immutable: {refused} is refused")
+        self.errno = errno.EPERM
 
 
 class DoubleFree(ConsciousnessError, ValueError):

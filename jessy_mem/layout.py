@@ -54,7 +54,7 @@ class LayerId(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> LayerId:
         """The LayerId that `text`, such as ``"D01/L0"``, names; ValueError if it names none."""
-        match = re.fullmatch(r"[Dd](\d{1,10})/[Ll](\d{1,5})", text.strip())
+        match = re.fullmatch(r"[Dd]([0-9]{1,10})/[Ll]([0-9]{1,5})", text.strip())
         if match is None:
             raise ValueError(f"{text!r} is not a layer: expected a name such as D01/L0")
         return cls.checked((int(match[1]), int(match[2])))
@@ -201,7 +201,7 @@ def _dimension(entry: Mapping[str, Any], address: int) -> DimensionPlan:
     return DimensionPlan(
         id=LayerId.checked((entry["id"], 0)).dimension,
         name=entry["name"],
-        size_bytes=entry["size_mb"] * MIB_BYTES,
+        size_bytes=_size_bytes(entry),
         frequency=float(entry["frequency"]),
         frequency_band=(float(low), float(high)),
         immutable=entry.get("immutable", False),
@@ -214,10 +214,22 @@ def _segments(entries: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     address = 0
     for entry in entries:
-        size_bytes = entry["size_mb"] * MIB_BYTES
+        size_bytes = _size_bytes(entry)
         segments.append(Segment(entry["name"], size_bytes, entry["first_dimension"], address))
         address += size_bytes
+    if not segments:
+        raise ValueError("segments: there is no segment")
+    first = [segment.first_dimension for segment in segments]
+    if first[0] != 1 or first != sorted(set(first)):
+        raise ValueError(f"segments: their first dimensions do not ascend from 1: {first}")
     return tuple(segments)
+
+
+def _size_bytes(entry: Mapping[str, Any]) -> int:
+    size_mb = entry["size_mb"]
+    if isinstance(size_mb, bool) or not isinstance(size_mb, int) or size_mb <= 0:
+        raise ValueError(f"{entry['name']}: size_mb: {size_mb!r} is not a number of MiB above 0")
+    return size_mb * MIB_BYTES
 
 
 @cache

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jessy_mem._core.latency import LatencyHistogram
@@ -30,6 +31,7 @@ from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import LearningTable
 from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import PressureCallback, logger
+from jessy_mem.trace import TraceWriter
 
 __all__ = ["MmapManager"]
 
@@ -242,6 +244,23 @@ class MmapManager(LearningTable):
 
         offsets = self.read_into(layer_ids, target_of)
         return LayerBatch(data[0], np.array(offsets, np.int64))
+
+    @contextmanager
+    def record_trace(self, path: str | os.PathLike[str]) -> Iterator[TraceWriter]:
+        """Write the accesses made inside this context to `path`, for ``jessy-mem advise``; from all threads.
+
+        >>> import tempfile
+        >>> with MmapManager(simulation="never") as memory, memory.record_trace(tempfile.mktemp()) as trace:
+        ...     trace.n_accesses
+        0
+        """
+        self._check_open()
+        with TraceWriter(path) as trace:
+            self._add_tracer(trace)
+            try:
+                yield trace
+            finally:
+                self._remove_tracer(trace)
 
     # The pool
 

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from operator import index
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -38,6 +38,7 @@ from jessy_mem.index import LayerIndex
 from jessy_mem.layout import MemoryLayout, default_layout, region_path
 from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
+from jessy_mem.trace import CallSites, Tracer
 
 __all__ = ["RegionTable"]
 
@@ -69,7 +70,7 @@ class Place(NamedTuple):
     immutable: bool
     segment: str
     slot_bytes: int
-    allocate: Callable[[int], Any]  # gives blocks for decompressed layers
+    allocate: Callable[[int], Block]  # gives blocks for decompressed layers
 
 
 class RegionTable(LayerRegistry):
@@ -106,6 +107,9 @@ class RegionTable(LayerRegistry):
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
         self._n_evictions = self._n_failures = 0
+        self._sites = CallSites()
+        if config.trace:
+            self._add_tracer(self._sites)
         self.set_timed(config.record_latency)
 
     # Opening
@@ -117,7 +121,7 @@ class RegionTable(LayerRegistry):
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
         place = self._place_of(dimension)
-        may_simulate = place.planned and not place.named
+        may_simulate = place.planned and not place.named and self.config.simulation != "never"
         if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
         try:
@@ -128,21 +132,29 @@ class RegionTable(LayerRegistry):
                 place.allocate,
                 self.config.verify,
             )
-        except DimensionNotFound:
-            if not may_simulate or known_source == "mmap" or self.config.simulation == "never":
+        except (DimensionNotFound, InvalidRegion) as error:
+            damaged = isinstance(error, InvalidRegion)
+            if not may_simulate or known_source == "mmap" or (damaged and not self.config.simulate_damaged):
                 raise
+            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
         else:
             if place.immutable and region.generation == 0:
                 logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
             return region
         if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED: there is no file at %s", dimension, place.path)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: there is no file at {place.path}", stacklevel=5)
+            logger.warning("dimension D%02d is SIMULATED, %s", dimension, why)
+            warnings.warn(f"dimension D{dimension:02d} is simulated, {why}", stacklevel=5)
         return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
-        admit, seed = partial(self._admit, dimension), self.config.simulation_seed
-        return self._region_around(simulated_image(dimension, self.layout, seed=seed, admit=admit), dimension)
+        image = simulated_image(
+            dimension,
+            self.layout,
+            seed=self.config.simulation_seed,
+            scale=self.config.simulation_scale,
+            admit=partial(self._admit, dimension),
+        )
+        return self._region_around(image, dimension)
 
     def _region_around(self, image: Image, dimension: int) -> MmapRegion:
         place = self._place_of(dimension)
@@ -228,7 +240,7 @@ class RegionTable(LayerRegistry):
 
     def _leases(self) -> list[Lease]:
         with self._lock:
-            found = [Lease(*each) for each in self.holdings()]
+            found = [Lease(*each, taken_at=self._sites.of(each[0])) for each in self.holdings()]
         return sorted(found, key=lambda lease: -lease.n_bytes)
 
     # Changing the table; the caller holds the lock
@@ -405,6 +417,16 @@ class RegionTable(LayerRegistry):
                     callback(level, used_bytes, limit_bytes)
                 except Exception:
                     logger.exception("a pressure callback failed")
+
+    # Tracing
+
+    def _add_tracer(self, tracer: Tracer) -> None:
+        with self._lock:
+            self._use_tracers((*self._tracers, tracer))
+
+    def _remove_tracer(self, tracer: Tracer) -> None:
+        with self._lock:
+            self._use_tracers(tuple(each for each in self._tracers if each is not tracer))
 
     # Small questions
 

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import threading
 import weakref
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-__all__ = ["Access", "TraceWriter", "read_trace"]
+__all__ = ["Access", "CallSites", "TraceWriter", "Tracer", "read_trace"]
 
 _HEADER = b"jessy-mem trace 1\n"
 _WORD = struct.Struct("<IHH")
 _SIZED = struct.Struct("<IHHQ")
 _ACCESS, _SIZE = 0, 1  # kinds
 _BUFFER_BYTES = 1 << 16
+_N_SITES = 16  # kept for each dimension
 
 
 class Access(NamedTuple):
@@ -34,6 +36,32 @@ class Access(NamedTuple):
     dimension: int
     layer: int
     n_bytes: int
+
+
+class Tracer(Protocol):
+    """Is told of each access, from any thread."""
+
+    def record(self, dimension: int, layer: int, n_bytes: int) -> None: ...
+
+
+class CallSites:
+    """Where views of each dimension were taken, for ``leases()``: the last few places in the caller's code."""
+
+    def __init__(self) -> None:
+        self._sites: dict[int, dict[str, None]] = {}
+
+    def record(self, dimension: int, layer: int, n_bytes: int) -> None:
+        frame = sys._getframe(1)  # compiled frames are none, so this is the caller of access_layer
+        site = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        sites = self._sites.setdefault(dimension, {})
+        sites.pop(site, None)
+        sites[site] = None
+        while len(sites) > _N_SITES:
+            sites.pop(next(iter(sites)), None)
+
+    def of(self, dimension: int) -> tuple[str, ...]:
+        """The places for `dimension`, oldest first."""
+        return tuple(self._sites.get(dimension, ()))
 
 
 class TraceWriter:

@@ -278,6 +278,36 @@ def read_region(data: bytes) -> Region:
     return replace(region, layers=tuple(extended))
 
 
+# Golden files -----------------------------------------------------------------------------------------------------
+
+QUIET = b"Deep down the same words return, and return again, until they are quiet. " * 40
+QUIET_FRAME = bytes.fromhex(  # zstd 1.5 at level 3; kept, because another release may write another frame
+    "28b52ffd60680a650200e4034465657020646f776e207468652073616d6520776f7264732072657475726e2c20616e6420616761696e2c20"
+    "756e74696c79206172652071756965742e2003001c63827f52b1cfbbe509"
+)
+COMPRESSED_SAMPLE = (
+    SAMPLE[0],
+    Layer(1, QUIET_FRAME, 1, 0.5, (b"quiet",), codec=1, raw_size=len(QUIET), text_flags=3, characters=len(QUIET)),
+)
+
+
+def golden_files() -> dict[str, bytes]:
+    """The golden files by name, one of each version of the format and each kind, as they were written once.
+
+    A new version of the format adds a line here and a file in data/golden; a line that is there never changes, and
+    neither does its file: what was written once must stay readable. To write a new file and its sum::
+
+        Path("data/golden/NAME").write_bytes(golden_files()["NAME"])
+        sha256sum *.mmap > SHA256SUMS  # in data/golden
+    """
+    return {
+        "extension-1-compressed.mmap": extended_file(COMPRESSED_SAMPLE, generation=3),
+        "extension-1-immutable.mmap": extended_file(immutable=True),
+        "extension-1-raw.mmap": extended_file(generation=2**40),
+        "plain-v1.mmap": plain_file(),
+    }
+
+
 # What this process holds ------------------------------------------------------------------------------------------
 
 HAS_PROC = Path("/proc/self/maps").exists()

@@ -21,7 +21,10 @@ cdef enum:
 
 # The bucket of a value, 0..MAX_BUCKETS - 1.
 cdef inline unsigned int bucket_of(uint64_t value) noexcept nogil:
-    cdef unsigned int shift = 57 - jm_clz(value | 127)
+    cdef unsigned int shift
+    if value < 128:  # most accesses; and the processor goes on with the guess while the clock is still being read
+        return <unsigned int> value
+    shift = 57 - jm_clz(value)
     return (shift << 6) + <unsigned int> (value >> shift)
 
 

@@ -132,7 +132,7 @@ cdef struct Fault:
 # All check bytes that nobody vouches for, in time and memory proportional to header and metadata.
 # They return True, or False, and then `fault` tells what is wrong.
 
-# Copy the header, and check the copy. `dimension_id` 0 accepts every dimension.
+# Copy the header, and check the copy. `dimension_id` 0 accepts every dimension. Of `base` only the header is read.
 cdef bint format_check_header(
     const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil

@@ -158,10 +158,10 @@ cdef bint format_check_header(
         if not span_is_zero(<const uint8_t *> header + RESERVED_AT, ZERO_AT - RESERVED_AT):
             return fault_set(fault, BAD_RESERVED, -1, 0, 0)
         return True
-    return check_extended_header(header, base, fault)
+    return check_extended_header(header, fault)
 
 
-cdef bint check_extended_header(const Header *header, const uint8_t *base, Fault *fault) noexcept nogil:
+cdef bint check_extended_header(const Header *header, Fault *fault) noexcept nogil:
     cdef uint64_t n_bytes = header.total_size
     cdef uint64_t metadata_end, table_off
     if header.generation == 0:
@@ -176,8 +176,6 @@ cdef bint check_extended_header(const Header *header, const uint8_t *base, Fault
         return fault_set(fault, BAD_EXTENSION_TABLE_OFFSET, -1, header.extension_table_offset, table_off)
     if not span_inside(table_off, format_head_bytes(header) - table_off, n_bytes):
         return fault_set(fault, SHORT_METADATA, -1, n_bytes, format_head_bytes(header))
-    if not span_is_zero(base + metadata_end, table_off - metadata_end):
-        return fault_set(fault, BAD_TABLE_PADDING, -1, 0, 0)
     return True
 
 
@@ -323,6 +321,8 @@ cdef bint format_read_layers(
     cdef uint32_t i
     if extended:
         end = HEADER_BYTES + <uint64_t> header.metadata_size
+        if not span_is_zero(base + end, header.extension_table_offset - end):
+            return fault_set(fault, BAD_TABLE_PADDING, -1, 0, 0)
     for i in range(header.layer_count):
         memset(&entries[i], 0, sizeof(LayerEntry))
         if not read_record(base, &cursor, end, previous, &entries[i], fault):

@@ -16,6 +16,7 @@ import sys
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -197,7 +198,7 @@ cdef class Image:
 
     cdef int64_t find_number(self, layer) except -2:
         try:
-            return self.find_layer(layer)
+            return self.find_layer(PyNumber_Index(layer))  # a conversion alone would cut a float off
         except OverflowError:
             return -1
 

@@ -6,6 +6,7 @@ views, and the step from "no views" to "freed" is one exchange, so that no view 
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 
 from jessy_mem._core.arena cimport MAX_CLASSES, MIN_BLOCK_BYTES, Arena, PoolBlock, Share, arena_of
@@ -18,10 +19,12 @@ from jessy_mem._core.atomic cimport (
 )
 from jessy_mem._core.bitmap cimport Zone, bitmap_count_free, bitmap_longest_free
 from jessy_mem._core.budget cimport Ledger
+from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.tally cimport Tally
 from jessy_mem._core.thread cimport JM_THREAD_SLOTS
 from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
 
+import os
 from operator import index
 
 from jessy_mem.errors import AllocationFailed, DoubleFree, LimitExceeded, ManagerClosed
@@ -289,6 +292,17 @@ cdef class PoolAllocator:
         """(bytes charged for all blocks, limit in bytes)."""
         cdef Arena arena = self.made()
         return arena.used_bytes(), arena.limit_bytes
+
+    def committed_bytes(self):
+        """Bytes of the arena that are in memory now; a system call for each 16 MiB."""
+        cdef Arena arena = self.made()
+        cdef uint64_t n_pages = 0, n_resident = 0
+        cdef int failed
+        with nogil:
+            failed = jm_os_resident_pages(arena.memory, arena.n_units << arena.unit_order, &n_pages, &n_resident)
+        if failed:
+            raise OSError(errno, os.strerror(errno))
+        return n_resident * jm_page_bytes()
 
     def stats(self):
         """PoolStats: exact when no other thread is in the middle of a call.

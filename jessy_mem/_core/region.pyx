@@ -13,6 +13,7 @@ from pathlib import Path
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
@@ -106,7 +107,7 @@ cdef class LayerView:
         cdef Py_ssize_t i
         if isinstance(key, slice):
             return memoryview(self)[key]
-        i = key
+        i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.size_bytes
         if not 0 <= i < self.size_bytes:
@@ -357,9 +358,9 @@ cdef class MmapRegion:
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.
 
-        Does nothing to a region that a manager serves to others too; `unload_dimension` lets go of that.
+        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
         """
-        if self.is_managed:
+        if self.is_owned:
             return
         with cython.critical_section(self):
             self.image = None

@@ -9,9 +9,12 @@ cdef class LayerRegistry:
     cdef readonly dict _regions               # dimension -> MmapRegion; one assignment replaces a generation
     cdef readonly LatencyHistogram hits       # accesses to layers that were read before
     cdef readonly LatencyHistogram first_touches
-    cdef readonly object _tracer              # told of each access (dimension, layer, file bytes), or None
+    cdef readonly tuple _tracers              # told of each access (dimension, layer, file bytes); mostly none
+    cdef list tracers_kept                    # every tuple that `_tracers` was, for a reader may still hold one
+    cdef bint traced                          # whether there is a tracer
     cdef bint timed                           # whether events are timed, or only counted
     cdef uint64_t n_copies                    # atomic; payload copies made
     cdef list retired                         # weak references to Images that were unloaded, replaced or evicted
 
+    cdef int trace_access(self, LayerView view) except -1
     cdef LayerView first_touch(self, object layer_id)

@@ -52,6 +52,8 @@ cdef class LayerRegistry:
         self.first_touches = LatencyHistogram()
         self.timed = True
         self.retired = []
+        self._tracers = ()
+        self.tracers_kept = []
 
     def set_timed(self, bint timed):
         """Whether accesses are timed, or only counted; for the owner, before the first access."""
@@ -79,21 +81,33 @@ cdef class LayerRegistry:
                 Py_DECREF(view)
                 if not jm_flag_load_relaxed(&region.visited):
                     jm_flag_store_relaxed(&region.visited, 1)
-                if self._tracer is not None:
-                    self._tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+                if self.traced:
+                    self.trace_access(view)
                 if self.timed:
                     self.hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
                 else:
                     self.hits.tick()
                 return view
         view = self.first_touch(layer_id)
-        if self._tracer is not None:
-            self._tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+        if self.traced:
+            self.trace_access(view)
         if self.timed:
             self.first_touches.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         else:
             self.first_touches.tick()
         return view
+
+    cdef int trace_access(self, LayerView view) except -1:
+        for tracer in self._tracers:
+            tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+        return 0
+
+    def _use_tracers(self, tuple tracers):
+        """Tell `tracers` of each access from now on; the caller holds the table's lock."""
+        # A reader without the GIL takes no lock to read `_tracers`, so what it may find there must never die.
+        self.tracers_kept.append(tracers)
+        self._tracers = tracers
+        self.traced = len(tracers) != 0
 
     cdef LayerView first_touch(self, layer_id):
         cdef MmapRegion region
@@ -159,12 +173,12 @@ cdef class LayerRegistry:
 
     def adopt(self, dimension, MmapRegion region):
         """Let readers of `dimension` find `region` from now on."""
-        region.is_managed = True
+        region.is_owned = True
         self._regions[dimension] = region
 
     def retire(self, MmapRegion region):
         """Keep an eye on a region that leaves `_regions`: its views may live on, and are leases then."""
-        region.is_managed = False
+        region.is_owned = False
         self.retired = [each for each in self.retired if each() is not None]
         self.retired.append(weakref.ref(region.image))
 

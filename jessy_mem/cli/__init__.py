@@ -74,10 +74,14 @@ class Commands(click.Group):
                 status = self._status(args, prog_name, complete_var, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is left in the buffer has no reader; without this the interpreter would complain at exit.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-            status = 128 + signal.SIGPIPE
+            status = _reader_is_gone()
         sys.exit(status)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _reader_is_gone()
 
     def _status(self, args: Any, prog_name: Any, complete_var: Any, **extra: Any) -> int:
         """Run the command; its exit status, after saying in one line what went wrong."""
@@ -93,12 +97,10 @@ class Commands(click.Group):
             return _fail(error.format_message(), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             return 128 + signal.SIGINT
-        except BrokenPipeError:
-            raise
+        except OSError as error:
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
         except (jm.ConsciousnessError, ImportError, UnicodeDecodeError) as error:
             return _fail(str(error), 1)
-        except OSError as error:
-            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
 
 
 def _fail(message: str, status: int) -> int:
@@ -106,6 +108,12 @@ def _fail(message: str, status: int) -> int:
     for line in message.splitlines():
         click.echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
     return status
+
+
+def _reader_is_gone() -> int:
+    """Let what is left in the buffer go to nobody, or the interpreter would complain at exit."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return 128 + signal.SIGPIPE
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -170,7 +170,8 @@ def _band_bar(facts: dict[str, Any], out: Console) -> Text:
 
 
 def _what_happened(demo: Demo) -> Text:
-    lines = [f"{demo.n_layers} layers, {screen.size(demo.n_bytes)}, read from mapped files with {demo.copies} payload copies."]
+    what = f"{demo.n_layers} layers, {screen.size(demo.n_bytes)}"
+    lines = [f"{what}, read from mapped files; payload copies: {demo.copies}."]
     if demo.learned is not None:
         learned = demo.learned
         lines.append(

@@ -142,14 +142,18 @@ def progress_bar(label: str) -> Iterator[Report]:
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(label, total=None)
-    live = sys.stderr.isatty()
+    on_terminal, shown = sys.stderr.isatty(), False
 
     def report(done_bytes: int, total_bytes: int) -> None:
-        if live and time.monotonic() - started > PATIENCE_S:
-            bar.start()
+        nonlocal shown
+        if on_terminal and time.monotonic() - started > PATIENCE_S:
+            if not shown:
+                bar.start()
+                shown = True
             bar.update(task, completed=done_bytes, total=total_bytes)
 
     try:
         yield report
     finally:
-        bar.stop()
+        if shown:
+            bar.stop()

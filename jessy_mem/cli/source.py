@@ -102,7 +102,9 @@ def _planned(entry: Mapping[str, Any]) -> DimensionSource:
     slot_bytes = jm.default_layout().slot_bytes(dimension)
     if "size_mb" in entry:
         slot_bytes = min(slot_bytes, int(entry["size_mb"] * (1 << 20)))
-    jm.RegionBuilder(dimension, entry["name"])  # checks the name
+    if not isinstance(entry["name"], str):
+        raise TypeError(f"name: {entry['name']!r} is not text")
+    jm.RegionBuilder(dimension, entry["name"])  # checks its length
     planned = {}
     for layer in entry.get("layers", ()):
         number = jm.LayerId.checked((dimension, layer["layer"])).layer
@@ -187,11 +189,12 @@ def _front_matter(path: Path, text: str) -> tuple[dict[str, Any], int]:
     lines = text.split("\n")
     if lines[0].rstrip() != FENCE:
         return {}, 0
+    n_lines = next((number for number, line in enumerate(lines[1:], 2) if line.rstrip() == FENCE), 0)
+    if not n_lines:
+        raise SourceError([f"{path}:1: the front matter is not closed by a line of {FENCE}"])
     facts: dict[str, Any] = {}
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines[1 : n_lines - 1], 2):
         stripped = line.strip()
-        if stripped == FENCE:
-            return facts, number
         if not stripped or stripped.startswith("#"):
             continue
         key, colon, value = (part.strip() for part in stripped.partition(":"))
@@ -203,7 +206,7 @@ def _front_matter(path: Path, text: str) -> tuple[dict[str, Any], int]:
             facts[key] = PARSERS[key](value)
         except ValueError as error:
             raise SourceError([f"{path}:{number}: {key}: {error}"]) from None
-    raise SourceError([f"{path}:1: the front matter is not closed by a line of {FENCE}"])
+    return facts, n_lines
 
 
 def _frequency(value: str) -> float:

@@ -316,6 +316,15 @@ def test_padding_before_the_extension_table_is_checked(kind, region_file):
     assert (error.field, error.expected) == ("padding before the extension table", "zeros")
 
 
+@pytest.mark.parametrize("n_words", [*range(240, 256), 4000])
+def test_head_of_more_than_a_page_is_read_whole(n_words, region_file):
+    """The first page is read before the head's length is known; nothing may be looked for behind it there."""
+    layers = (Layer(0, b"x" * 5000, keywords=(b"sixteen bytes ab",) * n_words),)
+    for _ in range(20):
+        with MmapRegion(3, region_file(extended_file(layers))) as region:
+            assert len(region.layer(0).keywords) == n_words
+
+
 def test_content_that_ends_before_the_file_does_is_refused(region_file):
     layers = SAMPLE[:2]
     for extra in (1, 64, 4096):

@@ -1,0 +1,147 @@
+"""What counting and timing an event costs, and what reading the counts back does.
+
+Depends on `_core/latency`, `_core/shard.pxd`, `_core/clock.h` and `_core/thread.h`; nothing else changes it. The
+nanoseconds are looped in C by the doors of `_core/probe_latency`; each figure is the least of several loops, since
+whatever disturbs one only adds to it.
+"""
+
+from __future__ import annotations
+
+import os
+import timeit
+from collections.abc import Callable
+
+import numpy as np
+
+from jessy_mem._core import probe_latency as probe
+from jessy_mem._core.latency import LatencyHistogram, clock_resolution_ns
+
+SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
+N_LOOP = 1_000 if SMALL else 300_000
+N_LEAST = 2 if SMALL else 15
+STEP_NS = 1.4  # about, of the work of probe.time_cost_ns
+
+ACCESSES_NS = np.random.default_rng(1).lognormal(4, 0.5, 4096).astype(np.uint64)  # around 55 ns, as accesses are
+LOADS_NS = np.random.default_rng(1).lognormal(11, 1.5, 4096).astype(np.uint64)  # around 60 us, as loads are
+
+
+def least(measure: Callable[..., float], *args: object) -> float:
+    return min(measure(*args) for _ in range(N_LEAST))
+
+
+class Record:
+    """One event in C: at most 5 ns without the clock, at most 25 ns more for an event that is timed with it."""
+
+    unit = "ns"
+
+    def setup(self) -> None:
+        self.histogram = LatencyHistogram()
+
+    def track_record_accesses(self) -> float:
+        return least(probe.record_cost_ns, self.histogram, ACCESSES_NS, max(N_LOOP // 4096, 1))
+
+    def track_record_loads(self) -> float:
+        return least(probe.record_cost_ns, self.histogram, LOADS_NS, max(N_LOOP // 4096, 1))
+
+    def track_tick(self) -> float:
+        return least(probe.tick_cost_ns, self.histogram, N_LOOP)
+
+    def track_clock(self) -> float:
+        return least(probe.clock_cost_ns, N_LOOP)
+
+    def track_clock_resolution(self) -> float:
+        return clock_resolution_ns()
+
+    def track_time_nothing(self) -> float:
+        """Both clock readings and a record, back to back, around no work at all."""
+        return least(probe.time_cost_ns, self.histogram, N_LOOP)
+
+
+class TimeAnEvent:
+    """What timing adds to an event of about that many nanoseconds: the same loop with and without."""
+
+    unit = "ns"
+    params = ([20, 40, 80], ["at once", "waits"])
+    param_names = ("event_ns", "end")
+
+    def track_added(self, event_ns: int, end: str) -> float:
+        histogram, n_steps, waits = LatencyHistogram(), round(event_ns / STEP_NS), end == "waits"
+        pairs = [
+            (
+                probe.time_cost_ns(histogram, N_LOOP, n_steps, waits),
+                probe.time_cost_ns(None, N_LOOP, n_steps),
+            )
+            for _ in range(N_LEAST)
+        ]
+        timed, bare = (min(side) for side in zip(*pairs, strict=True))
+        return timed - bare
+
+
+class FromPython:
+    """Both sides of "15 times faster than HdrHistogram_py's record_value"; the ratio is taken in one run."""
+
+    def setup(self) -> None:
+        try:
+            from hdrh.histogram import HdrHistogram
+        except ImportError:
+            raise NotImplementedError("the peer, hdrhistogram, is not installed") from None
+        self.ours = LatencyHistogram()
+        self.theirs = HdrHistogram(1, 60_000_000_000, 2)
+        self.values = [1234, 56_789, 42] * (1 if SMALL else 1000)
+
+    def run_ours(self) -> None:
+        record = self.ours.record
+        for value in self.values:
+            record(value)
+
+    def run_theirs(self) -> None:
+        record = self.theirs.record_value
+        for value in self.values:
+            record(value)
+
+    def time_record(self) -> None:
+        self.run_ours()
+
+    def time_record_hdrhistogram(self) -> None:
+        self.run_theirs()
+
+    def track_times_faster(self) -> float:
+        ours, theirs = (min(timeit.repeat(run, number=1, repeat=N_LEAST)) for run in (self.run_ours, self.run_theirs))
+        return theirs / ours
+
+
+class Read:
+    """Reading back; `get_stats` takes three or four summaries and has 20 us in all."""
+
+    params = (["accesses", "loads"], [1, 8])
+    param_names = ("times", "n_threads")
+
+    def setup(self, times: str, n_threads: int) -> None:
+        self.histogram = LatencyHistogram()
+        probe.record_threads(self.histogram, ACCESSES_NS if times == "accesses" else LOADS_NS, n_threads)
+
+    def time_summary(self, times: str, n_threads: int) -> None:
+        self.histogram.summary()
+
+    def time_percentile(self, times: str, n_threads: int) -> None:
+        self.histogram.percentile(99)
+
+    def time_n_events(self, times: str, n_threads: int) -> int:
+        return self.histogram.n_events
+
+    def time_to_dict(self, times: str, n_threads: int) -> None:
+        self.histogram.to_dict()
+
+    def time_counts(self, times: str, n_threads: int) -> np.ndarray:
+        return self.histogram.counts
+
+
+class Memory:
+    """At most 64 KB for each shard."""
+
+    unit = "bytes"
+    params = ([60_000_000_000, 2**63 - 1],)
+    param_names = ("max_ns",)
+
+    def track_shard(self, max_ns: int) -> int:
+        return LatencyHistogram(max_ns).n_bytes

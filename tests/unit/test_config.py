@@ -1,0 +1,155 @@
+"""MemoryConfig: each field is checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+
+from jessy_mem.config import DEFAULT_POOLS, MemoryConfig, parse_size_mb
+
+# Field: (default, values that are taken and what they become, values that are refused).
+FIELDS = {
+    "total_memory_mb": (
+        280,
+        [(1, 1), (0.5, 0.5), ("280MB", 280), ("280MiB", 280), ("1.5 GiB", 1536), ("512kb", 0.5), ("64", 64)],
+        [0, -1, 0.0, math.nan, math.inf, True, None, "", "MB", "-1MB", "1 XB", "1e3", "0", b"280", [280], 2**40, 1e-9],
+    ),
+    "base_path": ("data/consciousness", [("x", "x"), (Path("a/b"), "a/b")], ["", b"x", 5, None]),
+    "pool_configs": (
+        ((32, 4096), (128, 16384), (80, 65536), (40, 262144)),
+        [
+            ([[1, 64]], ((1, 64),)),
+            (((2, 128), (1, 64)), ((1, 64), (2, 128))),
+            ((("32MB", 4096),), ((32, 4096),)),
+            (((0.5, 4096),), ((0.5, 4096),)),
+        ],
+        [(), 5, "32", None, {1: 64}, ((1,),), ((1, 64, 1),), ((0, 64),), ((-1, 64),), ((1, 32),), ((1, 65),), ((1, 0),),
+         ((1, -64),), ((1, 64.0),), ((1, "64"),), ((True, 64),), ((1, True),), ((1, 64), (2, 64)), ((0.001, 4096),),
+         ((math.inf, 64),), ((math.nan, 64),), (("big", 64),)],
+    ),
+    "enable_warnings": (True, [(False, False)], [0, 1, None, "yes"]),
+    "warning_threshold": (75.0, [(50, 50.0), (85, 85.0)], [0, -1, 101, math.nan, True, "75", None, 86]),
+    "eviction_threshold": (85.0, [(75, 75.0), (95, 95.0)], [0, -1, 101, math.nan, True, "85", None, 74.9, 95.1]),
+    "critical_threshold": (95.0, [(85, 85.0), (100, 100.0)], [0, -1, 100.1, math.nan, True, "95", None, 84]),
+    "eviction_policy": ("sieve", [("lru", "lru"), ("lfu", "lfu")], ["", "LRU", "fifo", None, 1]),
+    "simulation": ("auto", [("never", "never"), ("always", "always")], ["", "on", None, True]),
+    "simulation_seed": (0, [(-5, -5), (2**70, 2**70)], [1.0, "1", None, True]),
+    "verify": ("lazy", [("open", "open"), ("never", "never")], ["", "always", None, False]),
+    "on_full": ("crystallize", [("raise", "raise"), ("drop", "drop")], ["", "wait", None]),
+    "strict_classes": (False, [(True, True)], [0, 1, None, "no"]),
+    "scrub": (False, [(True, True)], [0, 1, None, "no"]),
+    "record_latency": (True, [(False, False)], [0, 1, None, "no"]),
+}  # fmt: skip
+
+
+def test_table_holds_every_field():
+    assert FIELDS.keys() <= {field.name for field in dataclasses.fields(MemoryConfig)}
+    unknown = {field.name for field in dataclasses.fields(MemoryConfig)} - FIELDS.keys()
+    assert unknown <= {"trace"}
+
+
+@pytest.mark.parametrize(("field", "default"), [(field, row[0]) for field, row in FIELDS.items()])
+def test_field_has_its_default(field, default):
+    assert getattr(MemoryConfig(), field) == default
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "kept"), [(field, given, kept) for field, row in FIELDS.items() for given, kept in row[1]]
+)
+def test_field_takes(field, given, kept):
+    value = getattr(MemoryConfig(**{field: given}), field)
+    assert value == kept
+    assert type(value) is type(kept)
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, row in FIELDS.items() for value in row[2]])
+def test_field_refuses_and_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        MemoryConfig(**{field: value})
+
+
+def test_config_is_frozen_compared_hashed_and_pickled():
+    config = MemoryConfig(total_memory_mb="64MB", scrub=True)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.scrub = False
+    assert config == MemoryConfig(total_memory_mb=64, scrub=True)
+    assert hash(config) == hash(MemoryConfig(total_memory_mb=64, scrub=True))
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(TypeError):
+        MemoryConfig(64)
+
+
+def test_config_tells_bytes_and_thresholds():
+    config = MemoryConfig(total_memory_mb=0.5, warning_threshold=10, eviction_threshold=20, critical_threshold=30)
+    assert (config.total_bytes, type(config.total_bytes)) == (524288, int)
+    assert config.thresholds == (10.0, 20.0, 30.0)
+
+
+def test_replaced_field_is_checked_and_the_others_stay():
+    config = MemoryConfig(total_memory_mb=64)
+    assert config.replace(verify="open") == MemoryConfig(total_memory_mb=64, verify="open")
+    assert config.verify == "lazy"
+    with pytest.raises(ValueError, match="verify: 'no' is not one of lazy, open, never"):
+        config.replace(verify="no")
+    with pytest.raises(ValueError, match="verfy: no such field; there are base_path, "):
+        config.replace(verfy="open")
+
+
+def test_config_as_a_dict_is_json_and_makes_the_same_config():
+    config = MemoryConfig(base_path=Path("a/b"), pool_configs=((1, 64),))
+    fields = json.loads(json.dumps(config.to_dict()))
+    assert (fields["base_path"], fields["pool_configs"]) == ("a/b", [[1, 64]])
+    assert MemoryConfig.of(fields) == config
+    assert set(fields) == {field.name for field in dataclasses.fields(MemoryConfig)}
+
+
+def test_config_is_read_from_toml(tmp_path):
+    path = tmp_path / "config.toml"
+    fields = 'total_memory_mb = "1GiB"\npool_configs = [[8, 4096], ["16MB", 16384]]\nverify = "open"\n'
+    expected = MemoryConfig(total_memory_mb=1024, pool_configs=((8, 4096), (16, 16384)), verify="open")
+    path.write_text(fields)
+    assert MemoryConfig.from_toml(path) == expected
+    path.write_text(f"[other]\nx = 1\n[jessy_mem]\n{fields}")
+    assert MemoryConfig.from_toml(str(path)) == expected
+    path.write_text("")
+    assert MemoryConfig.from_toml(path) == MemoryConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("verify = 'no'", "verify"), ("nothing = 1", "nothing: no such field"), ("verify = ", "(?i)invalid"),
+     ("jessy_mem = 5", "jessy_mem: 5 is not a table"), ("[other]\nx = 1", "other: no such field")],
+)  # fmt: skip
+def test_toml_that_is_wrong_says_how(text, message, tmp_path):
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        MemoryConfig.from_toml(tmp_path / "config.toml")
+
+
+def test_toml_that_is_missing_is_file_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        MemoryConfig.from_toml(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, 1), (1.5, 1.5), ("1", 1), ("1.5", 1.5), ("1k", 2**-10), ("1 KiB", 2**-10), ("3m", 3), ("2gb", 2048),
+     ("1TiB", 2**20), (" 7 MB ", 7), ("0", 0)],
+)  # fmt: skip
+def test_size_is_mib(size, expected):
+    assert parse_size_mb(size) == expected
+
+
+@pytest.mark.parametrize("size", ["", "m", "1 x", "1mbb", "1.", ".5", "-1", "1 2", "0x10", "٣", None, True, b"1", (1,)])
+def test_text_that_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size_mb(size)
+
+
+def test_default_pools_add_up_to_the_plan():
+    assert sum(size_mb for size_mb, _ in DEFAULT_POOLS) == 280

@@ -1,0 +1,252 @@
+"""The plan: layer ids, slots, segments, addresses, and the bundled dimensions.json."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jessy_mem.errors import OutOfBounds
+from jessy_mem.layout import (
+    LayerId,
+    MemoryLayout,
+    data_folder,
+    default_layout,
+    dimension_folder,
+    region_path,
+)
+
+MIB = 1 << 20
+# The plan of the seed, by its size column: name, MiB, central frequency in Hz.
+PLAN = [
+    ("Emotion", 16, 1.0), ("Cognition", 16, 2.0), ("Intention", 16, 1.5), ("Social", 8, 1.8), ("Temporal", 8, 0.5),
+    ("Philosophy", 16, 0.3), ("Technical", 12, 2.5), ("Creative", 8, 3.0), ("Ethical", 12, 1.0), ("Meta", 8, 1.2),
+    ("Ecological", 8, 0.4), ("Positivity", 8, 2.8), ("Balance", 8, 1.0), ("Security", 4, 2.0),
+]  # fmt: skip
+
+
+@pytest.fixture
+def plan():
+    return json.loads((data_folder() / "dimensions.json").read_text(encoding="utf-8"))
+
+
+# Layer ids --------------------------------------------------------------------------------------------------------
+
+
+def test_layer_id_is_a_tuple_of_ints_with_a_name():
+    layer_id = LayerId(1, 0)
+    assert layer_id == (1, 0)
+    assert hash(layer_id) == hash((1, 0))
+    assert (layer_id.dimension, layer_id.layer) == tuple(layer_id)
+    assert (str(layer_id), str(LayerId(15, 3)), str(LayerId(1000, 65535))) == ("D01/L0", "D15/L3", "D1000/L65535")
+    assert pickle.loads(pickle.dumps(layer_id)) == layer_id
+    assert sorted([LayerId(2, 0), LayerId(1, 9)]) == [(1, 9), (2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "layer_id"),
+    [("D01/L0", (1, 0)), ("D1/L0", (1, 0)), ("d14/l3", (14, 3)), (" D1000/L65535\n", (1000, 65535)),
+     ("D4294967295/L0", (2**32 - 1, 0)), ("D01/L00003", (1, 3))],
+)  # fmt: skip
+def test_name_of_a_layer_is_read(text, layer_id):
+    parsed = LayerId.parse(text)
+    assert parsed == layer_id
+    assert type(parsed) is LayerId
+
+
+@pytest.mark.parametrize(
+    "text", ["", "D01", "L0", "01/0", "D01/L", "D/L0", "D01-L0", "D01/L0/", "D-1/L0", "D01/L-1", "D00/L0", "D01/L65536",
+             "D4294967296/L0", "D01/L0 D01/L1", "D0x1/L0", "D\uff11/L0", "D01 /L0"],
+)  # fmt: skip
+def test_text_that_names_no_layer_is_refused(text):
+    with pytest.raises(ValueError, match="expected"):
+        LayerId.parse(text)
+
+
+@pytest.mark.parametrize("layer_id", [(1, 0), [1, 0], LayerId(1, 0), (np.int64(1), np.uint8(0)), (True, False)])
+def test_pair_of_ints_is_a_layer_id(layer_id):
+    checked = LayerId.checked(layer_id)
+    assert checked == (1, 0)
+    assert (type(checked), type(checked.dimension), type(checked.layer)) == (LayerId, int, int)
+
+
+@pytest.mark.parametrize(
+    "layer_id", [1, None, (), (1,), (1, 0, 0), ("1", "0"), (1.0, 0), (1, 0.5), "D01/L0", (1, None)]
+)
+def test_what_is_no_pair_of_ints_is_a_type_error(layer_id):
+    with pytest.raises(TypeError, match="is not a layer id: expected"):
+        LayerId.checked(layer_id)
+
+
+@pytest.mark.parametrize("layer_id", [(0, 0), (-1, 0), (2**32, 0), (1, -1), (1, 65536), (1, 2**64)])
+def test_number_out_of_range_is_a_value_error(layer_id):
+    with pytest.raises(ValueError, match=r"expected [01]\.\."):
+        LayerId.checked(layer_id)
+
+
+def test_folder_of_a_dimension_has_two_digits_or_more():
+    assert [dimension_folder(number) for number in (1, 14, 100, 1000)] == ["D01", "D14", "D100", "D1000"]
+    assert Path(region_path("base", 7)) == Path("base/D07/region.mmap")
+    assert Path(region_path(Path("/base"), 1000)) == Path("/base/D1000/region.mmap")
+
+
+# The bundled plan -------------------------------------------------------------------------------------------------
+
+
+def test_bundled_plan_is_the_size_column_of_the_seed():
+    layout = default_layout()
+    assert list(layout.dimensions) == list(range(1, 15))
+    planned = [(each.name, each.size_bytes // MIB, each.frequency) for each in layout.dimensions.values()]
+    assert planned == PLAN
+    assert [each.id for each in layout.dimensions.values() if each.immutable] == [9, 14]
+    assert layout.total_bytes == 280 * MIB == 0x11800000
+
+
+def test_bundled_segments_follow_each_other_to_280_mib():
+    segments = [(each.name, each.address, each.size_bytes, each.first_dimension) for each in default_layout().segments]
+    assert segments == [
+        ("core", 0, 168 * MIB, 1), ("reserve", 0x0A800000, 80 * MIB, 15), ("user", 0x0F800000, 32 * MIB, 1000)
+    ]  # fmt: skip
+
+
+def test_bundled_slots_follow_each_other_from_0():
+    address = 0
+    for planned in default_layout().dimensions.values():
+        assert planned.address == address
+        address += planned.size_bytes
+    assert address == 148 * MIB == 0x09400000
+
+
+def test_bundled_layers_are_four_from_the_surface_to_the_core():
+    for planned in default_layout().dimensions.values():
+        low, high = planned.frequency_band
+        assert 0.1 <= low < planned.frequency < high <= 4.5
+        assert [(layer.layer, layer.depth) for layer in planned.layers] == [(i, i) for i in range(4)]
+        for layer in planned.layers:
+            assert low <= layer.frequency <= high
+            assert 6 <= len(layer.keywords) <= 12
+            assert len(set(layer.keywords)) == len(layer.keywords)
+            assert all(word == word.strip() and word for word in layer.keywords)
+
+
+def test_bundled_texts_are_those_of_the_plan():
+    texts = sorted((data_folder() / "content").glob("*/*.md"))
+    expected = [f"D{dimension:02d}/{layer}.md" for dimension in range(1, 15) for layer in range(4)]
+    assert [f"{path.parent.name}/{path.name}" for path in texts] == expected
+    contents = [path.read_text(encoding="utf-8") for path in texts]
+    assert all(120 <= len(text.split()) <= 400 for text in contents)
+    assert len(set(contents)) == 56
+
+
+def test_default_layout_is_read_once():
+    assert default_layout() is default_layout()
+
+
+# Which address, which segment, which slot -------------------------------------------------------------------------
+
+
+def test_address_is_resolved_to_its_slot():
+    layout = default_layout()
+    for planned in layout.dimensions.values():
+        assert layout.resolve(planned.address) == (planned.id, 0)
+        assert layout.resolve(planned.address + planned.size_bytes - 1) == (planned.id, planned.size_bytes - 1)
+    assert layout.resolve(0x01000000) == (2, 0)
+    assert layout.resolve(0x00FFFFFF) == (1, 0xFFFFFF)
+
+
+@pytest.mark.parametrize("address", [-1, 148 * MIB, 168 * MIB, 280 * MIB - 1, 280 * MIB, 2**64, -(2**63)])
+def test_address_outside_the_slots_is_out_of_bounds(address):
+    with pytest.raises(OutOfBounds) as caught:
+        default_layout().resolve(address)
+    assert (caught.value.offset, caught.value.region_size) == (address, 280 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "segment", "slot_mib"),
+    [(1, "core", 16), (14, "core", 4), (15, "reserve", 80), (999, "reserve", 80), (1000, "user", 32),
+     (2**32 - 1, "user", 32)],
+)  # fmt: skip
+def test_segment_and_slot_of_a_dimension(dimension, segment, slot_mib):
+    layout = default_layout()
+    assert layout.segment_of(dimension).name == segment
+    assert layout.slot_bytes(dimension) == slot_mib * MIB
+    assert layout.is_immutable(dimension) == (dimension in (9, 14))
+
+
+# Other plans ------------------------------------------------------------------------------------------------------
+
+
+def test_plan_is_read_from_a_file(plan, tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    assert MemoryLayout.from_json(tmp_path / "plan.json").dimensions == default_layout().dimensions
+
+
+def test_layout_cannot_be_changed():
+    layout = default_layout()
+    with pytest.raises(TypeError):
+        layout.dimensions[1] = None
+    with pytest.raises(AttributeError):
+        layout.dimensions[1].size_bytes = 0
+    with pytest.raises(AttributeError):
+        layout.segments[0].size_bytes = 0
+
+
+def without(plan, *path):
+    changed = copy.deepcopy(plan)
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    del at[path[-1]]
+    return changed
+
+
+def changed(plan, value, *path):
+    plan = copy.deepcopy(plan)
+    at = plan
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        (("dimensions",), "dimensions"),
+        (("segments",), "segments"),
+        (("dimensions", 2, "name"), "name"),
+        (("dimensions", 2, "id"), "id"),
+        (("dimensions", 2, "size_mb"), "size_mb"),
+        (("dimensions", 2, "frequency_band"), "frequency_band"),
+        (("dimensions", 2, "layers"), "layers"),
+        (("dimensions", 2, "layers", 1, "keywords"), "keywords"),
+        (("segments", 1, "first_dimension"), "first_dimension"),
+    ],
+)
+def test_plan_that_is_incomplete_names_what_is_missing(path, where, plan):
+    with pytest.raises(ValueError, match=f"incomplete.*{where}"):
+        MemoryLayout(without(plan, *path))
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "message"),
+    [
+        (1, ("dimensions", 2, "id"), "dimension 1 is planned twice"),
+        (0, ("dimensions", 2, "id"), "dimension 0: expected"),
+        (61, ("dimensions", 2, "size_mb"), "do not fit into core"),
+        (0, ("dimensions", 2, "size_mb"), "size_mb: 0 is not a number of MiB above 0"),
+        (-4, ("dimensions", 2, "size_mb"), "size_mb: -4 is not"),
+        ("16", ("dimensions", 2, "size_mb"), "size_mb: '16' is not"),
+        (0, ("segments", 0, "size_mb"), "size_mb: 0 is not"),
+        ([], ("segments",), "there is no segment"),
+        (15, ("segments", 2, "first_dimension"), "segments: their first dimensions do not ascend from 1"),
+        (2, ("segments", 0, "first_dimension"), "segments: their first dimensions do not ascend from 1"),
+    ],
+)
+def test_plan_that_is_wrong_says_how(value, path, message, plan):
+    with pytest.raises(ValueError, match=message):
+        MemoryLayout(changed(plan, value, *path))

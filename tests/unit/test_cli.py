@@ -316,6 +316,26 @@ class TestBuild:
         report = json_of(run("build", source, tmp_path / "out", "--json"))
         assert [(each["id"], each["name"]) for each in report["dimensions"]][2:] == [(15, "Humor"), (1000, "D1000")]
 
+    @pytest.mark.parametrize(
+        ("name", "told"), [("D00", True), ("D1", True), ("d03", True), ("D4294967296", True), ("notes", False)]
+    )
+    def test_folders_of_no_dimension_are_passed_over(self, name, told, source, tmp_path):
+        (source / name).mkdir()
+        (source / name / "0.md").write_text("not a layer")
+        result = run("build", source, tmp_path / "out", "--json")
+        assert len(json_of(result)["dimensions"]) == 2
+        assert (f"{name} is passed over" in result.stderr) is told
+
+    def test_files_that_are_no_layers_are_passed_over_aloud(self, source, tmp_path):
+        for name in ("intro.md", "2.rst", ".hidden", "region.mmap"):
+            (source / "D03" / name).write_text("not a layer")
+        result = run("build", source, tmp_path / "out", "--json")
+        assert json_of(result)["dimensions"][0]["layers"] == 2
+        lines = result.stderr.splitlines()
+        assert len(lines) == 2
+        assert "2.rst is passed over" in lines[0]
+        assert "intro.md is passed over" in lines[1]
+
     def test_a_slot_that_is_too_small(self, source, tmp_path):
         (source / "D14" / "0.md").write_bytes(b"x" * (4 << 20))
         out = tmp_path / "out"
@@ -546,6 +566,14 @@ class TestDoctor:
         assert found == {
             ("wrong id", "D15"), ("duplicate id", "D15"), ("duplicate id", "D03"), ("misnamed folder", "D014")
         }  # fmt: skip
+
+    @pytest.mark.parametrize("name", ["D00", "D0", "D1", "D4294967296", "D99999999999999", "D0003"])
+    def test_folders_of_no_dimension(self, name, base):
+        (base / name).mkdir()
+        shutil.copy(base / "D03" / "region.mmap", base / name)
+        assert [f["kind"] for f in json_of(run("doctor", base, "--json"), 1)["findings"]] == ["misnamed folder"]
+        assert len(json_of(run("verify", base, "--json"))["files"]) == 2
+        assert len(json_of(run("inspect", base, "--json"))["dimensions"]) == 2
 
     def test_links_and_things_that_are_no_files(self, base):
         (base / "D04").mkdir()

@@ -85,6 +85,16 @@ def base(source, tmp_path):
     return tmp_path / "base"
 
 
+def writer_of(fifo: Path) -> int:
+    """A descriptor that writes to `fifo`, as soon as somebody reads it."""
+    for _ in range(600):
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            time.sleep(0.05)
+    raise AssertionError(f"nobody reads {fifo}")
+
+
 def flip(path: Path, offset: int = -1) -> None:
     """Damage one byte of a file."""
     data = bytearray(path.read_bytes())
@@ -148,16 +158,16 @@ class TestFrame:
         assert re.fullmatch(rb"error: .*region\.mmap: header: found 5 bytes, expected .*\n", done.stderr)
 
     def test_ctrl_c_is_quiet(self, tmp_path):
-        os.mkfifo(tmp_path / "0.md")  # reading it waits for a writer that never comes
         folder = tmp_path / "source" / "D15"
         folder.mkdir(parents=True)
-        (tmp_path / "0.md").rename(folder / "0.md")
+        os.mkfifo(folder / "0.md")  # reading it waits for a writer that never writes
         (folder.parent / "dimensions.json").write_text('{"dimensions": []}')
         command = [sys.executable, "-m", "jessy_mem", "build", str(folder.parent), str(tmp_path / "out")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(1.5)
+        writer = writer_of(folder / "0.md")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
+        os.close(writer)
         assert (process.returncode, out) == (130, b"")
         assert b"Traceback" not in err
 

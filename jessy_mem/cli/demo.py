@@ -70,8 +70,8 @@ def _build_and_read(base: Path, demo: Demo) -> None:
     with jm.MmapManager(base_path=base, simulation="never") as memory:
         memory.load_all()
         for source in sources:
-            for layer, spec in enumerate(source.layers):
-                view = memory.access_layer((source.id, layer))
+            for spec in source.layers:
+                view = memory.access_layer((source.id, spec.layer or 0))
                 if memoryview(view) != memoryview(spec.content) or view.source != "mmap":
                     raise click.ClickException(f"{view.id} is not what was written")
                 demo.n_layers += 1

@@ -88,9 +88,9 @@ class MmapManager(LearningTable):
         MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
-            dimension_id = LayerId.checked((dimension_id, 0)).dimension
         dimension = dimension_id
+        if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
+            dimension = LayerId.checked((dimension_id, 0)).dimension
 
         def load() -> MmapRegion:
             if dimension in self._regions or dimension in self._evicted:
@@ -394,7 +394,7 @@ class MmapManager(LearningTable):
     def _region_state(self, dimension: int) -> dict[str, Any]:
         region = self._regions[dimension]
         names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes")
-        layers = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
+        layers: list[dict[str, Any]] = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
         for layer in layers:
             layer["keywords"] = list(layer["keywords"])
         return {

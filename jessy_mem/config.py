@@ -52,7 +52,7 @@ class MemoryConfig:
 
     total_memory_mb: int | float | str = 280
     base_path: str | os.PathLike[str] = "data/consciousness"
-    pool_configs: tuple[tuple[int, int], ...] = DEFAULT_POOLS
+    pool_configs: tuple[tuple[int | float, int], ...] = DEFAULT_POOLS
     enable_warnings: bool = True
     warning_threshold: float = 75.0
     eviction_threshold: float = 85.0
@@ -173,7 +173,7 @@ def _base_path(value: Any) -> str:
     return path
 
 
-def _pools(value: Any) -> tuple[tuple[int, int], ...]:
+def _pools(value: Any) -> tuple[tuple[int | float, int], ...]:
     if isinstance(value, (str, bytes, Mapping)):
         raise ValueError(f"{value!r} is not a sequence of pairs (size in MiB, block size in bytes)")
     pools = tuple((parse_size_mb(size_mb), block_bytes) for size_mb, block_bytes in value)

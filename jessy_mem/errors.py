@@ -81,9 +81,7 @@ class LimitExceeded(MemoryError):
         self.segment = segment
         self.holders = tuple(holders)
         self.hint = hint
-        message = (
-            f"{segment}: {requested_bytes} bytes do not fit, {current_bytes} of {limit_bytes} bytes are in use"
-        )
+        message = f"{segment}: {requested_bytes} bytes do not fit, {current_bytes} of {limit_bytes} bytes are in use"
         if self.holders:
             message += f"; held by {', '.join(self.holders)}"
         super().__init__(f"{message}; {hint}" if hint else message)

@@ -30,6 +30,7 @@ __all__ = [
     "data_folder",
     "default_layout",
     "dimension_folder",
+    "region_file",
     "region_path",
 ]
 
@@ -87,9 +88,14 @@ def dimension_folder(dimension: int) -> str:
     return f"D{dimension:02d}"
 
 
-def region_path(base_path: str | os.PathLike[str], dimension: int) -> str:
+def region_file(base_path: str, dimension: int) -> str:
+    """`region_path` as text, for the loading path."""
+    return f"{base_path}/{dimension_folder(dimension)}/region.mmap"
+
+
+def region_path(base_path: str | os.PathLike[str], dimension: int) -> Path:
     """Where the region file of `dimension` lies under `base_path`."""
-    return f"{os.fspath(base_path)}/{dimension_folder(dimension)}/region.mmap"
+    return Path(region_file(os.fspath(base_path), dimension))
 
 
 def data_folder() -> Path:

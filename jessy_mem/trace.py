@@ -176,9 +176,7 @@ def read_trace(path: str | os.PathLike[str]) -> list[Access]:
             _, (low, middle, high) = next(words)
             sizes[dimension] = low | middle << 32 | high << 48
         else:
-            offset = len(_HEADER) + i * _WORD.size
+            where = f"{path}: damaged at offset {len(_HEADER) + i * _WORD.size}"
             found = f"dimension {dimension}, layer {layer}, kind {kind}"
-            raise ValueError(
-                f"{path}: damaged at offset {offset}: expected a size, or an access after one, found {found}"
-            )
+            raise ValueError(f"{where}: expected a size, or an access after one, found {found}")
     return accesses

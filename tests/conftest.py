@@ -1,6 +1,8 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests, and what their child processes inherit."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from world import World
@@ -8,6 +10,9 @@ from world import World
 from helpers import HAS_PROC, Holdings
 
 _FAILED = pytest.StashKey[bool]()
+
+# An interpreter that a test starts in the source tree must find the installed package, not the sources.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -118,9 +118,7 @@ def plain_file(layers=SAMPLE, dimension_id=3, name=b"Intention", offsets=None) -
             cursor += len(layer.content)
     total = max([cursor] + [offset + len(layer.content) for offset, layer in zip(offsets, layers, strict=True)])
     data = bytearray(total)
-    head = HEADER.pack(
-        dimension_id, len(name), name, total, len(layers), MAGIC, 0, 0, 0, 0, 0, 0, 0, 0, b"", b"", b""
-    )
+    head = HEADER.pack(dimension_id, len(name), name, total, len(layers), MAGIC, 0, 0, 0, 0, 0, 0, 0, 0, b"", b"", b"")
     records = b"".join(record(layer, offset) for layer, offset in zip(layers, offsets, strict=True))
     data[: len(head) + len(records)] = head + records
     for offset, layer in zip(offsets, layers, strict=True):
@@ -271,9 +269,7 @@ def read_region(data: bytes) -> Region:
         if codec == 0:
             assert raw_size == len(layer.content), "raw_size"
             assert EXTENSION.pack(checksum, raw_size, 0, flags, 0, characters, 0) == extension(layer), "text flags"
-        extended.append(
-            replace(layer, codec=codec, raw_size=raw_size, text_flags=flags, characters=characters)
-        )
+        extended.append(replace(layer, codec=codec, raw_size=raw_size, text_flags=flags, characters=characters))
     assert cursor == len(data), "bytes behind the last content"
     return replace(region, layers=tuple(extended))
 

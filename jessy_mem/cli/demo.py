@@ -185,7 +185,7 @@ def _what_happened(demo: Demo) -> Text:
 def _show_numbers(demo: Demo, out: Console) -> None:
     rows: list[list[str | Text]] = [
         [
-            timing.name, f"<{_target(timing.target_ns or 0)}", screen.duration(timing.median_ns),
+            timing.name, f"<{screen.duration(timing.target_ns or 0)}", screen.duration(timing.median_ns),
             f"{screen.duration(timing.low_ns)} .. {screen.duration(timing.high_ns)}", screen.verdict(timing.met),
         ]
         for timing in demo.targets
@@ -196,7 +196,3 @@ def _show_numbers(demo: Demo, out: Console) -> None:
     out.print()
     out.print(screen.ratio_table(out, demo.ratios))
     out.print(Text(f"{machine()}; medians, warm; {demo.seconds:.1f} s in all", style="dim"))
-
-
-def _target(t_ns: float) -> str:
-    return screen.duration(t_ns).replace(" ", "")

@@ -57,7 +57,7 @@ def test_views_alias_and_cast(pool):
         second.release()
 
 
-@pytest.mark.parametrize("flags", range(0x200))
+@pytest.mark.parametrize("flags", [flags for flags in range(0x200) if flags != 0x100])  # PyBUF_READ is no request
 def test_no_combination_of_flags_breaks_it(pool, flags):
     get, release = ctypes.pythonapi.PyObject_GetBuffer, ctypes.pythonapi.PyBuffer_Release
     with pool.allocate(100) as block:

@@ -95,9 +95,7 @@ def hostile_header(kind: str) -> list[Hostile]:
         rows.append(Hostile(kind, "dimension_name", name_field(name), "dimension_name", "other bytes", "valid UTF-8"))
     for total in (size + 1, 2 * size, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1):
         expected = f"a file of {total} bytes, as its header says"
-        rows.append(
-            Hostile(kind, "total_size", total, "total_size", f"{size} bytes", expected, error=RegionTruncated)
-        )
+        rows.append(Hostile(kind, "total_size", total, "total_size", f"{size} bytes", expected, error=RegionTruncated))
     for total in (size - 1, HEADER_BYTES, 0):
         rows.append(Hostile(kind, "total_size", total, "total_size", total, f"{size}, the size of the file"))
     for count in (0, most_layers + 1, 65536, 65537, 2**31, 2**32 - 1):

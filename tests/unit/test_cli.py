@@ -163,7 +163,7 @@ class TestFrame:
 
     @pytest.mark.parametrize("command", ["cat", "inspect"])
     def test_a_reader_that_goes_away_is_no_error(self, command, tmp_path):
-        spec = jm.LayerSpec(content=b"x" * 4_000_000, keywords=["word " * 20] * 4000)
+        spec = jm.LayerSpec(content=b"x" * 4_000_000, keywords=["word " * 2000] * 40)
         path = jm.RegionBuilder(3, "Intention").add_layer(spec).write(tmp_path / "region.mmap")
         args = ["cat", path, "0"] if command == "cat" else ["inspect", path, "--json"]
         process = subprocess.Popen(
@@ -614,13 +614,15 @@ class TestAsk:
         assert "content_sha256" in second
 
 
-class TestDemo:
-    @pytest.fixture(scope="class")
-    def demo(self):
-        begin = time.perf_counter()
-        done = spawn("demo", env={"COLUMNS": "80"})
-        return done, time.perf_counter() - begin
+@pytest.fixture(scope="module")
+def demo():
+    """The demo, run once, and the seconds it took."""
+    begin = time.perf_counter()
+    done = spawn("demo", env={"COLUMNS": "80"})
+    return done, time.perf_counter() - begin
 
+
+class TestDemo:
     def test_shows_everything(self, demo):
         done, seconds = demo
         text = done.stdout.decode()

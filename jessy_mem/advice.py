@@ -1,0 +1,202 @@
+"""Replays of a trace: how many bytes each eviction policy would have found in memory, at each budget.
+
+The replay is the textbook cache: dimensions come whole, an access to one that is in memory is a hit, a miss evicts
+until the new one fits. What a trace cannot know is left out: immutable and leased dimensions, which are never evicted,
+and the manager's habit of evicting in batches, from 85 % down to 70 %. So take a budget as the bytes left for what can
+be evicted. `jessy_mem.eviction` says how near LRU and LFU in the manager come to their replay.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from operator import index
+from typing import Any
+
+from jessy_mem.config import parse_size_mb
+from jessy_mem.eviction import POLICIES, make_policy
+from jessy_mem.trace import Access, read_trace
+
+__all__ = ["ReplayResult", "advise", "footprint_bytes", "plot_advice", "replay"]
+
+_FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the footprint: the default budgets
+
+_UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("bytes", 1))
+
+_STYLES: tuple[dict[str, Any], ...] = (  # told apart without colour, and where one line lies on another
+    {"color": "#56b4e9", "linestyle": "-", "linewidth": 5, "marker": "o", "markersize": 11},
+    {"color": "#d55e00", "linestyle": "-", "linewidth": 1.8, "marker": "s", "markersize": 6},
+    {"color": "#000000", "linestyle": "--", "linewidth": 1.5, "marker": "^", "markersize": 5},
+)
+
+Trace = str | os.PathLike[str] | Iterable[Access]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What one policy did with one budget. A hit or a miss counts with all bytes of the dimension that was read.
+
+    `miss_bytes` is what had to be loaded. `evictions` counts dimensions that had to go for others.
+    """
+
+    policy: str
+    budget_bytes: int
+    hits: int
+    misses: int
+    hit_bytes: int
+    miss_bytes: int
+    evictions: int
+
+    @property
+    def byte_hit_ratio(self) -> float:
+        """The share of bytes that were found in memory, 0..1."""
+        return self.hit_bytes / max(1, self.hit_bytes + self.miss_bytes)
+
+    @property
+    def hit_ratio(self) -> float:
+        """The share of accesses that found their dimension in memory, 0..1."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields and both ratios by name; JSON-serialisable."""
+        return asdict(self) | {"byte_hit_ratio": self.byte_hit_ratio, "hit_ratio": self.hit_ratio}
+
+
+def replay(trace: Trace, policy_name: str, budget_bytes: int) -> ReplayResult:
+    """Replay `trace` (a file, or accesses) over one policy: "sieve", "lru" or "lfu".
+
+    A dimension larger than the budget is read past it, and evicts nothing. One whose size changed has a new generation:
+    a miss. ValueError for an unknown policy, a budget below 1, or a damaged file.
+
+    >>> trace = [Access(1, 0, 100), Access(2, 0, 100), Access(1, 1, 100), Access(3, 0, 100), Access(1, 0, 100)]
+    >>> replay(trace, "lru", 200)
+    ReplayResult(policy='lru', budget_bytes=200, hits=2, misses=3, hit_bytes=200, miss_bytes=300, evictions=1)
+    """
+    policy = make_policy(policy_name)
+    if budget_bytes < 1:
+        raise ValueError(f"a budget of {budget_bytes} bytes holds nothing")
+    resident: dict[int, int] = {}  # dimension -> bytes
+    used_bytes = hits = misses = hit_bytes = miss_bytes = evictions = 0
+    for dimension, _, n_bytes in _accesses(trace):
+        held_bytes = resident.get(dimension)
+        if held_bytes == n_bytes:
+            hits += 1
+            hit_bytes += n_bytes
+            policy.touch(dimension)
+            continue
+        misses += 1
+        miss_bytes += n_bytes
+        if held_bytes is not None:
+            policy.remove(dimension)
+            used_bytes -= resident.pop(dimension)
+        if n_bytes > budget_bytes:
+            continue
+        while used_bytes + n_bytes > budget_bytes:
+            victim = policy.victim(_anything)
+            assert victim is not None  # used_bytes > 0: something is resident
+            used_bytes -= resident.pop(victim)
+            evictions += 1
+        policy.insert(dimension)
+        resident[dimension] = n_bytes
+        used_bytes += n_bytes
+    return ReplayResult(policy_name, budget_bytes, hits, misses, hit_bytes, miss_bytes, evictions)
+
+
+def advise(
+    trace: Trace,
+    budgets: Sequence[int | str] | None = None,
+    policies: Sequence[str] = POLICIES,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ReplayResult]:
+    """Replay `trace` over every policy and budget: one result for each, by budget and then in the order of `policies`.
+
+    Parameters
+    ----------
+    trace : path or iterable of Access
+        What ``MmapManager.record_trace`` wrote.
+    budgets : sequence of int or str, optional
+        In bytes, or text such as "64MB" (without a unit: bytes). By default 5, 10, 20, 40, 60, 80 and 100 % of the
+        trace's footprint.
+    policies : sequence of str
+        Names from `jessy_mem.eviction.POLICIES`.
+    progress : callable, optional
+        Called with (replays done, replays in all).
+
+    ValueError for an unknown policy, a budget that is none, or a trace that is damaged or holds no access.
+
+    >>> trace = [Access(dimension, 0, 1 << 20) for dimension in (1, 2, 1, 3, 1, 4, 1)]
+    >>> for result in advise(trace, budgets=["2MB"]):
+    ...     print(f"{result.policy}: {result.byte_hit_ratio:.2f}")
+    sieve: 0.43
+    lru: 0.43
+    lfu: 0.43
+    """
+    accesses = list(_accesses(trace))
+    if not accesses:
+        raise ValueError("the trace holds no access")
+    if budgets is None:
+        budgets = [max(1, round(fraction * footprint_bytes(accesses))) for fraction in _FRACTIONS]
+    pairs = [(policy, n_bytes) for n_bytes in sorted({_budget_bytes(b) for b in budgets}) for policy in policies]
+    results = []
+    for policy, n_bytes in pairs:
+        results.append(replay(accesses, policy, n_bytes))
+        if progress is not None:
+            progress(len(results), len(pairs))
+    return results
+
+
+def footprint_bytes(trace: Trace) -> int:
+    """The bytes of all dimensions in `trace`, each at its largest: with such a budget nothing is ever evicted."""
+    largest: dict[int, int] = {}
+    for dimension, _, n_bytes in _accesses(trace):
+        largest[dimension] = max(n_bytes, largest.get(dimension, 0))
+    return sum(largest.values())
+
+
+def plot_advice(results: Sequence[ReplayResult], path: str | os.PathLike[str]) -> None:
+    """Draw byte hit ratio against budget, one line for each policy, into the picture `path` (PNG by its suffix).
+
+    Needs matplotlib (the extra ``plot``): ImportError says so. ValueError if there is no result, or for a suffix that
+    matplotlib does not write.
+    """
+    if not results:
+        raise ValueError("there is no result to plot")
+    try:
+        figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'jessy-mem[plot]'") from error
+    axes = figure.add_subplot()
+    largest = max(result.budget_bytes for result in results)
+    unit, unit_bytes = next((name, n_bytes) for name, n_bytes in _UNITS if 4 * n_bytes <= largest or n_bytes == 1)
+    for i, policy in enumerate(dict.fromkeys(result.policy for result in results)):
+        line = sorted((r.budget_bytes / unit_bytes, 100 * r.byte_hit_ratio) for r in results if r.policy == policy)
+        axes.plot(*zip(*line, strict=True), label=policy, clip_on=False, **_STYLES[i % len(_STYLES)])
+    n_accesses = results[0].hits + results[0].misses
+    axes.set_title(f"What eviction policies find in memory: {n_accesses:,} accesses replayed", pad=14)
+    axes.set_xlabel(f"budget for what can be evicted ({unit})")
+    axes.set_ylabel("byte hit ratio (%)")
+    axes.set_xlim(0, 1.03 * largest / unit_bytes)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="policy", loc="best")
+    figure.savefig(path)
+
+
+def _accesses(trace: Trace) -> Iterable[Access]:
+    return read_trace(trace) if isinstance(trace, (str, os.PathLike)) else trace
+
+
+def _anything(key: int) -> bool:
+    return True
+
+
+def _budget_bytes(budget: int | str) -> int:
+    if not isinstance(budget, str):
+        return index(budget)
+    if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[Bb]?\s*", budget):
+        return int(float(match[1]))
+    return int(parse_size_mb(budget) * (1 << 20))

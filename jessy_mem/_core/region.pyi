@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable, Iterable
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, SupportsIndex, final, overload
@@ -8,6 +9,8 @@ from typing_extensions import Buffer
 
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.layout import LayerId
+
+def private_memory(n_bytes: int) -> bytearray | mmap: ...
 
 @final
 class LayerView:

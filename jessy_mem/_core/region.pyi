@@ -10,8 +10,6 @@ from typing_extensions import Buffer
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.layout import LayerId
 
-def private_memory(n_bytes: int) -> bytearray | mmap: ...
-
 @final
 class LayerView:
     def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...  # regions make these

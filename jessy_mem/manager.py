@@ -75,9 +75,9 @@ class MmapManager(LearningTable):
         MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
-            dimension_id = LayerId.checked((dimension_id, 0)).dimension
         dimension = dimension_id
+        if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
+            dimension = LayerId.checked((dimension_id, 0)).dimension
 
         def load() -> MmapRegion:
             if dimension in self._regions or dimension in self._evicted:

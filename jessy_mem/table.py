@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from operator import index
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -35,7 +35,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.eviction import make_policy
 from jessy_mem.index import LayerIndex
-from jessy_mem.layout import MemoryLayout, default_layout, region_file
+from jessy_mem.layout import MemoryLayout, default_layout, region_path
 from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     immutable: bool
     segment: str
     slot_bytes: int
-    allocate: Callable[[int], Any]  # gives blocks for decompressed layers
+    allocate: Callable[[int], Block]  # gives blocks for decompressed layers
 
 
 class RegionTable(LayerRegistry):
@@ -84,6 +84,8 @@ class RegionTable(LayerRegistry):
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
         self._base_path = os.fspath(config.base_path)
+        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
+        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -92,7 +94,7 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
-        self._allocators = {name: self._allocator(name) for name in ceilings}
+        self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
@@ -104,8 +106,6 @@ class RegionTable(LayerRegistry):
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
-        self._evict_at_bytes = config.total_bytes * config.eviction_threshold / 100
-        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._n_evictions = self._n_failures = 0
         self._sites = CallSites()
         if config.trace:
@@ -121,29 +121,29 @@ class RegionTable(LayerRegistry):
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
         place = self._place_of(dimension)
-        may_simulate = place.planned and not place.named and known_source != "mmap"
+        may_simulate = place.planned and not place.named and self.config.simulation != "never"
         if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
-        may_simulate = may_simulate and self.config.simulation == "auto"
-        admit = partial(self._admit, dimension)
         try:
             # No local variable holds the image: the traceback of an error would keep it mapped and charged.
-            region = self._region_around(map_file(place.path, dimension, admit=admit, immutable=place.immutable), place)
-        except DimensionNotFound:
-            if not may_simulate:
+            region = make_region(
+                map_file(place.path, dimension, admit=partial(self._admit, dimension), immutable=place.immutable),
+                place.immutable,
+                place.allocate,
+                self.config.verify,
+            )
+        except (DimensionNotFound, InvalidRegion) as error:
+            damaged = isinstance(error, InvalidRegion)
+            if not may_simulate or known_source == "mmap" or (damaged and not self.config.simulate_damaged):
                 raise
-            reason = f"there is no file at {place.path}"
-        except InvalidRegion as error:
-            if not (may_simulate and self.config.simulate_damaged):
-                raise
-            reason = f"its file is damaged: {error}"
+            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
         else:
             if place.immutable and region.generation == 0:
                 logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
             return region
         if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED: %s", dimension, reason)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: {reason}", stacklevel=5)
+            logger.warning("dimension D%02d is SIMULATED, %s", dimension, why)
+            warnings.warn(f"dimension D{dimension:02d} is simulated, {why}", stacklevel=5)
         return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
@@ -154,15 +154,16 @@ class RegionTable(LayerRegistry):
             scale=self.config.simulation_scale,
             admit=partial(self._admit, dimension),
         )
-        return self._region_around(image, self._place_of(dimension))
+        return self._region_around(image, dimension)
 
-    def _region_around(self, image: Image, place: Place) -> MmapRegion:
+    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
+        place = self._place_of(dimension)
         return make_region(image, place.immutable, place.allocate, self.config.verify)
 
     def _place_of(self, dimension: int) -> Place:
         place = self._places.get(dimension)
         if place is None:
-            place = self._places[dimension] = self._place_at(dimension, region_file(self._base_path, dimension), False)
+            place = self._places[dimension] = self._place_at(dimension, region_path(self._base_path, dimension), False)
         return place
 
     def _place_at(self, dimension: int, path: str, named: bool) -> Place:
@@ -177,7 +178,7 @@ class RegionTable(LayerRegistry):
             self._allocators[segment],
         )
 
-    def _allocator(self, segment: str) -> Callable[[int], Any]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block]:
         """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
         pool, table = self._pool, weakref.ref(self)
 
@@ -226,7 +227,7 @@ class RegionTable(LayerRegistry):
         held = [
             (lease.n_bytes, str(lease))
             for lease in self._leases()
-            if segment in ("total", self.layout.segment_of(lease.dimension).name)
+            if segment in ("total", self._place_of(lease.dimension).segment)
         ]
         pool_bytes, _ = self._pool.usage()
         if pool_bytes and segment in ("total", "reserve"):
@@ -303,7 +304,7 @@ class RegionTable(LayerRegistry):
 
         with self._lock:
             can_go = self.evictable_regions()
-            in_segment = sum(size for each, size in can_go if self.layout.segment_of(each).name == segment)
+            in_segment = sum(size for each, size in can_go if self._place_of(each).segment == segment)
             if excess_bytes() > in_segment or total_excess_bytes() > sum(size for _, size in can_go):
                 return False
             self._evict_until(lambda: excess_bytes() <= 0, segment)
@@ -392,7 +393,7 @@ class RegionTable(LayerRegistry):
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
-        if used_bytes >= self._evict_at_bytes:
+        if used_bytes >= self._evict_from_bytes:
             with self._lock:
                 self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
         if crossings:

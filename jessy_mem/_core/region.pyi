@@ -7,6 +7,8 @@ from typing import NoReturn, Self, SupportsIndex, final, overload
 
 from typing_extensions import Buffer
 
+from typing_extensions import Buffer
+
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.layout import LayerId
 
@@ -60,6 +62,10 @@ class MmapRegion:
     def source(self) -> str: ...
     @property
     def immutable(self) -> bool: ...
+    @property
+    def created_ns(self) -> int: ...
+    @property
+    def plain(self) -> bool: ...
     @property
     def stale(self) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...

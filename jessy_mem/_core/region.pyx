@@ -358,9 +358,9 @@ cdef class MmapRegion:
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.
 
-        Does nothing to a region that a manager serves to others too; `unload_dimension` lets go of that.
+        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
         """
-        if self.is_managed:
+        if self.is_owned:
             return
         with cython.critical_section(self):
             self.image = None

@@ -174,9 +174,7 @@ class LearningTable(RegionTable):
 
     # What to do when the pool is full
 
-    def _relieve(
-        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
-    ) -> bool:
+    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False) -> bool:
         """Crystallize or drop the oldest proto-dimension that holds what is missing; whether there was one."""
         only = segment if isinstance(refusal, LimitExceeded) and refusal.segment == segment else None
         with self._learning:
@@ -196,7 +194,7 @@ class LearningTable(RegionTable):
         with self._lock:
             self._drop_from_table(dimension)
             self._n_drops += 1
-        logger.warning("proto-dimension D%02d is dropped: the pool is full and on_full is \"drop\"", dimension)
+        logger.warning('proto-dimension D%02d is dropped: the pool is full and on_full is "drop"', dimension)
         for callback in self._evict_callbacks:
             try:
                 callback(dimension, "drop", n_bytes)

@@ -35,6 +35,7 @@ from jessy_mem.trace import TraceWriter
 
 __all__ = ["MmapManager"]
 
+
 class MmapManager(LearningTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 

@@ -1,11 +1,8 @@
 import os
 from collections.abc import Callable, Iterable
-from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, SupportsIndex, final, overload
-
-from typing_extensions import Buffer
 
 from typing_extensions import Buffer
 

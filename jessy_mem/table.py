@@ -35,7 +35,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.eviction import make_policy
 from jessy_mem.index import LayerIndex
-from jessy_mem.layout import MemoryLayout, default_layout, region_path
+from jessy_mem.layout import MemoryLayout, default_layout, region_file
 from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
@@ -163,7 +163,7 @@ class RegionTable(LayerRegistry):
     def _place_of(self, dimension: int) -> Place:
         place = self._places.get(dimension)
         if place is None:
-            place = self._places[dimension] = self._place_at(dimension, region_path(self._base_path, dimension), False)
+            place = self._places[dimension] = self._place_at(dimension, region_file(self._base_path, dimension), False)
         return place
 
     def _place_at(self, dimension: int, path: str, named: bool) -> Place:

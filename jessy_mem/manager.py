@@ -46,7 +46,6 @@ def open_managers() -> list[MmapManager]:
     return [manager for reference in _open.valuerefs() if (manager := reference()) is not None]
 
 
-
 class MmapManager(LearningTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 

@@ -277,7 +277,8 @@ class MemoryStats:
                 (
                     "memory",
                     f"mapped {format_bytes(real.mapped_bytes)} ({format_bytes(real.resident_bytes)} resident), "
-                    f"pool {format_bytes(real.pool_committed_bytes)} committed, {format_bytes(real.pool_used_bytes)} used, "
+                    f"pool {format_bytes(real.pool_committed_bytes)} committed, "
+                    f"{format_bytes(real.pool_used_bytes)} used, "
                     f"decompressed {format_bytes(real.decompressed_bytes)}, tables {format_bytes(real.metadata_bytes)}",
                 )
             )

@@ -88,9 +88,13 @@ def _show_region(region: jm.MmapRegion) -> None:
     headings = [">layer", ">depth", ">Hz", ">size", "?>stored", "?>offset", "~keywords"]
     layers = [
         (
-            str(layer["layer"]), str(layer["depth"]), f"{layer['frequency']:.3g}", screen.size(layer["size_bytes"]),
+            str(layer["layer"]),
+            str(layer["depth"]),
+            f"{layer['frequency']:.3g}",
+            screen.size(layer["size_bytes"]),
             screen.size(layer["stored_bytes"]) if layer["stored_bytes"] < layer["size_bytes"] else "as is",
-            str(layer["offset"]), ", ".join(layer["keywords"]),
+            str(layer["offset"]),
+            ", ".join(layer["keywords"]),
         )
         for layer in _layer_dicts(region)[:N_LAYERS_SHOWN]
     ]
@@ -111,13 +115,15 @@ def _inspect_base(base: Path, as_json: bool) -> int:
         absent = [d for d, error in report.skipped.items() if isinstance(error, jm.DimensionNotFound)]
         stats = memory.get_stats(residency=True)
     if as_json:
-        screen.print_json({
-            "base": str(base),
-            "dimensions": regions,
-            "not_loadable": {str(dimension): str(error) for dimension, error in damaged.items()},
-            "absent": absent,
-            "stats": stats.to_dict(),
-        })
+        screen.print_json(
+            {
+                "base": str(base),
+                "dimensions": regions,
+                "not_loadable": {str(dimension): str(error) for dimension, error in damaged.items()},
+                "absent": absent,
+                "stats": stats.to_dict(),
+            }
+        )
     else:
         out = screen.console()
         out.print(_base_table(regions, f"Dimensions in {base}", out))
@@ -135,8 +141,13 @@ def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Tabl
     headings = ["", "~dimension", "?>layers", ">size", "?>slot", "Hz", "?>generation", "?"]
     rows = [
         (
-            f"D{facts['id']:02d}", facts["name"], f"{facts['n_layers']:,}", screen.size(facts["size_bytes"]),
-            screen.size(facts["slot_bytes"]), screen.band(facts["frequency_band"]), str(facts["generation"]),
+            f"D{facts['id']:02d}",
+            facts["name"],
+            f"{facts['n_layers']:,}",
+            screen.size(facts["size_bytes"]),
+            screen.size(facts["slot_bytes"]),
+            screen.band(facts["frequency_band"]),
+            str(facts["generation"]),
             "immutable" if facts["immutable"] else "",
         )
         for facts in regions

@@ -13,6 +13,7 @@ from rich.text import Text
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.navigator import KeywordNavigator, WeightedMean
+from jessy_mem.cli.paths import reason
 
 N_LINES = 6
 MAX_TEXT_COLUMNS = 96
@@ -83,7 +84,7 @@ def _load(memory: jm.MmapManager) -> None:
         names = ", ".join(f"D{dimension:02d}" for dimension in report.simulated)
         screen.warn(f"simulated, for there is no file: {names}")
     for error in report.skipped.values():
-        screen.warn(str(error))
+        screen.warn(reason(error))
 
 
 def _show(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.paths import REGION, region_file, region_files
+from jessy_mem.cli.paths import REGION, reason, region_file, region_files
 
 N_LAYERS_SHOWN = 200
 NEVER_HERE = ("access", "first touch", "pool", "changes")  # nothing of the kind happens in an inspection
@@ -119,7 +119,7 @@ def _inspect_base(base: Path, as_json: bool) -> int:
             {
                 "base": str(base),
                 "dimensions": regions,
-                "not_loadable": {str(dimension): str(error) for dimension, error in damaged.items()},
+                "not_loadable": {str(dimension): reason(error) for dimension, error in damaged.items()},
                 "absent": absent,
                 "stats": stats.to_dict(),
             }
@@ -128,7 +128,7 @@ def _inspect_base(base: Path, as_json: bool) -> int:
         out = screen.console()
         out.print(_base_table(regions, f"Dimensions in {base}", out))
         for error in damaged.values():
-            out.print(Text.assemble(("cannot be loaded  ", "bold red"), str(error)), soft_wrap=True)
+            out.print(Text.assemble(("cannot be loaded  ", "bold red"), reason(error)), soft_wrap=True)
         if absent:
             out.print(Text(f"not there: {', '.join(f'D{dimension:02d}' for dimension in absent)}", style="dim"))
         out.print()

@@ -246,7 +246,7 @@ class LearningTable(RegionTable):
         packed.fill(memoryview(block))
         image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
         image.charged_bytes = block.capacity
-        return self._region_around(image, self._place_of(dimension))
+        return self._region_around(image, dimension)
 
     def _take_file(self, dimension: int) -> None:
         """Let the file of a proto-dimension, just published, take its place in the table."""

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from operator import index
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -84,6 +84,8 @@ class RegionTable(LayerRegistry):
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
         self._base_path = os.fspath(config.base_path)
+        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
+        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -92,7 +94,7 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
-        self._allocators = {name: self._allocator(name) for name in ceilings}
+        self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
@@ -104,8 +106,6 @@ class RegionTable(LayerRegistry):
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
-        self._evict_at_bytes = config.total_bytes * config.eviction_threshold / 100
-        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._n_evictions = self._n_failures = 0
         self._sites = CallSites()
         if config.trace:
@@ -121,34 +121,29 @@ class RegionTable(LayerRegistry):
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
         place = self._place_of(dimension)
-        may_simulate = place.planned and not place.named and known_source != "mmap"
+        may_simulate = place.planned and not place.named and self.config.simulation != "never"
         if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
-        may_simulate = may_simulate and self.config.simulation == "auto"
-        admit = partial(self._admit, dimension)
         try:
             # No local variable holds the image: the traceback of an error would keep it mapped and charged.
             region = make_region(
-                map_file(place.path, dimension, admit=admit, immutable=place.immutable),
+                map_file(place.path, dimension, admit=partial(self._admit, dimension), immutable=place.immutable),
                 place.immutable,
                 place.allocate,
                 self.config.verify,
             )
-        except DimensionNotFound:
-            if not may_simulate:
+        except (DimensionNotFound, InvalidRegion) as error:
+            damaged = isinstance(error, InvalidRegion)
+            if not may_simulate or known_source == "mmap" or (damaged and not self.config.simulate_damaged):
                 raise
-            reason = f"there is no file at {place.path}"
-        except InvalidRegion as error:
-            if not (may_simulate and self.config.simulate_damaged):
-                raise
-            reason = f"its file is damaged: {error}"
+            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
         else:
             if place.immutable and region.generation == 0:
                 logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
             return region
         if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED: %s", dimension, reason)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: {reason}", stacklevel=5)
+            logger.warning("dimension D%02d is SIMULATED, %s", dimension, why)
+            warnings.warn(f"dimension D{dimension:02d} is simulated, {why}", stacklevel=5)
         return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
@@ -159,9 +154,10 @@ class RegionTable(LayerRegistry):
             scale=self.config.simulation_scale,
             admit=partial(self._admit, dimension),
         )
-        return self._region_around(image, self._place_of(dimension))
+        return self._region_around(image, dimension)
 
-    def _region_around(self, image: Image, place: Place) -> MmapRegion:
+    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
+        place = self._place_of(dimension)
         return make_region(image, place.immutable, place.allocate, self.config.verify)
 
     def _place_of(self, dimension: int) -> Place:
@@ -182,7 +178,7 @@ class RegionTable(LayerRegistry):
             self._allocators[segment],
         )
 
-    def _allocator(self, segment: str) -> Callable[[int], Any]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block]:
         """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
         pool, table = self._pool, weakref.ref(self)
 
@@ -397,7 +393,7 @@ class RegionTable(LayerRegistry):
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
-        if used_bytes >= self._evict_at_bytes:
+        if used_bytes >= self._evict_from_bytes:
             with self._lock:
                 self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
         if crossings:

@@ -213,7 +213,7 @@ cdef class Ledger:
         A moment when no reservation is half done is looked for. While many threads reserve without a pause there may
         be none, and a segment then shows bytes that the total does not.
         """
-        cdef uint64_t used_bytes, sum_bytes
+        cdef uint64_t used_bytes = 0, sum_bytes
         for _ in range(MAX_ATTEMPTS):
             used_bytes = jm_load_acquire(&self.total.used_bytes)
             segments = self.segment_bytes()

@@ -22,5 +22,5 @@ cdef struct Worker:
 # Wait until *count has reached `goal`, without starving a machine that has fewer cores than threads.
 cdef void wait_for(const uint64_t *count, uint64_t goal) noexcept nogil
 cdef uint64_t next_random(uint64_t *state) noexcept nogil
-# Run `job` in n_workers threads at once: the time of each in ns, followed by the four sums of their counts.
+# Run `job` in n_workers threads at once: the time in ns, followed by the four sums of their counts.
 cdef list run_workers(job_t job, void *task, unsigned int n_workers, uint64_t seed=*)

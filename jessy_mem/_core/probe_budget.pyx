@@ -80,7 +80,7 @@ def ledger_stress(
     cdef LedgerTask task
     task.ledger, task.n_segments, task.n_done = <void *> ledger, len(ledger.names), 0
     task.n_bytes, task.n_rounds = n_bytes, n_rounds
-    counts = run_workers(ledger_job, &task, n_threads + 1, seed)[n_threads + 1:]
+    counts = run_workers(ledger_job, &task, n_threads + 1, seed)[1:]
     return dict(zip(("granted", "refused", "looks", "violations"), counts))
 
 
@@ -127,7 +127,7 @@ def levels_left_wrong(uint64_t n_rounds):
     cdef Ledger ledger = Ledger(1000, {"all": 1000}, (50.0, 100.0, 100.0))
     cdef LedgerTask task
     task.ledger, task.n_segments, task.n_done, task.n_bytes, task.n_rounds = <void *> ledger, 1, 0, 0, n_rounds
-    counts = run_workers(level_races, &task, 2)[2:]
+    counts = run_workers(level_races, &task, 2)[1:]
     return counts[0], counts[1]
 
 
@@ -136,4 +136,4 @@ def ledger_pairs_ns(Ledger ledger not None, uint64_t n_bytes, uint64_t n_rounds,
     cdef LedgerTask task
     task.ledger, task.n_segments, task.n_done = <void *> ledger, len(ledger.names), 0
     task.n_bytes, task.n_rounds = n_bytes, n_rounds
-    return max(run_workers(reserve_and_release, &task, n_threads)[:n_threads]) / n_rounds
+    return run_workers(reserve_and_release, &task, n_threads)[0] / n_rounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -31,19 +32,25 @@ def command(file: Path, layer: str) -> None:
     out = sys.stdout.buffer
     with jm.MmapRegion(None, path) as region, memoryview(region.layer(number)) as content:
         for at in range(0, len(content), CHUNK_BYTES):
-            out.write(content[at : at + CHUNK_BYTES])
+            _write(out, content[at : at + CHUNK_BYTES])
         out.flush()
+
+
+def _write(out: BinaryIO, chunk: memoryview) -> None:
+    """Write all of `chunk`; unbuffered output may take a part of it."""
+    while chunk:
+        chunk = chunk[out.write(chunk) :]
 
 
 def _find(file: Path, layer: str) -> tuple[Path, int]:
     """The region file and the number of the layer that the two arguments name."""
-    if re.fullmatch(r"[Dd]\d+/[Ll]\d+", layer) and file.is_dir():
+    if re.fullmatch(r"[Dd][0-9]+/[Ll][0-9]+", layer) and file.is_dir():
         try:
             dimension, number = jm.LayerId.parse(layer)
         except ValueError as error:
             raise click.BadParameter(f"{error}.", param_hint="LAYER") from None
         return region_file(file / f"D{dimension:02d}"), number
-    match = re.fullmatch(r"[Ll]?(\d{1,9})", layer)
+    match = re.fullmatch(r"[Ll]?([0-9]{1,9})", layer)
     if match is None:
         raise click.BadParameter(f"{layer!r} is not the number of a layer.", param_hint="LAYER")
     return region_file(file), int(match[1])

@@ -21,6 +21,7 @@ from jessy_mem import errors
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import LayerView, MmapRegion
+from jessy_mem.advice import ReplayResult, advise, parse_budget, plot_advice
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import (
@@ -95,12 +96,16 @@ __all__ = [
     "RegionBuilder",
     "RegionNotFound",
     "RegionTruncated",
+    "ReplayResult",
+    "advise",
     "clean",
     "create_simulated_contexts",
     "data_folder",
     "default_layout",
     "errors",
     "examine",
+    "parse_budget",
+    "plot_advice",
     "region_path",
     "verify_region",
 ]

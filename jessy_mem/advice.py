@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from operator import index
+from pathlib import Path
 from typing import Any
 
 from jessy_mem.config import parse_size_mb
 from jessy_mem.eviction import POLICIES, make_policy
 from jessy_mem.trace import Access, read_trace
 
-__all__ = ["ReplayResult", "advise", "footprint_bytes", "plot_advice", "replay"]
+__all__ = ["ReplayResult", "advise", "footprint_bytes", "parse_budget", "plot_advice", "replay"]
 
 _FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the footprint: the default budgets
 
@@ -76,8 +77,7 @@ def replay(trace: Trace, policy_name: str, budget_bytes: int) -> ReplayResult:
     ReplayResult(policy='lru', budget_bytes=200, hits=2, misses=3, hit_bytes=200, miss_bytes=300, evictions=1)
     """
     policy = make_policy(policy_name)
-    if budget_bytes < 1:
-        raise ValueError(f"a budget of {budget_bytes} bytes holds nothing")
+    budget_bytes = parse_budget(budget_bytes)
     resident: dict[int, int] = {}  # dimension -> bytes
     used_bytes = hits = misses = hit_bytes = miss_bytes = evictions = 0
     for dimension, _, n_bytes in _accesses(trace):
@@ -138,8 +138,10 @@ def advise(
     if not accesses:
         raise ValueError("the trace holds no access")
     if budgets is None:
-        budgets = [max(1, round(fraction * footprint_bytes(accesses))) for fraction in _FRACTIONS]
-    pairs = [(policy, n_bytes) for n_bytes in sorted({_budget_bytes(b) for b in budgets}) for policy in policies]
+        footprint = footprint_bytes(accesses)
+        budgets = [max(1, round(fraction * footprint)) for fraction in _FRACTIONS]
+    sizes = sorted({parse_budget(budget) for budget in budgets})
+    pairs = [(policy, n_bytes) for n_bytes in sizes for policy in policies]
     results = []
     for policy, n_bytes in pairs:
         results.append(replay(accesses, policy, n_bytes))
@@ -156,11 +158,32 @@ def footprint_bytes(trace: Trace) -> int:
     return sum(largest.values())
 
 
-def plot_advice(results: Sequence[ReplayResult], path: str | os.PathLike[str]) -> None:
-    """Draw byte hit ratio against budget, one line for each policy, into the picture `path` (PNG by its suffix).
+def parse_budget(budget: int | str) -> int:
+    """A budget in bytes: an int, or text such as "64MB" or "4096" (bytes without a unit); ValueError if it is none.
 
-    Needs matplotlib (the extra ``plot``): ImportError says so. ValueError if there is no result, or for a suffix that
-    matplotlib does not write.
+    >>> parse_budget("64MB"), parse_budget("1.5 KiB"), parse_budget(4096)
+    (67108864, 1536, 4096)
+    """
+    if not isinstance(budget, str):
+        n_bytes = index(budget)
+    elif match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[Bb]?\s*", budget):
+        n_bytes = int(float(match[1]))
+    else:
+        try:
+            n_bytes = int(parse_size_mb(budget) * (1 << 20))
+        except ValueError:
+            raise ValueError(f"{budget!r} is not a budget: expected bytes, or text such as '64MB'") from None
+    if n_bytes < 1:
+        raise ValueError(f"a budget of {budget} bytes holds nothing")
+    return n_bytes
+
+
+def plot_advice(results: Sequence[ReplayResult], path: str | os.PathLike[str]) -> None:
+    """Draw byte hit ratio against budget, one line for each policy, into the picture `path`.
+
+    The picture is a PNG, or what the suffix of `path` says. Needs matplotlib (the extra ``plot``): ImportError says so.
+    ValueError if there is no result, or for a suffix that matplotlib does not write; OSError if the file cannot be
+    written.
     """
     if not results:
         raise ValueError("there is no result to plot")
@@ -183,7 +206,7 @@ def plot_advice(results: Sequence[ReplayResult], path: str | os.PathLike[str]) -
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(title="policy", loc="best")
-    figure.savefig(path)
+    figure.savefig(path, format=Path(path).suffix[1:] or "png")
 
 
 def _accesses(trace: Trace) -> Iterable[Access]:
@@ -192,11 +215,3 @@ def _accesses(trace: Trace) -> Iterable[Access]:
 
 def _anything(key: int) -> bool:
     return True
-
-
-def _budget_bytes(budget: int | str) -> int:
-    if not isinstance(budget, str):
-        return index(budget)
-    if match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[Bb]?\s*", budget):
-        return int(float(match[1]))
-    return int(parse_size_mb(budget) * (1 << 20))

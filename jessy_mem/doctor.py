@@ -63,7 +63,7 @@ def verify_region(
     """
     try:
         with MmapRegion(dimension_id, path) as region:
-            return region.verify(progress)
+            return list(region.verify(progress))
     except ConsciousnessError as error:
         if not (isinstance(error, ChecksumMismatch) and error.field == "content_sha256"):
             return [error]

@@ -383,7 +383,7 @@ class MmapManager(LearningTable):
     def _region_state(self, dimension: int) -> dict[str, Any]:
         region = self._regions[dimension]
         names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes")
-        layers = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
+        layers: list[dict[str, Any]] = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
         for layer in layers:
             layer["keywords"] = list(layer["keywords"])
         return {

@@ -71,7 +71,7 @@ class ProtoTable(RegionTable):
         packed.fill(memoryview(block))
         image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
         image.charged_bytes = block.capacity
-        region = self._region_around(image, self._place_of(dimension))
+        region = self._region_around(image, dimension)
         with self._lock:
             if self._closed or self._regions.get(dimension) is not old or dimension in self._evicted:
                 return False

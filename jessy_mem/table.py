@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from operator import index
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     immutable: bool
     segment: str
     slot_bytes: int
-    allocate: Callable[[int], Any]  # gives blocks for decompressed layers
+    allocate: Callable[[int], Block]  # gives blocks for decompressed layers
 
 
 class RegionTable(LayerRegistry):
@@ -122,29 +122,29 @@ class RegionTable(LayerRegistry):
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
         place = self._place_of(dimension)
-        may_simulate = place.planned and not place.named and known_source != "mmap"
+        may_simulate = place.planned and not place.named and self.config.simulation != "never"
         if may_simulate and self.config.simulation == "always":
             return self._simulated_region(dimension)
-        may_simulate = may_simulate and self.config.simulation == "auto"
-        admit = partial(self._admit, dimension)
         try:
             # No local variable holds the image: the traceback of an error would keep it mapped and charged.
-            region = self._region_around(map_file(place.path, dimension, admit=admit, immutable=place.immutable), place)
-        except DimensionNotFound:
-            if not may_simulate:
+            region = make_region(
+                map_file(place.path, dimension, admit=partial(self._admit, dimension), immutable=place.immutable),
+                place.immutable,
+                place.allocate,
+                self.config.verify,
+            )
+        except (DimensionNotFound, InvalidRegion) as error:
+            damaged = isinstance(error, InvalidRegion)
+            if not may_simulate or known_source == "mmap" or (damaged and not self.config.simulate_damaged):
                 raise
-            reason = f"there is no file at {place.path}"
-        except InvalidRegion as error:
-            if not (may_simulate and self.config.simulate_damaged):
-                raise
-            reason = f"its file is damaged: {error}"
+            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
         else:
             if place.immutable and region.generation == 0:
                 logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
             return region
         if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED: %s", dimension, reason)
-            warnings.warn(f"dimension D{dimension:02d} is simulated: {reason}", stacklevel=5)
+            logger.warning("dimension D%02d is SIMULATED, %s", dimension, why)
+            warnings.warn(f"dimension D{dimension:02d} is simulated, {why}", stacklevel=5)
         return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
@@ -155,9 +155,10 @@ class RegionTable(LayerRegistry):
             scale=self.config.simulation_scale,
             admit=partial(self._admit, dimension),
         )
-        return self._region_around(image, self._place_of(dimension))
+        return self._region_around(image, dimension)
 
-    def _region_around(self, image: Image, place: Place) -> MmapRegion:
+    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
+        place = self._place_of(dimension)
         return make_region(image, place.immutable, place.allocate, self.config.verify)
 
     def _place_of(self, dimension: int) -> Place:

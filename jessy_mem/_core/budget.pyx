@@ -40,7 +40,9 @@ cdef enum:
     MAX_ATTEMPTS = 1000  # of a snapshot
 
 
-cdef inline bint account_raise(Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after) noexcept nogil:
+cdef inline bint account_raise(
+    Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after
+) noexcept nogil:
     """Add n_bytes if the sum stays within limit and ceiling; `after` gets the new value."""
     cdef uint64_t used_bytes = jm_load_relaxed(&account.used_bytes)
     cdef uint64_t bound_bytes = min(account.limit_bytes, ceiling_bytes)

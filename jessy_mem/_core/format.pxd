@@ -1,6 +1,6 @@
 """The region file, JESSY_MMAP_V1, to the byte: docs/format.md is the text, these structs are the layout.
 
-A region is checked once, when it is opened. The header is copied before it is checked, and what is read afterwards comes
+A region is checked once, when it is opened. The header is copied before it is checked; what is read afterwards comes
 from that copy and from `LayerEntry` records in private memory: a file that is changed behind the mapping, even while it
 is being opened, cannot lead a reader outside it.
 """
@@ -140,7 +140,7 @@ cdef bint format_check_header(
 cdef bint format_read_layers(
     const uint8_t *base, const Header *header, LayerEntry *entries, Fault *fault
 ) noexcept nogil
-# Extended files: the bytes before the content of layer number `i`, from the content before it or from the head, are zero.
+# Extended files: the bytes before the content of layer number `i`, from the content before or the head, are zero.
 cdef bint format_check_gap(
     const uint8_t *base, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
 ) noexcept nogil

@@ -185,7 +185,7 @@ cdef bint read_record(
     """Read the record at `cursor`, which must end by `end`, and move the cursor behind it."""
     cdef const RecordHead *head
     cdef uint32_t length_bytes
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef uint64_t at = cursor[0]
     if not span_inside(at, RECORD_MIN_BYTES, end):
         return fault_set(fault, SHORT_METADATA, -1, end, at + RECORD_MIN_BYTES)
@@ -204,7 +204,7 @@ cdef bint read_record(
         return fault_set(
             fault, BAD_KEYWORD_COUNT, entry.layer, entry.n_keywords, (end - at - RECORD_TAIL_BYTES) // 4
         )
-    for i in range(entry.n_keywords):
+    for _i in range(entry.n_keywords):
         if not span_inside(at, 4 + RECORD_TAIL_BYTES, end):
             return fault_set(fault, SHORT_METADATA, entry.layer, end, at + 4 + RECORD_TAIL_BYTES)
         memcpy(&length_bytes, base + at, 4)
@@ -280,8 +280,10 @@ cdef int compare_offsets(const void *left, const void *right) noexcept nogil:
     return (a > b) - (a < b)
 
 
-cdef bint check_plain_contents(const Header *header, LayerEntry *entries, uint64_t metadata_end, Fault *fault) noexcept nogil:
-    """A plain V1 file may have any order and gaps; contents lie behind the metadata, in the file, and do not overlap."""
+cdef bint check_plain_contents(
+    const Header *header, LayerEntry *entries, uint64_t metadata_end, Fault *fault
+) noexcept nogil:
+    """A plain V1 file has any order and gaps; contents lie behind the metadata, in the file, and do not overlap."""
     cdef uint32_t i
     cdef uint64_t cursor = 0
     cdef LayerEntry **sorted_entries

@@ -217,7 +217,8 @@ cdef class Image:
             sound = format_check_gap(self.base, &self.header, self.layers, i, &fault)
         if not sound:
             raise fault_error(&fault, &self.header, self.path)
-        found = xxh3_64_intdigest(memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes])
+        content = memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes]
+        found = xxh3_64_intdigest(content)
         if found != entry.xxh3:
             raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
         return 0

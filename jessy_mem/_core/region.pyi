@@ -6,8 +6,6 @@ from typing import NoReturn, Self, SupportsIndex, final, overload
 
 from typing_extensions import Buffer
 
-from typing_extensions import Buffer
-
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.layout import LayerId
 
@@ -49,10 +47,6 @@ class MmapRegion:
     def size(self) -> int: ...
     @property
     def generation(self) -> int: ...
-    @property
-    def created_ns(self) -> int: ...
-    @property
-    def plain(self) -> bool: ...
     @property
     def n_layers(self) -> int: ...
     @property

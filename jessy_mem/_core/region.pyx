@@ -1,7 +1,7 @@
 """Layers and regions, as users hold them.
 
-HAZARD: a region is closed, replaced or evicted while others read it. A LayerView owns the Image its bytes lie in and knows
-no region, so dropping a region drops its table of views and nothing else; each view lives as long as its holders:
+HAZARD: a region is closed, replaced or evicted while others read it. A LayerView owns the Image its bytes lie in and
+knows no region, so dropping a region drops its table of views and nothing else; each view lives as long as its holders:
 
     LayerRegistry --> MmapRegion --> views: {layer: LayerView} --> Image --> mapping
                            \\-----------------------------------------^
@@ -16,7 +16,6 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
-from cpython.slice cimport PySlice_AdjustIndices, PySlice_Unpack
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -27,6 +26,7 @@ from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, Header, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get
+from jessy_mem._core.span cimport span_inside
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file
@@ -231,7 +231,7 @@ cdef class MmapRegion:
             begin, n_bytes = offset, size
         except OverflowError:
             raise OutOfBounds(offset, size, image.n_bytes) from None
-        if begin < 0 or n_bytes < 0 or begin > <Py_ssize_t> image.n_bytes or n_bytes > <Py_ssize_t> image.n_bytes - begin:
+        if begin < 0 or n_bytes < 0 or not span_inside(begin, n_bytes, image.n_bytes):
             raise OutOfBounds(offset, size, image.n_bytes)
         return memoryview(image)[begin:begin + n_bytes]
 
@@ -358,9 +358,9 @@ cdef class MmapRegion:
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.
 
-        Does nothing to a region that a manager serves to others too; `unload_dimension` lets go of that.
+        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
         """
-        if self.is_managed:
+        if self.is_owned:
             return
         with cython.critical_section(self):
             self.image = None
@@ -406,7 +406,7 @@ cdef class MmapRegion:
         return view
 
     cdef int decompress(self, LayerView view, LayerEntry *entry) except -1:
-        """Replace the view's bytes, which are compressed, by their decompressed copy in memory of the region's owner."""
+        """Replace the view's compressed bytes by their decompressed copy, in memory of the region's owner."""
         cdef const uint8_t[::1] copy
         payload = self.allocate(entry.raw_bytes)
         if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):

@@ -173,19 +173,21 @@ cdef class LayerRegistry:
 
     def adopt(self, dimension, MmapRegion region):
         """Let readers of `dimension` find `region` from now on."""
-        region.is_managed = True
+        region.is_owned = True
         self._regions[dimension] = region
 
     def retire(self, MmapRegion region):
         """Keep an eye on a region that leaves `_regions`: its views may live on, and are leases then."""
-        region.is_managed = False
+        region.is_owned = False
         self.retired = [each for each in self.retired if each() is not None]
         self.retired.append(weakref.ref(region.image))
 
     def is_evictable(self, dimension):
         """Whether the dimension is loaded from a file, changeable, and held by nobody."""
         cdef MmapRegion region = self._regions.get(dimension)
-        return region is not None and is_evictable(region) and n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
+        if region is None or not is_evictable(region):
+            return False
+        return n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
 
     def evictable_regions(self):
         """What can be evicted: list of (dimension, bytes that this frees)."""

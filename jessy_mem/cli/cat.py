@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -31,8 +32,14 @@ def command(file: Path, layer: str) -> None:
     out = sys.stdout.buffer
     with jm.MmapRegion(None, path) as region, memoryview(region.layer(number)) as content:
         for at in range(0, len(content), CHUNK_BYTES):
-            out.write(content[at : at + CHUNK_BYTES])
+            _write(out, content[at : at + CHUNK_BYTES])
         out.flush()
+
+
+def _write(out: BinaryIO, chunk: memoryview) -> None:
+    """Write all of `chunk`; unbuffered output may take a part of it."""
+    while chunk:
+        chunk = chunk[out.write(chunk) :]
 
 
 def _find(file: Path, layer: str) -> tuple[Path, int]:

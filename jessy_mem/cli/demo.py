@@ -71,7 +71,7 @@ def _build_and_read(base: Path, demo: Demo) -> None:
         memory.load_all()
         for source in sources:
             for spec in source.layers:
-                view = memory.access_layer((source.id, spec.layer))
+                view = memory.access_layer((source.id, spec.layer or 0))
                 if memoryview(view) != memoryview(spec.content) or view.source != "mmap":
                     raise click.ClickException(f"{view.id} is not what was written")
                 demo.n_layers += 1

@@ -30,9 +30,15 @@ PATIENCE_S = 1.0  # work that is done sooner shows no bar
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the one place that knows what a reader's leaving means; rich would exit with status 1."""
+        raise
+
+
 def console() -> Console:
     """A console on standard output as it is now."""
-    return Console(highlight=False, emoji=False)
+    return _Console(highlight=False, emoji=False)
 
 
 def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:

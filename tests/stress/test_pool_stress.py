@@ -29,7 +29,7 @@ PLANS = {
 def test_exchanged_blocks_keep_their_marks_and_the_limit_holds(plan, seed):
     pools, limit_mb, options = PLANS[plan]
     pool = PoolAllocator(pools, limit_mb, **options)
-    counts = exchange_stress(pool, 512 * 1024, 20_000, n_threads=3, seed=seed)
+    counts = exchange_stress(pool, 512 * 1024, 10_000, n_threads=3, seed=seed)
     assert counts["overwritten"] == 0
     assert counts["violations"] == 0
     assert counts["claimed"] > 0
@@ -42,7 +42,7 @@ def test_exchanged_blocks_keep_their_marks_and_the_limit_holds(plan, seed):
 def test_the_plans_reach_the_limit():
     """So that the test above has something to prove."""
     pool = PoolAllocator(FOUR, 6)
-    assert exchange_stress(pool, 512 * 1024, 20_000, n_threads=2)["refused"] > 0
+    assert exchange_stress(pool, 512 * 1024, 10_000, n_threads=2)["refused"] > 0
 
 
 def test_shared_ledger_never_passes_its_limit():
@@ -65,7 +65,7 @@ def test_shared_ledger_never_passes_its_limit():
     helpers = [threading.Thread(target=run) for run in (watch, charge_core)]
     for helper in helpers:
         helper.start()
-    stress = threading.Thread(target=lambda: counts.update(exchange_stress(pool, 512 * 1024, 20_000, n_threads=2)))
+    stress = threading.Thread(target=lambda: counts.update(exchange_stress(pool, 512 * 1024, 10_000, n_threads=2)))
     counts = {}
     stress.start()
     stress.join()

@@ -161,14 +161,15 @@ class TestFrame:
         assert (process.returncode, out) == (130, b"")
         assert b"Traceback" not in err
 
-    @pytest.mark.parametrize("command", ["cat", "inspect"])
-    def test_a_reader_that_goes_away_is_no_error(self, command, tmp_path):
-        spec = jm.LayerSpec(content=b"x" * 4_000_000, keywords=["word " * 2000] * 40)
-        path = jm.RegionBuilder(3, "Intention").add_layer(spec).write(tmp_path / "region.mmap")
-        args = ["cat", path, "0"] if command == "cat" else ["inspect", path, "--json"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jessy_mem", *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    @pytest.mark.parametrize("args", [["cat", "0"], ["inspect", "--json"], ["inspect"]])
+    def test_a_reader_that_goes_away_is_no_error(self, args, tmp_path):
+        builder = jm.RegionBuilder(3, "Intention")
+        for n_bytes in [4_000_000] + [10] * 300:
+            builder.add_layer(jm.LayerSpec(content=b"x" * n_bytes, keywords=["keyword" * 10] * 20))
+        command = [sys.executable, "-m", "jessy_mem", args[0], str(builder.write(tmp_path / "region.mmap")), *args[1:]]
+        # Unbuffered, Python itself does not notice that the last write was cut short.
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
         process.stdout.read(10)
         process.stdout.close()
         with process.stderr:

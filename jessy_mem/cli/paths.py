@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["region_file", "region_files"]
+import jessy_mem as jm
+
+__all__ = ["REGION", "dimension_of", "region_file", "region_files"]
 
 REGION = "region.mmap"
 
@@ -23,12 +25,24 @@ def region_file(path: Path) -> Path:
     raise click.UsageError(f"{path} is a folder without a {REGION}.")
 
 
+def dimension_of(folder_name: str) -> int | None:
+    """The dimension whose folder is named so; None if it is none's."""
+    if not re.fullmatch(r"D[0-9]{2,10}", folder_name):
+        return None
+    try:
+        dimension = jm.LayerId.checked((int(folder_name[1:]), 0)).dimension
+    except ValueError:
+        return None
+    return dimension if folder_name == f"D{dimension:02d}" else None
+
+
 def region_files(base: Path) -> list[Path]:
     """The region files of all dimensions under `base`, by ascending id; wrong use if there is none."""
     found = {}
     for folder in base.iterdir():
-        if re.fullmatch(r"D\d{2,10}", folder.name) and (folder / REGION).exists():
-            found[int(folder.name[1:])] = folder / REGION
+        dimension = dimension_of(folder.name)
+        if dimension is not None and (folder / REGION).exists():
+            found[dimension] = folder / REGION
     if not found:
         raise click.UsageError(f"{base} holds no dimension: there is no Dnn/{REGION} in it.")
     return [found[dimension] for dimension in sorted(found)]

@@ -210,12 +210,12 @@ cdef class Ledger:
     def snapshot(self):
         """The total (used, limit, peak), the pressure, and each segment as `segment_bytes` gives it; they add up.
 
-        A moment when no reservation was half done is looked for; while many threads reserve without a pause there may be
-        none, and a segment then shows bytes that the total does not.
+        A moment when no reservation was half done is looked for; while many threads reserve without a pause there may
+        be none, and a segment then shows bytes that the total does not.
         """
         cdef uint64_t used_bytes, sum_bytes
-        cdef int attempt, i, n = len(self.names)
-        for attempt in range(MAX_ATTEMPTS):
+        cdef int _attempt
+        for _attempt in range(MAX_ATTEMPTS):
             used_bytes = jm_load_acquire(&self.total.used_bytes)
             segments = self.segment_bytes()
             sum_bytes = 0

@@ -1,14 +1,11 @@
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from typing_extensions import Buffer
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.region import LayerView, MmapRegion
-
-class Tracer(Protocol):
-    def record(self, dimension: int, layer: int, file_bytes: int, /) -> object: ...
+from jessy_mem.trace import Tracer
 
 class LayerRegistry:
     @property

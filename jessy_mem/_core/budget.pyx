@@ -245,8 +245,9 @@ cdef class Charge:
     def __init__(self, Ledger ledger not None, str segment, uint64_t n_bytes):
         if self.ledger is not None:
             raise TypeError("a Charge is initialised once")
-        ledger.reserve(segment, n_bytes)
         self.segment = ledger.segment_index(segment)
+        if ledger.reserve_bytes(self.segment, n_bytes, ~<uint64_t> 0) != OK:
+            raise ledger.refusal(segment, n_bytes)
         self.n_bytes = n_bytes
         self.ledger = ledger
 

@@ -26,7 +26,7 @@ from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, p
 from jessy_mem.errors import MappingError
 from jessy_mem.layout import MAX_LAYER, LayerId
 
-__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_temporary", "publish"]
+__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_sealed", "is_temporary", "publish", "withdraw"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int, int], object]
@@ -289,6 +289,19 @@ def publish(region: PackedRegion, target: Path, progress: Progress | None = None
         raise
 
 
+def withdraw(target: Path) -> None:
+    """Unlink what was published at `target`, and its folder if that can go then, durably. MappingError on failure."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            os.rmdir(target.parent)
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(target.parent if target.parent.is_dir() else target.parent.parent)
+    except OSError as error:
+        raise MappingError.of(error, target) from error
+
+
 def is_temporary(path: Path) -> bool:
     """Whether `path` is named like a file that an interrupted publish leaves behind."""
     stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
@@ -386,17 +399,26 @@ def _now_ns() -> int:
 
 def _stored_generation(path: Path) -> int:
     """The generation of the region file at `path`; 0 if there is none, or no region."""
+    generation = int.from_bytes(_stored_header(path)[112:120], "little")
+    return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
+
+
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a region file at `path` that says it is immutable; nothing else of it is looked at."""
+    header = _stored_header(Path(path))
+    return header[100:102] > bytes(2) and bool(header[104] & 1)
+
+
+def _stored_header(path: Path) -> bytes:
+    """The header of the region file at `path`; empty if there is none, or no region."""
     try:
         if not path.is_file():  # to open a FIFO would wait for its writer
-            return 0
+            return b""
         with path.open("rb") as file:
             header = file.read(256)
     except OSError:
-        return 0
-    if len(header) < 256 or header[84:100] != MAGIC:
-        return 0
-    generation = int.from_bytes(header[112:120], "little")
-    return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
+        return b""
+    return header if len(header) == 256 and header[84:100] == MAGIC else b""
 
 
 def _is_hex(text: str) -> bool:

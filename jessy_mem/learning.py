@@ -1,57 +1,46 @@
-"""Learning: proto-dimensions in the pool, which crystallize into region files.
+"""LearningTable: what a user calls to learn, and what happens when there is no room to.
 
-A proto-dimension is a region in the file format, in one block of the pool, read by the same code as a mapped file. To
-crystallize is to publish those very bytes, map the file and put it in the table by one assignment:
-
-    specs --> RegionBuilder --> block of the pool --> temporary file --> region.mmap --> mapping
-                                  source "pool"          fsync, rename, fsync           source "mmap"
-
-HAZARD: publishing takes milliseconds and may fail at each step. It runs under `_learning`, a lock that no reader and no
-load takes; `_lock` of the table is taken inside it, never around it. Until the assignment nothing has changed, and what
-was written before a failure is removed.
+Nothing that was learned is lost without a word, and nothing grows without bound: when there is no room, the oldest
+proto-dimensions become files (``on_full="crystallize"``), or the newest is refused (``"raise"``), or the oldest are
+dropped, and each is told of (``"drop"``).
+How a proto-dimension is held and becomes a file is protos.py.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import errno
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from operator import index
 from pathlib import Path
 
-from jessy_mem._core.image import Image
-from jessy_mem._core.latency import LatencyHistogram
-from jessy_mem._core.pool import Block
-from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import now_ticks
-from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, publish, sync_folder
+from jessy_mem.builder import LayerSpec, is_sealed, withdraw
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
+    ConsciousnessError,
     ImmutableDimension,
     LimitExceeded,
     MappingError,
     RegionNotFound,
 )
-from jessy_mem.ids import IdRegister
 from jessy_mem.layout import LayerId
-from jessy_mem.table import Evicted, RegionTable, logger
+from jessy_mem.protos import ProtoTable, packed_region, specs_of
+from jessy_mem.table import logger
 
 __all__ = ["LearningTable"]
 
 EvictCallback = Callable[[int, str, int], object]
 
 
-class LearningTable(RegionTable):
+class LearningTable(ProtoTable):
     """A table of regions that can grow: the part of MmapManager that learns."""
 
     def __init__(self, config: MemoryConfig) -> None:
         super().__init__(config)
-        self._learning = threading.RLock()
-        self._ids = IdRegister(os.fspath(config.base_path), self.layout)
-        self._protos: dict[int, None] = {}  # in the order of their creation
+        self._changing_id: int | None = None  # the one that is built anew, and must not go to make room for itself
         self._evict_callbacks: tuple[EvictCallback, ...] = ()
-        self._crystallizations = LatencyHistogram()
         self._n_drops = 0
 
     def create_proto_dimension(self, name: str, layers: Sequence[LayerSpec], user: bool = False) -> int:
@@ -64,14 +53,16 @@ class LearningTable(RegionTable):
         """
         self._check_open()
         segment = self.layout.segments[2 if user else 1]
-        packed = _builder(segment.first_dimension, name, layers).pack(1)
-        block = self._allocate(packed.n_bytes, segment.name)
-        dimension = self._ids.give(segment.name)
-        packed.renumber(dimension)
-        with self._lock:
-            self._check_open()
-            self._protos[dimension] = None
-            self._install(dimension, self._proto_region(dimension, packed, block))
+        packed = packed_region(segment.first_dimension, name, layers)
+        block = self._block_for(packed, segment.first_dimension)
+        try:
+            dimension = self._ids.give(segment.name)
+            while not self._introduce(dimension, packed, block):  # load_dimension took it, from a path of its own
+                self._check_open()
+                dimension = self._ids.give(segment.name)
+        except ConsciousnessError:
+            block.free()  # now: the traceback would keep it
+            raise
         self._settle()
         return dimension
 
@@ -81,15 +72,14 @@ class LearningTable(RegionTable):
         RegionNotFound if it is not a proto-dimension, ImmutableDimension, LimitExceeded; ValueError if the number of
         the layer is taken. Thread-safe.
         """
-        with self._learning:
-            specs = self._specs_of(dimension_id)
-            layer = max(specs) + 1 if spec.layer is None else spec.layer
-            if layer in specs:
+
+        def free_number(layers: Collection[int]) -> int:
+            layer = max(layers) + 1 if spec.layer is None else spec.layer
+            if layer in layers:
                 raise ValueError(f"layer {layer} of D{dimension_id:02d} exists; update_layer changes it")
-            specs[layer] = spec
-            self._rebuild(dimension_id, specs)
-        self._settle()
-        return LayerId(dimension_id, layer)
+            return layer
+
+        return self._change(index(dimension_id), spec, free_number)
 
     def update_layer(self, layer_id: tuple[int, int], spec: LayerSpec) -> LayerId:
         """Replace a layer of a proto-dimension; returns its id. Who holds the old view keeps the old bytes.
@@ -99,63 +89,62 @@ class LearningTable(RegionTable):
         dimension, layer = LayerId.checked(layer_id)
         if spec.layer not in (None, layer):
             raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
-        with self._learning:
-            specs = self._specs_of(dimension)
-            if layer not in specs:
-                self._regions[dimension].layer(layer)
-            specs[layer] = spec
-            self._rebuild(dimension, specs)
-        self._settle()
-        return LayerId(dimension, layer)
+
+        def own_number(layers: Collection[int]) -> int:
+            if layer not in layers:
+                self._proto(dimension).layer(layer)  # which says what there is
+            return layer
+
+        return self._change(dimension, spec, own_number)
 
     def crystallize(self, dimension_id: int) -> Path:
         """Make a proto-dimension a region file, durable and atomic; returns the file's path.
 
         A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
-        ImmutableDimension, MappingError) the proto-dimension is still there, whole, and nothing is left of the file.
-        A dimension that is crystallized already is left as it is. Blocks go with their last view. Thread-safe.
+        ImmutableDimension, MappingError) the proto-dimension is still there, whole, and nothing is left of the file. A
+        file that another wrote in its place is not overwritten: MappingError with EEXIST. A dimension that is
+        crystallized already is left as it is. Blocks go with their last view. Thread-safe.
         """
-        begin_ticks = now_ticks()
+        dimension = index(dimension_id)
         with self._learning:
             self._check_open()
-            place = self._place_of(dimension_id)
-            path = Path(place.path)
-            if dimension_id not in self._protos:
-                learned = not place.planned and not place.named
-                evicted = dimension_id in self._evicted
-                if learned and (evicted or self._changeable(dimension_id).source == "mmap"):
-                    return path
-                raise RegionNotFound(dimension_id, "it is not a proto-dimension")
-            with self._ids.locked():
-                packed = PackedRegion.of(memoryview(self._regions[dimension_id]))
-                publish(packed, path)
-                try:
-                    self._take_file(dimension_id)
-                except BaseException:
-                    _remove(path)
-                    raise
-        self.finish(self._crystallizations, begin_ticks)
+            region = self._regions.get(dimension)
+            has_file = region is not None and region.source == "mmap" and not region.immutable
+            if has_file or dimension in self._evicted:
+                place = self._place_of(dimension)
+                if not (place.planned or place.named):
+                    return Path(place.path)
+            path = self._publish(dimension)
         self._settle()
         return path
 
     def forget(self, dimension_id: int) -> None:
         """Remove a learned dimension for good, its file too; views of it live on. Durable when it returns.
 
-        ImmutableDimension for core and immutable dimensions, RegionNotFound, MappingError. Thread-safe.
+        ImmutableDimension for core and immutable dimensions; RegionNotFound for one that is not there, or was loaded
+        from a path of the caller's own. After a MappingError nothing but the file may be gone: call it again.
+        Thread-safe.
         """
+        dimension = index(dimension_id)
         with self._learning:
             self._check_open()
-            if dimension_id in self.layout.dimensions:
-                raise ImmutableDimension(dimension_id, "forgetting a core dimension")
-            path = Path(self._place_of(dimension_id).path)
-            if dimension_id in self._regions:
-                self._changeable(dimension_id)
-            elif dimension_id not in self._evicted and not path.exists():
-                raise RegionNotFound(dimension_id, f"and there is no file at {path}")
-            with self._ids.locked():
-                _remove(path)
+            if dimension in self.layout.dimensions:
+                raise ImmutableDimension(dimension, "forgetting a core dimension")
+            place = self._place_of(dimension)
+            region = self._regions.get(dimension)
+            if place.named:
+                raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
+            if region is None and dimension not in self._evicted and not os.path.lexists(place.path):
+                self._places.pop(dimension, None)
+                raise RegionNotFound(dimension, f"and there is no file at {place.path}")
+            if region.immutable if region is not None else is_sealed(place.path):
+                raise ImmutableDimension(dimension, "forgetting it")
+            # A file in the place of a proto-dimension is another's.
+            if region is None or region.source != "pool" or dimension in self._left_behind:
+                with self._ids.locked(durable=True):
+                    withdraw(Path(place.path))
             with self._lock:
-                self._drop_from_table(dimension_id)
+                self._drop_from_table(dimension)
 
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
@@ -167,131 +156,105 @@ class LearningTable(RegionTable):
     def on_evict(self, callback: EvictCallback) -> None:
         """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.
 
-        `reason` is "drop". Called outside every lock of a reader; an exception in it is logged and stops nothing.
+        `reason` is "drop". Called with no lock that a reader could wait for; an exception in it is logged and stops
+        nothing.
         """
-        self._check_open()
-        self._evict_callbacks = (*self._evict_callbacks, callback)
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable")
+        with self._lock:
+            self._check_open()
+            self._evict_callbacks = (*self._evict_callbacks, callback)
 
     # What to do when the pool is full
 
-    def _relieve(
-        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
-    ) -> bool:
-        """Crystallize or drop the oldest proto-dimension that holds what is missing; whether there was one."""
-        only = segment if isinstance(refusal, LimitExceeded) and refusal.segment == segment else None
-        with self._learning:
-            for dimension in list(self._protos):
-                if only is not None and self._place_of(dimension).segment != only:
-                    continue
-                if self.config.on_full == "crystallize":
-                    self.crystallize(dimension)
-                    return True
-                if self.config.on_full == "drop" and allow_drop:
-                    self._drop(dimension)
-                    return True
-        return False
+    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False) -> bool:
+        """Crystallize or drop the oldest proto-dimension that holds what is missing; whether one was.
 
-    def _drop(self, dimension: int) -> None:
-        n_bytes = self._regions[dimension].size
-        with self._lock:
-            self._drop_from_table(dimension)
-            self._n_drops += 1
-        logger.warning("proto-dimension D%02d is dropped: the pool is full and on_full is \"drop\"", dimension)
-        for callback in self._evict_callbacks:
+        None is touched if all of them together would not make the room.
+        """
+        if self.config.on_full == "raise" or (self.config.on_full == "drop" and not allow_drop):
+            return False
+        with self._learning:
+            oldest = self._removable(segment, refusal, allow_drop)
+            if self.config.on_full == "crystallize":
+                return any(self._saved(dimension) for dimension in oldest)
+            dropped = next(((dimension, n_bytes) for dimension in oldest if (n_bytes := self._drop(dimension))), None)
+            callbacks = self._evict_callbacks
+        if dropped is None:
+            return False
+        logger.warning('proto-dimension D%02d is dropped: the pool is full and on_full is "drop"', dropped[0])
+        for callback in callbacks:
             try:
-                callback(dimension, "drop", n_bytes)
+                callback(dropped[0], "drop", dropped[1])
             except Exception:
                 logger.exception("an on_evict callback failed")
+        return True
 
-    # Changing what is there
+    def _removable(self, segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool) -> list[int]:
+        """The proto-dimensions that may go for what was refused, oldest first; none if that would not do."""
+        protos = [each for each in list(self._protos.items()) if each[0] != self._changing_id]
+        if isinstance(refusal, LimitExceeded):
+            bound_bytes = refusal.limit_bytes
+            if refusal.segment == segment:
+                protos = [each for each in protos if self._place_of(each[0]).segment == segment]
+            elif for_block:
+                bound_bytes = self._pool.ceiling_bytes or bound_bytes
+            if sum(n_bytes for _, n_bytes in protos) < refusal.current_bytes + refusal.requested_bytes - bound_bytes:
+                return []
+        elif self.config.strict_classes:
+            # Only blocks of the same class help, and nothing helps what is larger than the home of its class.
+            classes = self._pool.stats().classes
+            wanted = next((each for each in classes if each.block_size >= refusal.requested_bytes), classes[-1])
+            if refusal.requested_bytes > wanted.block_size * wanted.n_blocks:
+                return []
+            protos = [each for each in protos if min(each[1], classes[-1].block_size) == wanted.block_size]
+        return [dimension for dimension, _ in protos]
 
-    def _changeable(self, dimension: int) -> MmapRegion:
-        """The region of a loaded dimension that may be changed; RegionNotFound, ImmutableDimension."""
-        region = self._loaded(dimension)
-        if region.immutable:
-            raise ImmutableDimension(dimension)
-        return region
+    def _saved(self, dimension: int) -> bool:
+        """Crystallize a proto-dimension to make room; whether that could be."""
+        try:
+            self._publish(dimension)
+        except RegionNotFound:  # closed meanwhile
+            return False
+        except MappingError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            logger.warning("proto-dimension D%02d stays in the pool: %s", dimension, error)
+            return False
+        return True
 
-    def _specs_of(self, dimension: int) -> dict[int, LayerSpec]:
-        """The layers of a proto-dimension as they would be built again."""
-        self._check_open()
-        region = self._changeable(dimension)
-        if dimension not in self._protos:
-            raise RegionNotFound(dimension, "it is not a proto-dimension, and only those can be changed")
-        return {
-            layer: LayerSpec(
-                content=region.layer(layer),
-                depth=depth,
-                frequency=frequency,
-                keywords=keywords,
-                layer=layer,
-                compress=stored_bytes != raw_bytes,
-            )
-            for layer, depth, frequency, keywords, stored_bytes, raw_bytes in region.layer_facts()
-        }
-
-    def _rebuild(self, dimension: int, specs: dict[int, LayerSpec]) -> None:
-        """Build a proto-dimension anew, and put it in the place of the old one."""
-        name = self._regions[dimension].name
-        numbered = [spec if spec.layer == layer else _numbered(spec, layer) for layer, spec in specs.items()]
-        packed = _builder(dimension, name, numbered).pack(1)
-        block = self._allocate(packed.n_bytes, self._place_of(dimension).segment)
-        if dimension not in self._protos:  # making room took this very one
-            raise RegionNotFound(dimension, f"it was {self.config.on_full}ed to make room for its change")
+    def _drop(self, dimension: int) -> int:
+        """Give up a proto-dimension; returns its bytes, 0 if it is none any more."""
         with self._lock:
-            self._check_open()
-            self._install(dimension, self._proto_region(dimension, packed, block))
+            region = self._regions.get(dimension)
+            if region is None or region.source != "pool":
+                return 0
+            self._drop_from_table(dimension)
+            self._n_drops += 1
+            return region.size
 
-    def _proto_region(self, dimension: int, packed: PackedRegion, block: Block) -> MmapRegion:
-        packed.fill(memoryview(block))
-        image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
-        image.charged_bytes = block.capacity
-        return self._region_around(image, dimension)
+    # Changing a proto-dimension
 
-    def _take_file(self, dimension: int) -> None:
-        """Let the file of a proto-dimension, just published, take its place in the table."""
-        proto = self._regions[dimension]
-        with self._lock:
+    def _change(self, dimension: int, spec: LayerSpec, number_of: Callable[[Collection[int]], int]) -> LayerId:
+        """Put a layer into a proto-dimension; `number_of(layers there are)` gives its number."""
+        with self._learning:
+            outer, self._changing_id = self._changing_id, dimension
             try:
-                region = self._open_region(dimension)
-            except LimitExceeded:
-                # No room for both: the first access maps the file, when the block is gone.
-                self._evicted[dimension] = Evicted(proto.generation, proto.n_layers, "mmap")
-                self._index_now(dimension)
-                del self._regions[dimension]
-                self._policy.remove(dimension)
-                self.retire(proto)
-            else:
-                self._install(dimension, region)
-            del self._protos[dimension]
+                layer = self._rebuild(dimension, spec, number_of)
+            finally:
+                self._changing_id = outer
+        self._settle()
+        return LayerId(dimension, layer)
 
-    def _drop_from_table(self, dimension: int) -> None:
-        self._protos.pop(dimension, None)
-        self._evicted.pop(dimension, None)
-        if dimension in self._regions:
-            self._uninstall(dimension)
-        self._forget_facts(dimension)
-
-
-def _builder(dimension: int, name: str, layers: Sequence[LayerSpec]) -> RegionBuilder:
-    builder = RegionBuilder(dimension, name)
-    for spec in layers:
-        builder.add_layer(spec)
-    return builder
-
-
-def _numbered(spec: LayerSpec, layer: int) -> LayerSpec:
-    return LayerSpec(spec.text, spec.content, spec.depth, spec.frequency, spec.keywords, layer, spec.compress)
-
-
-def _remove(path: Path) -> None:
-    """Unlink a region file and its folder if that is empty then, durably."""
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-            sync_folder(path.parent)
-        with contextlib.suppress(OSError):
-            os.rmdir(path.parent)
-            sync_folder(path.parent.parent)
-    except OSError as error:
-        raise MappingError.of(error, path) from error
+    def _rebuild(self, dimension: int, spec: LayerSpec, number_of: Callable[[Collection[int]], int]) -> int:
+        old = self._proto(dimension)
+        specs = specs_of(old)
+        layer = number_of(specs)
+        specs[layer] = spec if spec.layer == layer else dataclasses.replace(spec, layer=layer)
+        packed = packed_region(dimension, old.name, list(specs.values()))
+        block = self._block_for(packed, dimension)
+        if not self._introduce(dimension, packed, block, old):
+            block.free()
+            self._check_open()
+            raise RegionNotFound(dimension, "a callback took it away while room was made for its change")
+        return layer

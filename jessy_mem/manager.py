@@ -306,14 +306,16 @@ class MmapManager(LearningTable):
         if planned is not None:
             return planned.address + offset
         with self._lock:
-            if dimension not in self._addresses:
-                raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
-            return self._addresses[dimension][0] + offset
+            self._place_new()
+            if dimension in self._addresses:
+                return self._addresses[dimension][0] + offset
+        raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
         at = self._number(address)
         with self._lock:
+            self._place_new()
             for dimension, (begin, n_bytes) in self._addresses.items():
                 if begin <= at < begin + n_bytes:
                     return dimension, at - begin

@@ -104,6 +104,7 @@ class RegionTable(LayerRegistry):
         self._index = LayerIndex()
         self._unindexed: set[int] = set()
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
+        self._unplaced: dict[int, int] = {}  # those that need one: dimension -> bytes
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
         self._n_evictions = self._n_failures = 0
@@ -256,7 +257,7 @@ class RegionTable(LayerRegistry):
         self._evicted.pop(dimension, None)
         self._unindexed.add(dimension)
         if dimension not in self.layout.dimensions:
-            self._place(dimension, region.size)
+            self._unplaced[dimension] = region.size
 
     def _uninstall(self, dimension: int) -> MmapRegion:
         region = self._regions.pop(dimension)
@@ -269,7 +270,14 @@ class RegionTable(LayerRegistry):
         self._index.remove(dimension)
         self._unindexed.discard(dimension)
         self._addresses.pop(dimension, None)
+        self._unplaced.pop(dimension, None)
         self._places.pop(dimension, None)
+
+    def _place_new(self) -> None:
+        """Give addresses to what came since anybody asked for one."""
+        for dimension, n_bytes in self._unplaced.items():
+            self._place(dimension, n_bytes)
+        self._unplaced.clear()
 
     def _place(self, dimension: int, n_bytes: int) -> None:
         """Give a dimension outside the plan the first logical addresses of its segment that are free, or its own."""
@@ -382,9 +390,7 @@ class RegionTable(LayerRegistry):
                 self._settle()
                 return result
 
-    def _relieve(
-        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
-    ) -> bool:
+    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False) -> bool:
         """Make room in another way than by eviction, the lock not held; whether that did anything."""
         return False
 

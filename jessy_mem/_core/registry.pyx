@@ -115,11 +115,13 @@ cdef class LayerRegistry:
         dimension, layer = layer_id
         region = self._regions.get(dimension)
         if region is None:
+            # Not marked as visited: to eviction, a region is visited when it is read again after it came.
             region = self.restore_region(dimension, layer)
+        else:
+            jm_flag_store_relaxed(&region.visited, 1)
         view = region.find_view(layer)
         if view is None:
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
-        jm_flag_store_relaxed(&region.visited, 1)
         if view.payload is not None:
             self.count_copies(1)
         return view
@@ -173,12 +175,12 @@ cdef class LayerRegistry:
 
     def adopt(self, dimension, MmapRegion region):
         """Let readers of `dimension` find `region` from now on."""
-        region.is_owned = True
+        region.is_managed = True
         self._regions[dimension] = region
 
     def retire(self, MmapRegion region):
         """Keep an eye on a region that leaves `_regions`: its views may live on, and are leases then."""
-        region.is_owned = False
+        region.is_managed = False
         self.retired = [each for each in self.retired if each() is not None]
         self.retired.append(weakref.ref(region.image))
 

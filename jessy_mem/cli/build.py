@@ -96,8 +96,12 @@ def _show(built: list[dict[str, Any]], out: Path) -> None:
     console = screen.console()
     rows = [
         (
-            f"D{facts['id']:02d}", facts["name"], str(facts["layers"]), screen.size(facts["size_bytes"]),
-            str(facts["generation"]), "immutable" if facts["immutable"] else "",
+            f"D{facts['id']:02d}",
+            facts["name"],
+            str(facts["layers"]),
+            screen.size(facts["size_bytes"]),
+            str(facts["generation"]),
+            "immutable" if facts["immutable"] else "",
         )
         for facts in built
     ]

@@ -1,4 +1,4 @@
-"""FILE and BASE: what a path on the command line means."""
+"""FILE and BASE: what a path on the command line means, and what is said when it cannot be used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 import jessy_mem as jm
 
-__all__ = ["REGION", "dimension_of", "region_file", "region_files"]
+__all__ = ["REGION", "dimension_of", "reason", "region_file", "region_files"]
 
 REGION = "region.mmap"
 
@@ -41,8 +41,26 @@ def region_files(base: Path) -> list[Path]:
     found = {}
     for folder in base.iterdir():
         dimension = dimension_of(folder.name)
-        if dimension is not None and (folder / REGION).exists():
+        if dimension is not None and _present(folder / REGION):
             found[dimension] = folder / REGION
     if not found:
         raise click.UsageError(f"{base} holds no dimension: there is no Dnn/{REGION} in it.")
     return [found[dimension] for dimension in sorted(found)]
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line; a failure of the system is the file and why."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _present(path: Path) -> bool:
+    """Whether there is something at `path`: a dangling link, or what may not be looked at, is something too."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import jessy_mem
 from helpers import (
     COMPRESSED_SAMPLE,
     HAS_PROC,
@@ -296,7 +297,7 @@ def test_each_broken_rule_is_one_typed_error(row, resealed, region_file):
 
 def test_table_breaks_every_rule_of_the_format():
     """Each rule that the reader knows is broken by a row, or by a test below."""
-    source = Path(__file__).resolve().parents[2] / "jessy_mem" / "_core" / "format.pyx"
+    source = Path(jessy_mem.__file__).parent / "_core" / "format.pyx"
     rules = re.findall(r'^    [A-Z_0-9]+: \((?:"([^"]+)"|repr)', source.read_text(), re.MULTILINE)
     broken_below = {"header", "metadata", "gap", "padding before the extension table"}
     assert len(rules) > 25

@@ -527,6 +527,19 @@ class TestVerify:
         assert result.exit_code == 1
         assert "Is a directory" in result.stdout
 
+    @pytest.mark.parametrize("hidden", ["link", "folder"])
+    def test_what_cannot_be_looked_at_stops_nothing(self, hidden, base):
+        if hidden == "link":
+            (base / "D05").mkdir()
+            (base / "D05" / "region.mmap").symlink_to("nowhere")
+        else:
+            if os.geteuid() == 0:
+                pytest.skip("root may look at everything")
+            (base / "D05").mkdir(mode=0)
+        report = json_of(run("verify", base, "--json"), 1)
+        assert [len(each["damage"]) for each in report["files"]] == [0, 1, 0]
+        assert run("inspect", base).exit_code == (0 if hidden == "link" else 1)
+
     def test_a_file_that_is_no_region(self, tmp_path):
         (tmp_path / "notes.txt").write_text("just text " * 100)
         result = run("verify", tmp_path / "notes.txt")

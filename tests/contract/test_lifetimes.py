@@ -316,8 +316,8 @@ def test_simulated_dimensions_are_evicted_and_made_again_without_a_word(world, s
 
 
 def test_a_file_that_appears_is_what_an_evicted_simulated_dimension_comes_back_from(world):
-    world.write(2, n_bytes=4500)
-    with manager(world, total_memory_mb=0.02, simulation="auto", **NO_EVICTION) as memory:
+    world.write(2)
+    with manager(world, total_memory_mb=0.009, simulation="auto", **NO_EVICTION) as memory:
         with pytest.warns(UserWarning, match="D01 is simulated"):
             memory.load_dimension(1)
         memory.load_dimension(2)

@@ -138,9 +138,7 @@ WORDS = st.sampled_from(["joke", "Joke", "JOKE", "Straße", "STRASSE", "ß", "ss
 FREQUENCIES = st.sampled_from([0.1, 0.5, 1.0, 1.1, 2.2, 4.5]) | st.floats(0.01, 100)
 LAYER = st.tuples(st.integers(0, 50), FREQUENCIES, st.lists(WORDS, max_size=4))
 LAYERS = st.lists(LAYER, max_size=6, unique_by=lambda layer: layer[0]).map(sorted)
-QUESTION = st.tuples(
-    st.none() | st.integers(1, 6), st.none() | WORDS, st.none() | st.tuples(FREQUENCIES, FREQUENCIES)
-)
+QUESTION = st.tuples(st.none() | st.integers(1, 6), st.none() | WORDS, st.none() | st.tuples(FREQUENCIES, FREQUENCIES))
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.none() | LAYERS, QUESTION), min_size=1, max_size=25))

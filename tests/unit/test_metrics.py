@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 from world import MIB, manager
@@ -117,6 +118,13 @@ def test_samples_are_plain(busy):
     with pytest.raises(dataclasses.FrozenInstanceError):
         sample.value = 1
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_page_names_every_sample():
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    described = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", page.read_text(), re.MULTILINE)
+    labels = [", ".join(f"`{label}`" for label in family.own_labels) for family in FAMILIES]
+    assert described == [(family.name, own, family.help) for family, own in zip(FAMILIES, labels, strict=True)]
 
 
 def test_all_open_managers_are_measured_and_told_apart(world, tmp_path):

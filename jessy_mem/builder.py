@@ -205,6 +205,8 @@ class RegionBuilder:
         `passages` go on where the text of `spec` ends. One that recurs is encoded and held once, so that a layer can be
         much larger than what it is made from.
         """
+        if not isinstance(spec, LayerSpec):
+            raise TypeError(f"layer {len(self._specs)}: {type(spec).__name__} is not a LayerSpec")
         layer = len(self._specs) if spec.layer is None else spec.layer
         if layer in self._specs:
             raise ValueError(f"layer {layer} was added before")
@@ -335,13 +337,16 @@ def sync_folder(folder: Path) -> None:
 def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
     done_bytes = 0
     for piece in region.pieces():
-        left = memoryview(piece)
-        while left:
-            n_bytes = os.write(fd, left[:_WRITE_BYTES])
-            left = left[n_bytes:]
-            done_bytes += n_bytes
-            if progress is not None:
-                progress(done_bytes, region.n_bytes)
+        # Each view is released at once: the traceback of an error would keep it, and the bytes it is of.
+        with memoryview(piece) as whole:
+            at = 0
+            while at < len(whole):
+                with whole[at : at + _WRITE_BYTES] as part:
+                    n_bytes = os.write(fd, part)
+                at += n_bytes
+                done_bytes += n_bytes
+                if progress is not None:
+                    progress(done_bytes, region.n_bytes)
 
 
 def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int]:

@@ -130,21 +130,27 @@ class LearningTable(ProtoTable):
             self._check_open()
             if dimension in self.layout.dimensions:
                 raise ImmutableDimension(dimension, "forgetting a core dimension")
-            place = self._place_of(dimension)
-            region = self._regions.get(dimension)
-            if place.named:
-                raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
-            if region is None and dimension not in self._evicted and not os.path.lexists(place.path):
-                self._places.pop(dimension, None)
-                raise RegionNotFound(dimension, f"and there is no file at {place.path}")
-            if region.immutable if region is not None else is_sealed(place.path):
-                raise ImmutableDimension(dimension, "forgetting it")
-            # A file in the place of a proto-dimension is another's.
-            if region is None or region.source != "pool" or dimension in self._left_behind:
+            own_file = self._own_file(dimension)
+            if own_file is not None:
                 with self._ids.locked(durable=True):
-                    withdraw(Path(place.path))
+                    withdraw(own_file)
             with self._lock:
                 self._drop_from_table(dimension)
+
+    def _own_file(self, dimension: int) -> Path | None:
+        """The file to be removed with a dimension that is forgotten; raises if it must stay."""
+        place = self._place_of(dimension)
+        region = self._regions.get(dimension)
+        if place.named:
+            raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
+        if region is None and dimension not in self._evicted and not os.path.lexists(place.path):
+            self._places.pop(dimension, None)
+            raise RegionNotFound(dimension, f"and there is no file at {place.path}")
+        if region.immutable if region is not None else is_sealed(place.path):
+            raise ImmutableDimension(dimension, "forgetting it")
+        if region is not None and region.source == "pool" and dimension not in self._left_behind:
+            return None  # what is in the place of its file is another's
+        return Path(place.path)
 
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
@@ -195,11 +201,15 @@ class LearningTable(ProtoTable):
         protos = [each for each in list(self._protos.items()) if each[0] != self._changing_id]
         if isinstance(refusal, LimitExceeded):
             bound_bytes = refusal.limit_bytes
+            with self._lock:
+                can_go = protos + self.evictable_regions()  # which are not evicted as long as that alone would not do
             if refusal.segment == segment:
-                protos = [each for each in protos if self._place_of(each[0]).segment == segment]
+                protos, can_go = (
+                    [each for each in some if self._place_of(each[0]).segment == segment] for some in (protos, can_go)
+                )
             elif for_block:
                 bound_bytes = self._pool.ceiling_bytes or bound_bytes
-            if sum(n_bytes for _, n_bytes in protos) < refusal.current_bytes + refusal.requested_bytes - bound_bytes:
+            if sum(n_bytes for _, n_bytes in can_go) < refusal.current_bytes + refusal.requested_bytes - bound_bytes:
                 return []
         elif self.config.strict_classes:
             # Only blocks of the same class help, and nothing helps what is larger than the home of its class.

@@ -98,21 +98,26 @@ class ProtoTable(RegionTable):
             if os.path.lexists(path) and dimension not in self._left_behind:
                 raise MappingError(errno.EEXIST, "another wrote the file of this dimension", path)
             try:
-                publish(PackedRegion.of(memoryview(proto)), path)
-                self._take_file(dimension, proto)
+                with memoryview(proto) as whole:
+                    publish(PackedRegion.of(whole), path)
+                self._take_place(dimension, proto, self._open_if_it_fits(dimension))
             except BaseException:
                 if self._regions.get(dimension) is proto:
                     self._take_back(dimension, path)
+                del proto  # the traceback would keep it, and its block
                 raise
         self._left_behind.discard(dimension)
         self.finish(self._crystallizations, begin_ticks)
         return path
 
-    def _take_file(self, dimension: int, proto: MmapRegion) -> None:
-        """Let the file of a proto-dimension, just published, take its place in the table."""
-        region: MmapRegion | None = None
-        with contextlib.suppress(LimitExceeded):
-            region = self._open_region(dimension)
+    def _open_if_it_fits(self, dimension: int) -> MmapRegion | None:
+        try:
+            return self._open_region(dimension)
+        except LimitExceeded:
+            return None
+
+    def _take_place(self, dimension: int, proto: MmapRegion, region: MmapRegion | None) -> None:
+        """Let the file of a proto-dimension, mapped as `region` if there was room, take its place in the table."""
         with self._lock:
             if self._regions.get(dimension) is not proto:  # closed meanwhile; with the file nothing is lost
                 return

@@ -77,6 +77,8 @@ class LayerIndex:
         if self._sorted is None:
             self._sorted = sorted(entry for entries in self._by_frequency.values() for entry in entries)
         low, high = (_stored(bound) for bound in frequency)
+        if not low <= high:  # nothing lies between them, nor beside a NaN
+            return []
         begin = bisect_left(self._sorted, low, key=itemgetter(0))
         end = bisect_right(self._sorted, high, key=itemgetter(0))
         return [layer for _, layer in self._sorted[begin:end]]

@@ -34,8 +34,6 @@ from jessy_mem._core.pool cimport PoolAllocator
 from jessy_mem._core.typedefs cimport OK, unit_index_t, word_index_t
 
 cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_t:
-        pass
     int pthread_create(pthread_t *thread, const void *attributes, void *(*run)(void *) noexcept nogil, void *argument)
     int pthread_join(pthread_t thread, void **result)
 
@@ -47,22 +45,6 @@ jm_clock_init()
 
 # -- native threads ---------------------------------------------------------------------------------------------------
 
-ctypedef void (*job_t)(Worker *me) noexcept nogil
-
-cdef struct Worker:
-    pthread_t thread
-    job_t job
-    void *task            # what all workers share
-    uint64_t *n_arrived   # atomic; counts workers that are ready
-    uint64_t n_workers
-    uint64_t number       # 0..n_workers - 1
-    uint64_t random       # seeded by the number
-    uint64_t begin_ticks
-    uint64_t end_ticks
-    uint64_t[4] counts    # results
-
-
-# Wait until *count has reached `goal`, without starving a machine that has fewer cores than threads.
 cdef void wait_for(const uint64_t *count, uint64_t goal) noexcept nogil:
     cdef unsigned int n_spins = 0
     while jm_load_acquire(count) < goal:
@@ -91,7 +73,6 @@ cdef void *worker_run(void *argument) noexcept nogil:
 
 
 cdef list run_workers(job_t job, void *task, unsigned int n_workers, uint64_t seed=1):
-    """Run `job` in n_workers threads at once: the time in ns, followed by the four sums of their counts."""
     cdef Worker *workers = <Worker *> calloc(n_workers, sizeof(Worker))
     cdef uint64_t n_arrived = 0, begin_ticks, end_ticks
     cdef unsigned int i, k, n_started = 0

@@ -22,7 +22,7 @@ cdef class MmapRegion:
     cdef Image image                 # None once closed; read under critical_section(self)
     cdef object allocate             # n_bytes -> writable buffer for a decompressed layer
     cdef uint8_t is_immutable        # by the plan or by the file's flag
-    cdef uint8_t is_managed            # by a table: only the table lets go of it
+    cdef uint8_t is_owned            # by a table: only the table lets go of it
     cdef uint8_t visited             # atomic flag for eviction: read since it was last looked at
     cdef dict views                  # layer -> LayerView; made on first access, then never replaced
 

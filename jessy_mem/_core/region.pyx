@@ -360,7 +360,7 @@ cdef class MmapRegion:
 
         The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
         """
-        if self.is_managed:
+        if self.is_owned:
             return
         with cython.critical_section(self):
             self.image = None

@@ -175,12 +175,12 @@ cdef class LayerRegistry:
 
     def adopt(self, dimension, MmapRegion region):
         """Let readers of `dimension` find `region` from now on."""
-        region.is_managed = True
+        region.is_owned = True
         self._regions[dimension] = region
 
     def retire(self, MmapRegion region):
         """Keep an eye on a region that leaves `_regions`: its views may live on, and are leases then."""
-        region.is_managed = False
+        region.is_owned = False
         self.retired = [each for each in self.retired if each() is not None]
         self.retired.append(weakref.ref(region.image))
 

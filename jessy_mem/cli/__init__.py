@@ -29,7 +29,6 @@ COMMANDS = {
     "cat": "Write the content of one layer to standard output.",
     "verify": "Compare every byte with its checksum, and list all damage.",
     "doctor": "Find (and clean) what crashes and copies left in a base folder.",
-    "advise": "Compare eviction policies and budgets on recorded accesses.",
     "ask": "Find the layers that some words lead to, and show their text.",
     "advise": "Replay a recorded trace over eviction policies and budgets.",
     "bench": "Measure access, loading, pool and statistics on this machine.",

@@ -143,7 +143,7 @@ FAMILIES = (
     _field("accesses_total", "access_count", "Layers accessed."),
     _field("loads_total", "load_count", "Dimensions loaded or reloaded."),
     _field("allocations_total", "allocation_count", "Pool blocks allocated."),
-    _field("deallocations_total", "deallocation_count", "Pool blocks given back."),
+    _field("deallocations_total", "deallocation_count", "Pool blocks given back by deallocate()."),
     _field("allocation_failures_total", "allocation_failures", "Pool blocks refused."),
     _field("crystallizations_total", "crystallization_count", "Proto-dimensions that became files."),
     _field("evictions_total", "evictions", "Regions unmapped to make room."),

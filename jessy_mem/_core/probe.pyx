@@ -9,12 +9,13 @@ from libc.stdlib cimport calloc, free, malloc
 from jessy_mem._core.arena cimport PoolBlock
 from jessy_mem._core.atomic cimport (
     jm_add_acq_rel,
+    jm_add_relaxed,
     jm_cas_weak_acq_rel,
     jm_load_acquire,
     jm_load_relaxed,
     jm_spin_pause,
     jm_store_release,
-    jm_sub_acq_rel,
+    jm_sub_relaxed,
 )
 from jessy_mem._core.bitmap cimport (
     WORD_UNITS,
@@ -336,6 +337,28 @@ cdef uint64_t parcel_marks(const Parcel *parcel, bint write) noexcept nogil:
     return n_bad
 
 
+# Claim, mark, check, release; nothing but the pool stands between one owner's bytes and the next's.
+# counts: 0 marks that were overwritten, 3 releases refused.
+cdef void take_turns(Worker *me) noexcept nogil:
+    cdef PoolTask *task = <PoolTask *> me.task
+    cdef Parcel parcel
+    for _ in range(task.n_rounds):
+        while (<PoolAllocator> task.pool).claim_block(task.n_bytes, &parcel.block) != OK:
+            sched_yield()
+        parcel.cookie = next_random(&me.random)
+        parcel_marks(&parcel, True)
+        me.counts[0] += parcel_marks(&parcel, False)
+        me.counts[3] += (<PoolAllocator> task.pool).release_block(&parcel.block) != OK
+
+
+def handover_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2):
+    """Threads that want more blocks than there are take turns: (overwritten marks, refused releases)."""
+    cdef PoolTask task
+    task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
+    _, n_overwritten, _, _, n_refused = run_workers(take_turns, &task, n_threads)
+    return n_overwritten, n_refused
+
+
 # Exchange blocks with the other threads through a table, after mimalloc's test-stress. The last worker only looks on.
 # counts: 0 marks that were overwritten, 1 blocks claimed, 2 refused, 3 moments above the limit and releases refused.
 cdef void exchange(Worker *me) noexcept nogil:
@@ -359,7 +382,7 @@ cdef void exchange(Worker *me) noexcept nogil:
             if (<PoolAllocator> task.pool).claim_block(
                 1 + (parcel.cookie >> 8) % (task.n_bytes >> (random >> 40 & 7)), &parcel.block
             ) == OK:
-                seen = jm_add_acq_rel(&task.live_bytes, parcel.block.capacity_bytes) + parcel.block.capacity_bytes
+                seen = jm_add_relaxed(&task.live_bytes, parcel.block.capacity_bytes) + parcel.block.capacity_bytes
                 me.counts[3] += seen > task.limit_bytes
                 parcel_marks(parcel, True)
                 me.counts[1] += 1
@@ -378,7 +401,7 @@ cdef void parcel_end(Worker *me, Parcel *parcel) noexcept nogil:
     cdef PoolTask *task = <PoolTask *> me.task
     if parcel != NULL:
         me.counts[0] += parcel_marks(parcel, False)
-        jm_sub_acq_rel(&task.live_bytes, parcel.block.capacity_bytes)
+        jm_sub_relaxed(&task.live_bytes, parcel.block.capacity_bytes)
         me.counts[3] += (<PoolAllocator> task.pool).release_block(&parcel.block) != OK
         free(parcel)
 

@@ -1,4 +1,4 @@
-"""Should text be compressed? Ratio, first access and memory, on the bundled texts and on the standard library's sources.
+"""Should text be compressed? Ratio, first access and memory, on the bundled texts and the standard library's sources.
 
 ``python compression.py`` prints the table of docs/design.md.
 """

@@ -14,11 +14,11 @@ PROFILES = {  # name: (compile flags, link flags, Cython directives)
     "release": (["-O3", "-fvisibility=hidden"], [], {}),
     "debug": (["-O1", "-g", "-UNDEBUG"], [], {"boundscheck": True, "cdivision": False}),
     "asan": (
-        ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+        ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
         ["-fsanitize=address,undefined"],
         {},
     ),
-    "tsan": (["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"], {}),
+    "tsan": (["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"], {}),
 }
 DIRECTIVES = {
     "language_level": 3,

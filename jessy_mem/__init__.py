@@ -6,7 +6,7 @@ to              there is
 read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :class:`ContextCollection`
 write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
 allocate        :class:`PoolAllocator`, :class:`Block`
-measure         :class:`MemoryStats`, :class:`LatencyHistogram`
+measure         :class:`MemoryStats`, :class:`LatencyHistogram`, :func:`metrics`; :mod:`jessy_mem.exporters`
 examine         :func:`verify_region` (one file), :func:`examine` and :func:`clean` (a base folder)
 configure       :class:`MemoryConfig`
 catch           :mod:`jessy_mem.errors`, all under :class:`ConsciousnessError`
@@ -50,6 +50,7 @@ from jessy_mem.errors import (
     RegionNotFound,
     RegionTruncated,
 )
+from jessy_mem.exporters import Sample, metrics
 from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout, region_path
 from jessy_mem.manager import MmapManager
 from jessy_mem.simulation import create_simulated_contexts
@@ -97,6 +98,7 @@ __all__ = [
     "RegionNotFound",
     "RegionTruncated",
     "ReplayResult",
+    "Sample",
     "advise",
     "clean",
     "create_simulated_contexts",
@@ -104,6 +106,7 @@ __all__ = [
     "default_layout",
     "errors",
     "examine",
+    "metrics",
     "parse_budget",
     "plot_advice",
     "region_path",

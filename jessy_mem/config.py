@@ -15,7 +15,7 @@ __all__ = ["DEFAULT_POOLS", "MemoryConfig", "parse_size_mb"]
 
 DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
 
-_UNITS_MB = {"": 1.0, "k": 2.0**-10, "m": 1.0, "g": 2.0**10, "t": 2.0**20}
+_UNITS_MB = {"": 1.0, "b": 2.0**-20, "k": 2.0**-10, "m": 1.0, "g": 2.0**10, "t": 2.0**20}
 
 
 def parse_size_mb(size: int | float | str) -> int | float:
@@ -28,10 +28,10 @@ def parse_size_mb(size: int | float | str) -> int | float:
         raise ValueError(f"{size!r} is not a size")
     if not isinstance(size, str):
         return size
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt]?)(?:i?b)?)?\s*", size.lower())
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b?|b|)\s*", size.lower())
     if match is None:
         raise ValueError(f"{size!r} is not a size: expected a number of MiB, or text such as '280MB'")
-    size_mb = float(match[1]) * _UNITS_MB[match[2] or ""]
+    size_mb = float(match[1]) * _UNITS_MB[match[2][:1]]
     return int(size_mb) if size_mb.is_integer() else size_mb
 
 

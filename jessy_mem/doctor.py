@@ -20,7 +20,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import is_temporary
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError
 from jessy_mem.ids import IdRegister
-from jessy_mem.layout import default_layout, dimension_folder
+from jessy_mem.layout import MAX_DIMENSION, default_layout, dimension_folder
 
 __all__ = ["Finding", "clean", "examine", "verify_region"]
 
@@ -98,8 +98,9 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
         except OSError as error:
             findings.append(Finding("unreadable", folder, error.strerror or str(error), base))
             continue
-        if folder.name != dimension_folder(int(folder.name[1:])):
-            detail = f"no manager looks here; the folder of this dimension is {dimension_folder(int(folder.name[1:]))}"
+        dimension = int(folder.name[1:])
+        if not 1 <= dimension <= MAX_DIMENSION or folder.name != dimension_folder(dimension):
+            detail = f"no manager looks here; folders are named D01..D99, D100..D{MAX_DIMENSION}"
             findings.append(Finding("misnamed folder", folder, detail, base, _size(file)))
         elif present:
             regions[file] = _size(file)
@@ -156,7 +157,7 @@ def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | 
 
 def _folders(base: Path) -> list[Path]:
     """The folders of dimensions, and those that look like it, by ascending id."""
-    found = [path for path in base.iterdir() if re.fullmatch(r"D\d{1,10}", path.name) and path.is_dir()]
+    found = [path for path in base.iterdir() if re.fullmatch(r"D[0-9]{1,20}", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: (int(path.name[1:]), path.name))
 
 

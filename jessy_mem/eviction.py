@@ -1,8 +1,9 @@
 """Eviction policies: which key goes next when room is needed. They know keys, and neither bytes nor regions.
 
-All three share one habit: a key that cannot go now (`evictable` says no) is in use, and never stands in the way of the
-others. SIEVE's hand passes over it; LRU ranks it as read just now; LFU ranks it as read twice as often as the victim.
-So the same keys are not met again by every search, and the cost of an eviction does not grow with their number.
+A key that cannot go now (`evictable` says no: it is in use, or room is needed elsewhere) keeps its place in the order
+and never stands in the way of the others. SIEVE's hand passes over it. LRU and LFU set it aside and ask again after as
+many evictions as keys were set aside, or as soon as nothing else can go. So no search meets the same keys again and
+again, and the cost of an eviction does not grow with their number.
 
 What `touch` means depends on who calls it. The **manager** keeps one visited bit for each region, sets it in the read
 path, and passes it on (and clears it) only when it is about to evict: ten thousand reads between two evictions are one
@@ -10,7 +11,7 @@ touch, and touches of one moment come in no particular order. The **replay** of 
 order. SIEVE decides the same either way, for a bit is all it keeps. LRU and LFU become coarser in the manager: LRU
 knows which regions were read since the last eviction, not in which order; LFU counts the evictions before which a
 region was read, not its reads. A replay therefore shows what SIEVE does, and what LRU and LFU would do if they saw
-every access. For both, the access that loads a key is its insertion and not a touch: else nothing would tell a key that
+every access. In both, the access that loads a key is its insertion and not a touch: else nothing would tell a key that
 was read once from one that is read again, and SIEVE would be FIFO.
 
 No policy is thread-safe: the caller holds a lock. `evictable` must not call the policy.
@@ -18,7 +19,6 @@ No policy is thread-safe: the caller holds a lock. `evictable` must not call the
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Protocol
@@ -27,7 +27,7 @@ __all__ = ["POLICIES", "Policy", "make_policy"]
 
 
 class Policy(Protocol):
-    """What the manager and the replay ask of a policy. Every operation is O(1) amortised; LFU's `victim` is O(log n).
+    """What the manager and the replay ask of a policy. Amortised O(1); `victim` of LRU and LFU is O(log n).
 
     Keys that are not there may be touched and removed: nothing happens. A key inserted twice is touched.
     """
@@ -121,51 +121,23 @@ class Sieve:
         return key in self._nodes
 
 
-class Lru:
-    """Least recently used: what was touched or inserted longest ago goes first."""
+class Ranked:
+    """The lowest rank goes first: LRU and LFU, which differ in what a touch adds to the count of a key.
 
-    def __init__(self) -> None:
-        self._keys: OrderedDict[int, None] = OrderedDict()  # longest ago first
-
-    def insert(self, key: int) -> None:
-        self._keys[key] = None
-        self._keys.move_to_end(key)
-
-    def touch(self, key: int) -> None:
-        if key in self._keys:
-            self._keys.move_to_end(key)
-
-    def remove(self, key: int) -> None:
-        self._keys.pop(key, None)
-
-    def victim(self, evictable: Callable[[int], bool]) -> int | None:
-        for _ in range(len(self._keys)):
-            key = next(iter(self._keys))
-            if evictable(key):
-                del self._keys[key]
-                return key
-            self._keys.move_to_end(key)  # if nothing can go, a whole round leaves the order as it was
-        return None
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._keys
-
-
-class Lfu:
-    """Least frequently used: the lowest count goes first; of equal counts, the one touched or inserted longest ago.
-
-    Counts start at 1 with the insertion and are forgotten when the key leaves.
+    A rank is (count, tick of the last touch or insertion, key). Counts begin at 1 and leave with their key. LRU
+    adds 0, so that the tick decides: what was touched longest ago goes. LFU adds 1: the lowest count goes, and of
+    equal counts what was touched longest ago.
     """
 
-    def __init__(self) -> None:
-        self._ranks: dict[int, tuple[int, int, int]] = {}  # key -> (count, tick of the last touch, key)
-        # Each key has an entry that is not above its rank. A touch leaves the heap as it is: an entry that is not the
-        # rank of its key is put right, or dropped if the key is gone, when it comes to the top.
-        self._heap: list[tuple[int, int, int]] = []
+    def __init__(self, step: int) -> None:
+        self._step = step
         self._tick = 0
+        self._ranks: dict[int, tuple[int, int, int]] = {}
+        # Each key that is not set aside has an entry no higher than its rank. A touch leaves the heap as it is: what is
+        # not the rank of its key is put right, or dropped if the key is gone or set aside, when it comes to the top.
+        self._heap: list[tuple[int, int, int]] = []
+        self._aside: dict[int, None] = {}
+        self._patience = 0  # evictions before the keys set aside are asked again
 
     def insert(self, key: int) -> None:
         if key in self._ranks:
@@ -176,33 +148,49 @@ class Lfu:
     def touch(self, key: int) -> None:
         rank = self._ranks.get(key)
         if rank is not None:
-            self._rank(key, rank[0] + 1)
+            self._rank(key, rank[0] + self._step)
 
     def remove(self, key: int) -> None:
         self._ranks.pop(key, None)
+        self._aside.pop(key, None)
         if len(self._heap) > 2 * len(self._ranks) + 64:  # entries of removed keys
-            self._heap = list(self._ranks.values())
+            self._heap = [rank for rank in self._ranks.values() if rank[2] not in self._aside]
             heapify(self._heap)
 
     def victim(self, evictable: Callable[[int], bool]) -> int | None:
-        passed = []
-        found = None
-        while self._heap and found is None:
+        if self._patience <= 0:
+            self._take_back()
+        for _ in range(2):  # the second search asks the keys again that earlier ones set aside
+            key = self._search(evictable)
+            if key is not None:
+                return key
+            self._take_back()
+        return None
+
+    def _search(self, evictable: Callable[[int], bool]) -> int | None:
+        """Remove and return the first key in the heap that can go; set aside those before it."""
+        while self._heap:
             entry = self._heap[0]
-            rank = self._ranks.get(entry[2])
-            if rank is not None and rank != entry:
+            key = entry[2]
+            rank = self._ranks.get(key)
+            if rank is None or key in self._aside:
+                heappop(self._heap)
+            elif rank != entry:
                 heapreplace(self._heap, rank)
-                continue
-            heappop(self._heap)
-            if rank is None:
-                continue
-            if evictable(rank[2]):
-                found = rank
+            elif evictable(key):
+                heappop(self._heap)
+                del self._ranks[key]
+                self._patience -= 1
+                return key
             else:
-                passed.append(rank)
-        for rank in passed:
-            heappush(self._heap, rank if found is None else self._rank(rank[2], 2 * found[0]))
-        return None if found is None else self._ranks.pop(found[2])[2]
+                self._aside[key] = None
+                self._patience = len(self._aside)
+        return None
+
+    def _take_back(self) -> None:
+        for key in self._aside:
+            heappush(self._heap, self._ranks[key])
+        self._aside.clear()
 
     def _rank(self, key: int, count: int) -> tuple[int, int, int]:
         self._tick += 1
@@ -216,7 +204,7 @@ class Lfu:
         return key in self._ranks
 
 
-_POLICIES: dict[str, Callable[[], Policy]] = {"sieve": Sieve, "lru": Lru, "lfu": Lfu}
+_POLICIES: dict[str, Callable[[], Policy]] = {"sieve": Sieve, "lru": lambda: Ranked(0), "lfu": lambda: Ranked(1)}
 
 POLICIES = tuple(_POLICIES)
 

@@ -74,9 +74,11 @@ class LayerIndex:
         return [layer for each in sorted(self._layers) for layer in self._layers[each]]
 
     def _in_range(self, frequency: tuple[float, float]) -> list[LayerId]:
+        low, high = (_stored(bound) for bound in frequency)
+        if not low <= high:  # nor if one is NaN
+            return []
         if self._sorted is None:
             self._sorted = sorted(entry for entries in self._by_frequency.values() for entry in entries)
-        low, high = (_stored(bound) for bound in frequency)
         begin = bisect_left(self._sorted, low, key=itemgetter(0))
         end = bisect_right(self._sorted, high, key=itemgetter(0))
         return [layer for _, layer in self._sorted[begin:end]]
@@ -88,3 +90,5 @@ def _stored(frequency: float) -> float:
         return float(struct.unpack("<f", struct.pack("<f", frequency))[0])
     except OverflowError:
         return float("inf") if frequency > 0 else float("-inf")
+    except struct.error:
+        raise TypeError(f"frequency: {frequency!r} is not a number of Hz") from None

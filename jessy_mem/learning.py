@@ -176,9 +176,7 @@ class LearningTable(ProtoTable):
 
     # What to do when the pool is full
 
-    def _relieve(
-        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
-    ) -> bool:
+    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False) -> bool:
         """Crystallize or drop the oldest proto-dimension that holds what is missing; whether one was.
 
         None is touched if all of them together would not make the room.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from jessy_mem._core.latency import LatencyHistogram
@@ -33,7 +35,16 @@ from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, Resi
 from jessy_mem.table import PressureCallback, logger
 from jessy_mem.trace import TraceWriter
 
-__all__ = ["MmapManager"]
+__all__ = ["MmapManager", "open_managers"]
+
+_numbers = count(1)
+_open: weakref.WeakValueDictionary[int, MmapManager] = weakref.WeakValueDictionary()
+
+
+def open_managers() -> list[MmapManager]:
+    """The managers of this process that are open, oldest first; keeps none of them alive. Thread-safe."""
+    return [manager for reference in _open.valuerefs() if (manager := reference()) is not None]
+
 
 class MmapManager(LearningTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
@@ -64,6 +75,8 @@ class MmapManager(LearningTable):
             overrides["total_memory_mb"] = total_memory_mb
         super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
         self._loads, self._allocations, self._deallocations = (LatencyHistogram() for _ in range(3))
+        self.number = next(_numbers)  # names it among the managers of this process
+        _open[self.number] = self
 
     # Loading
 
@@ -421,6 +434,7 @@ class MmapManager(LearningTable):
             if self._closed:
                 return
             self._closed = True
+            _open.pop(self.number, None)
             lost = [dimension for dimension, region in self._regions.items() if region.source == "pool"]
             if lost:
                 logger.warning("closed with proto-dimensions that were not crystallized: %s", lost)

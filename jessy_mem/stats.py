@@ -236,33 +236,52 @@ class MemoryStats:
     def rows(self) -> list[tuple[str, str]]:
         """What `str` shows, as (label, text)."""
         rows = [
-            ("budget", f"{format_bytes(self.total_allocated_bytes)} of {format_bytes(self.limit_bytes)}"
-                       f" ({self.utilization:.1f} %, {self.pressure}), peak {format_bytes(self.peak_usage_bytes)}"),
-            ("states", f"leased {format_bytes(self.leased_bytes)}, evictable {format_bytes(self.evictable_bytes)}, "
-                       f"pinned {format_bytes(self.pinned_bytes)}, free {format_bytes(self.available_bytes)}"),
+            (
+                "budget",
+                f"{format_bytes(self.total_allocated_bytes)} of {format_bytes(self.limit_bytes)}"
+                f" ({self.utilization:.1f} %, {self.pressure}), peak {format_bytes(self.peak_usage_bytes)}",
+            ),
+            (
+                "states",
+                f"leased {format_bytes(self.leased_bytes)}, evictable {format_bytes(self.evictable_bytes)}, "
+                f"pinned {format_bytes(self.pinned_bytes)}, free {format_bytes(self.available_bytes)}",
+            ),
         ]
         for name, segment in self.segments.items():
             rows.append((f"  {name}", f"{format_bytes(segment.used_bytes)} of {format_bytes(segment.limit_bytes)}"))
         rows += [
-            ("content", f"{format_bytes(self.total_used_bytes)} in {self.layers_loaded} layers of "
-                        f"{self.dimensions_loaded} dimensions, {self.active_regions} mapped"),
+            (
+                "content",
+                f"{format_bytes(self.total_used_bytes)} in {self.layers_loaded} layers of "
+                f"{self.dimensions_loaded} dimensions, {self.active_regions} mapped",
+            ),
             ("access", f"{self.access_count:,} hits and first touches: {self.access_latency}"),
             ("first touch", str(self.first_touch_latency)),
             ("load", f"{self.load_count:,}: {self.load_latency}"),
-            ("pool", f"{self.allocation_count:,} allocated, {self.deallocation_count:,} given back, "
-                     f"{self.allocation_failures:,} refused: {self.allocate_latency}"),
-            ("changes", f"{self.crystallization_count:,} crystallized, {self.evictions:,} evicted, "
-                        f"{self.drops:,} dropped, {self.copies:,} payload copies"),
+            (
+                "pool",
+                f"{self.allocation_count:,} allocated, {self.deallocation_count:,} given back, "
+                f"{self.allocation_failures:,} refused: {self.allocate_latency}",
+            ),
+            (
+                "changes",
+                f"{self.crystallization_count:,} crystallized, {self.evictions:,} evicted, "
+                f"{self.drops:,} dropped, {self.copies:,} payload copies",
+            ),
         ]
         if self.simulation_mode:
             rows.append(("SIMULATED", ", ".join(f"D{dimension:02d}" for dimension in self.simulated_dimensions)))
         if self.residency is not None:
             real = self.residency
-            rows.append((
-                "memory", f"mapped {format_bytes(real.mapped_bytes)} ({format_bytes(real.resident_bytes)} resident), "
-                f"pool {format_bytes(real.pool_committed_bytes)} committed, {format_bytes(real.pool_used_bytes)} used, "
-                f"decompressed {format_bytes(real.decompressed_bytes)}, tables {format_bytes(real.metadata_bytes)}"
-            ))
+            rows.append(
+                (
+                    "memory",
+                    f"mapped {format_bytes(real.mapped_bytes)} ({format_bytes(real.resident_bytes)} resident), "
+                    f"pool {format_bytes(real.pool_committed_bytes)} committed, "
+                    f"{format_bytes(real.pool_used_bytes)} used, "
+                    f"decompressed {format_bytes(real.decompressed_bytes)}, tables {format_bytes(real.metadata_bytes)}",
+                )
+            )
         return rows
 
     def __str__(self) -> str:

@@ -390,9 +390,7 @@ class RegionTable(LayerRegistry):
                 self._settle()
                 return result
 
-    def _relieve(
-        self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False
-    ) -> bool:
+    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False) -> bool:
         """Make room in another way than by eviction, the lock not held; whether that did anything."""
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from world import World
@@ -13,6 +14,9 @@ _FAILED = pytest.StashKey[bool]()
 
 # An interpreter that a test starts in the source tree must find the installed package, not the sources.
 os.environ["PYTHONSAFEPATH"] = "1"
+# A shell makes what it runs in the background deaf to Ctrl-C; what a test starts must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,6 +5,7 @@ that a busy machine disturbs both alike. Nothing here touches the blocks, except
 """
 
 import mmap
+import os
 import random
 import time
 import timeit
@@ -17,8 +18,9 @@ from jessy_mem.errors import MemoryError as PoolMemoryError
 
 MIB = 1 << 20
 BLOCK_SIZES = tuple(block_size for _, block_size in DEFAULT_POOLS)
-N_PAIRS = 30_000
-N_REPEATS = 60
+SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
+N_PAIRS = 1_000 if SMALL else 30_000
+N_REPEATS = 2 if SMALL else 60
 N_UNITS = 8192  # of the bitmaps: the 4 KiB class
 
 
@@ -53,7 +55,6 @@ class Kernel:
 
     params = range(7)
     param_names = ("order",)
-    number = 1
 
     def setup(self, order):
         self.bitmap = BitmapProbe(N_UNITS)
@@ -157,13 +158,10 @@ class Python:
     def time_numpy_empty(self, n_bytes):
         np.empty(n_bytes, np.uint8)
 
-    def time_pyarrow(self, n_bytes):
-        self.names["pa"].allocate_buffer(n_bytes)
-
     def track_ratio_to_the_fastest(self, n_bytes):
         statements = ["pool.allocate(n).free()", *self.others]
         times = dict.fromkeys(statements, float("inf"))
-        for _ in range(200):  # short turns: some of them fall into quiet moments of the machine
+        for _ in range(4 * N_REPEATS):  # short turns: some of them fall into quiet moments of the machine
             for statement in statements:
                 number = 50 if statement == "bytearray(n)" else 1000
                 turn = timeit.timeit(statement, globals=self.names, number=number) / number
@@ -171,6 +169,23 @@ class Python:
         return times.pop(statements[0]) / min(times.values())
 
     track_ratio_to_the_fastest.unit = "x"
+
+
+class Pyarrow:
+    """The third of the others, where it is installed."""
+
+    params = BLOCK_SIZES
+    param_names = ("n_bytes",)
+
+    def setup(self, n_bytes):
+        try:
+            import pyarrow
+        except ImportError as error:
+            raise NotImplementedError("pyarrow is not installed") from error
+        self.allocate_buffer = pyarrow.allocate_buffer
+
+    def time_allocate_buffer(self, n_bytes):
+        self.allocate_buffer(n_bytes)
 
 
 class Creation:

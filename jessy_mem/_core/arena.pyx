@@ -33,6 +33,7 @@ from jessy_mem._core.atomic cimport (
     jm_load_relaxed,
     jm_spin_pause,
     jm_store_relaxed,
+    jm_unlikely,
 )
 from jessy_mem._core.bitmap cimport (
     LINE_WORDS,
@@ -41,7 +42,6 @@ from jessy_mem._core.bitmap cimport (
     bitmap_claim_run,
     bitmap_count_claimed,
     bitmap_release,
-    jm_unlikely,
     run_mask,
     word_claim_rest,
     word_lowest_run,

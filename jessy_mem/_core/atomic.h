@@ -10,6 +10,9 @@
 
 #define JM_CACHE_LINE 64
 
+/* A condition that is rarely true: its branch is laid out of the way. */
+#define jm_unlikely(condition) __builtin_expect(!!(condition), 0)
+
 static inline uint64_t jm_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline uint64_t jm_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void jm_store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }

@@ -6,6 +6,7 @@ cdef extern from "atomic.h" nogil:
     enum:
         JM_CACHE_LINE  # bytes
 
+    bint jm_unlikely(bint condition) noexcept
     uint64_t jm_load_relaxed(const uint64_t *p) noexcept
     uint64_t jm_load_acquire(const uint64_t *p) noexcept
     void jm_store_relaxed(uint64_t *p, uint64_t v) noexcept

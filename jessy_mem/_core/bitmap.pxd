@@ -30,6 +30,7 @@ from jessy_mem._core.atomic cimport (
     jm_or_acq_rel,
     jm_popcount,
     jm_store_relaxed,
+    jm_unlikely,
 )
 from jessy_mem._core.typedefs cimport DOUBLE_FREE, OK, Status, bit_index_t, unit_index_t, word_index_t
 
@@ -40,10 +41,8 @@ cdef enum:
 cdef extern from *:
     """
     #define JM_WORD_FULL UINT64_MAX
-    #define jm_unlikely(condition) __builtin_expect(!!(condition), 0)
     """
     const uint64_t JM_WORD_FULL
-    bint jm_unlikely(bint condition) noexcept nogil
 
 
 cdef struct Bitmap:

@@ -210,12 +210,11 @@ cdef class Ledger:
     def snapshot(self):
         """The total (used, limit, peak), the pressure, and each segment as `segment_bytes` gives it; they add up.
 
-        A moment when no reservation was half done is looked for; while many threads reserve without a pause there may be
-        none, and a segment then shows bytes that the total does not.
+        A moment when no reservation is half done is looked for. While many threads reserve without a pause there may
+        be none, and a segment then shows bytes that the total does not.
         """
-        cdef uint64_t used_bytes, sum_bytes
-        cdef int attempt, i, n = len(self.names)
-        for attempt in range(MAX_ATTEMPTS):
+        cdef uint64_t used_bytes = 0, sum_bytes
+        for _ in range(MAX_ATTEMPTS):
             used_bytes = jm_load_acquire(&self.total.used_bytes)
             segments = self.segment_bytes()
             sum_bytes = 0
@@ -243,11 +242,12 @@ cdef class Ledger:
 cdef class Charge:
     """`n_bytes` charged to `segment` of `ledger` until this object dies; LimitExceeded if they do not fit."""
 
-    def __init__(self, Ledger ledger, str segment, uint64_t n_bytes):
+    def __init__(self, Ledger ledger not None, str segment, uint64_t n_bytes):
         if self.ledger is not None:
             raise TypeError("a Charge is initialised once")
-        ledger.reserve(segment, n_bytes)
         self.segment = ledger.segment_index(segment)
+        if ledger.reserve_bytes(self.segment, n_bytes, ~<uint64_t> 0) != OK:
+            raise ledger.refusal(segment, n_bytes)
         self.n_bytes = n_bytes
         self.ledger = ledger
 

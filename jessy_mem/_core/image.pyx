@@ -10,7 +10,6 @@ import errno
 import hashlib
 import mmap
 import os
-import stat
 import sys
 
 cimport cython
@@ -18,6 +17,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
 from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -40,7 +40,7 @@ from jessy_mem._core.format cimport (
     format_keywords,
     format_read_layers,
 )
-from jessy_mem._core.os_memory cimport jm_page_bytes
+from jessy_mem._core.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
 
 from jessy_mem import compression
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
@@ -285,7 +285,9 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
     `admit(n_bytes)` is called with the file's size before it is mapped and returns its charge, or raises. A file that
     is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest.
     """
-    cdef int fd
+    cdef int fd, failed
+    cdef jm_file_facts facts
+    cdef uint64_t n_bytes
     cdef Image image
     cdef str text_path = os.fspath(path)
     try:
@@ -295,16 +297,19 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
     except OSError as error:
         raise MappingError.of(error, text_path) from None
     try:
-        info = os.fstat(fd)
-        if stat.S_ISDIR(info.st_mode):
+        with nogil:
+            failed = jm_os_file_facts(fd, &facts)
+        if failed:
+            raise OSError(c_errno, os.strerror(c_errno))
+        if facts.is_folder:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(info.st_mode):
+        if not facts.is_regular:
             raise OSError(errno.EINVAL, "Not a regular file")
-        n_bytes = info.st_size
+        n_bytes = facts.n_bytes
         if n_bytes < HEADER_BYTES:
             raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes")
         charge = admit(n_bytes) if admit is not None else None
-        identity = (info.st_dev, info.st_ino, info.st_mtime_ns, n_bytes)
+        identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
         first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
         image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
         if immutable or image.immutable:

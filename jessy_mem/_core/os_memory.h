@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef MAP_NORESERVE
@@ -18,6 +19,31 @@ static inline size_t jm_page_bytes(void)
     if (n_bytes == 0)
         n_bytes = (size_t)sysconf(_SC_PAGESIZE);
     return n_bytes;
+}
+
+typedef struct {
+    uint64_t device, inode, n_bytes;
+    int64_t mtime_ns;
+    int is_regular, is_folder;
+} jm_file_facts;
+
+/* What an open file is. 0, or -1 with errno. */
+static inline int jm_os_file_facts(int fd, jm_file_facts *facts)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return -1;
+#if defined(__APPLE__)
+    facts->mtime_ns = (int64_t)info.st_mtimespec.tv_sec * 1000000000 + info.st_mtimespec.tv_nsec;
+#else
+    facts->mtime_ns = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
+#endif
+    facts->device = (uint64_t)info.st_dev;
+    facts->inode = (uint64_t)info.st_ino;
+    facts->n_bytes = (uint64_t)info.st_size;
+    facts->is_regular = S_ISREG(info.st_mode);
+    facts->is_folder = S_ISDIR(info.st_mode);
+    return 0;
 }
 
 /* Reserve zeroed address space whose pages are committed when first touched; NULL (errno set) on failure. */

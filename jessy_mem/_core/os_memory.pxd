@@ -1,8 +1,17 @@
 """Memory calls of the operating system; see os_memory.h. A negative result means errno is set."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 
 cdef extern from "os_memory.h" nogil:
+    ctypedef struct jm_file_facts:
+        uint64_t device
+        uint64_t inode
+        uint64_t n_bytes
+        int64_t mtime_ns
+        bint is_regular
+        bint is_folder
+
+    int jm_os_file_facts(int fd, jm_file_facts *facts) noexcept
     size_t jm_page_bytes() noexcept
     void *jm_os_reserve(size_t n_bytes) noexcept
     void jm_os_release(void *base, size_t n_bytes) noexcept

@@ -18,6 +18,7 @@ def check_pools(pools: Iterable[tuple[float, int]], limit_mb: float) -> list[tup
 
 @final
 class Block(Buffer):
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def n_bytes(self) -> int: ...
     @property

@@ -70,7 +70,7 @@ cdef class Block:
     Thread-safe: of several threads that free one block exactly one succeeds.
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("blocks are made by PoolAllocator.allocate")
 
     def __dealloc__(self):

@@ -9,12 +9,13 @@ from libc.stdlib cimport calloc, free, malloc
 from jessy_mem._core.arena cimport PoolBlock
 from jessy_mem._core.atomic cimport (
     jm_add_acq_rel,
+    jm_add_relaxed,
     jm_cas_weak_acq_rel,
     jm_load_acquire,
     jm_load_relaxed,
     jm_spin_pause,
     jm_store_release,
-    jm_sub_acq_rel,
+    jm_sub_relaxed,
 )
 from jessy_mem._core.bitmap cimport (
     WORD_UNITS,
@@ -34,8 +35,6 @@ from jessy_mem._core.pool cimport PoolAllocator
 from jessy_mem._core.typedefs cimport OK, unit_index_t, word_index_t
 
 cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_t:
-        pass
     int pthread_create(pthread_t *thread, const void *attributes, void *(*run)(void *) noexcept nogil, void *argument)
     int pthread_join(pthread_t thread, void **result)
 
@@ -47,22 +46,6 @@ jm_clock_init()
 
 # -- native threads ---------------------------------------------------------------------------------------------------
 
-ctypedef void (*job_t)(Worker *me) noexcept nogil
-
-cdef struct Worker:
-    pthread_t thread
-    job_t job
-    void *task            # what all workers share
-    uint64_t *n_arrived   # atomic; counts workers that are ready
-    uint64_t n_workers
-    uint64_t number       # 0..n_workers - 1
-    uint64_t random       # seeded by the number
-    uint64_t begin_ticks
-    uint64_t end_ticks
-    uint64_t[4] counts    # results
-
-
-# Wait until *count has reached `goal`, without starving a machine that has fewer cores than threads.
 cdef void wait_for(const uint64_t *count, uint64_t goal) noexcept nogil:
     cdef unsigned int n_spins = 0
     while jm_load_acquire(count) < goal:
@@ -91,7 +74,6 @@ cdef void *worker_run(void *argument) noexcept nogil:
 
 
 cdef list run_workers(job_t job, void *task, unsigned int n_workers, uint64_t seed=1):
-    """Run `job` in n_workers threads at once: the time in ns, followed by the four sums of their counts."""
     cdef Worker *workers = <Worker *> calloc(n_workers, sizeof(Worker))
     cdef uint64_t n_arrived = 0, begin_ticks, end_ticks
     cdef unsigned int i, k, n_started = 0
@@ -355,6 +337,28 @@ cdef uint64_t parcel_marks(const Parcel *parcel, bint write) noexcept nogil:
     return n_bad
 
 
+# Claim, mark, check, release; nothing but the pool stands between one owner's bytes and the next's.
+# counts: 0 marks that were overwritten, 3 releases refused.
+cdef void take_turns(Worker *me) noexcept nogil:
+    cdef PoolTask *task = <PoolTask *> me.task
+    cdef Parcel parcel
+    for _ in range(task.n_rounds):
+        while (<PoolAllocator> task.pool).claim_block(task.n_bytes, &parcel.block) != OK:
+            sched_yield()
+        parcel.cookie = next_random(&me.random)
+        parcel_marks(&parcel, True)
+        me.counts[0] += parcel_marks(&parcel, False)
+        me.counts[3] += (<PoolAllocator> task.pool).release_block(&parcel.block) != OK
+
+
+def handover_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2):
+    """Threads that want more blocks than there are take turns: (overwritten marks, refused releases)."""
+    cdef PoolTask task
+    task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
+    _, n_overwritten, _, _, n_refused = run_workers(take_turns, &task, n_threads)
+    return n_overwritten, n_refused
+
+
 # Exchange blocks with the other threads through a table, after mimalloc's test-stress. The last worker only looks on.
 # counts: 0 marks that were overwritten, 1 blocks claimed, 2 refused, 3 moments above the limit and releases refused.
 cdef void exchange(Worker *me) noexcept nogil:
@@ -378,7 +382,7 @@ cdef void exchange(Worker *me) noexcept nogil:
             if (<PoolAllocator> task.pool).claim_block(
                 1 + (parcel.cookie >> 8) % (task.n_bytes >> (random >> 40 & 7)), &parcel.block
             ) == OK:
-                seen = jm_add_acq_rel(&task.live_bytes, parcel.block.capacity_bytes) + parcel.block.capacity_bytes
+                seen = jm_add_relaxed(&task.live_bytes, parcel.block.capacity_bytes) + parcel.block.capacity_bytes
                 me.counts[3] += seen > task.limit_bytes
                 parcel_marks(parcel, True)
                 me.counts[1] += 1
@@ -397,7 +401,7 @@ cdef void parcel_end(Worker *me, Parcel *parcel) noexcept nogil:
     cdef PoolTask *task = <PoolTask *> me.task
     if parcel != NULL:
         me.counts[0] += parcel_marks(parcel, False)
-        jm_sub_acq_rel(&task.live_bytes, parcel.block.capacity_bytes)
+        jm_sub_relaxed(&task.live_bytes, parcel.block.capacity_bytes)
         me.counts[3] += (<PoolAllocator> task.pool).release_block(&parcel.block) != OK
         free(parcel)
 

@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
-from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, Header, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get
@@ -30,7 +30,7 @@ from jessy_mem._core.span cimport span_inside
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file
-from jessy_mem.errors import ImmutableDimension, InvalidRegion, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
+from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId
 
 cdef object new_layer_id = LayerId

@@ -1,14 +1,11 @@
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from typing_extensions import Buffer
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.region import LayerView, MmapRegion
-
-class Tracer(Protocol):
-    def record(self, dimension: int, layer: int, file_bytes: int, /) -> object: ...
+from jessy_mem.trace import Tracer
 
 class LayerRegistry:
     @property
@@ -36,8 +33,8 @@ class LayerRegistry:
     def is_evictable(self, dimension: int) -> bool: ...
     def take_visited(self) -> list[int]: ...
     def survey(self) -> tuple[int, int, int, int, int]: ...
-    def holdings(self) -> list[tuple[int, int, int, int, bool]]: ...
     def residency(self) -> tuple[int, int, int, int]: ...
+    def holdings(self) -> list[tuple[int, int, int, int, bool]]: ...
 
 def make_region(
     image: Image, immutable: bool, allocate: Callable[[int], Buffer], verify: str = "lazy"

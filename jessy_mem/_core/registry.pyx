@@ -115,11 +115,13 @@ cdef class LayerRegistry:
         dimension, layer = layer_id
         region = self._regions.get(dimension)
         if region is None:
+            # Not marked as visited: to eviction, a region is visited when it is read again after it came.
             region = self.restore_region(dimension, layer)
+        else:
+            jm_flag_store_relaxed(&region.visited, 1)
         view = region.find_view(layer)
         if view is None:
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
-        jm_flag_store_relaxed(&region.visited, 1)
         if view.payload is not None:
             self.count_copies(1)
         return view

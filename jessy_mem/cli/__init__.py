@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 import jessy_mem as jm
+from jessy_mem.cli.paths import reason
 
 __all__ = ["main"]
 
@@ -29,6 +30,7 @@ COMMANDS = {
     "verify": "Compare every byte with its checksum, and list all damage.",
     "doctor": "Find (and clean) what crashes and copies left in a base folder.",
     "ask": "Find the layers that some words lead to, and show their text.",
+    "advise": "Replay a recorded trace over eviction policies and budgets.",
     "bench": "Measure access, loading, pool and statistics on this machine.",
 }
 
@@ -97,10 +99,8 @@ class Commands(click.Group):
             return _fail(error.format_message(), error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             return 128 + signal.SIGINT
-        except OSError as error:
-            return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
-        except (jm.ConsciousnessError, ImportError, UnicodeDecodeError) as error:
-            return _fail(str(error), 1)
+        except (jm.ConsciousnessError, OSError, ImportError, UnicodeDecodeError) as error:
+            return _fail(reason(error), 1)
 
 
 def _fail(message: str, status: int) -> int:

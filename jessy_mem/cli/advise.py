@@ -25,18 +25,23 @@ def _budgets(ctx: click.Context, param: click.Parameter, values: Sequence[str]) 
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--budget", "budgets", metavar="SIZE", multiple=True, callback=_budgets,
+    "--budget",
+    "budgets",
+    metavar="SIZE",
+    multiple=True,
+    callback=_budgets,
     help="A budget to replay, such as 64MB; may be repeated. Default: 5 to 100 % of all dimensions in the trace.",
 )
 @click.option(
-    "--policy", "policies", type=click.Choice(POLICIES), multiple=True,
+    "--policy",
+    "policies",
+    type=click.Choice(POLICIES),
+    multiple=True,
     help="A policy to replay; may be repeated. Default: all.",
 )
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the result into this PNG file.")
 @screen.json_option
-def command(
-    trace: Path, budgets: Sequence[int], policies: Sequence[str], plot: Path | None, as_json: bool
-) -> int:
+def command(trace: Path, budgets: Sequence[int], policies: Sequence[str], plot: Path | None, as_json: bool) -> int:
     """Replay the accesses recorded in TRACE over eviction policies and budgets, and compare byte hit ratios.
 
     A byte hit ratio is the share of bytes that were in memory when they were read: a miss has to load its whole
@@ -47,7 +52,9 @@ def command(
     with screen.progress_bar("replaying") as report:
         try:
             results = jm.advise(
-                trace, budgets or None, tuple(dict.fromkeys(policies)) or POLICIES,
+                trace,
+                budgets or None,
+                tuple(dict.fromkeys(policies)) or POLICIES,
                 lambda n_done, n_replays: report(n_done * trace_bytes, n_replays * trace_bytes),
             )
         except ValueError as error:
@@ -60,11 +67,13 @@ def command(
             raise click.BadParameter(f"{error}.", param_hint="'--plot'") from error
     if as_json:
         n_accesses = results[0].hits + results[0].misses
-        screen.print_json({
-            "trace": str(trace),
-            "accesses": n_accesses,
-            "results": [result.to_dict() for result in results],
-        })
+        screen.print_json(
+            {
+                "trace": str(trace),
+                "accesses": n_accesses,
+                "results": [result.to_dict() for result in results],
+            }
+        )
     else:
         _show(results, trace, plot)
     return 0

@@ -13,6 +13,7 @@ from rich.text import Text
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.navigator import KeywordNavigator, WeightedMean
+from jessy_mem.cli.paths import reason
 
 N_LINES = 6
 MAX_TEXT_COLUMNS = 96
@@ -44,19 +45,26 @@ def command(base: Path, words: tuple[str, ...], most: int, full: bool, as_json: 
     weights = [path.confidence for path in paths]
     dominant = WeightedMean(weights).dominant_frequency(contexts.frequencies) if paths else None
     if as_json:
-        screen.print_json({
-            "query": query,
-            "n_found": len(found),
-            "dominant_frequency": dominant,
-            "layers": [
-                {
-                    "layer": str(context.layer_id), "dimension": names[path.dimension], "score": path.confidence,
-                    "matched": list(path.keywords), "frequency": context.frequency, "depth": context.depth,
-                    "source": context.source, "text": context.content,
-                }
-                for path, context in zip(paths, contexts, strict=True)
-            ],
-        })
+        screen.print_json(
+            {
+                "query": query,
+                "n_found": len(found),
+                "dominant_frequency": dominant,
+                "layers": [
+                    {
+                        "layer": str(context.layer_id),
+                        "dimension": names[path.dimension],
+                        "score": path.confidence,
+                        "matched": list(path.keywords),
+                        "frequency": context.frequency,
+                        "depth": context.depth,
+                        "source": context.source,
+                        "text": context.content,
+                    }
+                    for path, context in zip(paths, contexts, strict=True)
+                ],
+            }
+        )
     elif not paths:
         screen.console().print(Text(f"no layer has a keyword among: {query}"), soft_wrap=True)
     else:
@@ -76,7 +84,7 @@ def _load(memory: jm.MmapManager) -> None:
         names = ", ".join(f"D{dimension:02d}" for dimension in report.simulated)
         screen.warn(f"simulated, for there is no file: {names}")
     for error in report.skipped.values():
-        screen.warn(str(error))
+        screen.warn(reason(error))
 
 
 def _show(
@@ -85,10 +93,13 @@ def _show(
     width = max(20, min(out.width, MAX_TEXT_COLUMNS) - 2)
     for path, context in zip(paths, contexts, strict=True):
         simulated = (", SIMULATED", "bold yellow") if context.source == "simulated" else ""
-        out.print(Text.assemble(
-            (f"{context.layer_id} {names[path.dimension]}", "bold cyan"),
-            f"  score {path.confidence:.2f}, {context.frequency:.3g} Hz, depth {context.depth}", simulated,
-        ))
+        out.print(
+            Text.assemble(
+                (f"{context.layer_id} {names[path.dimension]}", "bold cyan"),
+                f"  score {path.confidence:.2f}, {context.frequency:.3g} Hz, depth {context.depth}",
+                simulated,
+            )
+        )
         out.print(Text.assemble(("matched: ", "dim"), (", ".join(path.keywords), "green")))
         lines = [line for part in context.content.strip().splitlines() for line in textwrap.wrap(part, width) or [""]]
         shown = lines if full else lines[:N_LINES]

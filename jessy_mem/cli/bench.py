@@ -36,12 +36,14 @@ def command(as_json: bool) -> None:
         timings = [*measure_targets(base), *measure_details(base)]
         ratios = measure_ratios(base)
     if as_json:
-        screen.print_json({
-            "timings": [timing.to_dict() for timing in timings],
-            "ratios": [ratio.to_dict() for ratio in ratios],
-            "machine": machine(),
-            "cpus": os.cpu_count(),
-        })
+        screen.print_json(
+            {
+                "timings": [timing.to_dict() for timing in timings],
+                "ratios": [ratio.to_dict() for ratio in ratios],
+                "machine": machine(),
+                "cpus": os.cpu_count(),
+            }
+        )
     else:
         _show(timings, ratios)
 
@@ -50,7 +52,9 @@ def _show(timings: list[Timing], ratios: list[Ratio]) -> None:
     out = screen.console()
     rows = [
         (
-            timing.name, *map(screen.duration, (timing.median_ns, timing.low_ns, timing.high_ns)), str(timing.n_runs),
+            timing.name,
+            *map(screen.duration, (timing.median_ns, timing.low_ns, timing.high_ns)),
+            str(timing.n_runs),
             "" if timing.target_ns is None else f"<{screen.duration(timing.target_ns)}",
         )
         for timing in timings

@@ -11,7 +11,7 @@ from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.source import DimensionSource, SourceError, read_source
+from jessy_mem.cli.source import DimensionSource, SourceError, passed_over, read_source
 
 
 @click.command()
@@ -34,7 +34,10 @@ def command(source: Path, out: Path, compress: bool, as_json: bool) -> None:
 
     Nothing is written unless all of SOURCE is sound. Files that are there are replaced in one step, each.
     """
-    built = build(read_source(source, compress), out)
+    dimensions = read_source(source, compress)
+    for path in passed_over(source):
+        screen.warn(f"{path} is passed over: layers are Dnn/0.md, Dnn/1.txt, and so on")
+    built = build(dimensions, out)
     if as_json:
         screen.print_json({"out": str(out), "dimensions": built})
     else:
@@ -93,8 +96,12 @@ def _show(built: list[dict[str, Any]], out: Path) -> None:
     console = screen.console()
     rows = [
         (
-            f"D{facts['id']:02d}", facts["name"], str(facts["layers"]), screen.size(facts["size_bytes"]),
-            str(facts["generation"]), "immutable" if facts["immutable"] else "",
+            f"D{facts['id']:02d}",
+            facts["name"],
+            str(facts["layers"]),
+            screen.size(facts["size_bytes"]),
+            str(facts["generation"]),
+            "immutable" if facts["immutable"] else "",
         )
         for facts in built
     ]

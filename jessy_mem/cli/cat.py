@@ -44,13 +44,13 @@ def _write(out: BinaryIO, chunk: memoryview) -> None:
 
 def _find(file: Path, layer: str) -> tuple[Path, int]:
     """The region file and the number of the layer that the two arguments name."""
-    if re.fullmatch(r"[Dd]\d+/[Ll]\d+", layer) and file.is_dir():
+    if re.fullmatch(r"[Dd][0-9]+/[Ll][0-9]+", layer) and file.is_dir():
         try:
             dimension, number = jm.LayerId.parse(layer)
         except ValueError as error:
             raise click.BadParameter(f"{error}.", param_hint="LAYER") from None
         return region_file(file / f"D{dimension:02d}"), number
-    match = re.fullmatch(r"[Ll]?(\d{1,9})", layer)
+    match = re.fullmatch(r"[Ll]?([0-9]{1,9})", layer)
     if match is None:
         raise click.BadParameter(f"{layer!r} is not the number of a layer.", param_hint="LAYER")
     return region_file(file), int(match[1])

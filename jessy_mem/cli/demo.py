@@ -139,9 +139,13 @@ def _show(demo: Demo, out: Console) -> None:
     headings = ["", "~dimension", "?>slot", ">file", "?>layers", "Hz", f"?{LOW_HZ:.0f}{'4.5 Hz':>{BAND_COLUMNS - 1}}"]
     rows: list[list[str | Text]] = [
         [
-            f"D{facts['id']:02d}", facts["name"] + (" *" if facts["immutable"] else ""),
-            screen.size(facts["slot_bytes"]), screen.size(facts["size_bytes"]), str(facts["layers"]),
-            screen.band(facts["frequency_band"]), _band_bar(facts, out),
+            f"D{facts['id']:02d}",
+            facts["name"] + (" *" if facts["immutable"] else ""),
+            screen.size(facts["slot_bytes"]),
+            screen.size(facts["size_bytes"]),
+            str(facts["layers"]),
+            screen.band(facts["frequency_band"]),
+            _band_bar(facts, out),
         ]
         for facts in demo.dimensions
     ]
@@ -185,14 +189,19 @@ def _what_happened(demo: Demo) -> Text:
 def _show_numbers(demo: Demo, out: Console) -> None:
     rows: list[list[str | Text]] = [
         [
-            timing.name, f"<{screen.duration(timing.target_ns or 0)}", screen.duration(timing.median_ns),
-            f"{screen.duration(timing.low_ns)} .. {screen.duration(timing.high_ns)}", screen.verdict(timing.met),
+            timing.name,
+            f"<{screen.duration(timing.target_ns or 0)}",
+            screen.duration(timing.median_ns),
+            f"{screen.duration(timing.low_ns)} .. {screen.duration(timing.high_ns)}",
+            screen.verdict(timing.met),
         ]
         for timing in demo.targets
     ]
-    out.print(screen.table(
-        out, "Target metrics", ["~Operation", ">Target", ">Measured", "?middle half of the runs", ""], rows
-    ))
+    out.print(
+        screen.table(
+            out, "Target metrics", ["~Operation", ">Target", ">Measured", "?middle half of the runs", ""], rows
+        )
+    )
     out.print()
     out.print(screen.ratio_table(out, demo.ratios))
     out.print(Text(f"{machine()}; medians, warm; {demo.seconds:.1f} s in all", style="dim"))

@@ -26,14 +26,16 @@ def command(base: Path, cleaning: bool, as_json: bool) -> int:
     removed = jm.clean(findings) if cleaning else []
     left = [finding for finding in findings if finding not in removed]
     if as_json:
-        screen.print_json({
-            "base": str(base),
-            "sound": not left,
-            "findings": [finding.to_dict() for finding in left],
-            "removed": [finding.to_dict() for finding in removed],
-            "freed_bytes": sum(finding.n_bytes for finding in removed),
-            "removable_bytes": sum(finding.n_bytes for finding in left if finding.removable),
-        })
+        screen.print_json(
+            {
+                "base": str(base),
+                "sound": not left,
+                "findings": [finding.to_dict() for finding in left],
+                "removed": [finding.to_dict() for finding in removed],
+                "freed_bytes": sum(finding.n_bytes for finding in removed),
+                "removable_bytes": sum(finding.n_bytes for finding in left if finding.removable),
+            }
+        )
     else:
         _show(base, left, removed)
     return 1 if left else 0

@@ -13,7 +13,7 @@ from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.paths import REGION, region_file, region_files
+from jessy_mem.cli.paths import REGION, reason, region_file, region_files
 
 N_LAYERS_SHOWN = 200
 NEVER_HERE = ("access", "first touch", "pool", "changes")  # nothing of the kind happens in an inspection
@@ -88,9 +88,13 @@ def _show_region(region: jm.MmapRegion) -> None:
     headings = [">layer", ">depth", ">Hz", ">size", "?>stored", "?>offset", "~keywords"]
     layers = [
         (
-            str(layer["layer"]), str(layer["depth"]), f"{layer['frequency']:.3g}", screen.size(layer["size_bytes"]),
+            str(layer["layer"]),
+            str(layer["depth"]),
+            f"{layer['frequency']:.3g}",
+            screen.size(layer["size_bytes"]),
             screen.size(layer["stored_bytes"]) if layer["stored_bytes"] < layer["size_bytes"] else "as is",
-            str(layer["offset"]), ", ".join(layer["keywords"]),
+            str(layer["offset"]),
+            ", ".join(layer["keywords"]),
         )
         for layer in _layer_dicts(region)[:N_LAYERS_SHOWN]
     ]
@@ -111,18 +115,20 @@ def _inspect_base(base: Path, as_json: bool) -> int:
         absent = [d for d, error in report.skipped.items() if isinstance(error, jm.DimensionNotFound)]
         stats = memory.get_stats(residency=True)
     if as_json:
-        screen.print_json({
-            "base": str(base),
-            "dimensions": regions,
-            "not_loadable": {str(dimension): str(error) for dimension, error in damaged.items()},
-            "absent": absent,
-            "stats": stats.to_dict(),
-        })
+        screen.print_json(
+            {
+                "base": str(base),
+                "dimensions": regions,
+                "not_loadable": {str(dimension): reason(error) for dimension, error in damaged.items()},
+                "absent": absent,
+                "stats": stats.to_dict(),
+            }
+        )
     else:
         out = screen.console()
         out.print(_base_table(regions, f"Dimensions in {base}", out))
         for error in damaged.values():
-            out.print(Text.assemble(("cannot be loaded  ", "bold red"), str(error)), soft_wrap=True)
+            out.print(Text.assemble(("cannot be loaded  ", "bold red"), reason(error)), soft_wrap=True)
         if absent:
             out.print(Text(f"not there: {', '.join(f'D{dimension:02d}' for dimension in absent)}", style="dim"))
         out.print()
@@ -135,8 +141,13 @@ def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Tabl
     headings = ["", "~dimension", "?>layers", ">size", "?>slot", "Hz", "?>generation", "?"]
     rows = [
         (
-            f"D{facts['id']:02d}", facts["name"], f"{facts['n_layers']:,}", screen.size(facts["size_bytes"]),
-            screen.size(facts["slot_bytes"]), screen.band(facts["frequency_band"]), str(facts["generation"]),
+            f"D{facts['id']:02d}",
+            facts["name"],
+            f"{facts['n_layers']:,}",
+            screen.size(facts["size_bytes"]),
+            screen.size(facts["slot_bytes"]),
+            screen.band(facts["frequency_band"]),
+            str(facts["generation"]),
             "immutable" if facts["immutable"] else "",
         )
         for facts in regions

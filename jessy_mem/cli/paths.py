@@ -1,4 +1,4 @@
-"""FILE and BASE: what a path on the command line means."""
+"""FILE and BASE: what a path on the command line means, and what is said when it cannot be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["region_file", "region_files"]
+import jessy_mem as jm
+
+__all__ = ["REGION", "dimension_of", "reason", "region_file", "region_files"]
 
 REGION = "region.mmap"
 
@@ -23,12 +25,42 @@ def region_file(path: Path) -> Path:
     raise click.UsageError(f"{path} is a folder without a {REGION}.")
 
 
+def dimension_of(folder_name: str) -> int | None:
+    """The dimension whose folder is named so; None if it is none's."""
+    if not re.fullmatch(r"D[0-9]{2,10}", folder_name):
+        return None
+    try:
+        dimension = jm.LayerId.checked((int(folder_name[1:]), 0)).dimension
+    except ValueError:
+        return None
+    return dimension if folder_name == f"D{dimension:02d}" else None
+
+
 def region_files(base: Path) -> list[Path]:
     """The region files of all dimensions under `base`, by ascending id; wrong use if there is none."""
     found = {}
     for folder in base.iterdir():
-        if re.fullmatch(r"D\d{2,10}", folder.name) and (folder / REGION).exists():
-            found[int(folder.name[1:])] = folder / REGION
+        dimension = dimension_of(folder.name)
+        if dimension is not None and _present(folder / REGION):
+            found[dimension] = folder / REGION
     if not found:
         raise click.UsageError(f"{base} holds no dimension: there is no Dnn/{REGION} in it.")
     return [found[dimension] for dimension in sorted(found)]
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line; a failure of the system is the file and why."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _present(path: Path) -> bool:
+    """Whether there is something at `path`: a dangling link, or what may not be looked at, is something too."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True

@@ -19,8 +19,21 @@ from rich.text import Text
 if TYPE_CHECKING:
     from jessy_mem.cli.measure import Ratio
 
-__all__ = ["Report", "band", "console", "duration", "facts", "json_option", "print_json", "progress_bar",
-    "ratio_table", "size", "table", "verdict", "warn"]
+__all__ = [
+    "Report",
+    "band",
+    "console",
+    "duration",
+    "facts",
+    "json_option",
+    "print_json",
+    "progress_bar",
+    "ratio_table",
+    "size",
+    "table",
+    "verdict",
+    "warn",
+]
 
 Report = Callable[[int, int], None]  # (done bytes, total bytes)
 
@@ -48,16 +61,20 @@ def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequ
     terminal is narrow.
     """
     made = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
-        collapse_padding=True, header_style="dim",
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="dim",
     )
     kept = [i for i, heading in enumerate(headings) if "?" not in heading[:3] or out.width >= NARROW]
     for i in kept:
         heading = headings[i].lstrip(">~?")
         marks = headings[i].removesuffix(heading)
-        made.add_column(
-            heading, justify="right" if ">" in marks else "left", no_wrap="~" not in marks, overflow="fold"
-        )
+        made.add_column(heading, justify="right" if ">" in marks else "left", no_wrap="~" not in marks, overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in (row[i] for i in kept)))
     return made
@@ -71,8 +88,12 @@ def ratio_table(out: Console, ratios: Sequence[Ratio]) -> Table:
     """What the library costs against the bare thing."""
     rows = [
         (
-            ratio.name, duration(ratio.ours_ns), f"{duration(ratio.bare_ns)} {ratio.bare}", f"{ratio.ratio:.2f} x",
-            f"<= {ratio.bound:g} x", verdict(ratio.met),
+            ratio.name,
+            duration(ratio.ours_ns),
+            f"{duration(ratio.bare_ns)} {ratio.bare}",
+            f"{ratio.ratio:.2f} x",
+            f"<= {ratio.bound:g} x",
+            verdict(ratio.met),
         )
         for ratio in ratios
     ]
@@ -143,7 +164,10 @@ def progress_bar(label: str) -> Iterator[Report]:
     """A function to report progress to, in bytes; a bar appears on a terminal once a second has passed."""
     started = time.monotonic()
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(binary_units=True),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)

@@ -7,7 +7,6 @@ line.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,13 @@ from typing import Any
 import click
 
 import jessy_mem as jm
+from jessy_mem.cli.front_matter import FrontMatterError, front_matter
+from jessy_mem.cli.paths import REGION, dimension_of
 
-__all__ = ["DimensionSource", "SourceError", "read_source"]
+__all__ = ["DimensionSource", "SourceError", "passed_over", "read_source"]
 
 PLAN = "dimensions.json"
 N_PROBLEMS_SHOWN = 20
-FENCE = "---"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -124,14 +124,26 @@ def _folders(source: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for parent in (source / "content", source):
         for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-            if re.fullmatch(r"D\d{2,10}", path.name) and path.is_dir() and any(_layer_files(path)):
-                found[int(path.name[1:])] = path
-    return {dimension: path for dimension, path in found.items() if path.name == f"D{dimension:02d}"}
+            dimension = dimension_of(path.name)
+            if dimension is not None and path.is_dir() and any(_layer_files(path)):
+                found[dimension] = path
+    return found
+
+
+def passed_over(source: Path) -> list[Path]:
+    """What looks as if it were meant for a region and is not read: folders and files with other names."""
+    folders = [path for parent in (source, source / "content") if parent.is_dir() for path in parent.iterdir()]
+    found = [path for path in folders if re.fullmatch(r"[Dd][0-9]+", path.name) and dimension_of(path.name) is None]
+    for folder in _folders(source).values():
+        layers = {path for _, path in _layer_files(folder)}
+        others = (path for path in folder.iterdir() if path not in layers)
+        found += [path for path in others if not path.name.startswith(".") and path.name != REGION]
+    return sorted(found)
 
 
 def _layer_files(folder: Path) -> Iterator[tuple[int, Path]]:
     """The texts in `folder`, such as 0.md and 1.txt, by ascending layer."""
-    found = [(re.fullmatch(r"(\d{1,5})\.(md|txt)", path.name), path) for path in folder.iterdir()]
+    found = [(re.fullmatch(r"([0-9]{1,9})\.(md|txt)", path.name), path) for path in folder.iterdir()]
     yield from sorted((int(match[1]), path) for match, path in found if match)
 
 
@@ -164,7 +176,10 @@ def _read_layers(source: Path, dimension: DimensionSource, compress: bool) -> li
 def _read_layer(path: Path, layer: int, dimension: DimensionSource, compress: bool) -> jm.LayerSpec:
     raw = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
     text = _text(path, raw)
-    facts, n_lines = _front_matter(path, text)
+    try:
+        facts, n_lines = front_matter(text)
+    except FrontMatterError as error:
+        raise SourceError([f"{path}:{error.line}: {error}"]) from None
     name = facts.pop("name", None)
     if name is not None and not dimension.planned:
         dimension.name = name
@@ -179,64 +194,3 @@ def _text(path: Path, raw: bytes) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise SourceError([f"{path}:{line}: byte {raw[error.start]:#04x} is not UTF-8"]) from None
-
-
-# Front matter ---------------------------------------------------------------------------------------------------------
-
-
-def _front_matter(path: Path, text: str) -> tuple[dict[str, Any], int]:
-    """What the block between two lines of --- at the top says, and how many lines it takes."""
-    lines = text.split("\n")
-    if lines[0].rstrip() != FENCE:
-        return {}, 0
-    n_lines = next((number for number, line in enumerate(lines[1:], 2) if line.rstrip() == FENCE), 0)
-    if not n_lines:
-        raise SourceError([f"{path}:1: the front matter is not closed by a line of {FENCE}"])
-    facts: dict[str, Any] = {}
-    for number, line in enumerate(lines[1 : n_lines - 1], 2):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        key, colon, value = (part.strip() for part in stripped.partition(":"))
-        if not colon:
-            raise SourceError([f"{path}:{number}: {stripped!r} is not 'key: value'"])
-        if key not in PARSERS:
-            raise SourceError([f"{path}:{number}: there is no key {key!r}; there are {', '.join(PARSERS)}"])
-        try:
-            facts[key] = PARSERS[key](value)
-        except ValueError as error:
-            raise SourceError([f"{path}:{number}: {key}: {error}"]) from None
-    return facts, n_lines
-
-
-def _frequency(value: str) -> float:
-    try:
-        frequency = float(value.lower().removesuffix("hz"))
-    except ValueError:
-        frequency = math.nan
-    if not 0 < frequency < math.inf:
-        raise ValueError(f"{value!r} is not a number of Hz above 0")
-    return frequency
-
-
-def _depth(value: str) -> int:
-    if not re.fullmatch(r"\d{1,3}", value) or int(value) > 255:
-        raise ValueError(f"{value!r} is not in 0..255")
-    return int(value)
-
-
-def _keywords(value: str) -> tuple[str, ...]:
-    if value.startswith("[") != value.endswith("]"):
-        raise ValueError(f"{value!r} has a bracket on one side only")
-    words = (word.strip().strip("'\"").strip() for word in value.removeprefix("[").removesuffix("]").split(","))
-    return tuple(word for word in words if word)
-
-
-def _name(value: str) -> str:
-    name = value.strip("'\"")
-    if not 1 <= len(name.encode()) <= 64:
-        raise ValueError(f"{value!r} does not have 1 to 64 bytes")
-    return name
-
-
-PARSERS = {"frequency": _frequency, "keywords": _keywords, "depth": _depth, "name": _name}

@@ -31,13 +31,15 @@ def command(target: Path, as_json: bool) -> int:
             shifted = partial(_report_from, report, sum(sizes[:i]), sum(sizes))
             damage[file] = jm.verify_region(file, dimension, shifted)
     if as_json:
-        screen.print_json({
-            "sound": not any(damage.values()),
-            "files": [
-                {"path": str(file), "size_bytes": n_bytes, "damage": [_as_dict(error) for error in damage[file]]}
-                for file, n_bytes in zip(files, sizes, strict=True)
-            ],
-        })
+        screen.print_json(
+            {
+                "sound": not any(damage.values()),
+                "files": [
+                    {"path": str(file), "size_bytes": n_bytes, "damage": [_as_dict(error) for error in damage[file]]}
+                    for file, n_bytes in zip(files, sizes, strict=True)
+                ],
+            }
+        )
     else:
         _show(damage, sizes)
     return 1 if any(damage.values()) else 0

@@ -20,8 +20,8 @@ HOUSE = """
     layout config context index ids prose advice
     _core.format _core.budget _core.image _core.arena _core.pool _core.latency _core.region
     _core.registry
-    _core.probe _core.probe_latency
-    builder simulation table protos learning manager doctor
+    _core.probe _core.probe_budget _core.probe_latency
+    builder simulation table protos learning manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -7,7 +7,13 @@ import pytest
 import jessy_mem.errors as errors
 from jessy_mem._core.budget import Ledger
 from jessy_mem._core.pool import PoolAllocator
-from jessy_mem._core.probe import exchange_stress, pool_failure_ns, pool_pairs_ns, release_races_won
+from jessy_mem._core.probe import (
+    exchange_stress,
+    handover_stress,
+    pool_failure_ns,
+    pool_pairs_ns,
+    release_races_won,
+)
 
 MIB = 1 << 20
 FOUR = ((4, 4096), (4, 16384), (4, 65536), (4, 262144))
@@ -43,6 +49,18 @@ def test_the_plans_reach_the_limit():
     """So that the test above has something to prove."""
     pool = PoolAllocator(FOUR, 6)
     assert exchange_stress(pool, 512 * 1024, 10_000, n_threads=2)["refused"] > 0
+
+
+@pytest.mark.parametrize(
+    ("pools", "n_bytes", "n_threads"),
+    [(((0.25, 262144),), 5000, 2), (((0.5, 262144),), 262144, 3), (((0.5, 2048),), 2048 * 150, 2)],
+    ids=["one block", "two blocks, three threads", "runs of words"],
+)
+def test_a_block_is_handed_over_with_all_its_bytes(pools, n_bytes, n_threads):
+    """The last owner's writes come before the next owner's: the order that ThreadSanitizer looks for here."""
+    pool = PoolAllocator(pools, pools[0][0])
+    assert handover_stress(pool, n_bytes, 3_000, n_threads) == (0, 0)
+    assert pool.usage()[0] == 0
 
 
 def test_shared_ledger_never_passes_its_limit():

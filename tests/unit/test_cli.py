@@ -85,6 +85,16 @@ def base(source, tmp_path):
     return tmp_path / "base"
 
 
+def writer_of(fifo: Path) -> int:
+    """A descriptor that writes to `fifo`, as soon as somebody reads it."""
+    for _ in range(600):
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            time.sleep(0.05)
+    raise AssertionError(f"nobody reads {fifo}")
+
+
 def flip(path: Path, offset: int = -1) -> None:
     """Damage one byte of a file."""
     data = bytearray(path.read_bytes())
@@ -148,16 +158,16 @@ class TestFrame:
         assert re.fullmatch(rb"error: .*region\.mmap: header: found 5 bytes, expected .*\n", done.stderr)
 
     def test_ctrl_c_is_quiet(self, tmp_path):
-        os.mkfifo(tmp_path / "0.md")  # reading it waits for a writer that never comes
         folder = tmp_path / "source" / "D15"
         folder.mkdir(parents=True)
-        (tmp_path / "0.md").rename(folder / "0.md")
+        os.mkfifo(folder / "0.md")  # reading it waits for a writer that never writes
         (folder.parent / "dimensions.json").write_text('{"dimensions": []}')
         command = [sys.executable, "-m", "jessy_mem", "build", str(folder.parent), str(tmp_path / "out")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(1.5)
+        writer = writer_of(folder / "0.md")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
+        os.close(writer)
         assert (process.returncode, out) == (130, b"")
         assert b"Traceback" not in err
 
@@ -315,6 +325,26 @@ class TestBuild:
         (source / "content" / "D1000" / "2.md").write_text("Mine.")
         report = json_of(run("build", source, tmp_path / "out", "--json"))
         assert [(each["id"], each["name"]) for each in report["dimensions"]][2:] == [(15, "Humor"), (1000, "D1000")]
+
+    @pytest.mark.parametrize(
+        ("name", "told"), [("D00", True), ("D1", True), ("d03", True), ("D4294967296", True), ("notes", False)]
+    )
+    def test_folders_of_no_dimension_are_passed_over(self, name, told, source, tmp_path):
+        (source / name).mkdir()
+        (source / name / "0.md").write_text("not a layer")
+        result = run("build", source, tmp_path / "out", "--json")
+        assert len(json_of(result)["dimensions"]) == 2
+        assert (f"{name} is passed over" in result.stderr) is told
+
+    def test_files_that_are_no_layers_are_passed_over_aloud(self, source, tmp_path):
+        for name in ("intro.md", "2.rst", ".hidden", "region.mmap"):
+            (source / "D03" / name).write_text("not a layer")
+        result = run("build", source, tmp_path / "out", "--json")
+        assert json_of(result)["dimensions"][0]["layers"] == 2
+        lines = result.stderr.splitlines()
+        assert len(lines) == 2
+        assert "2.rst is passed over" in lines[0]
+        assert "intro.md is passed over" in lines[1]
 
     def test_a_slot_that_is_too_small(self, source, tmp_path):
         (source / "D14" / "0.md").write_bytes(b"x" * (4 << 20))
@@ -497,6 +527,19 @@ class TestVerify:
         assert result.exit_code == 1
         assert "Is a directory" in result.stdout
 
+    @pytest.mark.parametrize("hidden", ["link", "folder"])
+    def test_what_cannot_be_looked_at_stops_nothing(self, hidden, base):
+        if hidden == "link":
+            (base / "D05").mkdir()
+            (base / "D05" / "region.mmap").symlink_to("nowhere")
+        else:
+            if os.geteuid() == 0:
+                pytest.skip("root may look at everything")
+            (base / "D05").mkdir(mode=0)
+        report = json_of(run("verify", base, "--json"), 1)
+        assert [len(each["damage"]) for each in report["files"]] == [0, 1, 0]
+        assert run("inspect", base).exit_code == (0 if hidden == "link" else 1)
+
     def test_a_file_that_is_no_region(self, tmp_path):
         (tmp_path / "notes.txt").write_text("just text " * 100)
         result = run("verify", tmp_path / "notes.txt")
@@ -546,6 +589,14 @@ class TestDoctor:
         assert found == {
             ("wrong id", "D15"), ("duplicate id", "D15"), ("duplicate id", "D03"), ("misnamed folder", "D014")
         }  # fmt: skip
+
+    @pytest.mark.parametrize("name", ["D00", "D0", "D1", "D4294967296", "D99999999999999", "D0003"])
+    def test_folders_of_no_dimension(self, name, base):
+        (base / name).mkdir()
+        shutil.copy(base / "D03" / "region.mmap", base / name)
+        assert [f["kind"] for f in json_of(run("doctor", base, "--json"), 1)["findings"]] == ["misnamed folder"]
+        assert len(json_of(run("verify", base, "--json"))["files"]) == 2
+        assert len(json_of(run("inspect", base, "--json"))["dimensions"]) == 2
 
     def test_links_and_things_that_are_no_files(self, base):
         (base / "D04").mkdir()

@@ -155,7 +155,8 @@ def test_fixture_of_all_tests_fails_a_test_that_leaks(tmp_path):
         (tmp_path / "conftest.py").write_text(fixtures.read())
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": here}, timeout=120,
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])},
     )  # fmt: skip
     assert "2 passed, 1 error" in done.stdout, done.stdout
     assert "still held" in done.stdout

@@ -495,14 +495,14 @@ def test_file_changed_in_place_cannot_lead_a_reader_outside(region_file):
 
 def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatch):
     path = region_file(DATA)
-    fstat = os.fstat
+    pread = os.pread
 
-    def shorten(fd):
-        info = fstat(fd)
+    def shorten(fd, n_bytes, offset):
+        first = pread(fd, n_bytes, offset)
         os.truncate(path, 4096)
-        return info
+        return first
 
-    monkeypatch.setattr(os, "fstat", shorten)
+    monkeypatch.setattr(os, "pread", shorten)
     with pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert caught.value.path == str(path)
@@ -512,7 +512,7 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatc
 # Failures of the system -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["open", "fstat"])
+@pytest.mark.parametrize("call", ["open", "pread"])
 def test_refusal_of_the_system_is_a_mapping_error(call, region_file, monkeypatch):
     path = region_file(DATA)
 

@@ -1,0 +1,107 @@
+"""Many threads at one ledger: no limit is passed, not for a moment, nothing is lost, and every crossing is told."""
+
+import threading
+import time
+
+import pytest
+
+from jessy_mem._core import probe_budget as probe
+from jessy_mem._core.budget import LEVELS, Charge, Ledger
+from jessy_mem.errors import LimitExceeded
+
+SEGMENTS = {"core": 600, "reserve": 500, "user": 200}
+
+
+def check_empty_and_armed(ledger):
+    """All was released, and the next climb to the limit crosses each threshold once."""
+    assert ledger.snapshot()[0][0] == 0
+    assert [used for used, _, _ in ledger.segment_bytes().values()] == [0] * len(ledger.names)
+    ledger.take_crossings()
+    ledger.reserve("core", 600)
+    ledger.reserve("reserve", 400)
+    assert ledger.take_crossings() == LEVELS
+    ledger.release("core", 600)
+    ledger.release("reserve", 400)
+
+
+def test_check_empty_and_armed_notices_what_is_left():
+    ledger = Ledger(1000, SEGMENTS, (75.0, 85.0, 95.0))
+    check_empty_and_armed(ledger)
+    ledger.reserve("user", 1)
+    with pytest.raises(AssertionError):
+        check_empty_and_armed(ledger)
+    ledger.reserve("core", 600)
+    ledger.reserve("reserve", 199)
+    ledger.release("core", 50)
+    ledger.release("user", 1)
+    ledger.reserve("reserve", 1)
+    assert ledger.take_crossings() == ("warning",)
+    with pytest.raises(AssertionError):
+        check_empty_and_armed(ledger)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4, 16])
+@pytest.mark.parametrize("n_bytes", [1, 7, 150, 500, 1500])
+def test_native_threads_never_pass_a_limit(n_threads, n_bytes):
+    ledger = Ledger(1000, SEGMENTS, (75.0, 85.0, 95.0))
+    n_rounds = 400_000 // n_threads
+    counts = probe.ledger_stress(ledger, n_bytes, n_rounds, n_threads, seed=n_bytes)
+    assert counts["violations"] == 0
+    assert counts["granted"] + counts["refused"] == n_threads * n_rounds
+    assert counts["granted"] > 0
+    assert counts["looks"] > 0
+    if n_bytes * 8 * n_threads > 4000:
+        assert counts["refused"] > 0, "the limits were never reached, so this run says little"
+    assert ledger.peak_bytes <= 1000
+    for name, (_, limit, peak) in ledger.segment_bytes().items():
+        assert 0 < peak <= limit == SEGMENTS[name]
+    check_empty_and_armed(ledger)
+
+
+def test_levels_are_right_after_every_race():
+    """Two threads at a threshold, one up and one down: whatever the order, the level ends as the total says."""
+    assert probe.levels_left_wrong(300_000) == (0, 0)
+
+
+def test_python_threads_hold_charges_and_a_sampler_watches():
+    ledger = Ledger(1000, SEGMENTS, (75.0, 85.0, 95.0))
+    stop, failures, granted = threading.Event(), [], []
+
+    def hold(number):
+        held, n_granted = [], 0
+        for i in range(3000):
+            try:
+                held.append(Charge(ledger, ledger.names[(i + number) % 3], 1 + 37 * i % 150))
+                n_granted += 1
+            except LimitExceeded as error:
+                if error.current_bytes > error.limit_bytes:
+                    failures.append(error)
+                held.clear()
+            if len(held) > 3:
+                del held[:2]
+        granted.append(n_granted)
+
+    def sample():
+        while not stop.is_set():
+            (used_bytes, limit_bytes, peak_bytes), _, segments = ledger.snapshot()
+            if not used_bytes <= peak_bytes <= limit_bytes:
+                failures.append((used_bytes, peak_bytes))
+            if sum(used for used, _, _ in segments.values()) != used_bytes:
+                failures.append((used_bytes, segments))
+            if any(not used <= peak <= limit for used, limit, peak in segments.values()):
+                failures.append(segments)
+            time.sleep(0)
+
+    sampler = threading.Thread(target=sample)
+    threads = [threading.Thread(target=hold, args=(number,)) for number in range(6)]
+    sampler.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    sampler.join()
+    assert failures == []
+    assert len(granted) == 6
+    assert min(granted) > 0
+    check_empty_and_armed(ledger)

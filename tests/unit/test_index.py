@@ -1,0 +1,155 @@
+"""LayerIndex against a plain search through all layers."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jessy_mem.index import LayerIndex
+from jessy_mem.layout import LayerId
+
+
+def stored(frequency):
+    """`frequency` as a region file keeps it."""
+    return struct.unpack("<f", struct.pack("<f", frequency))[0]
+
+
+def facts_of(*layers):
+    """Facts as a region gives them, of (layer, frequency, keywords)."""
+    return [(layer, 0, stored(frequency), tuple(keywords), 10, 10) for layer, frequency, keywords in layers]
+
+
+def search(known, dimension, keyword, frequency):
+    """What LayerIndex.find must find among {dimension: facts}."""
+    return [
+        (each, layer)
+        for each in sorted(known)
+        for layer, _, layer_frequency, keywords, _, _ in known[each]
+        if (dimension is None or dimension == each)
+        and (keyword is None or keyword.casefold() in [word.casefold() for word in keywords])
+        and (frequency is None or stored(frequency[0]) <= layer_frequency <= stored(frequency[1]))
+    ]
+
+
+@pytest.fixture
+def index():
+    index = LayerIndex()
+    index.put(7, facts_of((0, 2.2, ["Joke", "STRASSE"]), (3, 0.1, ["tears"]), (9, 4.5, [])))
+    index.put(1, facts_of((0, 2.2, ["joke"]), (1, 1.0, ["Straße", "joke", "JOKE"])))
+    return index
+
+
+def test_every_layer_ascending(index):
+    found = index.find()
+    assert found == [(1, 0), (1, 1), (7, 0), (7, 3), (7, 9)]
+    assert all(type(each) is LayerId for each in found)
+    assert LayerIndex().find() == []
+
+
+def test_by_dimension(index):
+    assert index.find(dimension=7) == [(7, 0), (7, 3), (7, 9)]
+    assert index.find(dimension=2) == []
+    assert (7 in index, 2 in index) == (True, False)
+
+
+def test_by_keyword_case_folded(index):
+    for word in ("joke", "JOKE", "Joke"):
+        assert index.find(keyword=word) == [(1, 0), (1, 1), (7, 0)]
+    for word in ("straße", "STRASSE", "strasse"):
+        assert index.find(keyword=word) == [(1, 1), (7, 0)]
+    for word in ("jok", "jokes", "", " joke"):
+        assert index.find(keyword=word) == []
+
+
+def test_an_empty_keyword_is_a_keyword(index):
+    index.put(2, facts_of((0, 1.0, [""])))
+    assert index.find(keyword="") == [(2, 0)]
+
+
+def test_by_frequency_inclusive(index):
+    assert index.find(frequency=(0.1, 0.1)) == [(7, 3)]
+    assert index.find(frequency=(2.2, 4.5)) == [(1, 0), (7, 0), (7, 9)]
+    assert index.find(frequency=(2.2, 2.2)) == [(1, 0), (7, 0)], "a bound means the number that a file can store"
+    assert index.find(frequency=(1, 3)) == [(1, 0), (1, 1), (7, 0)]
+    assert index.find(frequency=(4.6, 1e400)) == []
+    assert index.find(frequency=(-1e39, 1e39)) == index.find()
+    assert index.find(frequency=(3, 2)) == []
+
+
+@pytest.mark.parametrize("frequency", [(float("nan"), 9.0), (0.0, float("nan")), (float("nan"), float("nan"))])
+def test_nothing_lies_between_bounds_that_are_no_numbers(index, frequency):
+    assert index.find(frequency=frequency) == []
+    assert index.find(keyword="joke", frequency=frequency) == []
+
+
+@pytest.mark.parametrize("frequency", [1.0, (1.0,), (1.0, 2.0, 3.0), ("1", "2"), (None, 2.0)])
+def test_what_is_no_range(index, frequency):
+    with pytest.raises((TypeError, ValueError)):
+        index.find(frequency=frequency)
+
+
+def test_all_conditions_at_once(index):
+    assert index.find(7, "joke", (2.0, 2.5)) == [(7, 0)]
+    assert index.find(7, "joke", (0.0, 2.0)) == []
+    assert index.find(1, "tears") == []
+    assert index.find(7, frequency=(4, 5)) == [(7, 9)]
+    assert index.find(keyword="straße", frequency=(0, 1.5)) == [(1, 1)]
+
+
+def test_put_replaces_and_remove_forgets(index):
+    index.put(7, facts_of((1, 1.0, ["new"])))
+    assert index.find(dimension=7) == [(7, 1)]
+    assert index.find(keyword="tears") == []
+    assert index.find(keyword="joke") == [(1, 0), (1, 1)]
+    assert index.find(frequency=(4, 5)) == []
+    index.remove(1)
+    index.remove(1)
+    index.remove(99)
+    assert index.find() == [(7, 1)]
+    assert index.find(keyword="joke") == []
+    index.remove(7)
+    assert index.find() == index.find(keyword="new") == index.find(frequency=(0, 9)) == []
+
+
+def test_a_dimension_without_layers_that_can_be_found(index):
+    index.put(5, [])
+    assert 5 in index
+    assert index.find(dimension=5) == []
+    index.remove(5)
+    assert 5 not in index
+
+
+def test_what_was_found_is_the_callers(index):
+    for conditions in ({}, {"dimension": 7}, {"keyword": "joke"}, {"frequency": (0, 9)}):
+        expected = list(index.find(**conditions))
+        index.find(**conditions).clear()
+        assert index.find(**conditions) == expected
+
+
+def test_the_largest_dimension(index):
+    index.put(2, facts_of(*[(layer, 1 + layer % 100, [f"w{layer % 1000}"]) for layer in range(65536)]))
+    assert len(index.find(dimension=2)) == 65536
+    assert index.find(keyword="w999") == [(2, layer) for layer in range(999, 65536, 1000)]
+    assert index.find(2, "w7", (8, 8)) == [(2, layer) for layer in range(7, 65536, 1000)]
+
+
+WORDS = st.sampled_from(["joke", "Joke", "JOKE", "Straße", "STRASSE", "ß", "ss", "İ", "i̇", "", "tears"])
+FREQUENCIES = st.sampled_from([0.1, 0.5, 1.0, 1.1, 2.2, 4.5]) | st.floats(0.01, 100)
+LAYER = st.tuples(st.integers(0, 50), FREQUENCIES, st.lists(WORDS, max_size=4))
+LAYERS = st.lists(LAYER, max_size=6, unique_by=lambda layer: layer[0]).map(sorted)
+QUESTION = st.tuples(st.none() | st.integers(1, 6), st.none() | WORDS, st.none() | st.tuples(FREQUENCIES, FREQUENCIES))
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.none() | LAYERS, QUESTION), min_size=1, max_size=25))
+def test_like_a_search_through_everything(steps):
+    index, known = LayerIndex(), {}
+    for dimension, layers, question in steps:
+        if layers is None:
+            index.remove(dimension)
+            known.pop(dimension, None)
+        else:
+            known[dimension] = facts_of(*layers)
+            index.put(dimension, known[dimension])
+        assert index.find(*question) == search(known, *question)
+        assert index.find() == search(known, None, None, None)

@@ -279,7 +279,9 @@ def publish(region: PackedRegion, target: Path, progress: Progress | None = None
         finally:
             os.close(fd)
         os.rename(temporary, target)
-        sync_folder(target.parent)
+        # One after the other: a journal that commits the first has mostly nothing left to do for the others.
+        for folder in (target.parent, *(each.parent for each in reversed(made))):
+            sync_folder(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -311,7 +313,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Make `folder`, and the name of each folder made on the way durable; they are added to `made`."""
+    """Make `folder`; each folder that is made on the way is added to `made`, and its name is not durable yet."""
     if folder.is_dir():
         return
     _make_folder(folder.parent, made)
@@ -322,7 +324,6 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
     else:
         made.append(folder)
-    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -108,15 +108,18 @@ class LearningTable(ProtoTable):
         dimension = index(dimension_id)
         with self._learning:
             self._check_open()
-            region = self._regions.get(dimension)
-            has_file = region is not None and region.source == "mmap" and not region.immutable
-            if has_file or dimension in self._evicted:
-                place = self._place_of(dimension)
-                if not (place.planned or place.named):
-                    return Path(place.path)
+            if self._is_crystallized(dimension):
+                return Path(self._place_of(dimension).path)
             path = self._publish(dimension)
         self._settle()
         return path
+
+    def _is_crystallized(self, dimension: int) -> bool:
+        region = self._regions.get(dimension)
+        if dimension in self._evicted or (region is not None and region.source == "mmap" and not region.immutable):
+            place = self._place_of(dimension)
+            return not (place.planned or place.named)
+        return False
 
     def forget(self, dimension_id: int) -> None:
         """Remove a learned dimension for good, its file too; views of it live on. Durable when it returns.

@@ -92,11 +92,12 @@ class ProtoTable(RegionTable):
     def _publish(self, dimension: int) -> Path:
         """Write the file of a proto-dimension and let it take its place; undone on any failure. Under `_learning`."""
         begin_ticks = now_ticks()
-        proto = self._proto(dimension)
+        self._proto(dimension)
         path = Path(self._place_of(dimension).path)
         with self._ids.locked():
             if os.path.lexists(path) and dimension not in self._left_behind:
                 raise MappingError(errno.EEXIST, "another wrote the file of this dimension", path)
+            proto = self._proto(dimension)
             try:
                 with memoryview(proto) as whole:
                     publish(PackedRegion.of(whole), path)

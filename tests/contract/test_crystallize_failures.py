@@ -1,0 +1,310 @@
+"""Whatever call of the system fails while a proto-dimension becomes a file: it stays whole, and nothing else stays."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import resource
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import pytest
+from world import World, check_states, content_of, manager
+
+import jessy_mem as jm
+from helpers import read_region
+from jessy_mem.ids import LOCK_NAME
+
+CALLS = {  # what crystallizing calls: name -> the module it is called from
+    "open": os,
+    "mkdir": os,
+    "write": os,
+    "fsync": os,
+    "rename": os,
+    "fstat": os,
+    "pread": os,
+    "flock": fcntl,
+    "mmap": mmap,
+}
+N_BYTES = 70_000
+
+
+class Fault:
+    """Fails the call number `at` (from 0) of the functions that it stands in for, or all from there on."""
+
+    def __init__(self, error: BaseException, at: int = 0, for_good: bool = False) -> None:
+        self.error = error
+        self.at = at
+        self.for_good = for_good
+        self.n_calls = 0
+
+    @contextmanager
+    def injected(self, *names: str):
+        with ExitStack() as patches:
+            for name in names:
+                patches.enter_context(mock.patch.object(CALLS[name], name, self.around(getattr(CALLS[name], name))))
+            yield self
+
+    def around(self, function):
+        def call(*args, **kwargs):
+            number, self.n_calls = self.n_calls, self.n_calls + 1
+            if number == self.at or (self.for_good and number > self.at):
+                raise self.error
+            return function(*args, **kwargs)
+
+        return call
+
+    @property
+    def happened(self) -> bool:
+        return self.n_calls > self.at
+
+
+class Proto:
+    """A proto-dimension, and what must be true of it as long as it could not become a file."""
+
+    def __init__(self, base) -> None:
+        self.base = base
+        World(base).write(1)
+        self.memory = manager(base)
+        self.memory.load_dimension(1)
+        layers = [
+            jm.LayerSpec(content=content_of(5, i, n_bytes=N_BYTES), depth=i, frequency=1 + i, keywords=(f"word{i}",))
+            for i in range(2)
+        ]
+        self.dimension = self.memory.create_proto_dimension("Unharmed", layers)
+        self.region = self.memory.region(self.dimension)
+        self.used_bytes = self.memory.get_stats().total_allocated_bytes
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        del self.region
+        self.memory.close()
+
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.base)) for path in self.base.rglob("*") if path.name != LOCK_NAME)
+
+    def check_content(self, source: str) -> None:
+        for i in range(2):
+            view = self.memory.access_layer((self.dimension, i))
+            assert bytes(view) == content_of(5, i, n_bytes=N_BYTES)
+            assert (view.source, view.depth, view.frequency) == (source, i, 1 + i)
+            assert self.memory.layers(keyword=f"word{i}") == [(self.dimension, i)]
+
+    def check_unharmed(self) -> None:
+        assert self.memory.region(self.dimension) is self.region
+        self.check_content("pool")
+        assert self.region.verify() == []
+        stats = self.memory.get_stats()
+        check_states(stats)
+        assert stats.total_allocated_bytes == self.used_bytes
+        assert stats.crystallization_count == 0
+        assert self.files() == ["D01", "D01/region.mmap"]
+
+    def check_crystallized(self) -> None:
+        self.check_content("mmap")
+        assert self.files() == ["D01", "D01/region.mmap", "D15", "D15/region.mmap"]
+        data = (self.base / "D15" / "region.mmap").read_bytes()
+        assert data == bytes(self.region)
+        assert len(read_region(data).layers) == 2
+        self.region = None
+        stats = self.memory.get_stats()
+        check_states(stats)
+        assert stats.pool.used_bytes == 0
+        assert stats.leased_bytes == 0
+
+
+@pytest.fixture
+def proto(tmp_path):
+    with Proto(tmp_path) as made:
+        yield made
+
+
+def failure_of(proto: Proto) -> BaseException | None:
+    """What crystallizing raises; None if it succeeds."""
+    try:
+        proto.memory.crystallize(proto.dimension)
+    except BaseException as error:
+        return error
+    return None
+
+
+FAULTS = [  # the call, its errno, how often it is called at least
+    ("open", errno.EMFILE, 4),
+    ("open", errno.EACCES, 4),
+    ("mkdir", errno.EDQUOT, 1),
+    ("write", errno.ENOSPC, 1),
+    ("write", errno.EIO, 1),
+    ("fsync", errno.EIO, 3),
+    ("fsync", errno.ENOSPC, 3),
+    ("rename", errno.EIO, 1),
+    ("fstat", errno.EIO, 1),
+    ("pread", errno.EIO, 1),
+    ("flock", errno.ENOLCK, 1),
+    ("mmap", errno.ENOMEM, 1),
+]
+
+
+@pytest.mark.parametrize(("call", "number", "n_calls"), FAULTS, ids=[f"{c}-{errno.errorcode[n]}" for c, n, _ in FAULTS])
+def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, call, number, n_calls):
+    """The first call of its kind fails, then the second, until there is none left to fail."""
+    n_failed = 0
+    kept = []
+    while True:
+        fault = Fault(OSError(number, os.strerror(number)), at=n_failed)
+        with fault.injected(call):
+            failed = failure_of(proto)
+        if not fault.happened:
+            break
+        kept.append(failed)
+        assert type(kept[-1]) is jm.MappingError
+        assert kept[-1].errno == number
+        assert kept[-1].filename.startswith(str(proto.base))
+        proto.check_unharmed()
+        n_failed += 1
+    assert failed is None
+    assert n_failed >= n_calls
+    proto.check_crystallized()  # though all errors, with their tracebacks, are still there
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename", "mmap", "flock"])
+def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, call):
+    """The way back fails at the same call, too."""
+    at = 0
+    while True:
+        fault = Fault(OSError(errno.EIO, "I/O error"), at, for_good=True)
+        with fault.injected(call):
+            failed = failure_of(proto)
+        if not fault.happened:
+            break
+        assert isinstance(failed, jm.MappingError)
+        assert failed.errno == errno.EIO
+        proto.check_unharmed()
+        at += 1
+    assert at
+    proto.check_crystallized()
+
+
+def test_interrupt_at_each_call_leaves_it_in_the_pool_or_in_the_file(proto):
+    """Ctrl-C comes at any moment: no state is lost, and crystallizing again ends well."""
+    at = 0
+    while proto.memory.access_layer((proto.dimension, 0)).source == "pool":
+        fault = Fault(KeyboardInterrupt(), at)
+        with fault.injected(*CALLS):
+            failed = failure_of(proto)
+        if fault.happened:
+            assert type(failed) is KeyboardInterrupt
+            proto.check_unharmed()
+        at += 1
+    assert at > 12
+    proto.check_crystallized()
+
+
+def test_file_that_cannot_be_taken_back_is_taken_by_the_next_try(proto):
+    """The folder could not be synced, and then the file not be removed: it is ours, and no other's."""
+    path = proto.base / "D15" / "region.mmap"
+    fsync = Fault(OSError(errno.EIO, "I/O error"), at=1, for_good=True)
+    unlink = mock.patch("os.unlink", side_effect=OSError(errno.EROFS, "Read-only file system"))
+    with fsync.injected("fsync"), unlink, pytest.raises(jm.MappingError) as failed:
+        proto.memory.crystallize(proto.dimension)
+    assert failed.value.errno == errno.EIO
+    assert path.exists()
+    proto.check_content("pool")
+    assert proto.memory.crystallize(proto.dimension) == path
+    proto.check_crystallized()
+
+
+def test_file_that_cannot_be_taken_back_is_forgotten_with_its_dimension(proto):
+    fsync = Fault(OSError(errno.EIO, "I/O error"), at=1, for_good=True)
+    unlink = mock.patch("os.unlink", side_effect=OSError(errno.EROFS, "Read-only file system"))
+    with fsync.injected("fsync"), unlink, pytest.raises(jm.MappingError):
+        proto.memory.crystallize(proto.dimension)
+    proto.memory.forget(proto.dimension)
+    assert proto.files() == ["D01", "D01/region.mmap"]
+
+
+def test_file_that_was_damaged_while_it_was_written_is_not_taken(proto):
+    """What is mapped must be what was in the pool: the disk returned other bytes than it was given."""
+    write = os.write
+
+    def damaged(fd, data):
+        return write(fd, bytes(data[:50]) + b"\xff" + bytes(data[51:]))
+
+    with mock.patch("os.write", damaged), pytest.raises(jm.InvalidRegion):
+        proto.memory.crystallize(proto.dimension)
+    proto.check_unharmed()
+
+
+def test_short_writes_are_continued(proto):
+    write = os.write
+    sizes = []
+
+    def short(fd, data):
+        sizes.append(write(fd, data[:10_007]))
+        return sizes[-1]
+
+    with mock.patch("os.write", short):
+        proto.memory.crystallize(proto.dimension)
+    assert len(sizes) > 10
+    proto.check_crystallized()
+
+
+def test_short_write_before_the_disk_is_full(proto):
+    """A real one: the system writes what it may, and then refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (N_BYTES, hard))
+    try:
+        with pytest.raises(jm.MappingError) as failed:
+            proto.memory.crystallize(proto.dimension)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert failed.value.errno == errno.EFBIG
+    assert failed.value.filename == str(proto.base / "D15" / "region.mmap")
+    proto.check_unharmed()
+    proto.memory.crystallize(proto.dimension)
+    proto.check_crystallized()
+
+
+@pytest.mark.parametrize("n_left", [0, 1])
+def test_no_descriptor_left(proto, n_left):
+    """A real one: the lock takes the last descriptor, or finds none."""
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + n_left, hard))
+    try:
+        with pytest.raises(jm.MappingError) as failed:
+            proto.memory.crystallize(proto.dimension)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert failed.value.errno == errno.EMFILE
+    assert failed.value.filename
+    proto.check_unharmed()
+    proto.memory.crystallize(proto.dimension)
+    proto.check_crystallized()
+
+
+def test_folder_in_the_way(proto):
+    (proto.base / "D15").write_bytes(b"a file where the folder should be")
+    with pytest.raises(jm.MappingError) as failed:
+        proto.memory.crystallize(proto.dimension)
+    assert failed.value.errno == errno.ENOTDIR
+    (proto.base / "D15").unlink()
+    proto.check_unharmed()
+
+
+def test_faults_happen_where_they_are_told_to(tmp_path):
+    """The helper itself: call number 1 fails, others do not."""
+    fault = Fault(OSError(errno.EIO, "I/O error"), at=1)
+    with fault.injected("open"):
+        fds = [os.open(tmp_path, os.O_RDONLY)]
+        assert not fault.happened
+        with pytest.raises(OSError, match="I/O error"):
+            os.open(tmp_path, os.O_RDONLY)
+        fds.append(os.open(tmp_path, os.O_RDONLY))
+    for fd in fds:
+        os.close(fd)
+    assert fault.n_calls == 3

@@ -1,0 +1,132 @@
+"""Reading a layer that was read before, against the bare lookup that a program would do without the library."""
+
+from __future__ import annotations
+
+import tempfile
+import timeit
+
+import jessy_mem as jm
+
+from . import common
+
+N_CALLS = 20_000
+N_ROUNDS = 15
+
+
+def least_ns(n_calls: int = N_CALLS, /, **statements) -> dict[str, float]:
+    """The least time of each statement per call, in ns; they take turns. A statement is (code, names)."""
+    timers = {name: timeit.Timer(code, globals=names) for name, (code, names) in statements.items()}
+    least = dict.fromkeys(timers, float("inf"))
+    for _ in range(N_ROUNDS):
+        for name, timer in timers.items():
+            least[name] = min(least[name], timer.timeit(n_calls) / n_calls * 1e9)
+    return least
+
+
+class Hit:
+    """`access_layer` of a layer of the corpus, warm."""
+
+    def setup(self):
+        self.memory = jm.MmapManager(base_path=common.corpus(), simulation="never")
+        self.memory.load_all()
+        self.layer_id = jm.LayerId(1, 0)
+        self.view = self.memory.access_layer(self.layer_id)
+        common.prefault(self.view)
+        self.lookup = {self.layer_id: memoryview(self.view)}
+
+    def teardown(self):
+        self.lookup.clear()
+        del self.view
+        self.memory.close()
+
+    def time_access_layer(self):
+        self.memory.access_layer(self.layer_id)
+
+    def time_dict_lookup(self):
+        self.lookup[self.layer_id]
+
+    def time_memoryview(self):
+        memoryview(self.view)
+
+    def time_slice(self):
+        self.view[100:200]
+
+    def time_region_access(self):
+        self.memory.region(1).access(4096, 100)
+
+    def time_load_context(self):
+        self.memory.load_context(self.layer_id)
+
+    def time_find_by_keyword(self):
+        self.memory.layers(keyword="mood")
+
+    def time_find_by_frequency(self):
+        self.memory.layers(frequency=(1.0, 2.0))
+
+    def track_ratio_to_dict_lookup(self):
+        names = {"memory": self.memory, "layer_id": self.layer_id, "lookup": self.lookup}
+        least = least_ns(ours=("memory.access_layer(layer_id)", names), bare=("lookup[layer_id]", names))
+        return least["ours"] / least["bare"]
+
+    track_ratio_to_dict_lookup.unit = "x"
+
+
+class Accounting:
+    """What counting and timing adds to a hit, and what eviction does."""
+
+    unit = "ns"
+
+    def setup(self):
+        self.managers = {
+            "timed": jm.MmapManager(base_path=common.corpus(), simulation="never"),
+            "counted": jm.MmapManager(base_path=common.corpus(), simulation="never", record_latency=False),
+        }
+        for memory in self.managers.values():
+            memory.load_dimension(1)
+            memory.access_layer((1, 0))
+
+    def teardown(self):
+        for memory in self.managers.values():
+            memory.close()
+
+    def track_added_by_timing(self):
+        code = "memory.access_layer(layer_id)"
+        least = least_ns(
+            **{name: (code, {"memory": memory, "layer_id": (1, 0)}) for name, memory in self.managers.items()}
+        )
+        return least["timed"] - least["counted"]
+
+
+class Text:
+    """A layer as a LoadedContext, against the bare decoding of its bytes."""
+
+    params = (4096, 65536, 1 << 20)
+    param_names = ("n_bytes",)
+
+    def setup(self, n_bytes):
+        self.folder = tempfile.TemporaryDirectory()
+        sentence = "The quick brown fox jumps over the lazy dog. "
+        text = (sentence * (n_bytes // len(sentence) + 1))[:n_bytes]
+        path = jm.RegionBuilder(1, "Text").add_layer(jm.LayerSpec(text=text)).write(jm.region_path(self.folder.name, 1))
+        self.memory = jm.MmapManager(base_path=self.folder.name, simulation="never")
+        self.memory.load_dimension(1, path)
+        self.view = self.memory.access_layer((1, 0))
+
+    def teardown(self, n_bytes):
+        del self.view
+        self.memory.close()
+        self.folder.cleanup()
+
+    def time_load_context(self, n_bytes):
+        self.memory.load_context((1, 0))
+
+    def time_bare_decode(self, n_bytes):
+        str(self.view, "ascii")
+
+    def track_ratio_to_bare_decode(self, n_bytes):
+        names = {"memory": self.memory, "view": self.view}
+        n_calls = max(50, N_CALLS * 256 // n_bytes)
+        least = least_ns(n_calls, ours=("memory.load_context((1, 0))", names), bare=('str(view, "ascii")', names))
+        return least["ours"] / least["bare"]
+
+    track_ratio_to_bare_decode.unit = "x"

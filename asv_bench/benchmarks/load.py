@@ -1,0 +1,164 @@
+"""Loading and letting go: against the bare system calls, and at the edges of size and number."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import statistics
+import tempfile
+import time
+
+import jessy_mem as jm
+
+from . import common
+
+N_RUNS = 20 if common.SMALL else 2000
+MAX_LAYERS = 65536
+
+
+def median_us(**calls) -> dict[str, float]:
+    """The median of each call in us; a call returns what to undo it with, which is not timed. They take turns."""
+    runs: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(N_RUNS):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            undo = call()
+            runs[name].append((time.perf_counter() - begin) * 1e6)
+            undo()
+    return {name: statistics.median(times) for name, times in runs.items()}
+
+
+class Load:
+    """A warm region of 16 MB with 4 layers: the first of the corpus."""
+
+    def setup(self):
+        self.path = os.fspath(jm.region_path(common.corpus(), 1))
+        self.memory = jm.MmapManager(base_path=common.corpus(), simulation="never")
+
+    def teardown(self):
+        self.memory.close()
+
+    def load(self):
+        self.memory.load_dimension(1)
+        return lambda: self.memory.unload_dimension(1)
+
+    def bare(self):
+        fd = os.open(self.path, os.O_RDONLY)
+        mapping = mmap.mmap(fd, os.fstat(fd).st_size, access=mmap.ACCESS_READ)
+        os.close(fd)
+        return mapping.close
+
+    def time_load_and_unload(self):
+        self.load()()
+
+    def time_bare_map_and_unmap(self):
+        self.bare()()
+
+    def track_ratio_to_bare(self):
+        medians = median_us(ours=self.load, bare=self.bare)
+        return medians["ours"] / medians["bare"]
+
+    track_ratio_to_bare.unit = "x"
+
+    def time_load_all(self):
+        with jm.MmapManager(base_path=common.corpus(), simulation="never") as memory:
+            memory.load_all()
+
+
+class Reload:
+    """`reload_dimension` of 16 MB, warm."""
+
+    def setup(self):
+        self.memory = jm.MmapManager(base_path=common.corpus(), simulation="never")
+        self.memory.load_dimension(1)
+
+    def teardown(self):
+        self.memory.close()
+
+    def time_reload(self):
+        self.memory.reload_dimension(1)
+
+
+class ManyLayers:
+    """The most layers that a region can have."""
+
+    n_layers = 1024 if common.SMALL else MAX_LAYERS
+
+    def setup(self):
+        self.folder = tempfile.TemporaryDirectory()
+        builder = jm.RegionBuilder(1, "Many")
+        for layer in range(self.n_layers):
+            builder.add_layer(jm.LayerSpec(content=b"x" * 32, keywords=(f"word{layer}",)))
+        self.path = builder.write(jm.region_path(self.folder.name, 1))
+
+    def teardown(self):
+        self.folder.cleanup()
+
+    def time_open(self):
+        jm.MmapRegion(1, self.path).close()
+
+
+class Manager:
+    """What a manager costs."""
+
+    def setup(self):
+        self.memory = jm.MmapManager(base_path=common.corpus(), simulation="never")
+        self.memory.load_all()
+
+    def teardown(self):
+        self.memory.close()
+
+    def time_create_and_close(self):
+        jm.MmapManager(base_path=common.corpus(), simulation="never").close()
+
+    def time_get_stats(self):
+        self.memory.get_stats()
+
+    def time_verify_16_mb(self):
+        self.memory.region(1).verify()
+
+
+class Eviction:
+    """A thousand small dimensions, evicted at once."""
+
+    n_dimensions = 50 if common.SMALL else 900
+    number = 1
+    warmup_time = 0
+
+    def setup(self):
+        self.folder = tempfile.TemporaryDirectory()
+        for dimension in range(15, 15 + self.n_dimensions):
+            spec = jm.LayerSpec(content=b"x" * 1024)
+            jm.RegionBuilder(dimension, "Small").add_layer(spec).write(jm.region_path(self.folder.name, dimension))
+        self.memory = jm.MmapManager(base_path=self.folder.name, simulation="never")
+        self.memory.load_all()
+        self.memory.layers(keyword="none")  # so that the index is not built meanwhile
+
+    def teardown(self):
+        self.memory.close()
+        self.folder.cleanup()
+
+    def time_evict_all(self):
+        self.memory._evict_until(lambda: False)
+
+
+class PrivateMemory:
+    """What 148 MB loaded add to the memory that only this process has."""
+
+    unit = "bytes"
+
+    def track_private_bytes(self):
+        with jm.MmapManager(base_path=common.corpus(), simulation="never") as memory:
+            before = private_bytes()
+            memory.load_all()
+            return private_bytes() - before
+
+
+def private_bytes() -> int:
+    """Anonymous and dirty private pages of this process, from the kernel."""
+    n_bytes = 0
+    with open("/proc/self/smaps_rollup") as lines:
+        for line in lines:
+            if line.startswith(("Private_Dirty:", "Private_Clean:")):
+                n_bytes += int(line.split()[1]) * 1024
+    return n_bytes

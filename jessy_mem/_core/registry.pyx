@@ -59,7 +59,7 @@ cdef class LayerRegistry:
         """Whether accesses are timed, or only counted; for the owner, before the first access."""
         self.timed = timed
 
-    def access_layer(self, layer_id):
+    def access_layer(self, layer_id, /):
         """The view of one layer; every caller gets the same object, and nothing is copied.
 
         `layer_id` is a LayerId or a tuple (dimension, layer). Raises LayerNotFound, which says what to do if the

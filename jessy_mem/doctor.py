@@ -1,10 +1,12 @@
 """What crashes, copies and damaged disks leave in a base folder: found by `examine`, removed by `clean`.
 
-Nothing but stray temporary files is ever removed: a damaged region may still hold layers that can be saved.
+Nothing but stray temporary files and empty folders is ever removed: a damaged region may still hold layers that can be
+saved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import mmap
 import os
@@ -33,8 +35,8 @@ REGION = "region.mmap"
 class Finding:
     """One thing that is wrong in a base folder.
 
-    `kind` is "stray temporary", "damaged", "wrong id", "duplicate id", "too large", "misnamed folder" or "unreadable";
-    `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
+    `kind` is "stray temporary", "empty folder", "damaged", "wrong id", "duplicate id", "too large", "misnamed folder"
+    or "unreadable"; `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
     """
 
     kind: str
@@ -102,6 +104,9 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
         if not 1 <= dimension <= MAX_DIMENSION or folder.name != dimension_folder(dimension):
             detail = f"no manager looks here; folders are named D01..D99, D100..D{MAX_DIMENSION}"
             findings.append(Finding("misnamed folder", folder, detail, base, _size(file)))
+        elif not folder.is_symlink() and not any(folder.iterdir()):
+            detail = "an interrupted write left it, and no region in it"
+            findings.append(Finding("empty folder", folder, detail, base, removable=True))
         elif present:
             regions[file] = _size(file)
     findings += _examine_regions(base, regions, progress)
@@ -109,25 +114,36 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
 
 
 def clean(findings: Iterable[Finding]) -> list[Finding]:
-    """Remove the stray temporary files among `findings`; returns those that were removed.
+    """Remove what is removable among `findings`, and folders that this leaves empty; returns what was removed.
 
     It waits for a crystallization under way; a RegionBuilder that writes into the folder meanwhile may lose its file,
-    and says so. A file that is gone is passed over. MappingError or OSError if the system refuses.
+    and says so. What is gone, or is not empty any more, is passed over. MappingError or OSError if the system refuses.
     """
     removed = []
     by_base: dict[Path, list[Finding]] = {}
     for finding in findings:
-        if finding.removable and is_temporary(finding.path):
+        if finding.removable:
             by_base.setdefault(finding.base_path, []).append(finding)
     for base, strays in by_base.items():
-        with IdRegister(os.fspath(base), default_layout()).locked():
-            for finding in strays:
-                try:
-                    finding.path.unlink()
-                except FileNotFoundError:
-                    continue
-                removed.append(finding)
+        # The ids of the folders stay given.
+        with IdRegister(os.fspath(base), default_layout()).locked(durable=True):
+            removed += [finding for finding in strays if _remove(finding)]
     return removed
+
+
+def _remove(finding: Finding) -> bool:
+    """Whether there was something to remove, and it is gone now."""
+    folder = finding.path
+    if is_temporary(finding.path):
+        try:
+            finding.path.unlink()
+        except FileNotFoundError:
+            return False
+        folder = finding.path.parent
+    if folder != finding.base_path:
+        with contextlib.suppress(OSError):  # not empty, or gone
+            folder.rmdir()
+    return not os.path.lexists(finding.path)
 
 
 def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | None) -> Iterator[Finding]:

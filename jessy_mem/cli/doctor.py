@@ -14,10 +14,10 @@ from jessy_mem.cli import screen
 
 @click.command()
 @click.argument("base", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--clean", "cleaning", is_flag=True, help="Remove the stray temporary files; nothing else is touched.")
+@click.option("--clean", "cleaning", is_flag=True, help="Remove stray temporary files and empty folders, nothing else.")
 @screen.json_option
 def command(base: Path, cleaning: bool, as_json: bool) -> int:
-    """Find stray temporary files, damaged regions, and folders and ids that do not agree.
+    """Find stray temporary files, empty folders, damaged regions, and folders and ids that do not agree.
 
     Every byte of every region is read. The exit status is 1 if a problem is there, or is left after --clean.
     """
@@ -63,7 +63,9 @@ def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None
 
 
 def _files(findings: list[jm.Finding]) -> str:
-    return f"{len(findings)} stray {'file' if len(findings) == 1 else 'files'}"
+    n_folders = sum(finding.kind == "empty folder" for finding in findings)
+    counted = {"stray file": len(findings) - n_folders, "empty folder": n_folders}
+    return " and ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in counted.items() if n)
 
 
 def _size(findings: list[jm.Finding]) -> str:

@@ -569,6 +569,21 @@ class TestDoctor:
         assert not any(stray.exists() for stray in strays)
         assert run("doctor", base).exit_code == 0
 
+    def test_empty_folders_are_found_told_and_removed(self, base):
+        """A write that was killed leaves them: before its temporary file was there, or with it."""
+        (base / "D15").mkdir()
+        (base / "D16").mkdir()
+        (base / "D16" / ".region.mmap.0123456789abcdef.tmp").write_bytes(b"x" * 1000)
+        result = run("doctor", base)
+        assert result.exit_code == 1
+        assert "1 stray file and 1 empty folder and free 1000 B" in result.stdout
+        assert (base / "D15").is_dir()
+        assert run("doctor", base, "--clean").exit_code == 0
+        assert not (base / "D15").exists()
+        assert not (base / "D16").exists()
+        with jm.MmapManager(base_path=base, simulation="never") as memory:
+            assert memory.create_proto_dimension("Next", [jm.LayerSpec(text="x")]) == 17, "an id came back"
+
     def test_clean_touches_nothing_else(self, base):
         before = {path: path.read_bytes() for path in base.rglob("*") if path.is_file()}
         flip(base / "D03" / "region.mmap")

@@ -1,0 +1,245 @@
+"""A process that learns, for tests that kill it or run several on one base folder.
+
+`serve` reads one order a line, as JSON, from its standard input and carries it out in a process of its
+own, which tells on the standard output what is done, as soon as it is:
+
+    pid N                   the process that works now
+    created ID KEY          create_proto_dimension returned
+    crystallized ID KEY     crystallize returned: from now on the dimension must survive everything
+    forgetting ID KEY       forget is called
+    forgotten ID KEY        forget returned
+    calls N                 system calls that an order with `kill_before` came to
+    ended STATUS            as os.waitstatus_to_exitcode: -9 if it was killed
+
+The dimension with KEY is called "Learned KEY", and its content is `content_of(KEY, layer)`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+from world import content_of, manager
+
+import jessy_mem as jm
+from helpers import read_region
+
+N_LAYERS = 2
+LAYER_BYTES = 5000
+CALLS = [
+    *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync rename".split()),
+    *((os, name) for name in "unlink rmdir sendfile".split()),
+    (fcntl, "flock"),
+    (mmap, "mmap"),
+]
+
+
+def report(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def learn(base: str, first_key: int, user: bool, n: int | None) -> None:
+    """Create and crystallize `n` dimensions, for ever if None, and forget every third one again."""
+    with manager(base) as memory:
+        for key in itertools.count(first_key) if n is None else range(first_key, first_key + n):
+            dimension = create(memory, key, user)
+            memory.crystallize(dimension)
+            report("crystallized", dimension, key)
+            if key % 3 == 2:
+                report("forgetting", dimension, key)
+                memory.forget(dimension)
+                report("forgotten", dimension, key)
+
+
+def create(memory: jm.MmapManager, key: int, user: bool) -> int:
+    layers = [jm.LayerSpec(content=content_of(key, i, n_bytes=LAYER_BYTES), frequency=1 + i) for i in range(N_LAYERS)]
+    dimension = memory.create_proto_dimension(f"Learned {key}", layers, user=user)
+    report("created", dimension, key)
+    return dimension
+
+
+def learn_killed(base: str, first_key: int, user: bool, kill_before: int) -> None:
+    """Crystallize one dimension and forget another, and be killed before system call number `kill_before`.
+
+    A write counts twice: before it, and when half of it is done.
+    """
+    n_calls = 0
+
+    def count() -> bool:
+        nonlocal n_calls
+        n_calls += 1
+        return n_calls > kill_before
+
+    def stops(function):
+        def call(*args, **kwargs):
+            if count():
+                os.kill(os.getpid(), signal.SIGKILL)
+            if function is write and count():
+                write(args[0], bytes(args[1])[: len(args[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    write = os.write
+    plain = [(module, name, getattr(module, name)) for module, name in CALLS]
+
+    @contextmanager
+    def counted():
+        for module, name, function in plain:
+            setattr(module, name, stops(function))
+        try:
+            yield
+        finally:
+            for module, name, function in plain:
+                setattr(module, name, function)
+
+    with manager(base) as memory:
+        other = create(memory, first_key, user)
+        memory.crystallize(other)
+        report("crystallized", other, first_key)
+        dimension = create(memory, first_key + 1, user)
+        with counted():
+            memory.crystallize(dimension)
+        report("crystallized", dimension, first_key + 1)
+        report("forgetting", other, first_key)
+        with counted():
+            memory.forget(other)
+        report("forgotten", other, first_key)
+    report("calls", n_calls)
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                learn_killed(**order) if "kill_before" in order else learn(**order)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        report("pid", pid)
+        _, status = os.waitpid(pid, 0)
+        report("ended", os.waitstatus_to_exitcode(status))
+
+
+# What the tests use -----------------------------------------------------------------------------------------------
+
+
+class Learner:
+    """The process, seen from a test. A context manager; what hangs is killed after `timeout_s`."""
+
+    def __init__(self, timeout_s: float = 300) -> None:
+        here = os.fspath(Path(__file__).resolve().parent)
+        main = f"import sys; sys.path.insert(0, {here!r}); import learner; learner.serve()"
+        command = [sys.executable, "-W", "error", "-c", main]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.worker: int | None = None
+        self.guard = threading.Timer(timeout_s, self.stop)
+        self.guard.start()
+
+    def __enter__(self) -> Learner:
+        return self
+
+    def stop(self) -> None:
+        """Kill what works, if anything does; the process that waits for it says so and ends."""
+        if self.worker is not None:
+            os.kill(self.worker, signal.SIGKILL)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.stdin.close()
+        self.stop()
+        self.process.wait()
+        self.process.stdout.close()
+        self.guard.cancel()
+        self.guard.join()
+
+    def begin(self, base: Path, first_key: int, user: bool = False, **order) -> int:
+        """Give an order; returns the number of the process that carries it out."""
+        order |= {"base": os.fspath(base), "first_key": first_key, "user": user}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        found = []
+        for line in self.process.stdout:
+            words = line.split()
+            if words[0] == "pid":
+                self.heard, self.worker = found, int(words[1])
+                return self.worker
+            found.append(words)  # the worker was faster than its parent
+        raise AssertionError(f"the learner ended with {self.process.wait()}")
+
+    def end(self) -> tuple[int, list[tuple[str, int, int]]]:
+        """Wait for the end: its status, and what was told: (word, id, key)."""
+        told = []
+        for words in itertools.chain(self.heard, (line.split() for line in self.process.stdout)):
+            if words[0] == "ended":
+                self.worker = None
+                return int(words[1]), told
+            told.append((words[0], int(words[1]), int(words[-1])))
+        raise AssertionError(f"the learner ended with {self.process.wait()}")
+
+
+class Ledger:
+    """What a learner told of one base folder, and what must therefore be there."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.keys: dict[int, int] = {}  # dimension -> key, of all that were created
+        self.durable: set[int] = set()
+        self.open: set[int] = set()  # in the middle of a change when the process was killed: whole, or absent
+
+    def enter(self, told: list[tuple[str, int, int]]) -> None:
+        for word, dimension, key in told:
+            if word == "created":
+                assert dimension not in self.keys, f"id {dimension} was given twice"
+                self.keys[dimension] = key
+                self.open.add(dimension)
+            elif word == "crystallized":
+                self.durable.add(dimension)
+                self.open.remove(dimension)
+            elif word == "forgetting":
+                self.durable.remove(dimension)
+                self.open.add(dimension)
+            elif word == "forgotten":
+                self.open.remove(dimension)
+
+    def check(self) -> None:
+        """Clean the folder: then every acknowledged dimension is whole, and nothing is stray or damaged."""
+        findings = jm.examine(self.base)
+        assert {finding.kind for finding in findings} <= {"stray temporary", "empty folder"}
+        jm.clean(findings)
+        assert jm.examine(self.base) == []
+        found = {int(path.name[1:]) for path in self.base.glob("D*")}
+        assert found >= self.durable, "an acknowledged dimension is gone"
+        assert found <= self.durable | self.open, "a forgotten dimension is back"
+        for dimension in found:
+            self.check_file(dimension)
+        self.durable |= self.open & found  # it has survived; from now on it must
+        self.open.clear()
+        files = {path.name for path in self.base.rglob("*") if path.is_file()}
+        assert files <= {"region.mmap", ".jessy_mem.lock"}
+
+    def check_file(self, dimension: int) -> None:
+        stored = read_region(Path(jm.region_path(self.base, dimension)).read_bytes())
+        key = self.keys[dimension]
+        assert (stored.dimension_id, stored.name) == (dimension, f"Learned {key}".encode())
+        assert [layer.content for layer in stored.layers] == [
+            content_of(key, i, n_bytes=LAYER_BYTES) for i in range(N_LAYERS)
+        ]
+
+    def check_loading(self) -> None:
+        with manager(self.base) as memory:
+            assert set(memory.load_all().loaded) == self.durable
+            for dimension in self.durable:
+                assert memory.region(dimension).verify() == []
+                assert memory.access_layer((dimension, 1)).frequency == 2

@@ -49,7 +49,6 @@ def test_native_threads_never_pass_a_limit(n_threads, n_bytes):
     assert counts["violations"] == 0
     assert counts["granted"] + counts["refused"] == n_threads * n_rounds
     assert counts["granted"] > 0
-    assert counts["looks"] > 0
     if n_bytes * 8 * n_threads > 4000:
         assert counts["refused"] > 0, "the limits were never reached, so this run says little"
     assert ledger.peak_bytes <= 1000

@@ -143,21 +143,23 @@ class ContextCollection(Sequence[LoadedContext]):
         self.missing = tuple(missing)
 
     @classmethod
-    def collect(cls, paths: Iterable[NavigationPath], find: Callable[[LayerId], _View | None]) -> ContextCollection:
-        """The layers on `paths`, one after another, looked up by `find`, which returns None for one to be skipped.
+    def collect(
+        cls, paths: Iterable[NavigationPath], load: Callable[[LayerId], LoadedContext | None]
+    ) -> ContextCollection:
+        """The layers on `paths`, one after another, as `load` gives them, which returns None for one to be skipped.
 
-        Each that is skipped is logged and listed in `missing`. What `find` raises is raised.
+        Each that is skipped is logged and listed in `missing`. What `load` raises is raised.
         """
         contexts: list[LoadedContext] = []
         missing: list[LayerId] = []
         for path in paths:
             for layer_id in map(LayerId._make, path.layers):
-                view = find(layer_id)
-                if view is None:
+                context = load(layer_id)
+                if context is None:
                     _log.warning("%s is not available and was skipped", layer_id)
                     missing.append(layer_id)
                 else:
-                    contexts.append(LoadedContext.of(view))
+                    contexts.append(context)
         return cls(contexts, missing)
 
     @property

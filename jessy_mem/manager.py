@@ -16,7 +16,7 @@ from typing import Any
 
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
-from jessy_mem._core.region import LayerView, MmapRegion
+from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
@@ -188,7 +188,7 @@ class MmapManager(LearningTable):
         self.finish(self._loads, begin_ticks)
         return generations
 
-    # Reading; access_layer is LayerRegistry's
+    # Reading; access_layer and load_context are LayerRegistry's
 
     def region(self, dimension_id: int) -> MmapRegion:
         """The region of a loaded dimension, mapped again if it was evicted; RegionNotFound.
@@ -218,12 +218,6 @@ class MmapManager(LearningTable):
                 self._index_now(next(iter(self._unindexed)))
             return self._index.find(dimension, keyword, frequency)
 
-    def load_context(self, layer_id: tuple[int, int]) -> LoadedContext:
-        """One layer as decoded text with its metadata; UnicodeDecodeError names a layer that is not text."""
-        context = LoadedContext.of(self.access_layer(layer_id))
-        self.count_copies(1)
-        return context
-
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
 
@@ -231,18 +225,16 @@ class MmapManager(LearningTable):
         raised.
         """
 
-        def find(layer_id: LayerId) -> LayerView | None:
+        def load(layer_id: LayerId) -> LoadedContext | None:
             try:
-                return self.access_layer(layer_id)
+                return self.load_context(layer_id)
             except LayerNotFound:
                 if strict:
                     raise
                 return None
 
         self._check_open()
-        contexts = ContextCollection.collect(paths, find)
-        self.count_copies(len(contexts))
-        return contexts
+        return ContextCollection.collect(paths, load)
 
     def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
         """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""

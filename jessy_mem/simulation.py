@@ -17,7 +17,7 @@ from typing import Any
 from jessy_mem._core.image import Image
 from jessy_mem._core.registry import make_region
 from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder
-from jessy_mem.context import ContextCollection, NavigationPath
+from jessy_mem.context import ContextCollection, LoadedContext, NavigationPath
 from jessy_mem.errors import DimensionNotFound, LayerNotFound, MappingError
 from jessy_mem.layout import LayerId, MemoryLayout, default_layout, dimension_folder
 from jessy_mem.prose import write_paragraphs
@@ -123,13 +123,13 @@ def create_simulated_contexts(
     """
     region_of = cache(lambda dimension: make_region(simulated_image(dimension, layout, seed=seed), False, bytearray))
 
-    def find(layer_id: LayerId) -> Any:
+    def load(layer_id: LayerId) -> LoadedContext | None:
         try:
-            return region_of(layer_id.dimension).layer(layer_id.layer)
+            return LoadedContext.of(region_of(layer_id.dimension).layer(layer_id.layer))
         except (DimensionNotFound, LayerNotFound):
             return None
 
-    return ContextCollection.collect(paths, find)
+    return ContextCollection.collect(paths, load)
 
 
 def _name(dimension_id: int) -> str:

@@ -11,11 +11,15 @@ cdef class LayerView:
     cdef const uint8_t *data         # inside image or payload
     cdef Py_ssize_t size_bytes
     cdef uint8_t faulted             # atomic flag: the pages were touched once
+    cdef uint8_t says_ascii          # what the file says of the text; a hint
     cdef readonly object id          # LayerId
     cdef readonly tuple keywords
     cdef readonly int depth
     cdef readonly double frequency   # Hz
     cdef readonly str source
+
+    # The content decoded from UTF-8; UnicodeDecodeError names the layer.
+    cdef str decode(self)
 
 
 cdef class MmapRegion:

@@ -22,20 +22,25 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
-from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, TEXT_ASCII, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_dict_get
-from jessy_mem._core.span cimport span_inside
+from jessy_mem._core.span cimport span_copy_ascii, span_inside
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId
 
+cdef extern from "Python.h":
+    str PyUnicode_New(Py_ssize_t n_characters, Py_UCS4 largest)
+    void *PyUnicode_DATA(str text)
+
 cdef object new_layer_id = LayerId
 cdef enum:
     MAPPED_BYTES = 1048576
+    MIN_ASCII_BYTES = 64    # shorter text is the decoder's, which keeps strings of one character
     PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
 
 
@@ -83,10 +88,19 @@ cdef class LayerView:
     @property
     def text(self):
         """The content decoded from UTF-8: the one copy. UnicodeDecodeError names the layer if it is not text."""
+        return self.decode()
+
+    cdef str decode(self):
+        cdef str text
         if self.size_bytes >= PREFAULT_BYTES and not jm_flag_load_relaxed(&self.faulted):
             with nogil:
                 touch_pages(self.data, self.size_bytes)
             jm_flag_store_relaxed(&self.faulted, 1)
+        if self.says_ascii and self.size_bytes >= MIN_ASCII_BYTES:
+            # Some three times as fast as the decoder, and safe if the file says what is not so.
+            text = PyUnicode_New(self.size_bytes, 0x7F)
+            if span_copy_ascii(<uint8_t *> PyUnicode_DATA(text), self.data, self.size_bytes):
+                return text
         try:
             return PyUnicode_DecodeUTF8(<const char *> self.data, self.size_bytes, NULL)
         except UnicodeDecodeError as error:
@@ -401,6 +415,7 @@ cdef class MmapRegion:
         view.keywords = image.keywords(i)
         view.depth, view.frequency = entry.depth, entry.frequency_hz
         view.source = image.source
+        view.says_ascii = entry.text_flags & TEXT_ASCII
         if entry.codec != CODEC_RAW:
             self.decompress(view, entry)
         return view

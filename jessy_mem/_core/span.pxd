@@ -1,6 +1,6 @@
 """Kernels on byte ranges: every comparison is in a form that cannot overflow."""
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 
 cdef inline bint span_inside(uint64_t off_bytes, uint64_t n_bytes, uint64_t total_bytes) noexcept nogil:
@@ -16,6 +16,39 @@ cdef inline uint64_t span_align_up(uint64_t n_bytes, uint64_t alignment_bytes) n
 cdef inline bint span_is_zero(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
     """Whether all bytes are zero: the range is compared with itself, one byte on."""
     return n_bytes == 0 or (first[0] == 0 and memcmp(first, first + 1, n_bytes - 1) == 0)
+
+
+cdef inline bint span_is_ascii(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
+    cdef uint64_t a, b, c, d
+    cdef uint64_t at = 0
+    cdef uint64_t seen = 0
+    while n_bytes - at >= 32:  # compilers make two vectors of them
+        memcpy(&a, first + at, 8)
+        memcpy(&b, first + at + 8, 8)
+        memcpy(&c, first + at + 16, 8)
+        memcpy(&d, first + at + 24, 8)
+        seen |= a | b | c | d
+        at += 32
+    while at < n_bytes:
+        seen |= first[at]
+        at += 1
+    return (seen & <uint64_t> 0x8080808080808080) == 0
+
+
+cdef inline bint span_copy_ascii(uint8_t *target, const uint8_t *source, uint64_t n_bytes) noexcept nogil:
+    """Copy, and tell whether all is ASCII; if not, what was copied is a part.
+
+    It is the copy that is looked at: the source may be a file that changes meanwhile.
+    """
+    cdef uint64_t at = 0
+    cdef uint64_t piece_bytes
+    while at < n_bytes:
+        piece_bytes = min(n_bytes - at, <uint64_t> 4096)  # still in the fastest cache when it is looked at
+        memcpy(target + at, source + at, piece_bytes)
+        if not span_is_ascii(target + at, piece_bytes):
+            return False
+        at += piece_bytes
+    return True
 
 
 cdef inline bint span_is_utf8(const uint8_t *first, uint64_t n_bytes) noexcept nogil:

@@ -103,10 +103,10 @@ def test_format_names_each_layer_and_what_is_missing():
 
 
 def test_collect_keeps_order_and_repeats_and_logs_what_it_skips(caplog):
-    views = {LayerId(2, 1): View()}
+    loaded = {LayerId(2, 1): LoadedContext.of(View())}
     paths = [NavigationPath(2, [(2, 1), (2, 7)]), NavigationPath(3, []), NavigationPath(2, [(2, 1)])]
     with caplog.at_level(logging.WARNING, logger="jessy_mem"):
-        contexts = ContextCollection.collect(paths, views.get)
+        contexts = ContextCollection.collect(paths, loaded.get)
     assert [context.layer_id for context in contexts] == [(2, 1), (2, 1)]
     assert contexts.missing == (LayerId(2, 7),)
     assert [record.getMessage() for record in caplog.records] == ["D02/L7 is not available and was skipped"]

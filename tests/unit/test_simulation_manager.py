@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
+import pickle
 import re
 import subprocess
 import sys
 import warnings
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 from world import MIB, PLANNED, check_reading, check_states, manager
@@ -305,6 +309,48 @@ def test_text_of_every_width_is_decoded(world, text):
         context = memory.load_context((1, 0))
         assert (context.content, context.n_bytes) == (text, len(text.encode()))
         assert memory.load_contexts([jm.NavigationPath(1, [(1, 0)])]).total_bytes == len(text.encode())
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 63, 64, 65, 95, 96, 97, 4095, 4096, 4097, 8191, 65536, 100_001])
+def test_text_of_every_length_is_decoded(world, n_bytes):
+    """ASCII is copied in pieces and by words; the last byte of each is looked at too."""
+    ascii_text = bytes(33 + i % 94 for i in range(n_bytes))
+    layers = [Layer(0, ascii_text)]
+    for i, at in enumerate(sorted({0, 31, 63, n_bytes // 2, n_bytes - 2}), 1):
+        if 0 <= at <= n_bytes - 2:  # says that it is ASCII, which is not so
+            content = ascii_text[:at] + "é".encode() + ascii_text[at + 2 :]
+            layers.append(Layer(i, content, text_flags=3, characters=n_bytes))
+    world.publish(1, extended_file(layers, 1))
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        for layer in layers:
+            context = memory.load_context((1, layer.layer))
+            assert context.content == memory.access_layer((1, layer.layer)).text == layer.content.decode()
+            assert context.content.isascii() == (layer.layer == 0)
+
+
+def test_what_says_that_it_is_ascii_and_is_no_text_is_named(world):
+    content = b"a" * 100 + b"\x80"
+    world.publish(1, extended_file([Layer(0, content, text_flags=3, characters=len(content))], 1))
+    with manager(world, verify="never") as memory:
+        memory.load_dimension(1)
+        with pytest.raises(UnicodeDecodeError, match="D01/L0"):
+            memory.load_context((1, 0))
+
+
+def test_a_context_is_what_its_class_would_make(world):
+    world.write(1, keywords=(b"mood",))
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        context = memory.load_context((1, 2))
+        assert type(context) is jm.LoadedContext
+        same = jm.LoadedContext.of(memory.access_layer((1, 2)))
+        assert context == same == copy.deepcopy(context) == pickle.loads(pickle.dumps(context))
+        assert (hash(context), repr(context)) == (hash(same), repr(same))
+        assert all(type(getattr(context, field.name)) is type(getattr(same, field.name)) for field in fields(context))
+        with pytest.raises(FrozenInstanceError):
+            context.depth = 7
+        assert gc.is_tracked(context)
 
 
 @pytest.mark.parametrize(

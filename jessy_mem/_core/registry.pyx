@@ -35,7 +35,9 @@ from jessy_mem.errors import LayerNotFound
 from jessy_mem.layout import LayerId
 
 cdef extern from "Python.h":
-    object PyType_GenericAlloc(object type_, Py_ssize_t n_items)
+    ctypedef struct PyTypeObject:
+        pass
+    object PyType_GenericAlloc(PyTypeObject *type_, Py_ssize_t n_items)
     int PyObject_GenericSetAttr(object target, object name, object value) except -1
 
 jm_clock_init()
@@ -324,7 +326,7 @@ cdef uint64_t held_bytes(MmapRegion region):
 
 cdef object context_of(LayerView view):
     """LoadedContext.of(view), five times as fast: its fields are set past the __setattr__ that freezes them."""
-    context = PyType_GenericAlloc(LoadedContext, 0)
+    context = PyType_GenericAlloc(<PyTypeObject *> LoadedContext, 0)
     PyObject_GenericSetAttr(context, "layer_id", view.id)
     PyObject_GenericSetAttr(context, "content", view.decode())
     PyObject_GenericSetAttr(context, "frequency", view.frequency)

@@ -120,6 +120,7 @@ def measure_details(base: Path) -> list[Timing]:
             Timing.of(name, _loops(timeit.Timer(statement, globals=names), n_loops))
             for name, (statement, n_loops) in statements.items()
         ]
+        names.clear()  # a timer's function may outlive its use, views must not
         return [*found, Timing.of("learn 4 layers of 2 KB", _learnings(memory, spec))]
 
 
@@ -137,6 +138,8 @@ def measure_ratios(base: Path) -> list[Ratio]:
         access, lookup = _access_timer(memory), _lookup_timer(memory)
         n_loops = 300
         hits, lookups = _in_turn(lambda: access.timeit(n_loops) * 1e9, lambda: lookup.timeit(n_loops) * 1e9)
+        for timer in (access, lookup):
+            timer.inner.__globals__.clear()  # type: ignore[attr-defined]  # views must not outlive their use
         per_call = n_loops * N_LAYERS
         creation_ns = statistics.median(_creations(base))
         return [

@@ -17,7 +17,7 @@ N_LAYERS = 2
 LAYER_BYTES = 700
 
 
-@pytest.mark.parametrize(("n_crystallizations", "total_memory_mb"), [(1000, 280), (400, 1)])
+@pytest.mark.parametrize(("n_crystallizations", "total_memory_mb"), [(1000, 280), (700, 1)])
 def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, n_crystallizations, total_memory_mb):
     """In the small budget files are evicted and mapped again all the time, and held blocks stand in the way."""
     latest: list[tuple[int, int]] = []  # (dimension, key), of those that are read

@@ -232,7 +232,7 @@ class LearningTable(ProtoTable):
         except MappingError as error:
             if error.errno != errno.EEXIST:
                 raise
-            logger.warning("proto-dimension D%02d stays in the pool: %s", dimension, error)
+            logger.warning("proto-dimension D%02d stays in the pool: %s", dimension, str(error))
             return False
         return True
 

@@ -97,14 +97,17 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
         try:
             findings += _strays(base, folder)
             present = os.path.lexists(file)
+            empty = not any(folder.iterdir()) and not folder.is_symlink()
         except OSError as error:
+            if not os.path.lexists(folder):  # forgotten, just now
+                continue
             findings.append(Finding("unreadable", folder, error.strerror or str(error), base))
             continue
         dimension = int(folder.name[1:])
         if not 1 <= dimension <= MAX_DIMENSION or folder.name != dimension_folder(dimension):
             detail = f"no manager looks here; folders are named D01..D99, D100..D{MAX_DIMENSION}"
             findings.append(Finding("misnamed folder", folder, detail, base, _size(file)))
-        elif not folder.is_symlink() and not any(folder.iterdir()):
+        elif empty:
             detail = "an interrupted write left it, and no region in it"
             findings.append(Finding("empty folder", folder, detail, base, removable=True))
         elif present:
@@ -153,6 +156,8 @@ def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | 
     for path, n_bytes in regions.items():
         report = None if progress is None else _shifted(progress, done_bytes, total_bytes)
         for error in verify_region(path, progress=report):
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(path):  # forgotten, just now
+                continue
             kind = "unreadable" if isinstance(error, OSError) else "damaged"
             yield Finding(kind, path, _without_path(error, path), base, n_bytes)
         done_bytes += n_bytes

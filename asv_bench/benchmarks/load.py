@@ -114,6 +114,15 @@ class Manager:
     def time_get_stats(self):
         self.memory.get_stats()
 
+    def time_get_stats_with_residency(self):
+        self.memory.get_stats(residency=True)
+
+    def time_metrics(self):
+        jm.metrics(self.memory)
+
+    def time_dump_state(self):
+        self.memory.dump_state()
+
     def time_verify_16_mb(self):
         self.memory.region(1).verify()
 

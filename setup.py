@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
 PROFILES = {  # name: (compile flags, link flags, Cython directives)
     "release": (["-O3", "-fvisibility=hidden"], [], {}),
-    "debug": (["-O1", "-g", "-UNDEBUG"], [], {"boundscheck": True, "cdivision": False}),
+    "debug": (["-O1", "-g", "-UNDEBUG"], [], {"boundscheck": True, "initializedcheck": True}),
     "asan": (
         ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
         ["-fsanitize=address,undefined"],

@@ -17,7 +17,7 @@ from typing import Any
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import now_ticks
+from jessy_mem._core.registry import latency_summary, now_ticks
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
@@ -31,7 +31,7 @@ from jessy_mem.errors import (
 from jessy_mem.ids import dimensions_in
 from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import LearningTable
-from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, Residency, SegmentStats
+from jessy_mem.stats import Lease, LoadReport, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import PressureCallback, logger
 from jessy_mem.trace import TraceWriter
 
@@ -326,7 +326,7 @@ class MmapManager(LearningTable):
             held: dict[int, Any] = {**self._evicted, **self._regions}
             simulated = tuple(sorted(dimension for dimension, each in held.items() if each.source == "simulated"))
             pool = self._pool.stats()
-            access = LatencySummary(*self.hits.summary())
+            access = latency_summary(self.hits)
             used_bytes, limit_bytes, peak_bytes = total
             return MemoryStats(
                 total_allocated_bytes=used_bytes,
@@ -344,11 +344,11 @@ class MmapManager(LearningTable):
                 peak_usage_bytes=peak_bytes,
                 avg_access_latency_us=access.mean_ns / 1000,
                 access_latency=access,
-                first_touch_latency=LatencySummary(*self.first_touches.summary()),
-                load_latency=LatencySummary(*self._loads.summary()),
-                allocate_latency=LatencySummary(*self._allocations.summary()),
-                deallocate_latency=LatencySummary(*self._deallocations.summary()),
-                crystallize_latency=LatencySummary(*self._crystallizations.summary()),
+                first_touch_latency=latency_summary(self.first_touches),
+                load_latency=latency_summary(self._loads),
+                allocate_latency=latency_summary(self._allocations),
+                deallocate_latency=latency_summary(self._deallocations),
+                crystallize_latency=latency_summary(self._crystallizations),
                 access_count=self.access_count,
                 load_count=self._loads.n_events,
                 allocation_count=self._allocations.n_events,

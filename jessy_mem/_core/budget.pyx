@@ -15,6 +15,7 @@ afterwards (`watch`). Whoever holds no lock then asks `take_crossings()` and tel
 from math import ceil, floor
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
@@ -29,6 +30,7 @@ from jessy_mem._core.atomic cimport (
     jm_or_acq_rel,
     jm_sub_acq_rel,
 )
+from jessy_mem._core.pycompat cimport jm_disown
 from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, OK, Status
 
 from jessy_mem.errors import LimitExceeded
@@ -241,6 +243,9 @@ cdef class Ledger:
 @cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
 cdef class Charge:
     """`n_bytes` charged to `segment` of `ledger` until this object dies; LimitExceeded if they do not fit."""
+
+    def __cinit__(self, *args, **kwargs):
+        jm_disown(<PyObject *> self)
 
     def __init__(self, Ledger ledger not None, str segment, uint64_t n_bytes):
         if self.ledger is not None:

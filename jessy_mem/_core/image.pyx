@@ -16,6 +16,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -41,6 +42,7 @@ from jessy_mem._core.format cimport (
     format_read_layers,
 )
 from jessy_mem._core.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
+from jessy_mem._core.pycompat cimport jm_disown
 
 from jessy_mem import compression
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
@@ -114,6 +116,7 @@ cdef class Image:
     """
 
     def __cinit__(self, *args, **kwargs):
+        jm_disown(<PyObject *> self)
         self.base = NULL
         self.layers = NULL
 
@@ -138,6 +141,8 @@ cdef class Image:
             raise TypeError("an Image is initialised once")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
         PyObject_GetBuffer(owner, &self.buffer, PyBUF_SIMPLE)
+        if trusted:  # memory that was made for this image
+            jm_disown(<PyObject *> owner)
         self.base, self.n_bytes = <const uint8_t *> self.buffer.buf, self.buffer.len
         begin = <const uint8_t *> <const char *> first if len(first) >= HEADER_BYTES else self.base
         with nogil:
@@ -326,12 +331,14 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
 cdef object map_descriptor(int fd, str path, uint64_t n_bytes):
     """The first `n_bytes` of a file as a read-only mmap."""
     try:
-        return mmap.mmap(fd, n_bytes, **MAP_OPTIONS)
+        mapped = mmap.mmap(fd, n_bytes, **MAP_OPTIONS)
     except PermissionError:
         # Linux before 6.7 maps write-sealed memory privately only; the pages are the same ones until somebody writes.
-        return mmap.mmap(fd, n_bytes, **PRIVATE_MAP_OPTIONS)
+        mapped = mmap.mmap(fd, n_bytes, **PRIVATE_MAP_OPTIONS)
     except ValueError as error:  # the file was shortened since its size was asked
         raise RegionTruncated(path, "header", str(error), f"a file of {n_bytes} bytes") from None
+    jm_disown(<PyObject *> mapped)
+    return mapped
 
 
 cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity):

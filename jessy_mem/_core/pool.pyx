@@ -6,6 +6,7 @@ views, and the step from "no views" to "freed" is one exchange, so that no view 
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 
@@ -19,7 +20,9 @@ from jessy_mem._core.atomic cimport (
 )
 from jessy_mem._core.bitmap cimport Zone, bitmap_count_free, bitmap_longest_free
 from jessy_mem._core.budget cimport Ledger
+from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.pycompat cimport jm_disown
 from jessy_mem._core.tally cimport Tally
 from jessy_mem._core.thread cimport JM_THREAD_SLOTS
 from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
@@ -37,6 +40,7 @@ DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
 MAX_LIMIT_MB = 1 << 26  # 64 TiB
 
 cdef char *BYTES_FORMAT = "B"
+cdef Frozen CLASS_STATS = frozen_prepare(PoolClassStats)
 
 
 def check_pools(pools, limit_mb):
@@ -238,6 +242,7 @@ cdef class PoolAllocator:
         if not jm_flag_load_acquire(&self.is_open):
             raise ManagerClosed("the pool")
         block = Block.__new__(Block)
+        jm_disown(<PyObject *> block)
         block.arena = self.arena
         status = self.arena.claim(n, segment, &block.held)
         if status != OK:
@@ -324,9 +329,8 @@ cdef class PoolAllocator:
                 n_borrowed += jm_load_relaxed(&share.n_borrowed)
                 requested_bytes += jm_load_relaxed(&share.requested_bytes)
             n_blocks = (arena.zones[k].end_unit - arena.zones[k].first_unit) >> arena.classes[k].order
-            classes.append(PoolClassStats(
-                arena.classes[k].block_bytes, n_blocks, used.delta, used.peak, n_borrowed, requested_bytes
-            ))
+            numbers = arena.classes[k].block_bytes, n_blocks, used.delta, used.peak, n_borrowed, requested_bytes
+            classes.append(frozen_make(&CLASS_STATS, numbers))
         peak_bytes = min(max(units.peak * arena.unit_bytes, used_bytes), arena.limit_bytes)
         return PoolStats(tuple(classes), used_bytes, arena.limit_bytes, peak_bytes)
 

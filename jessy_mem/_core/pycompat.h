@@ -3,6 +3,7 @@
 #define JESSY_MEM_PYCOMPAT_H
 
 #include <Python.h>
+#include <structmember.h> /* PyMemberDef, before 3.12 */
 
 /* A new reference to dict[key]; NULL without an exception if there is none, NULL with one if the key cannot be hashed.
    Safe against a concurrent change of the dict, with and without the GIL. */
@@ -19,5 +20,42 @@ static inline PyObject *jm_dict_get(PyObject *dict, PyObject *key)
 
 /* References to an object, as far as this thread can tell. */
 static inline Py_ssize_t jm_refcount(PyObject *each) { return Py_REFCNT(each); }
+
+/* Let an object go with its last reference, whichever thread drops that. Without the GIL, references of the thread that
+   made an object are counted apart, and one that another thread drops last waits until its maker runs Python again: an
+   idle thread would keep mapped and charged what others evicted. For an object that no other thread knows yet. */
+static inline void jm_disown(PyObject *each)
+{
+#ifdef Py_GIL_DISABLED
+    Py_ssize_t n_references = Py_REFCNT(each);
+    if (each->ob_tid == _Py_ThreadId()) {
+        each->ob_tid = 0;
+        Py_SET_REFCNT(each, n_references); /* all in the count that every thread uses */
+    }
+#else
+    (void)each;
+#endif
+}
+
+/* Where the instances of a class keep what the slot `name` (of its __slots__) holds; -1 with an error set. */
+static inline Py_ssize_t jm_slot_offset(PyObject *cls, PyObject *name)
+{
+    Py_ssize_t off_bytes = -1;
+    PyObject *slot = PyObject_GetAttr(cls, name);
+    if (slot == NULL)
+        return -1;
+    if (Py_IS_TYPE(slot, &PyMemberDescr_Type))
+        off_bytes = ((PyMemberDescrObject *)slot)->d_member->offset;
+    else
+        PyErr_Format(PyExc_TypeError, "%R of %R is no slot", name, cls);
+    Py_DECREF(slot);
+    return off_bytes;
+}
+
+/* Fill an empty slot of an object that nobody else knows yet. */
+static inline void jm_slot_fill(PyObject *each, Py_ssize_t off_bytes, PyObject *value)
+{
+    *(PyObject **)((char *)each + off_bytes) = Py_NewRef(value);
+}
 
 #endif

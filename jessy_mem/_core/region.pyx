@@ -25,7 +25,7 @@ from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
 from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, TEXT_ASCII, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_dict_get
+from jessy_mem._core.pycompat cimport jm_dict_get, jm_disown
 from jessy_mem._core.span cimport span_copy_ascii, span_inside
 
 from jessy_mem import compression
@@ -154,6 +154,7 @@ cdef class MmapRegion:
     """
 
     def __cinit__(self, *args, **kwargs):
+        jm_disown(<PyObject *> self)
         self.views = {}
 
     def __init__(self, dimension_id, path, *, str verify="lazy"):
@@ -408,6 +409,7 @@ cdef class MmapRegion:
         """The view of layer number `i`, its content compared with its checksum."""
         cdef LayerEntry *entry = &image.layers[i]
         cdef LayerView view = LayerView.__new__(LayerView)
+        jm_disown(<PyObject *> view)
         image.check_content(i)
         view.image = image
         view.data, view.size_bytes = image.base + entry.content_off_bytes, entry.content_bytes

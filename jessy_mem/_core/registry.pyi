@@ -6,6 +6,7 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.region import LayerView, MmapRegion
 from jessy_mem.context import LoadedContext
+from jessy_mem.stats import LatencySummary
 from jessy_mem.trace import Tracer
 
 class LayerRegistry:
@@ -41,4 +42,5 @@ class LayerRegistry:
 def make_region(
     image: Image, immutable: bool, allocate: Callable[[int], Buffer], verify: str = "lazy"
 ) -> MmapRegion: ...
+def latency_summary(histogram: LatencyHistogram) -> LatencySummary: ...
 def now_ticks() -> int: ...

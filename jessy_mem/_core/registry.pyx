@@ -12,6 +12,7 @@ reader finds the old region or the new one, whole.
 """
 import weakref
 
+cimport cython
 from cpython.long cimport PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
@@ -24,6 +25,7 @@ from libc.string cimport memcpy
 from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
 from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.format cimport FEATURE_COMPRESSED, LayerEntry
+from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
@@ -33,14 +35,12 @@ from jessy_mem._core.region cimport LayerView, MmapRegion, region_of
 from jessy_mem.context import LoadedContext
 from jessy_mem.errors import LayerNotFound
 from jessy_mem.layout import LayerId
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject:
-        pass
-    object PyType_GenericAlloc(PyTypeObject *type_, Py_ssize_t n_items)
-    int PyObject_GenericSetAttr(object target, object name, object value) except -1
+from jessy_mem.stats import LatencySummary
 
 jm_clock_init()
+
+cdef Frozen CONTEXT = frozen_prepare(LoadedContext)
+cdef Frozen SUMMARY = frozen_prepare(LatencySummary)
 
 cdef struct Span:
     const uint8_t *data
@@ -252,18 +252,19 @@ cdef class LayerRegistry:
         """What is held, loaded or retired: list of (dimension, generation, charged bytes, views, retired)."""
         cdef MmapRegion region
         cdef Image image
+        cdef Py_ssize_t n_views
         cdef list found = []
         for region in list(self._regions.values()):
             n_views = n_holders(region, jm_refcount(<PyObject *> region) - 3)
-            if n_views:
+            if n_views > 0:
                 image = region.image
                 found.append((image.dimension_id, image.generation, image.charged_bytes, n_views, False))
         for reference in self.retired:
             image = reference()
             if image is not None:
-                found.append((
-                    image.dimension_id, image.generation, image.charged_bytes, jm_refcount(<PyObject *> image) - 1, True
-                ))
+                n_views = jm_refcount(<PyObject *> image) - 1
+                if n_views > 0:  # else the last one has just gone
+                    found.append((image.dimension_id, image.generation, image.charged_bytes, n_views, True))
         return found
 
     def residency(self):
@@ -325,15 +326,8 @@ cdef uint64_t held_bytes(MmapRegion region):
 
 
 cdef object context_of(LayerView view):
-    """LoadedContext.of(view), five times as fast: its fields are set past the __setattr__ that freezes them."""
-    context = PyType_GenericAlloc(<PyTypeObject *> LoadedContext, 0)
-    PyObject_GenericSetAttr(context, "layer_id", view.id)
-    PyObject_GenericSetAttr(context, "content", view.decode())
-    PyObject_GenericSetAttr(context, "frequency", view.frequency)
-    PyObject_GenericSetAttr(context, "keywords", view.keywords)
-    PyObject_GenericSetAttr(context, "depth", view.depth)
-    PyObject_GenericSetAttr(context, "source", view.source)
-    return context
+    """LoadedContext.of(view)."""
+    return frozen_make(&CONTEXT, (view.id, view.decode(), view.frequency, view.keywords, view.depth, view.source))
 
 
 cdef bint is_evictable(MmapRegion region):
@@ -349,9 +343,10 @@ cdef Py_ssize_t n_holders(MmapRegion region, Py_ssize_t n_handles):
     cdef LayerView view
     cdef Py_ssize_t n_held = n_handles
     cdef Py_ssize_t n_cached = 0
-    for view in list(region.views.values()):
-        n_cached += 1
-        n_held += jm_refcount(<PyObject *> view) > 3  # the table, the list and the loop variable
+    with cython.critical_section(region.views):  # nothing in it runs Python, so it is held throughout
+        for view in region.views.values():
+            n_cached += 1
+            n_held += jm_refcount(<PyObject *> view) > 2  # the table and the loop variable
     # Whoever exports the image without a view: access() and memoryview(region).
     return n_held + jm_refcount(<PyObject *> region.image) - 1 - n_cached
 
@@ -363,6 +358,11 @@ def make_region(Image image, bint immutable, allocate, str verify="lazy"):
     elif verify == "never":
         image.trusted = True
     return region_of(image, immutable, allocate)
+
+
+def latency_summary(LatencyHistogram histogram not None):
+    """What a histogram has recorded, as a LatencySummary."""
+    return frozen_make(&SUMMARY, histogram.summary())
 
 
 def now_ticks():

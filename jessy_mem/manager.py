@@ -330,7 +330,7 @@ class MmapManager(LearningTable):
             used_bytes, limit_bytes, peak_bytes = total
             return MemoryStats(
                 total_allocated_bytes=used_bytes,
-                total_used_bytes=content_bytes + pool.requested_bytes,
+                total_used_bytes=min(content_bytes + pool.requested_bytes, used_bytes),  # read a moment apart
                 limit_bytes=limit_bytes,
                 available_bytes=limit_bytes - used_bytes,
                 utilization=100 * used_bytes / limit_bytes,

@@ -21,6 +21,25 @@ static inline PyObject *jm_dict_get(PyObject *dict, PyObject *key)
 /* References to an object, as far as this thread can tell. */
 static inline Py_ssize_t jm_refcount(PyObject *each) { return Py_REFCNT(each); }
 
+/* How many values of a dict others refer to; `n_values` becomes the number of all. */
+static inline Py_ssize_t jm_dict_shared_values(PyObject *dict, Py_ssize_t *n_values)
+{
+    Py_ssize_t at = 0, n_shared = 0;
+    PyObject *key, *value;
+    *n_values = 0;
+#ifdef Py_GIL_DISABLED
+    Py_BEGIN_CRITICAL_SECTION(dict);
+#endif
+    while (PyDict_Next(dict, &at, &key, &value)) {
+        *n_values += 1;
+        n_shared += Py_REFCNT(value) > 1;
+    }
+#ifdef Py_GIL_DISABLED
+    Py_END_CRITICAL_SECTION();
+#endif
+    return n_shared;
+}
+
 /* Let an object go with its last reference, whichever thread drops that. Without the GIL, references of the thread that
    made an object are counted apart, and one that another thread drops last waits until its maker runs Python again: an
    idle thread would keep mapped and charged what others evicted. For an object that no other thread knows yet. */

@@ -5,6 +5,7 @@ from cpython.object cimport PyObject
 cdef extern from "pycompat.h":
     PyObject *jm_dict_get(object dict_, object key) except? NULL  # a new reference, or NULL: no such key
     Py_ssize_t jm_refcount(PyObject *each) noexcept  # without counting the caller's temporary
+    Py_ssize_t jm_dict_shared_values(object dict_, Py_ssize_t *n_values) noexcept  # those that others refer to
     void jm_disown(PyObject *each) noexcept  # free it at once with its last reference; before others know it
     Py_ssize_t jm_slot_offset(object cls, object name) except -1  # where instances keep what a slot holds
     void jm_slot_fill(PyObject *each, Py_ssize_t off_bytes, object value) noexcept  # of a new object, still empty

@@ -156,6 +156,7 @@ cdef class MmapRegion:
     def __cinit__(self, *args, **kwargs):
         jm_disown(<PyObject *> self)
         self.views = {}
+        jm_disown(<PyObject *> self.views)  # else it would keep the views
 
     def __init__(self, dimension_id, path, *, str verify="lazy"):
         cdef Image image

@@ -12,7 +12,6 @@ reader finds the old region or the new one, whole.
 """
 import weakref
 
-cimport cython
 from cpython.long cimport PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
@@ -29,7 +28,7 @@ from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_dict_get, jm_refcount
+from jessy_mem._core.pycompat cimport jm_dict_get, jm_dict_shared_values, jm_refcount
 from jessy_mem._core.region cimport LayerView, MmapRegion, region_of
 
 from jessy_mem.context import LoadedContext
@@ -334,19 +333,14 @@ cdef bint is_evictable(MmapRegion region):
     return not region.is_immutable and region.image.source != "pool"
 
 
-cdef Py_ssize_t n_holders(MmapRegion region, Py_ssize_t n_handles):
+cdef Py_ssize_t n_holders(MmapRegion region, Py_ssize_t n_handles) noexcept:
     """How many views, memoryviews and handles (`n_handles`) of a region others hold, read from reference counts.
 
     A count may be out of date as soon as it is read. That is harmless: whoever took a view meanwhile keeps it, and its
     bytes stay charged; only the room that an eviction makes comes later.
     """
-    cdef LayerView view
-    cdef Py_ssize_t n_held = n_handles
-    cdef Py_ssize_t n_cached = 0
-    with cython.critical_section(region.views):  # nothing in it runs Python, so it is held throughout
-        for view in region.views.values():
-            n_cached += 1
-            n_held += jm_refcount(<PyObject *> view) > 2  # the table and the loop variable
+    cdef Py_ssize_t n_cached
+    cdef Py_ssize_t n_held = n_handles + jm_dict_shared_values(region.views, &n_cached)
     # Whoever exports the image without a view: access() and memoryview(region).
     return n_held + jm_refcount(<PyObject *> region.image) - 1 - n_cached
 

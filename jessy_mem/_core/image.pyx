@@ -111,6 +111,8 @@ cdef class Image:
         The first bytes, if they were read already: a region whose head they hold is opened without touching a page.
     trusted : bool
         The bytes were written by this process into memory that no other can reach.
+    n_bytes : int
+        The region's size, if the owner's buffer is longer.
 
     Structure is checked here, content on demand. Raises InvalidRegion, RegionTruncated, ChecksumMismatch.
     """
@@ -130,6 +132,7 @@ cdef class Image:
         identity=None,
         bytes first not None=b"",
         bint trusted=False,
+        uint64_t n_bytes=0,
     ):
         cdef Fault fault
         cdef bint sound
@@ -144,6 +147,8 @@ cdef class Image:
         if trusted:  # memory that was made for this image
             jm_disown(<PyObject *> owner)
         self.base, self.n_bytes = <const uint8_t *> self.buffer.buf, self.buffer.len
+        if 0 < n_bytes < self.n_bytes:
+            self.n_bytes = n_bytes
         begin = <const uint8_t *> <const char *> first if len(first) >= HEADER_BYTES else self.base
         with nogil:
             sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)

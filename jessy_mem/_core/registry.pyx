@@ -140,7 +140,11 @@ cdef class LayerRegistry:
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
         if view.payload is not None:
             self.count_copies(1)
+            self._settle()
         return view
+
+    def _settle(self):
+        """What follows a charge to the budget. The manager knows better."""
 
     def restore_region(self, dimension, layer):
         """The region of a dimension that `_regions` does not hold; LayerNotFound. The manager knows better."""

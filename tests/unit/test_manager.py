@@ -18,6 +18,9 @@ from world import IMMUTABLE, MIB, PLANNED, check_reading, check_states, content_
 
 import jessy_mem as jm
 from helpers import Holdings, Layer, extended_file, mapped_regions, plain_file
+from jessy_mem import compression
+
+needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
 
 ALL_METHODS = {
     "load_dimension": lambda m: m.load_dimension(1),
@@ -987,6 +990,23 @@ def test_a_request_is_granted_above_the_pool_ceiling_by_evicting(world):
         del region
         with memory.allocate(4096):
             assert memory.get_stats().evictions == 1
+
+
+@needs_zstd
+def test_decompressing_a_layer_evicts_and_tells_like_every_charge(world):
+    jm.RegionBuilder(1, "compressed").add_layer(jm.LayerSpec(text="again " * 40_000, compress=True)).write(
+        world.path(1)
+    )
+    world.write_sparse(2, 650 << 10)
+    with manager(world, total_memory_mb=1) as memory:
+        told = []
+        memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
+        for dimension in (1, 2):
+            memory.load_dimension(dimension)
+        assert (memory.get_stats().pressure, told) == ("ok", [])
+        memory.access_layer((1, 0))
+        stats = memory.get_stats()
+        assert (told, stats.evictions, stats.pressure, stats.copies) == (["warning", "eviction"], 1, "ok", 1)
 
 
 def test_room_in_a_full_segment_and_in_a_full_total(world):

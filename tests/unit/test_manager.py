@@ -339,6 +339,21 @@ def test_load_all_again_keeps_what_is_loaded_and_takes_what_is_new(world):
         assert memory.get_stats().load_count == 3
 
 
+def test_load_all_does_not_map_again_what_it_evicted(world):
+    """A file that takes the place of a simulated dimension, and has to go again at once, stays evicted."""
+    with manager(world, total_memory_mb=1, simulation="auto") as memory:
+        with pytest.warns(UserWarning, match="simulated"):
+            memory.load_all()
+        world.write_sparse(13, 900 << 10)
+        report = memory.load_all()
+        assert (13 in report.loaded, report.skipped) == (True, {})
+        stats = memory.get_stats()
+        check_states(stats)
+        assert stats.pressure == "ok"
+        assert 13 not in stats.simulated_dimensions
+        assert memory.access_layer((13, 0)).text == "the end of 13"
+
+
 def test_load_all_without_a_base_folder(tmp_path):
     with manager(tmp_path / "nothing") as memory:
         report = memory.load_all()

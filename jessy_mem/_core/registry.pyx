@@ -139,7 +139,6 @@ cdef class LayerRegistry:
         if view is None:
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
         if view.payload is not None:
-            self.count_copies(1)
             self._settle()
         return view
 

@@ -782,6 +782,20 @@ def test_read_many(memory):
     assert memory.read_many(each for each in wanted).data.size == 4000
 
 
+@needs_zstd
+def test_a_decompressed_layer_is_one_copy_whoever_reads_it_first(world):
+    layers = [jm.LayerSpec(text="again " * 1000, compress=True) for _ in range(2)]
+    jm.RegionBuilder(1, "compressed").add_layer(layers[0]).add_layer(layers[1]).write(world.path(1))
+    with manager(world) as memory:
+        view = memory.load_dimension(1).layer(0)
+        assert memory.get_stats().copies == 1
+        assert memory.access_layer((1, 0)) is view
+        assert memory.get_stats().copies == 1
+        memory.access_layer((1, 1))
+        memory.access_layer((1, 1))
+        assert memory.get_stats().copies == 2
+
+
 def test_layers_meet_every_condition(world):
     for dimension, words in ((1, (b"Mood", b"STRASSE")), (2, (b"mood",)), (15, ("Straße".encode(),))):
         world.write(dimension, keywords=words)

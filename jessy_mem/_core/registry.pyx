@@ -210,6 +210,13 @@ cdef class LayerRegistry:
             return False
         return n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
 
+    def freed_without(self, dimension):
+        """The bytes that come free when the dimension leaves the table: none as long as somebody holds it."""
+        cdef MmapRegion region = self._regions.get(dimension)
+        if region is None or n_holders(region, jm_refcount(<PyObject *> region) - 2):
+            return 0
+        return held_bytes(region)
+
     def evictable_regions(self):
         """What can be evicted: list of (dimension, bytes that this frees)."""
         # No loop variable is a region: it would count as a holder.

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,6 +209,25 @@ def test_the_whole_plan_fits_and_not_a_byte_more(world):
             assert len(error.holders) == min(n_held, 5)
             assert all("generation 0" in holder for holder in error.holders), "of that segment, largest first"
         assert memory.get_stats().total_allocated_bytes == 260 * MIB
+
+
+def test_a_refusal_names_the_segment_and_its_five_largest_holders(world):
+    """Only of the segment that is full; what is large elsewhere is no help there."""
+    user = {1000 + i: n_mb * MIB for i, n_mb in enumerate((2, 7, 3, 6, 1, 8, 5))}
+    world.write_sparse(1, 16 * MIB)
+    for dimension, n_bytes in user.items():
+        world.write_sparse(dimension, n_bytes)
+    world.write_sparse(1007, 4097)
+    with manager(world) as memory:
+        held = [memory.access_layer((memory.load_dimension(each).dimension_id, 0)) for each in (1, *user)]
+        error = raises(
+            jm.LimitExceeded, "user", memory.load_dimension, 1007,
+            segment="user", current_bytes=32 * MIB, limit_bytes=32 * MIB, requested_bytes=4097,
+        )  # fmt: skip
+        assert len(held) == 8
+        largest = sorted(user, key=user.__getitem__, reverse=True)[:5]
+        assert [holder.partition(" ")[0] for holder in error.holders] == [f"D{each}" for each in largest]
+        assert all(holder in str(error) for holder in error.holders)
 
 
 def test_the_total_binds_before_the_segments(world):
@@ -1247,26 +1267,32 @@ def test_one_reservation_may_cross_all_levels(world, caplog):
 def test_each_crossing_calls_back_exactly_once(world):
     """Each threshold crossed up and down a thousand times."""
     with pressure_manager(world) as memory:
-        told = dict.fromkeys(LEVELS, 0)
+        told = []
+        memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
+        base = []
+        for level, below in {"warning": 69, "eviction": 79, "critical": 89}.items():
+            base += [memory.allocate(4096) for _ in range(below - len(base))]
+            told.clear()
+            for number in range(1, 1001):
+                block = memory.allocate(6 * 4096)
+                assert told == [level] * number
+                memory.deallocate(block)
+                assert told == [level] * number
 
-        def count(level, used_bytes, limit_bytes):
-            told[level] += 1
 
-        memory.on_pressure(count)
-        base = [memory.allocate(4096) for _ in range(69)]
-        for _ in range(1000):
-            memory.deallocate(memory.allocate(6 * 4096))
-        assert told == {"warning": 1000, "eviction": 0, "critical": 0}
-        base += [memory.allocate(4096) for _ in range(10)]
-        told["warning"] = 0
-        for _ in range(1000):
-            memory.deallocate(memory.allocate(6 * 4096))
-        assert told == {"warning": 0, "eviction": 1000, "critical": 0}
-        base += [memory.allocate(4096) for _ in range(10)]
-        told["eviction"] = 0
-        for _ in range(1000):
-            memory.deallocate(memory.allocate(6 * 4096))
-        assert told == {"warning": 0, "eviction": 0, "critical": 1000}
+def test_pressure_is_logged_once_in_ten_seconds(world, caplog, monkeypatch):
+    """Callbacks are told of every crossing all the same."""
+    readings_s = (1000.0, 1000.1, 1009.9, 1010.0, 1019.9, 1020.1)
+    monkeypatch.setattr("jessy_mem.table.time", SimpleNamespace(monotonic=iter(readings_s).__next__))
+    with pressure_manager(world) as memory:
+        told = []
+        memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
+        lines = []
+        for _ in readings_s:
+            memory.allocate(80 * 4096).free()
+            lines.append(len([record for record in caplog.records if "pressure" in record.getMessage()]))
+        assert lines == [1, 1, 1, 2, 2, 3]
+        assert told == ["warning"] * 6
 
 
 def test_warnings_can_be_silenced(world, caplog):

@@ -388,7 +388,7 @@ class MmapManager(LearningTable):
                 "stats": self.get_stats(residency=True).to_dict(),
                 "regions": regions,
                 "evicted": {str(dimension): each._asdict() for dimension, each in sorted(self._evicted.items())},
-                "leases": [dataclasses.asdict(lease) for lease in self._leases()],
+                "leases": [dataclasses.asdict(lease) | {"taken_at": [*lease.taken_at]} for lease in self._leases()],
                 "config": self.config.to_dict(),
             }
 

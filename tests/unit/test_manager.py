@@ -1143,6 +1143,17 @@ def test_stats_are_what_can_be_counted_from_outside(world):
         json.dumps(later.to_dict(), allow_nan=False)
 
 
+def test_dump_state_is_what_json_reads_back(world):
+    world.write(1, keywords=(b"mood",))
+    with manager(world, trace=True) as memory:
+        memory.load_dimension(1)
+        view = memory.access_layer((1, 0))
+        state = memory.dump_state()
+        assert json.loads(json.dumps(state, allow_nan=False)) == state
+        assert state["regions"]["1"]["layers"][0]["keywords"] == list(view.keywords) == ["mood"]
+        assert [__file__ in place for place in state["leases"][0]["taken_at"]] == [True]
+
+
 def test_check_states_notices_what_does_not_add_up(memory):
     import dataclasses
 

@@ -200,12 +200,16 @@ class LearningTable(ProtoTable):
         return True
 
     def _removable(self, segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool) -> list[int]:
-        """The proto-dimensions that may go for what was refused, oldest first; none if that would not do."""
-        protos = [each for each in list(self._protos.items()) if each[0] != self._changing_id]
+        """The proto-dimensions that may go for what was refused, oldest first; none if that would not do.
+
+        One that is held stays: its bytes would not come free.
+        """
+        with self._lock:
+            others = [dimension for dimension in self._protos if dimension != self._changing_id]
+            protos = [(each, n_bytes) for each in others if (n_bytes := self.freed_without(each))]
+            can_go = protos + self.evictable_regions()  # which are not evicted as long as that alone would not do
         if isinstance(refusal, LimitExceeded):
             bound_bytes = refusal.limit_bytes
-            with self._lock:
-                can_go = protos + self.evictable_regions()  # which are not evicted as long as that alone would not do
             if refusal.segment == segment:
                 protos, can_go = (
                     [each for each in some if self._place_of(each[0]).segment == segment] for some in (protos, can_go)
@@ -220,7 +224,11 @@ class LearningTable(ProtoTable):
             wanted = next((each for each in classes if each.block_size >= refusal.requested_bytes), classes[-1])
             if refusal.requested_bytes > wanted.block_size * wanted.n_blocks:
                 return []
-            protos = [each for each in protos if min(each[1], classes[-1].block_size) == wanted.block_size]
+            protos = [
+                each
+                for each in protos
+                if min(self._protos.get(each[0], 0), classes[-1].block_size) == wanted.block_size
+            ]
         return [dimension for dimension, _ in protos]
 
     def _saved(self, dimension: int) -> bool:

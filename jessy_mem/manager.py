@@ -136,18 +136,25 @@ class MmapManager(LearningTable):
 
     def _load_or_refresh(self, dimension: int) -> str:
         """Make sure that `dimension` is loaded, from its file if there is one; returns its source."""
-        with self._lock:
-            known = self._regions.get(dimension) or self._evicted.get(dimension)
-        if known is None:
+        source = self._source_of(dimension)
+        replaceable = source == "simulated" and self.config.simulation != "always"
+        if source is None:
             try:
                 return self.load_dimension(dimension).source
             except DimensionAlreadyLoaded:  # by another thread, just now
-                return self.region(dimension).source
-        replaceable = known.source == "simulated" and self.config.simulation != "always"
-        if replaceable and os.path.exists(self._place_of(dimension).path):
+                source = self._source_of(dimension)
+        elif replaceable and os.path.exists(self._place_of(dimension).path):
             self.reload_dimension(dimension)
-            return self.region(dimension).source
-        return known.source
+            source = self._source_of(dimension)
+        if source is None:  # another thread unloaded it
+            raise RegionNotFound(dimension)
+        return source
+
+    def _source_of(self, dimension: int) -> str | None:
+        """Where a loaded dimension came from; one that is evicted stays so, and nothing is held afterwards."""
+        with self._lock:
+            known = self._regions.get(dimension) or self._evicted.get(dimension)
+            return None if known is None else known.source
 
     def unload_dimension(self, dimension_id: int) -> None:
         """Let go of a dimension; views of it live on. RegionNotFound if it is not loaded."""
@@ -381,7 +388,7 @@ class MmapManager(LearningTable):
                 "stats": self.get_stats(residency=True).to_dict(),
                 "regions": regions,
                 "evicted": {str(dimension): each._asdict() for dimension, each in sorted(self._evicted.items())},
-                "leases": [dataclasses.asdict(lease) for lease in self._leases()],
+                "leases": [dataclasses.asdict(lease) | {"taken_at": [*lease.taken_at]} for lease in self._leases()],
                 "config": self.config.to_dict(),
             }
 

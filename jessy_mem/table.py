@@ -181,12 +181,16 @@ class RegionTable(LayerRegistry):
         )
 
     def _block_giver(self, segment: str) -> Callable[[int], Block]:
-        """Gives blocks for decompressed layers, with room made as for every block. No cycle arises: it is weak."""
+        """Gives blocks for decompressed layers, counted as copies. No cycle arises: it is weak."""
         pool, table = self._pool, weakref.ref(self)
 
         def allocate(n_bytes: int) -> Block:
             owner = table()
-            return pool.allocate_in(n_bytes, segment) if owner is None else owner._allocate(n_bytes, segment)
+            if owner is None:
+                return pool.allocate_in(n_bytes, segment)
+            block = owner._allocate(n_bytes, segment)
+            owner.count_copies(1)
+            return block
 
         return allocate
 

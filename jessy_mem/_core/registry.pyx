@@ -138,8 +138,11 @@ cdef class LayerRegistry:
         if view is None:
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
         if view.payload is not None:
-            self.count_copies(1)
+            self._settle()
         return view
+
+    def _settle(self):
+        """What follows a charge to the budget. The manager knows better."""
 
     def restore_region(self, dimension, layer):
         """The region of a dimension that `_regions` does not hold; LayerNotFound. The manager knows better."""
@@ -205,6 +208,13 @@ cdef class LayerRegistry:
         if region is None or not is_evictable(region):
             return False
         return n_holders(region, jm_refcount(<PyObject *> region) - 2) == 0
+
+    def freed_without(self, dimension):
+        """The bytes that come free when the dimension leaves the table: none as long as somebody holds it."""
+        cdef MmapRegion region = self._regions.get(dimension)
+        if region is None or n_holders(region, jm_refcount(<PyObject *> region) - 2):
+            return 0
+        return held_bytes(region)
 
     def evictable_regions(self):
         """What can be evicted: list of (dimension, bytes that this frees)."""

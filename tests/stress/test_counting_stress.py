@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -115,3 +116,45 @@ def test_crystallizations_are_counted_under_threads(world):
         assert (stats.crystallization_count, stats.crystallize_latency.count) == (20, 20)
         assert sorted(found) == sorted(f"joke {number} {i}" for number in range(4) for i in range(5))
         assert (stats.access_count, stats.copies) == (20, 20)
+
+
+def test_states_add_up_while_threads_load_hold_and_allocate(world):
+    """In each snapshot, whatever is charged, held or given back beside it."""
+    dimensions = range(1, N_THREADS + 1)
+    world.write_all(*dimensions, 15)
+    with manager(world, total_memory_mb=0.1, eviction_threshold=90.0) as memory:
+        memory.load_dimension(15)
+        done = threading.Event()
+        seen = set()
+
+        def watch():
+            while not done.is_set() or not seen:
+                stats = memory.get_stats()
+                states = (stats.leased_bytes, stats.evictable_bytes, stats.pinned_bytes, stats.available_bytes)
+                assert min(states) >= 0, states
+                assert sum(states) == memory.config.total_bytes, states
+                seen.add(states)
+
+        def change(dimension):
+            for i in range(5 * N_ROUNDS):
+                with contextlib.suppress(jm.LimitExceeded):
+                    memory.load_dimension(dimension)
+                    try:
+                        view, block = memory.access_layer((dimension, i % 4)), memory.allocate(5000)
+                    finally:
+                        memory.unload_dimension(dimension)
+                    assert view.n_bytes < block.n_bytes
+
+        def work(number):
+            if number == 0:
+                return watch()
+            try:
+                return change(dimensions[number])
+            finally:
+                done.set()
+
+        run_threads(work)
+        stats = memory.get_stats()
+        assert len(seen) > 1
+        assert stats.evictions > 0
+        assert stats.allocation_count > 0

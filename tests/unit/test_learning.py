@@ -983,6 +983,30 @@ def test_held_views_make_full_an_error_and_no_endless_loop(tmp_path):
             check(memory, dimension, key, 1, 150 * KIB)
 
 
+@pytest.mark.parametrize("on_full", ["crystallize", "drop"])
+def test_full_leaves_alone_what_is_held_and_would_free_nothing(tmp_path, on_full):
+    with manager(tmp_path, 1, on_full=on_full) as memory:
+        held, loose = (learn(memory, key, 1, 150 * KIB) for key in range(2))
+        view = memory.access_layer((held, 0))
+        with memory.allocate(400 * KIB):
+            stats = memory.get_stats()
+            assert stats.drops + stats.crystallization_count == 1
+            assert memory.region(held).source == "pool"
+            assert memory.layers(loose) == ([(loose, 0)] if on_full == "crystallize" else [])
+        assert bytes(view) == content_of(0, 0, n_bytes=150 * KIB)
+
+
+@pytest.mark.skipif(not compression.is_available(), reason="no zstd")
+def test_full_counts_decompressed_layers_as_room(tmp_path):
+    with manager(tmp_path, 1) as memory:
+        dimension = memory.create_proto_dimension("Packed", [jm.LayerSpec(content=bytes(200 * KIB), compress=True)])
+        memory.access_layer((dimension, 0))
+        assert memory.get_stats().pool.used_bytes == (4 + 256) * KIB
+        with memory.allocate(600 * KIB) as block:
+            stats = memory.get_stats()
+            assert (stats.crystallization_count, stats.pool.used_bytes) == (1, block.capacity)
+
+
 def test_crystallizing_evicts_nobody_that_had_room(tmp_path):
     """While it is published the block and the mapping are charged; when pressure is looked at, only the mapping."""
     World(tmp_path).write(20, n_layers=1, n_bytes=300 * KIB)

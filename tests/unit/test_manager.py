@@ -11,6 +11,7 @@ import textwrap
 import threading
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from world import IMMUTABLE, MIB, PLANNED, check_reading, check_states, content_
 
 import jessy_mem as jm
 from helpers import Holdings, Layer, extended_file, mapped_regions, plain_file
+from jessy_mem import compression
+
+needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
 
 ALL_METHODS = {
     "load_dimension": lambda m: m.load_dimension(1),
@@ -207,6 +211,25 @@ def test_the_whole_plan_fits_and_not_a_byte_more(world):
         assert memory.get_stats().total_allocated_bytes == 260 * MIB
 
 
+def test_a_refusal_names_the_segment_and_its_five_largest_holders(world):
+    """Only of the segment that is full; what is large elsewhere is no help there."""
+    user = {1000 + i: n_mb * MIB for i, n_mb in enumerate((2, 7, 3, 6, 1, 8, 5))}
+    world.write_sparse(1, 16 * MIB)
+    for dimension, n_bytes in user.items():
+        world.write_sparse(dimension, n_bytes)
+    world.write_sparse(1007, 4097)
+    with manager(world) as memory:
+        held = [memory.access_layer((memory.load_dimension(each).dimension_id, 0)) for each in (1, *user)]
+        error = raises(
+            jm.LimitExceeded, "user", memory.load_dimension, 1007,
+            segment="user", current_bytes=32 * MIB, limit_bytes=32 * MIB, requested_bytes=4097,
+        )  # fmt: skip
+        assert len(held) == 8
+        largest = sorted(user, key=user.__getitem__, reverse=True)[:5]
+        assert [holder.partition(" ")[0] for holder in error.holders] == [f"D{each}" for each in largest]
+        assert all(holder in str(error) for holder in error.holders)
+
+
 def test_the_total_binds_before_the_segments(world):
     world.write_all(1, 2, 3, n_bytes=100_000)
     size = world.path(1).stat().st_size
@@ -334,6 +357,21 @@ def test_load_all_again_keeps_what_is_loaded_and_takes_what_is_new(world):
         assert memory.region(1) is region
         assert memory.access_layer((1, 0)) is view
         assert memory.get_stats().load_count == 3
+
+
+def test_load_all_does_not_map_again_what_it_evicted(world):
+    """A file that takes the place of a simulated dimension, and has to go again at once, stays evicted."""
+    with manager(world, total_memory_mb=1, simulation="auto") as memory:
+        with pytest.warns(UserWarning, match="simulated"):
+            memory.load_all()
+        world.write_sparse(13, 900 << 10)
+        report = memory.load_all()
+        assert (13 in report.loaded, report.skipped) == (True, {})
+        stats = memory.get_stats()
+        check_states(stats)
+        assert stats.pressure == "ok"
+        assert 13 not in stats.simulated_dimensions
+        assert memory.access_layer((13, 0)).text == "the end of 13"
 
 
 def test_load_all_without_a_base_folder(tmp_path):
@@ -764,6 +802,20 @@ def test_read_many(memory):
     assert memory.read_many(each for each in wanted).data.size == 4000
 
 
+@needs_zstd
+def test_a_decompressed_layer_is_one_copy_whoever_reads_it_first(world):
+    layers = [jm.LayerSpec(text="again " * 1000, compress=True) for _ in range(2)]
+    jm.RegionBuilder(1, "compressed").add_layer(layers[0]).add_layer(layers[1]).write(world.path(1))
+    with manager(world) as memory:
+        view = memory.load_dimension(1).layer(0)
+        assert memory.get_stats().copies == 1
+        assert memory.access_layer((1, 0)) is view
+        assert memory.get_stats().copies == 1
+        memory.access_layer((1, 1))
+        memory.access_layer((1, 1))
+        assert memory.get_stats().copies == 2
+
+
 def test_layers_meet_every_condition(world):
     for dimension, words in ((1, (b"Mood", b"STRASSE")), (2, (b"mood",)), (15, ("Straße".encode(),))):
         world.write(dimension, keywords=words)
@@ -989,6 +1041,23 @@ def test_a_request_is_granted_above_the_pool_ceiling_by_evicting(world):
             assert memory.get_stats().evictions == 1
 
 
+@needs_zstd
+def test_decompressing_a_layer_evicts_and_tells_like_every_charge(world):
+    jm.RegionBuilder(1, "compressed").add_layer(jm.LayerSpec(text="again " * 40_000, compress=True)).write(
+        world.path(1)
+    )
+    world.write_sparse(2, 650 << 10)
+    with manager(world, total_memory_mb=1) as memory:
+        told = []
+        memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
+        for dimension in (1, 2):
+            memory.load_dimension(dimension)
+        assert (memory.get_stats().pressure, told) == ("ok", [])
+        memory.access_layer((1, 0))
+        stats = memory.get_stats()
+        assert (told, stats.evictions, stats.pressure, stats.copies) == (["warning", "eviction"], 1, "ok", 1)
+
+
 def test_room_in_a_full_segment_and_in_a_full_total(world):
     """A load that needs room in its segment and in the total gets both, from whatever can go."""
     for dimension, n_mb in ((15, 40), (16, 30), (1, 16), (2, 16)):
@@ -1072,6 +1141,17 @@ def test_stats_are_what_can_be_counted_from_outside(world):
         assert (later.leased_bytes, later.peak_usage_bytes, later.deallocation_count) == (0, total, 1)
         assert stats.total_allocated_bytes == total, "a snapshot does not change"
         json.dumps(later.to_dict(), allow_nan=False)
+
+
+def test_dump_state_is_what_json_reads_back(world):
+    world.write(1, keywords=(b"mood",))
+    with manager(world, trace=True) as memory:
+        memory.load_dimension(1)
+        view = memory.access_layer((1, 0))
+        state = memory.dump_state()
+        assert json.loads(json.dumps(state, allow_nan=False)) == state
+        assert state["regions"]["1"]["layers"][0]["keywords"] == list(view.keywords) == ["mood"]
+        assert [__file__ in place for place in state["leases"][0]["taken_at"]] == [True]
 
 
 def test_check_states_notices_what_does_not_add_up(memory):
@@ -1198,26 +1278,32 @@ def test_one_reservation_may_cross_all_levels(world, caplog):
 def test_each_crossing_calls_back_exactly_once(world):
     """Each threshold crossed up and down a thousand times."""
     with pressure_manager(world) as memory:
-        told = dict.fromkeys(LEVELS, 0)
+        told = []
+        memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
+        base = []
+        for level, below in {"warning": 69, "eviction": 79, "critical": 89}.items():
+            base += [memory.allocate(4096) for _ in range(below - len(base))]
+            told.clear()
+            for number in range(1, 1001):
+                block = memory.allocate(6 * 4096)
+                assert told == [level] * number
+                memory.deallocate(block)
+                assert told == [level] * number
 
-        def count(level, used_bytes, limit_bytes):
-            told[level] += 1
 
-        memory.on_pressure(count)
-        base = [memory.allocate(4096) for _ in range(69)]
-        for _ in range(1000):
-            memory.deallocate(memory.allocate(6 * 4096))
-        assert told == {"warning": 1000, "eviction": 0, "critical": 0}
-        base += [memory.allocate(4096) for _ in range(10)]
-        told["warning"] = 0
-        for _ in range(1000):
-            memory.deallocate(memory.allocate(6 * 4096))
-        assert told == {"warning": 0, "eviction": 1000, "critical": 0}
-        base += [memory.allocate(4096) for _ in range(10)]
-        told["eviction"] = 0
-        for _ in range(1000):
-            memory.deallocate(memory.allocate(6 * 4096))
-        assert told == {"warning": 0, "eviction": 0, "critical": 1000}
+def test_pressure_is_logged_once_in_ten_seconds(world, caplog, monkeypatch):
+    """Callbacks are told of every crossing all the same."""
+    readings_s = (1000.0, 1000.1, 1009.9, 1010.0, 1019.9, 1020.1)
+    monkeypatch.setattr("jessy_mem.table.time", SimpleNamespace(monotonic=iter(readings_s).__next__))
+    with pressure_manager(world) as memory:
+        told = []
+        memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
+        lines = []
+        for _ in readings_s:
+            memory.allocate(80 * 4096).free()
+            lines.append(len([record for record in caplog.records if "pressure" in record.getMessage()]))
+        assert lines == [1, 1, 1, 2, 2, 3]
+        assert told == ["warning"] * 6
 
 
 def test_warnings_can_be_silenced(world, caplog):

@@ -10,7 +10,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -87,7 +87,7 @@ def write_paragraphs(dimension: DimensionPlan, layer: LayerPlan, rng: random.Ran
     blocks = [[opening.format(name=dimension.name, list=" and ".join(listed)), *write(2)]]
     bundled = _bundled(dimension, layer)
     for i in sorted(rng.sample(range(len(bundled)), _N_BUNDLED)) if len(bundled) >= _N_BUNDLED else []:
-        blocks.append(bundled[i][: rng.randint(1, 2)] + write(rng.randint(1, 2)))
+        blocks.append([*bundled[i][: rng.randint(1, 2)], *write(rng.randint(1, 2))])
     while len(blocks) <= _N_BUNDLED:
         blocks.append(write(rng.randint(2, 3)))
     closing = rng.choice(grammar.closings).format(*deal(1), frequency=f"{layer.frequency:g}")
@@ -116,17 +116,22 @@ def _dealer(nouns: list[_Noun], rng: random.Random) -> Callable[[int], list[_Nou
     return deal
 
 
-def _bundled(dimension: DimensionPlan, layer: LayerPlan) -> list[list[str]]:
+def _bundled(dimension: DimensionPlan, layer: LayerPlan) -> Sequence[Sequence[str]]:
     """The bundled text about these keywords, as paragraphs of sentences; nothing if there is none."""
     planned = default_layout().dimensions.get(dimension.id)
     if planned is None or not any(
         (each.layer, each.keywords) == (layer.layer, layer.keywords) for each in planned.layers
     ):
-        return []
-    folder = os.path.join(_grammar().folder, "content", dimension_folder(dimension.id))
-    with open(os.path.join(folder, f"{layer.layer}.md"), encoding="utf-8") as file:
+        return ()
+    return _bundled_paragraphs(dimension.id, layer.layer)
+
+
+@cache  # of 56 short texts, for dimensions that are evicted and simulated again
+def _bundled_paragraphs(dimension: int, layer: int) -> Sequence[Sequence[str]]:
+    folder = os.path.join(_grammar().folder, "content", dimension_folder(dimension))
+    with open(os.path.join(folder, f"{layer}.md"), encoding="utf-8") as file:
         blocks = file.read().strip().split("\n\n")
-    return [_SENTENCE_END.split(block) for block in blocks if not block.startswith("#")]
+    return tuple(tuple(_SENTENCE_END.split(block)) for block in blocks if not block.startswith("#"))
 
 
 def _capital(sentence: str) -> str:

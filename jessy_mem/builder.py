@@ -140,7 +140,7 @@ class PackedRegion:
             if offset > end:
                 yield bytes(offset - end)
             yield from content
-            end = offset + sum(map(len, content))
+            end = offset + _length(content)
 
     def fill(self, target: memoryview) -> None:
         """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
@@ -225,18 +225,14 @@ class RegionBuilder:
         contents: list[list[Buffer]] = []
         records: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]] = []
         for layer, spec in sorted(self._specs.items()):
-            raw, flags, characters = _raw_content(layer, spec, self._passages[layer])
-            raw_bytes = stored_bytes = sum(map(len, raw))
-            stored, codec = raw, compression.RAW
+            raw, raw_bytes, flags, n_characters = _raw_content(layer, spec, self._passages[layer])
+            stored, stored_bytes, codec = raw, raw_bytes, compression.RAW
             if spec.compress:
                 frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
                 stored, stored_bytes = [frame], len(frame)
             keywords = [_encoded(word, layer, "keyword") for word in spec.keywords]
-            checksum = xxhash.xxh3_64()
-            for piece in stored:
-                checksum.update(piece)
             contents.append(stored)
-            facts = (stored_bytes, raw_bytes, codec, flags, characters, checksum.intdigest())
+            facts = (stored_bytes, raw_bytes, codec, flags, n_characters, _checksum(stored))
             records.append((layer, spec.depth, spec.frequency, keywords, *facts))
         created_ns = _now_ns() if self.created_ns is None else self.created_ns
         head, offsets, n_bytes = pack_head(
@@ -350,28 +346,41 @@ def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
                     progress(done_bytes, region.n_bytes)
 
 
-def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int]:
-    """The pieces of a layer, its text flags and its number of characters (0 if it is not text)."""
+def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int, int]:
+    """The pieces of a layer, their bytes, its text flags and its number of characters (0 if it is not text)."""
     raw: list[Buffer]
-    texts: Sequence[str] | None
-    if spec.text is not None:
-        texts = [spec.text, *passages]
-        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys(texts)}
-        raw = [encoded[text] for text in texts]
+    if spec.text is None:
+        raw = [_flat(spec.content)]
+    elif passages:
+        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys([spec.text, *passages])}
+        raw = [encoded[text] for text in (spec.text, *passages)]
     else:
-        content = _flat(spec.content)
-        raw = [content]
-        try:
-            texts = [str(content, "utf-8")]
-        except UnicodeDecodeError:
-            texts = None
-    raw_bytes = sum(map(len, raw))
+        raw = [_encoded(spec.text, layer, "text")]
+    raw_bytes = _length(raw)
     if raw_bytes > _MAX_CONTENT_BYTES:
         raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
-    if texts is None:
-        return raw, 0, 0
-    flags = _TEXT_UTF8 | (_TEXT_ASCII if all(text.isascii() for text in texts) else 0)
-    return raw, flags, sum(map(len, texts))
+    if spec.text is None:
+        try:
+            n_characters = len(str(raw[0], "utf-8"))
+        except UnicodeDecodeError:
+            return raw, raw_bytes, 0, 0
+    else:
+        n_characters = len(spec.text) + sum(map(len, passages))
+    flags = _TEXT_UTF8 | (_TEXT_ASCII if n_characters == raw_bytes else 0)  # no other character takes one byte
+    return raw, raw_bytes, flags, n_characters
+
+
+def _length(pieces: list[Buffer]) -> int:
+    return len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+
+
+def _checksum(pieces: list[Buffer]) -> int:
+    if len(pieces) == 1:
+        return xxhash.xxh3_64_intdigest(pieces[0])
+    checksum = xxhash.xxh3_64()
+    for piece in pieces:
+        checksum.update(piece)
+    return checksum.intdigest()
 
 
 def _flat(content: Any) -> Buffer:

@@ -6,6 +6,7 @@ fsynced and renamed over it, and then the folder is fsynced. The format is docs/
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -22,7 +23,7 @@ from typing import Any
 import xxhash
 
 from jessy_mem import compression
-from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, pack_head
+from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, copy_into, pack_head
 from jessy_mem.errors import MappingError
 from jessy_mem.layout import MAX_LAYER, LayerId
 
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], object]
 
 _MAX_CONTENT_BYTES = 2**32 - 1  # the format's content_size is 32 bits wide
 _WRITE_BYTES = 4 << 20
+_DECODED_BYTES = 1 << 20
 _TEXT_UTF8, _TEXT_ASCII = 1, 2  # text flags of the format
 
 
@@ -146,7 +148,7 @@ class PackedRegion:
         """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
         at = 0
         for piece in self.pieces():
-            target[at : at + len(piece)] = piece
+            copy_into(target, at, piece)
             at += len(piece)
 
 
@@ -361,13 +363,30 @@ def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[
         raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
     if spec.text is None:
         try:
-            n_characters = len(str(raw[0], "utf-8"))
+            n_characters = _count_characters(raw[0])
         except UnicodeDecodeError:
             return raw, raw_bytes, 0, 0
     else:
         n_characters = len(spec.text) + sum(map(len, passages))
     flags = _TEXT_UTF8 | (_TEXT_ASCII if n_characters == raw_bytes else 0)  # no other character takes one byte
     return raw, raw_bytes, flags, n_characters
+
+
+def _count_characters(content: Buffer) -> int:
+    """How many characters a content is; UnicodeDecodeError if it is not UTF-8.
+
+    In parts: as one str it would take its memory once more, and the GIL all the time.
+    """
+    if len(content) <= _DECODED_BYTES:
+        return len(str(content, "utf-8"))
+    n_characters = at = 0
+    with memoryview(content) as whole:
+        while at < len(whole):
+            end = min(at + _DECODED_BYTES, len(whole))
+            text, n_bytes = codecs.utf_8_decode(whole[at:end], "strict", end == len(whole))
+            n_characters += len(text)
+            at += n_bytes
+    return n_characters
 
 
 def _length(pieces: list[Buffer]) -> int:

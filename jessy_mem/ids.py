@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jessy_mem.errors import LimitExceeded, MappingError
@@ -65,7 +65,7 @@ class IdRegister:
                     raise MappingError.of(error, self._path) from error
             yield
         finally:
-            os.close(fd)  # which unlocks
+            _unlock(fd)
 
     def give(self, segment: str) -> int:
         """The next id of `segment`, never to be given again in this folder; LimitExceeded when there is none left."""
@@ -83,7 +83,7 @@ class IdRegister:
         except OSError as error:
             raise MappingError.of(error, self._path) from error
         finally:
-            os.close(fd)
+            _unlock(fd)
         return given
 
     def _lock(self) -> int:
@@ -127,3 +127,12 @@ class IdRegister:
         if which == 0:
             hint += "; user=True gives ids of the next segment"
         return LimitExceeded(n_ids, n_ids, 1, self._names[which], hint=hint)
+
+
+def _unlock(fd: int) -> None:
+    """Unlock and close. Closing alone would leave it locked as long as a child lives that was forked meanwhile."""
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)

@@ -105,8 +105,9 @@ class ProtoTable(RegionTable):
             except BaseException:
                 if self._regions.get(dimension) is proto:
                     self._take_back(dimension, path)
-                del proto  # the traceback would keep it, and its block
                 raise
+            finally:
+                del proto  # the traceback of an error would keep it, and its block
         self._left_behind.discard(dimension)
         self.finish(self._crystallizations, begin_ticks)
         return path

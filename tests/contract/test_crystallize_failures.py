@@ -155,7 +155,8 @@ def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, call, numb
         fault = Fault(OSError(number, os.strerror(number)), at=n_failed)
         with fault.injected(call):
             failed = failure_of(proto)
-        if not fault.happened:
+        if failed is None:
+            assert not fault.happened or call == "flock", "a failure was passed over"  # closing unlocks, too
             break
         kept.append(failed)
         assert type(kept[-1]) is jm.MappingError
@@ -176,7 +177,8 @@ def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, cal
         fault = Fault(OSError(errno.EIO, "I/O error"), at, for_good=True)
         with fault.injected(call):
             failed = failure_of(proto)
-        if not fault.happened:
+        if failed is None:
+            assert not fault.happened or call == "flock", "a failure was passed over"  # closing unlocks, too
             break
         assert isinstance(failed, jm.MappingError)
         assert failed.errno == errno.EIO
@@ -195,7 +197,8 @@ def test_interrupt_at_each_call_leaves_it_in_the_pool_or_in_the_file(proto):
             failed = failure_of(proto)
         if fault.happened:
             assert type(failed) is KeyboardInterrupt
-            proto.check_unharmed()
+            if proto.memory.access_layer((proto.dimension, 0)).source == "pool":
+                proto.check_unharmed()
         at += 1
     assert at > 12
     proto.check_crystallized()

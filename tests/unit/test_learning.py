@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import logging
 import os
@@ -301,6 +302,85 @@ def test_register_that_fails_gives_no_id(tmp_path, call, fault):
         assert failed.value.filename == str(tmp_path / LOCK_NAME)
         assert used(memory) == before
         assert learn(memory) == 16
+
+
+def is_locked(base) -> bool:
+    """Whether somebody holds the lock of a base folder."""
+    with (base / LOCK_NAME).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_lock_is_held_while_a_file_is_published_only(tmp_path):
+    seen = []
+    with manager(tmp_path) as memory:
+        dimensions = [learn(memory, key) for key in range(4)]
+        memory.append_layer(dimensions[0], spec(7))
+        assert not is_locked(tmp_path)
+        with mock.patch("os.fsync", side_effect=lambda fd: seen.append(is_locked(tmp_path))):
+            memory.crystallize(dimensions[0])
+            assert not is_locked(tmp_path)
+            memory.forget(dimensions[0])
+            assert not is_locked(tmp_path)
+        assert len(seen) > 3
+        assert all(seen)
+        with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "I/O error")), pytest.raises(jm.MappingError):
+            memory.crystallize(dimensions[1])
+        assert not is_locked(tmp_path)
+        with mock.patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "full")), pytest.raises(jm.MappingError):
+            learn(memory)
+        assert not is_locked(tmp_path)
+
+
+def test_lock_held_by_another_stops_no_reader(tmp_path):
+    """Everything but giving ids and publishing goes on; those wait, and then do what they were asked for."""
+    World(tmp_path).write_all(1, 20)
+    with manager(tmp_path) as memory, ThreadPoolExecutor(2) as threads:
+        dimension = learn(memory, 1)
+        with (tmp_path / LOCK_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waiting = [threads.submit(learn, memory, 2), threads.submit(memory.crystallize, dimension)]
+            assert {1, 20} <= set(memory.load_all().loaded)
+            memory.reload_dimension(20)
+            memory.unload_dimension(20)
+            memory.load_dimension(20)
+            assert bytes(memory.access_layer((20, 0))) == content_of(20, 0)
+            assert check(memory, dimension, 1) == "pool"
+            assert (dimension, 0) in memory.layers(keyword="word1")
+            check_states(memory.get_stats())
+            assert not any(each.done() for each in waiting)
+        assert waiting[0].result(60) == dimension + 1
+        waiting[1].result(60)
+        assert check(memory, dimension, 1) == "mmap"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_lock_does_not_stay_with_a_child_that_was_forked_meanwhile(tmp_path):
+    end, of_child = os.pipe()
+    children = []
+
+    def fork(fd):
+        if not children:
+            children.append(os.fork())
+            if children == [0]:
+                os.close(of_child)
+                os.read(end, 1)
+                os._exit(0)
+
+    try:
+        with manager(tmp_path) as memory:
+            dimension = learn(memory)
+            with mock.patch("os.fsync", fork):
+                memory.crystallize(dimension)
+            assert not is_locked(tmp_path)
+            assert learn(memory) == dimension + 1
+    finally:
+        os.close(of_child)
+        os.close(end)
+        os.waitpid(children[0], 0)
 
 
 # Appending and updating -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import gt
 from pathlib import Path
 
 from jessy_mem.errors import LimitExceeded, MappingError
@@ -109,7 +110,7 @@ class IdRegister:
             free = [int(number) for number in os.pread(fd, _LINE_BYTES, 0).split()]
         except ValueError:
             free = []
-        if len(free) != len(self._first):
+        if len(free) != len(self._first) or any(map(gt, free, self._end)):
             found = dimensions_in(self._base_path)
             bounds = zip(self._first, self._end, strict=True)
             free = [max((n + 1 for n in found if first <= n < end), default=first) for first, end in bounds]

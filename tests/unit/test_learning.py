@@ -248,7 +248,19 @@ def test_id_passes_over_a_folder_that_came_later(tmp_path):
         assert learn(memory) == 18
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not numbers at all", b"%20d" % 3, bytes(44), b"%20d %20d" % (0, -1)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"not numbers at all",
+        b"%20d" % 3,
+        bytes(44),
+        b"%20d %20d" % (0, -1),
+        b"%20d %20d" % (1001, 1000),
+        b"%20d %20d" % (15, 2**32 + 1),
+    ],
+)
 def test_id_of_a_living_proto_is_not_given_again_when_the_register_is_lost(tmp_path, content):
     with manager(tmp_path) as memory:
         dimension = learn(memory, 1)

@@ -24,7 +24,7 @@ __all__ = ["LOCK_NAME", "IdRegister", "dimensions_in"]
 LOCK_NAME = ".jessy_mem.lock"
 
 _LINE_BYTES = 44  # two numbers of up to 20 digits
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # what a link leads to is not ours to write
 
 
 def dimensions_in(base_path: str | os.PathLike[str]) -> list[int]:

@@ -267,8 +267,28 @@ def test_id_of_a_living_proto_is_not_given_again_when_the_register_is_lost(tmp_p
         (tmp_path / LOCK_NAME).unlink()
         if content is not None:
             (tmp_path / LOCK_NAME).write_bytes(content)
-        assert learn(memory, 2) == dimension + 1
+        assert [learn(memory, 2), learn(memory, 3, user=True)] == [dimension + 1, 1000]
         assert check(memory, dimension, 1) == "pool"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_register_that_is_no_file_gives_no_id(tmp_path, kind):
+    base, other = tmp_path / "base", tmp_path / "other"
+    base.mkdir()
+    other.write_bytes(b"of somebody else")
+    register = base / LOCK_NAME
+    if kind == "link":
+        register.symlink_to(other)
+    elif kind == "folder":
+        register.mkdir()
+    else:
+        os.mkfifo(register)
+    with manager(base) as memory:
+        with pytest.raises(jm.MappingError) as refused:
+            learn(memory)
+        assert refused.value.filename == str(register)
+        assert used(memory) == 0
+    assert other.read_bytes() == b"of somebody else"
 
 
 def test_id_loaded_from_a_path_of_its_own_is_passed_over(tmp_path):

@@ -87,10 +87,10 @@ class LearningTable(ProtoTable):
         Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
         """
         dimension, layer = LayerId.checked(layer_id)
-        if spec.layer not in (None, layer):
-            raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
 
         def own_number(layers: Collection[int]) -> int:
+            if spec.layer not in (None, layer):
+                raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
             if layer not in layers:
                 self._proto(dimension).layer(layer)  # which says what there is
             return layer
@@ -250,6 +250,8 @@ class LearningTable(ProtoTable):
 
     def _change(self, dimension: int, spec: LayerSpec, number_of: Callable[[Collection[int]], int]) -> LayerId:
         """Put a layer into a proto-dimension; `number_of(layers there are)` gives its number."""
+        if not isinstance(spec, LayerSpec):
+            raise TypeError(f"spec: {type(spec).__name__} is not a LayerSpec")
         with self._learning:
             outer, self._changing_id = self._changing_id, dimension
             try:

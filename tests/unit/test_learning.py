@@ -517,6 +517,20 @@ def test_change_needs_a_proto_dimension(tmp_path):
         assert check(memory, crystallized) == "mmap"
 
 
+def test_change_needs_a_spec(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = learn(memory, 1)
+        before = used(memory)
+        for call in (
+            lambda: memory.append_layer(dimension, "text"),
+            lambda: memory.update_layer((dimension, 0), {"text": "x"}),
+        ):
+            with pytest.raises(TypeError, match="is not a LayerSpec"):
+                call()
+        assert used(memory) == before
+        assert check(memory, dimension, 1) == "pool"
+
+
 def test_append_that_does_not_fit_harms_nothing(tmp_path):
     with manager(tmp_path, 2, on_full="raise") as memory:
         dimension = learn(memory, 1, n_bytes=300 * KIB)

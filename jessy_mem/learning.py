@@ -25,7 +25,7 @@ from jessy_mem.errors import (
     MappingError,
     RegionNotFound,
 )
-from jessy_mem.layout import LayerId
+from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.protos import ProtoTable, packed_region, specs_of
 from jessy_mem.table import logger
 
@@ -131,6 +131,8 @@ class LearningTable(ProtoTable):
         dimension = index(dimension_id)
         with self._learning:
             self._check_open()
+            if not 0 < dimension <= MAX_DIMENSION:
+                raise RegionNotFound(dimension)
             if dimension in self.layout.dimensions:
                 raise ImmutableDimension(dimension, "forgetting a core dimension")
             own_file = self._own_file(dimension)

@@ -835,11 +835,20 @@ def test_forget_refuses_a_file_that_the_caller_named(tmp_path):
     assert own.exists()
 
 
-@pytest.mark.parametrize("dimension", [15, 999, 1000, 2**32 - 1])
+@pytest.mark.parametrize("dimension", [-1, 0, 15, 999, 1000, 2**32 - 1, 2**32])
 def test_forget_of_what_is_not_there(tmp_path, dimension):
     with manager(tmp_path) as memory, pytest.raises(jm.RegionNotFound) as missing:
         memory.forget(dimension)
     assert missing.value.dimension == dimension
+
+
+def test_forget_leaves_a_folder_that_no_manager_looks_at(tmp_path):
+    path = tmp_path / f"D{2**32}" / "region.mmap"
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
+    with manager(tmp_path) as memory, pytest.raises(jm.RegionNotFound):
+        memory.forget(2**32)
+    assert path.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("call", ["unlink", "fsync"])

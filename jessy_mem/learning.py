@@ -186,6 +186,8 @@ class LearningTable(ProtoTable):
         if self.config.on_full == "raise" or (self.config.on_full == "drop" and not allow_drop):
             return False
         with self._learning:
+            if self._is_outdated(refusal):  # others made room while this thread waited
+                return True
             oldest = self._removable(segment, refusal, allow_drop)
             if self.config.on_full == "crystallize":
                 return any(self._saved(dimension) for dimension in oldest)
@@ -200,6 +202,15 @@ class LearningTable(ProtoTable):
             except Exception:
                 logger.exception("an on_evict callback failed")
         return True
+
+    def _is_outdated(self, refusal: AllocationFailed | LimitExceeded) -> bool:
+        """Whether less is in use now than when that was refused."""
+        if isinstance(refusal, AllocationFailed):
+            return False
+        used_bytes = self._ledger.used_bytes
+        if refusal.segment != "total":
+            used_bytes, _, _ = self._ledger.segment_bytes()[refusal.segment]
+        return used_bytes < refusal.current_bytes
 
     def _removable(self, segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool) -> list[int]:
         """The proto-dimensions that may go for what was refused, oldest first; none if that would not do."""

@@ -1118,6 +1118,47 @@ def test_held_views_make_full_an_error_and_no_endless_loop(tmp_path):
             check(memory, dimension, key, 1, 150 * KIB)
 
 
+class Announced:
+    """A lock that tells when somebody comes to take it."""
+
+    def __init__(self, lock):
+        self.lock, self.reached = lock, threading.Event()
+
+    def __enter__(self):
+        self.reached.set()
+        self.lock.acquire()
+
+    def __exit__(self, *exc_info):
+        self.lock.release()
+
+
+@pytest.mark.parametrize("on_full", ["crystallize", "drop"])
+def test_room_that_others_made_meanwhile_is_taken(tmp_path, on_full):
+    with manager(tmp_path, 1, on_full=on_full) as memory, ThreadPoolExecutor(1) as threads:
+        block = memory.allocate(700 * KIB)
+        with memory._learning:
+            memory._learning = announced = Announced(memory._learning)
+            future = threads.submit(learn, memory, 1, 1, 500 * KIB)
+            assert announced.reached.wait(60)
+            block.free()
+        assert check(memory, future.result(60), 1, 1, 500 * KIB) == "pool"
+
+
+def test_ten_times_the_budget_is_written_by_four_threads(tmp_path):
+    n_bytes = 50_000
+
+    def write(number):
+        for key in range(number, 400, 4):
+            layer = jm.LayerSpec(content=plenty(key, n_bytes), keywords=(f"w{key}",))
+            made[key] = memory.create_proto_dimension(f"Part {key}", [layer])
+
+    made = {}
+    with manager(tmp_path, 2) as memory, ThreadPoolExecutor(4) as threads:
+        for _ in threads.map(write, range(4)):
+            pass
+        check_ten_times(memory, [made[key] for key in range(400)], n_bytes)
+
+
 def test_crystallizing_evicts_nobody_that_had_room(tmp_path):
     """While it is published the block and the mapping are charged; when pressure is looked at, only the mapping."""
     World(tmp_path).write(20, n_layers=1, n_bytes=300 * KIB)

@@ -239,6 +239,26 @@ def test_file_that_was_damaged_while_it_was_written_is_not_taken(proto):
     proto.check_unharmed()
 
 
+def test_file_that_cannot_be_closed_is_not_taken(proto):
+    """Some systems tell of a failed write only then."""
+    close = os.close
+    files = []
+
+    def fails_once(fd):
+        close(fd)
+        files.append(fd)
+        if len(files) == 1:
+            raise OSError(errno.EIO, "I/O error")
+
+    with mock.patch("os.close", fails_once), pytest.raises(jm.MappingError) as failed:
+        proto.memory.crystallize(proto.dimension)
+    assert failed.value.errno == errno.EIO
+    assert failed.value.filename == str(proto.base / "D15" / "region.mmap")
+    proto.check_unharmed()
+    proto.memory.crystallize(proto.dimension)
+    proto.check_crystallized()
+
+
 def test_short_writes_are_continued(proto):
     write = os.write
     sizes = []

@@ -125,6 +125,9 @@ def test_compressed_layer_is_read_decompressed_from_pool_and_file(tmp_path):
         ("No layers", [], ValueError),
         ("", [spec(1)], ValueError),
         ("x" * 65, [spec(1)], ValueError),
+        ("ß" * 32 + "x", [spec(1)], ValueError),
+        ("\ud800", [spec(1)], UnicodeEncodeError),
+        ("No list", None, TypeError),
         (b"bytes", [spec(1)], TypeError),
         ("Twice", [spec(1, layer=0), jm.LayerSpec(text="x", layer=0)], ValueError),
         ("No specs", ["text"], TypeError),
@@ -318,9 +321,12 @@ def test_ids_are_used_up(tmp_path):
 @pytest.mark.parametrize(
     ("call", "fault"),
     [
-        ("pread", OSError(errno.EIO, "I/O error")),
-        ("pwrite", OSError(errno.ENOSPC, "No space left on device")),
-        ("pwrite", None),
+        ("os.open", OSError(errno.EROFS, "Read-only file system")),
+        ("os.open", OSError(errno.EMFILE, "Too many open files")),
+        ("fcntl.flock", OSError(errno.ENOLCK, "No locks available")),
+        ("os.pread", OSError(errno.EIO, "I/O error")),
+        ("os.pwrite", OSError(errno.ENOSPC, "No space left on device")),
+        ("os.pwrite", None),
     ],
 )
 def test_register_that_fails_gives_no_id(tmp_path, call, fault):
@@ -328,7 +334,7 @@ def test_register_that_fails_gives_no_id(tmp_path, call, fault):
         learn(memory)
         before = used(memory)
         # None: a short write
-        with mock.patch(f"os.{call}", side_effect=fault, return_value=3), pytest.raises(jm.MappingError) as failed:
+        with mock.patch(call, side_effect=fault, return_value=3), pytest.raises(jm.MappingError) as failed:
             learn(memory)
         assert failed.value.errno == (fault.errno if fault else errno.ENOSPC)
         assert failed.value.filename == str(tmp_path / LOCK_NAME)
@@ -989,6 +995,45 @@ def test_callback_of_a_drop_may_use_the_manager(tmp_path):
         assert saved[0] == 1
 
 
+@pytest.mark.parametrize("change", ["forget", "crystallize"])
+def test_callback_of_a_drop_that_takes_what_is_changed_stops_the_change(tmp_path, change):
+    with manager(tmp_path, 1, on_full="drop") as memory:
+        oldest, dimension = (learn(memory, key, 1, 200 * KIB) for key in range(2))
+        memory.on_evict(lambda *args: getattr(memory, change)(dimension))
+        with pytest.raises(jm.RegionNotFound, match="a callback took it away"):
+            memory.append_layer(dimension, spec(2, n_bytes=300 * KIB))
+        assert memory.get_stats().pool.used_bytes == 0
+        assert memory.layers(oldest) == []
+        if change == "crystallize":
+            assert check(memory, dimension, 1, 1, 200 * KIB) == "mmap"
+        else:
+            assert memory.layers() == []
+
+
+def test_callback_of_a_drop_may_close_the_manager(tmp_path):
+    memory = manager(tmp_path, 1, on_full="drop")
+    learn(memory, 1, 1, 300 * KIB)
+    memory.on_evict(lambda *args: memory.close())
+    with pytest.raises(jm.ManagerClosed):
+        learn(memory, 2, 1, 600 * KIB)
+    assert used(memory) == 0
+
+
+def test_callback_of_pressure_may_crystallize(tmp_path):
+    levels = []
+    with manager(tmp_path, 1) as memory:
+
+        def save(level, used_bytes, limit_bytes):
+            levels.append(level)
+            memory.crystallize(dimensions[0])
+
+        dimensions = [learn(memory, key, 1, 200 * KIB) for key in range(2)]
+        memory.on_pressure(save)
+        dimensions.append(learn(memory, 2, 1, 200 * KIB))
+        assert levels[0] == "warning"
+        assert check(memory, dimensions[0], 0, 1, 200 * KIB) == "mmap"
+
+
 @pytest.mark.parametrize("on_full", ["crystallize", "drop"])
 @pytest.mark.parametrize("n_bytes", [79 * MIB, 1100 * KIB, 1000 * KIB])
 def test_what_can_never_fit_costs_nothing(tmp_path, on_full, n_bytes):
@@ -1195,6 +1240,16 @@ def test_restart_finds_everything_that_was_crystallized(tmp_path):
             assert memory.layers(keyword=f"word{key}") == [(dimension, 0), (dimension, 1)]
             assert region.verify() == []
         assert bytes(memory.access_layer((dimensions[6], 2))) == content_of(60, 2)
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "ß" * 32, "\N{GRINNING FACE}" * 16, "a\0b", " "])
+def test_restart_finds_the_whole_name(tmp_path, name):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension(name, [spec(1)])
+        assert memory.region(dimension).name == name
+        memory.crystallize(dimension)
+    with manager(tmp_path) as memory:
+        assert memory.load_dimension(dimension).name == name
 
 
 def test_close_says_which_proto_dimensions_are_lost(tmp_path, caplog):

@@ -289,6 +289,52 @@ def test_short_write_before_the_disk_is_full(proto):
     proto.check_crystallized()
 
 
+@contextmanager
+def order_of(*names: str):
+    """A list of the calls of these functions of os: name, inode and bytes of the file at that time (0 of a path)."""
+    calls = []
+
+    def noted(name, function):
+        def call(target, *args):
+            function(target, *args)
+            info = os.fstat(target) if isinstance(target, int) else None
+            calls.append((name, info.st_ino, info.st_size) if info else (name, 0, 0))
+
+        return call
+
+    with ExitStack() as patches:
+        for name in names:
+            patches.enter_context(mock.patch.object(os, name, noted(name, getattr(os, name))))
+        yield calls
+
+
+def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(proto):
+    """A power cut between any two calls finds the whole file, or none."""
+    with order_of("fsync", "rename") as calls:
+        path = proto.memory.crystallize(proto.dimension)
+    file, folder, base = (each.stat() for each in (path, path.parent, proto.base))
+    assert calls == [
+        ("fsync", file.st_ino, proto.region.size),
+        ("rename", 0, 0),
+        ("fsync", folder.st_ino, folder.st_size),
+        ("fsync", base.st_ino, base.st_size),
+    ]
+    proto.check_crystallized()
+
+
+def test_ids_are_on_the_disk_before_a_folder_goes_and_that_it_went_on_return(proto):
+    proto.memory.crystallize(proto.dimension)
+    with order_of("fsync", "unlink", "rmdir") as calls:
+        proto.memory.forget(proto.dimension)
+    register, base = (proto.base / LOCK_NAME).stat(), proto.base.stat()
+    assert calls == [
+        ("fsync", register.st_ino, register.st_size),
+        ("unlink", 0, 0),
+        ("rmdir", 0, 0),
+        ("fsync", base.st_ino, base.st_size),
+    ]
+
+
 @pytest.mark.parametrize("n_left", [0, 1])
 def test_no_descriptor_left(proto, n_left):
     """A real one: the lock takes the last descriptor, or finds none."""

@@ -1,18 +1,11 @@
-"""Write region files: collect layers, pack them, publish the file in one atomic step.
-
-Publishing never touches the file that is there, for others may have it mapped: a sibling temporary file is written,
-fsynced and renamed over it, and then the folder is fsynced. The format is docs/format.md.
-"""
+"""Build regions: collect layers, pack them, publish the file in one atomic step. The format is docs/format.md."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
-import errno
 import hashlib
 import math
 import os
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,16 +17,15 @@ import xxhash
 
 from jessy_mem import compression
 from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, copy_into, pack_head
-from jessy_mem.errors import MappingError
 from jessy_mem.layout import MAX_LAYER, LayerId
+from jessy_mem.publish import publish
 
-__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_sealed", "is_temporary", "publish", "withdraw"]
+__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_sealed"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int, int], object]
 
 _MAX_CONTENT_BYTES = 2**32 - 1  # the format's content_size is 32 bits wide
-_WRITE_BYTES = 4 << 20
 _DECODED_BYTES = 1 << 20
 _TEXT_UTF8, _TEXT_ASCII = 1, 2  # text flags of the format
 
@@ -102,18 +94,11 @@ def _is_frequency(frequency: object) -> bool:
 class PackedRegion:
     """A region as it will be stored: the head, and the contents with the zeros between them."""
 
-    def __init__(
-        self, head: bytearray | memoryview, offsets: list[int], contents: list[list[Buffer]], n_bytes: int
-    ) -> None:
+    def __init__(self, head: bytearray, offsets: list[int], contents: list[list[Buffer]], n_bytes: int) -> None:
         self.head = head
         self.n_bytes = n_bytes
         self._offsets = offsets
         self._contents = contents
-
-    @classmethod
-    def of(cls, region: memoryview) -> PackedRegion:
-        """The bytes of a region that is packed already."""
-        return cls(region, [], [], len(region))
 
     def seal(self, immutable: bool) -> None:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
@@ -258,94 +243,13 @@ class RegionBuilder:
         """
         target = Path(path)
         region = self.pack(self.generation or _stored_generation(target) + 1)
-        publish(region, target, progress)
+
+        def report(done_bytes: int) -> None:
+            if progress is not None:
+                progress(done_bytes, region.n_bytes)
+
+        publish(region.pieces(), target, report)
         return target
-
-
-def publish(region: PackedRegion, target: Path, progress: Progress | None = None) -> None:
-    """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    made: list[Path] = []
-    try:
-        _make_folder(target.parent, made)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(fd, os.stat(target).st_mode & 0o7777)
-            _write(fd, region, progress)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, target)
-        # One after the other: a journal that commits the first has mostly nothing left to do for the others.
-        for folder in (target.parent, *(each.parent for each in reversed(made))):
-            sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        with contextlib.suppress(OSError):  # a folder that is not empty stays
-            while made:
-                made.pop().rmdir()
-        if isinstance(error, OSError):
-            raise MappingError.of(error, target) from error
-        raise
-
-
-def withdraw(target: Path) -> None:
-    """Unlink what was published at `target`, and its folder if that can go then, durably. MappingError on failure."""
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-        with contextlib.suppress(OSError):  # a folder that is not empty stays
-            os.rmdir(target.parent)
-        with contextlib.suppress(FileNotFoundError):
-            sync_folder(target.parent if target.parent.is_dir() else target.parent.parent)
-    except OSError as error:
-        raise MappingError.of(error, target) from error
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether `path` is named like a file that an interrupted publish leaves behind."""
-    stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
-    return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
-
-
-def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Make `folder`; each folder that is made on the way is added to `made`, and its name is not durable yet."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent, made)
-    try:
-        folder.mkdir()
-    except FileExistsError:  # another process was faster, or it is no folder
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
-    else:
-        made.append(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
-    done_bytes = 0
-    for piece in region.pieces():
-        # Each view is released at once: the traceback of an error would keep it, and the bytes it is of.
-        with memoryview(piece) as whole:
-            at = 0
-            while at < len(whole):
-                with whole[at : at + _WRITE_BYTES] as part:
-                    n_bytes = os.write(fd, part)
-                at += n_bytes
-                done_bytes += n_bytes
-                if progress is not None:
-                    progress(done_bytes, region.n_bytes)
 
 
 def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int, int]:
@@ -453,7 +357,3 @@ def _stored_header(path: Path) -> bytes:
     except OSError:
         return b""
     return header if len(header) == 256 and header[84:100] == MAGIC else b""
-
-
-def _is_hex(text: str) -> bool:
-    return all(character in "0123456789abcdef" for character in text)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from jessy_mem.errors import LimitExceeded, MappingError
 from jessy_mem.layout import MAX_DIMENSION, MemoryLayout, dimension_folder
+from jessy_mem.publish import make_folder
 
 __all__ = ["LOCK_NAME", "IdRegister", "dimensions_in"]
 
@@ -93,7 +94,7 @@ class IdRegister:
             try:
                 fd = os.open(self._path, _OPEN_FLAGS, 0o666)
             except FileNotFoundError:
-                Path(self._base_path).mkdir(parents=True, exist_ok=True)
+                make_folder(Path(self._base_path))
                 fd = os.open(self._path, _OPEN_FLAGS, 0o666)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from operator import index
 from pathlib import Path
 
-from jessy_mem.builder import LayerSpec, is_sealed, withdraw
+from jessy_mem.builder import LayerSpec, is_sealed
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
@@ -27,6 +27,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.protos import ProtoTable, packed_region, specs_of
+from jessy_mem.publish import withdraw
 from jessy_mem.table import logger
 
 __all__ = ["LearningTable"]

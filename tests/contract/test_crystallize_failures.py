@@ -322,6 +322,28 @@ def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(prot
     proto.check_crystallized()
 
 
+def test_base_folder_is_on_the_disk_before_anything_in_it(tmp_path):
+    base = tmp_path / "a" / "b"
+    with manager(base) as memory:
+        with order_of("fsync") as calls:
+            memory.create_proto_dimension("First", [jm.LayerSpec(text="x")])
+            memory.create_proto_dimension("Second", [jm.LayerSpec(text="x")])
+        assert [inode for _, inode, _ in calls] == [base.parent.stat().st_ino, tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "fsync"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_base_folder_that_cannot_be_made_durable_is_not_left(tmp_path, call, at):
+    fault = Fault(OSError(errno.EIO, "I/O error"), at)
+    with manager(tmp_path / "a" / "b") as memory:
+        with fault.injected(call), pytest.raises(jm.MappingError) as failed:
+            memory.create_proto_dimension("First", [jm.LayerSpec(text="x")])
+        assert failed.value.errno == errno.EIO
+        assert memory.get_stats().total_allocated_bytes == 0
+        assert list(tmp_path.iterdir()) == []
+        assert memory.create_proto_dimension("First", [jm.LayerSpec(text="x")]) == 15
+
+
 def test_ids_are_on_the_disk_before_a_folder_goes_and_that_it_went_on_return(proto):
     proto.memory.crystallize(proto.dimension)
     with order_of("fsync", "unlink", "rmdir") as calls:

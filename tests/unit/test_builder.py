@@ -18,8 +18,9 @@ from jessy_mem import builder as builder_module
 from jessy_mem import compression
 from jessy_mem._core.format import copy_into, pack_head
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, is_temporary, publish
+from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import MappingError
+from jessy_mem.publish import is_temporary, publish
 
 needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
 
@@ -253,7 +254,7 @@ def test_packed_region_can_be_given_another_number():
 
 def test_packed_bytes_are_published_as_they_are(tmp_path):
     data = builder("one").to_bytes()
-    publish(PackedRegion.of(memoryview(data)), tmp_path / "region.mmap")
+    publish([memoryview(data)], tmp_path / "region.mmap")
     assert (tmp_path / "region.mmap").read_bytes() == data
 
 

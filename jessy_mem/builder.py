@@ -1,17 +1,11 @@
-"""Write region files: collect layers, pack them, publish the file in one atomic step.
-
-Publishing never touches the file that is there, for others may have it mapped: a sibling temporary file is written,
-fsynced and renamed over it, and then the folder is fsynced. The format is docs/format.md.
-"""
+"""Build regions: collect layers, pack them, publish the file in one atomic step. The format is docs/format.md."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import codecs
 import hashlib
 import math
 import os
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,17 +16,17 @@ from typing import Any
 import xxhash
 
 from jessy_mem import compression
-from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, pack_head
-from jessy_mem.errors import MappingError
+from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, copy_into, pack_head
 from jessy_mem.layout import MAX_LAYER, LayerId
+from jessy_mem.publish import publish
 
-__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_sealed", "is_temporary", "publish", "withdraw"]
+__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_sealed"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int, int], object]
 
 _MAX_CONTENT_BYTES = 2**32 - 1  # the format's content_size is 32 bits wide
-_WRITE_BYTES = 4 << 20
+_DECODED_BYTES = 1 << 20
 _TEXT_UTF8, _TEXT_ASCII = 1, 2  # text flags of the format
 
 
@@ -100,18 +94,11 @@ def _is_frequency(frequency: object) -> bool:
 class PackedRegion:
     """A region as it will be stored: the head, and the contents with the zeros between them."""
 
-    def __init__(
-        self, head: bytearray | memoryview, offsets: list[int], contents: list[list[Buffer]], n_bytes: int
-    ) -> None:
+    def __init__(self, head: bytearray, offsets: list[int], contents: list[list[Buffer]], n_bytes: int) -> None:
         self.head = head
         self.n_bytes = n_bytes
         self._offsets = offsets
         self._contents = contents
-
-    @classmethod
-    def of(cls, region: memoryview) -> PackedRegion:
-        """The bytes of a region that is packed already."""
-        return cls(region, [], [], len(region))
 
     def seal(self, immutable: bool) -> None:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
@@ -140,13 +127,13 @@ class PackedRegion:
             if offset > end:
                 yield bytes(offset - end)
             yield from content
-            end = offset + sum(map(len, content))
+            end = offset + _length(content)
 
     def fill(self, target: memoryview) -> None:
         """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
         at = 0
         for piece in self.pieces():
-            target[at : at + len(piece)] = piece
+            copy_into(target, at, piece)
             at += len(piece)
 
 
@@ -225,18 +212,14 @@ class RegionBuilder:
         contents: list[list[Buffer]] = []
         records: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]] = []
         for layer, spec in sorted(self._specs.items()):
-            raw, flags, characters = _raw_content(layer, spec, self._passages[layer])
-            raw_bytes = stored_bytes = sum(map(len, raw))
-            stored, codec = raw, compression.RAW
+            raw, raw_bytes, flags, n_characters = _raw_content(layer, spec, self._passages[layer])
+            stored, stored_bytes, codec = raw, raw_bytes, compression.RAW
             if spec.compress:
                 frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
                 stored, stored_bytes = [frame], len(frame)
             keywords = [_encoded(word, layer, "keyword") for word in spec.keywords]
-            checksum = xxhash.xxh3_64()
-            for piece in stored:
-                checksum.update(piece)
             contents.append(stored)
-            facts = (stored_bytes, raw_bytes, codec, flags, characters, checksum.intdigest())
+            facts = (stored_bytes, raw_bytes, codec, flags, n_characters, _checksum(stored))
             records.append((layer, spec.depth, spec.frequency, keywords, *facts))
         created_ns = _now_ns() if self.created_ns is None else self.created_ns
         head, offsets, n_bytes = pack_head(
@@ -260,118 +243,67 @@ class RegionBuilder:
         """
         target = Path(path)
         region = self.pack(self.generation or _stored_generation(target) + 1)
-        publish(region, target, progress)
+
+        def report(done_bytes: int) -> None:
+            if progress is not None:
+                progress(done_bytes, region.n_bytes)
+
+        publish(region.pieces(), target, report)
         return target
 
 
-def publish(region: PackedRegion, target: Path, progress: Progress | None = None) -> None:
-    """Write `region` beside `target`, fsync, rename it over `target`, fsync the folder. MappingError on failure."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    made: list[Path] = []
-    try:
-        _make_folder(target.parent, made)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(fd, os.stat(target).st_mode & 0o7777)
-            _write(fd, region, progress)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, target)
-        # One after the other: a journal that commits the first has mostly nothing left to do for the others.
-        for folder in (target.parent, *(each.parent for each in reversed(made))):
-            sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        with contextlib.suppress(OSError):  # a folder that is not empty stays
-            while made:
-                made.pop().rmdir()
-        if isinstance(error, OSError):
-            raise MappingError.of(error, target) from error
-        raise
-
-
-def withdraw(target: Path) -> None:
-    """Unlink what was published at `target`, and its folder if that can go then, durably. MappingError on failure."""
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-        with contextlib.suppress(OSError):  # a folder that is not empty stays
-            os.rmdir(target.parent)
-        with contextlib.suppress(FileNotFoundError):
-            sync_folder(target.parent if target.parent.is_dir() else target.parent.parent)
-    except OSError as error:
-        raise MappingError.of(error, target) from error
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether `path` is named like a file that an interrupted publish leaves behind."""
-    stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
-    return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
-
-
-def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Make `folder`; each folder that is made on the way is added to `made`, and its name is not durable yet."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent, made)
-    try:
-        folder.mkdir()
-    except FileExistsError:  # another process was faster, or it is no folder
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
-    else:
-        made.append(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write(fd: int, region: PackedRegion, progress: Progress | None) -> None:
-    done_bytes = 0
-    for piece in region.pieces():
-        # Each view is released at once: the traceback of an error would keep it, and the bytes it is of.
-        with memoryview(piece) as whole:
-            at = 0
-            while at < len(whole):
-                with whole[at : at + _WRITE_BYTES] as part:
-                    n_bytes = os.write(fd, part)
-                at += n_bytes
-                done_bytes += n_bytes
-                if progress is not None:
-                    progress(done_bytes, region.n_bytes)
-
-
-def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int]:
-    """The pieces of a layer, its text flags and its number of characters (0 if it is not text)."""
+def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int, int]:
+    """The pieces of a layer, their bytes, its text flags and its number of characters (0 if it is not text)."""
     raw: list[Buffer]
-    texts: Sequence[str] | None
-    if spec.text is not None:
-        texts = [spec.text, *passages]
-        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys(texts)}
-        raw = [encoded[text] for text in texts]
+    if spec.text is None:
+        raw = [_flat(spec.content)]
+    elif passages:
+        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys([spec.text, *passages])}
+        raw = [encoded[text] for text in (spec.text, *passages)]
     else:
-        content = _flat(spec.content)
-        raw = [content]
-        try:
-            texts = [str(content, "utf-8")]
-        except UnicodeDecodeError:
-            texts = None
-    raw_bytes = sum(map(len, raw))
+        raw = [_encoded(spec.text, layer, "text")]
+    raw_bytes = _length(raw)
     if raw_bytes > _MAX_CONTENT_BYTES:
         raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
-    if texts is None:
-        return raw, 0, 0
-    flags = _TEXT_UTF8 | (_TEXT_ASCII if all(text.isascii() for text in texts) else 0)
-    return raw, flags, sum(map(len, texts))
+    if spec.text is None:
+        try:
+            n_characters = _count_characters(raw[0])
+        except UnicodeDecodeError:
+            return raw, raw_bytes, 0, 0
+    else:
+        n_characters = len(spec.text) + sum(map(len, passages))
+    flags = _TEXT_UTF8 | (_TEXT_ASCII if n_characters == raw_bytes else 0)  # no other character takes one byte
+    return raw, raw_bytes, flags, n_characters
+
+
+def _count_characters(content: Buffer) -> int:
+    """How many characters a content is; UnicodeDecodeError if it is not UTF-8.
+
+    In parts: as one str it would take its memory once more, and the GIL all the time.
+    """
+    if len(content) <= _DECODED_BYTES:
+        return len(str(content, "utf-8"))
+    n_characters = at = 0
+    with memoryview(content) as whole:
+        while at < len(whole):
+            end = min(at + _DECODED_BYTES, len(whole))
+            text, n_bytes = codecs.utf_8_decode(whole[at:end], "strict", end == len(whole))
+            n_characters += len(text)
+            at += n_bytes
+    return n_characters
+
+
+def _length(pieces: list[Buffer]) -> int:
+    return len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+
+
+def _checksum(pieces: list[Buffer]) -> int:
+    if len(pieces) == 1:
+        return xxhash.xxh3_64_intdigest(pieces[0])
+    checksum = xxhash.xxh3_64()
+    for piece in pieces:
+        checksum.update(piece)
+    return checksum.intdigest()
 
 
 def _flat(content: Any) -> Buffer:
@@ -425,7 +357,3 @@ def _stored_header(path: Path) -> bytes:
     except OSError:
         return b""
     return header if len(header) == 256 and header[84:100] == MAGIC else b""
-
-
-def _is_hex(text: str) -> bool:
-    return all(character in "0123456789abcdef" for character in text)

@@ -19,10 +19,10 @@ from typing import Any
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.builder import is_temporary
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, default_layout, dimension_folder
+from jessy_mem.publish import is_temporary
 
 __all__ = ["Finding", "clean", "examine", "verify_region"]
 

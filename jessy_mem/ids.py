@@ -12,18 +12,20 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from operator import gt
 from pathlib import Path
 
 from jessy_mem.errors import LimitExceeded, MappingError
 from jessy_mem.layout import MAX_DIMENSION, MemoryLayout, dimension_folder
+from jessy_mem.publish import make_folder
 
 __all__ = ["LOCK_NAME", "IdRegister", "dimensions_in"]
 
 LOCK_NAME = ".jessy_mem.lock"
 
 _LINE_BYTES = 44  # two numbers of up to 20 digits
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # what a link leads to is not ours to write
 
 
 def dimensions_in(base_path: str | os.PathLike[str]) -> list[int]:
@@ -65,7 +67,7 @@ class IdRegister:
                     raise MappingError.of(error, self._path) from error
             yield
         finally:
-            os.close(fd)  # which unlocks
+            _unlock(fd)
 
     def give(self, segment: str) -> int:
         """The next id of `segment`, never to be given again in this folder; LimitExceeded when there is none left."""
@@ -83,7 +85,7 @@ class IdRegister:
         except OSError as error:
             raise MappingError.of(error, self._path) from error
         finally:
-            os.close(fd)
+            _unlock(fd)
         return given
 
     def _lock(self) -> int:
@@ -92,7 +94,7 @@ class IdRegister:
             try:
                 fd = os.open(self._path, _OPEN_FLAGS, 0o666)
             except FileNotFoundError:
-                Path(self._base_path).mkdir(parents=True, exist_ok=True)
+                make_folder(Path(self._base_path))
                 fd = os.open(self._path, _OPEN_FLAGS, 0o666)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -109,7 +111,7 @@ class IdRegister:
             free = [int(number) for number in os.pread(fd, _LINE_BYTES, 0).split()]
         except ValueError:
             free = []
-        if len(free) != len(self._first):
+        if len(free) != len(self._first) or any(map(gt, free, self._end)):
             found = dimensions_in(self._base_path)
             bounds = zip(self._first, self._end, strict=True)
             free = [max((n + 1 for n in found if first <= n < end), default=first) for first, end in bounds]
@@ -127,3 +129,12 @@ class IdRegister:
         if which == 0:
             hint += "; user=True gives ids of the next segment"
         return LimitExceeded(n_ids, n_ids, 1, self._names[which], hint=hint)
+
+
+def _unlock(fd: int) -> None:
+    """Unlock and close. Closing alone would leave it locked as long as a child lives that was forked meanwhile."""
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)

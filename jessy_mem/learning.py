@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from operator import index
 from pathlib import Path
 
-from jessy_mem.builder import LayerSpec, is_sealed, withdraw
+from jessy_mem.builder import LayerSpec, is_sealed
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
@@ -25,8 +25,9 @@ from jessy_mem.errors import (
     MappingError,
     RegionNotFound,
 )
-from jessy_mem.layout import LayerId
+from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.protos import ProtoTable, packed_region, specs_of
+from jessy_mem.publish import withdraw
 from jessy_mem.table import logger
 
 __all__ = ["LearningTable"]
@@ -87,10 +88,10 @@ class LearningTable(ProtoTable):
         Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
         """
         dimension, layer = LayerId.checked(layer_id)
-        if spec.layer not in (None, layer):
-            raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
 
         def own_number(layers: Collection[int]) -> int:
+            if spec.layer not in (None, layer):
+                raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
             if layer not in layers:
                 self._proto(dimension).layer(layer)  # which says what there is
             return layer
@@ -131,6 +132,8 @@ class LearningTable(ProtoTable):
         dimension = index(dimension_id)
         with self._learning:
             self._check_open()
+            if not 0 < dimension <= MAX_DIMENSION:
+                raise RegionNotFound(dimension)
             if dimension in self.layout.dimensions:
                 raise ImmutableDimension(dimension, "forgetting a core dimension")
             own_file = self._own_file(dimension)
@@ -184,6 +187,8 @@ class LearningTable(ProtoTable):
         if self.config.on_full == "raise" or (self.config.on_full == "drop" and not allow_drop):
             return False
         with self._learning:
+            if self._is_outdated(refusal):  # others made room while this thread waited
+                return True
             oldest = self._removable(segment, refusal, allow_drop)
             if self.config.on_full == "crystallize":
                 return any(self._saved(dimension) for dimension in oldest)
@@ -198,6 +203,15 @@ class LearningTable(ProtoTable):
             except Exception:
                 logger.exception("an on_evict callback failed")
         return True
+
+    def _is_outdated(self, refusal: AllocationFailed | LimitExceeded) -> bool:
+        """Whether less is in use now than when that was refused."""
+        if isinstance(refusal, AllocationFailed):
+            return False
+        used_bytes = self._ledger.used_bytes
+        if refusal.segment != "total":
+            used_bytes, _, _ = self._ledger.segment_bytes()[refusal.segment]
+        return used_bytes < refusal.current_bytes
 
     def _removable(self, segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool) -> list[int]:
         """The proto-dimensions that may go for what was refused, oldest first; none if that would not do.
@@ -258,6 +272,8 @@ class LearningTable(ProtoTable):
 
     def _change(self, dimension: int, spec: LayerSpec, number_of: Callable[[Collection[int]], int]) -> LayerId:
         """Put a layer into a proto-dimension; `number_of(layers there are)` gives its number."""
+        if not isinstance(spec, LayerSpec):
+            raise TypeError(f"spec: {type(spec).__name__} is not a LayerSpec")
         with self._learning:
             outer, self._changing_id = self._changing_id, dimension
             try:

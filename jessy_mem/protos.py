@@ -26,10 +26,11 @@ from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks
-from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, publish, withdraw
+from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import ImmutableDimension, LimitExceeded, MappingError, RegionNotFound
 from jessy_mem.ids import IdRegister
+from jessy_mem.publish import publish, withdraw
 from jessy_mem.stats import format_bytes
 from jessy_mem.table import Evicted, RegionTable
 
@@ -100,13 +101,14 @@ class ProtoTable(RegionTable):
             proto = self._proto(dimension)
             try:
                 with memoryview(proto) as whole:
-                    publish(PackedRegion.of(whole), path)
+                    publish([whole], path)
                 self._take_place(dimension, proto, self._open_if_it_fits(dimension))
             except BaseException:
                 if self._regions.get(dimension) is proto:
                     self._take_back(dimension, path)
-                del proto  # the traceback would keep it, and its block
                 raise
+            finally:
+                del proto  # the traceback of an error would keep it, and its block
         self._left_behind.discard(dimension)
         self.finish(self._crystallizations, begin_ticks)
         return path

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from unittest import mock
@@ -82,3 +84,15 @@ def next_content(source: Iterator[bytes], n_bytes: int) -> bytes:
 def prefault(data) -> int:
     """Read a byte of every page of a buffer, so that what is measured next finds them in memory."""
     return sum(memoryview(data)[::PAGE_BYTES])
+
+
+def median_us(n_runs: int, /, **calls: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """The median of each call in us; a call returns what to undo it with, which is not timed. They take turns."""
+    runs: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(n_runs):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            undo = call()
+            runs[name].append((time.perf_counter() - begin) * 1e6)
+            undo()
+    return {name: statistics.median(times) for name, times in runs.items()}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import statistics
 import tempfile
-import time
 
 import jessy_mem as jm
 
@@ -14,18 +12,6 @@ from . import common
 
 N_RUNS = 20 if common.SMALL else 2000
 MAX_LAYERS = 65536
-
-
-def median_us(**calls) -> dict[str, float]:
-    """The median of each call in us; a call returns what to undo it with, which is not timed. They take turns."""
-    runs: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(N_RUNS):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            undo = call()
-            runs[name].append((time.perf_counter() - begin) * 1e6)
-            undo()
-    return {name: statistics.median(times) for name, times in runs.items()}
 
 
 class Load:
@@ -55,7 +41,7 @@ class Load:
         self.bare()()
 
     def track_ratio_to_bare(self):
-        medians = median_us(ours=self.load, bare=self.bare)
+        medians = common.median_us(N_RUNS, ours=self.load, bare=self.bare)
         return medians["ours"] / medians["bare"]
 
     track_ratio_to_bare.unit = "x"

@@ -155,7 +155,8 @@ def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, call, numb
         fault = Fault(OSError(number, os.strerror(number)), at=n_failed)
         with fault.injected(call):
             failed = failure_of(proto)
-        if not fault.happened:
+        if failed is None:
+            assert not fault.happened or call == "flock", "a failure was passed over"  # closing unlocks, too
             break
         kept.append(failed)
         assert type(kept[-1]) is jm.MappingError
@@ -176,7 +177,8 @@ def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, cal
         fault = Fault(OSError(errno.EIO, "I/O error"), at, for_good=True)
         with fault.injected(call):
             failed = failure_of(proto)
-        if not fault.happened:
+        if failed is None:
+            assert not fault.happened or call == "flock", "a failure was passed over"  # closing unlocks, too
             break
         assert isinstance(failed, jm.MappingError)
         assert failed.errno == errno.EIO
@@ -195,7 +197,8 @@ def test_interrupt_at_each_call_leaves_it_in_the_pool_or_in_the_file(proto):
             failed = failure_of(proto)
         if fault.happened:
             assert type(failed) is KeyboardInterrupt
-            proto.check_unharmed()
+            if proto.memory.access_layer((proto.dimension, 0)).source == "pool":
+                proto.check_unharmed()
         at += 1
     assert at > 12
     proto.check_crystallized()
@@ -236,6 +239,26 @@ def test_file_that_was_damaged_while_it_was_written_is_not_taken(proto):
     proto.check_unharmed()
 
 
+def test_file_that_cannot_be_closed_is_not_taken(proto):
+    """Some systems tell of a failed write only then."""
+    close = os.close
+    files = []
+
+    def fails_once(fd):
+        close(fd)
+        files.append(fd)
+        if len(files) == 1:
+            raise OSError(errno.EIO, "I/O error")
+
+    with mock.patch("os.close", fails_once), pytest.raises(jm.MappingError) as failed:
+        proto.memory.crystallize(proto.dimension)
+    assert failed.value.errno == errno.EIO
+    assert failed.value.filename == str(proto.base / "D15" / "region.mmap")
+    proto.check_unharmed()
+    proto.memory.crystallize(proto.dimension)
+    proto.check_crystallized()
+
+
 def test_short_writes_are_continued(proto):
     write = os.write
     sizes = []
@@ -264,6 +287,74 @@ def test_short_write_before_the_disk_is_full(proto):
     proto.check_unharmed()
     proto.memory.crystallize(proto.dimension)
     proto.check_crystallized()
+
+
+@contextmanager
+def order_of(*names: str):
+    """A list of the calls of these functions of os: name, inode and bytes of the file at that time (0 of a path)."""
+    calls = []
+
+    def noted(name, function):
+        def call(target, *args):
+            function(target, *args)
+            info = os.fstat(target) if isinstance(target, int) else None
+            calls.append((name, info.st_ino, info.st_size) if info else (name, 0, 0))
+
+        return call
+
+    with ExitStack() as patches:
+        for name in names:
+            patches.enter_context(mock.patch.object(os, name, noted(name, getattr(os, name))))
+        yield calls
+
+
+def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(proto):
+    """A power cut between any two calls finds the whole file, or none."""
+    with order_of("fsync", "rename") as calls:
+        path = proto.memory.crystallize(proto.dimension)
+    file, folder, base = (each.stat() for each in (path, path.parent, proto.base))
+    assert calls == [
+        ("fsync", file.st_ino, proto.region.size),
+        ("rename", 0, 0),
+        ("fsync", folder.st_ino, folder.st_size),
+        ("fsync", base.st_ino, base.st_size),
+    ]
+    proto.check_crystallized()
+
+
+def test_base_folder_is_on_the_disk_before_anything_in_it(tmp_path):
+    base = tmp_path / "a" / "b"
+    with manager(base) as memory:
+        with order_of("fsync") as calls:
+            memory.create_proto_dimension("First", [jm.LayerSpec(text="x")])
+            memory.create_proto_dimension("Second", [jm.LayerSpec(text="x")])
+        assert [inode for _, inode, _ in calls] == [base.parent.stat().st_ino, tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "fsync"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_base_folder_that_cannot_be_made_durable_is_not_left(tmp_path, call, at):
+    fault = Fault(OSError(errno.EIO, "I/O error"), at)
+    with manager(tmp_path / "a" / "b") as memory:
+        with fault.injected(call), pytest.raises(jm.MappingError) as failed:
+            memory.create_proto_dimension("First", [jm.LayerSpec(text="x")])
+        assert failed.value.errno == errno.EIO
+        assert memory.get_stats().total_allocated_bytes == 0
+        assert list(tmp_path.iterdir()) == []
+        assert memory.create_proto_dimension("First", [jm.LayerSpec(text="x")]) == 15
+
+
+def test_ids_are_on_the_disk_before_a_folder_goes_and_that_it_went_on_return(proto):
+    proto.memory.crystallize(proto.dimension)
+    with order_of("fsync", "unlink", "rmdir") as calls:
+        proto.memory.forget(proto.dimension)
+    register, base = (proto.base / LOCK_NAME).stat(), proto.base.stat()
+    assert calls == [
+        ("fsync", register.st_ino, register.st_size),
+        ("unlink", 0, 0),
+        ("rmdir", 0, 0),
+        ("fsync", base.st_ino, base.st_size),
+    ]
 
 
 @pytest.mark.parametrize("n_left", [0, 1])

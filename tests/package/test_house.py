@@ -17,7 +17,7 @@ HOUSE = """
     errors compression eviction stats trace
     _core.atomic _core.clock _core.os_memory _core.pycompat _core.thread _core.typedefs _core.frozen
     _core.span _core.bitmap _core.buckets _core.tally _core.shard
-    layout config context index ids prose advice
+    layout config context index publish ids prose advice
     _core.format _core.budget _core.image _core.arena _core.pool _core.latency _core.region
     _core.registry
     _core.probe _core.probe_budget _core.probe_latency

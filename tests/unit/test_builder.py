@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
+from jessy_mem import builder as builder_module
 from jessy_mem import compression
-from jessy_mem._core.format import pack_head
+from jessy_mem._core.format import copy_into, pack_head
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder, is_temporary, publish
+from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import MappingError
+from jessy_mem.publish import is_temporary, publish
 
 needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
 
@@ -169,6 +171,25 @@ def test_text_flags_tell_what_the_content_is(content, flags, characters):
     assert (layer.text_flags, layer.characters) == (flags, characters)
 
 
+@pytest.mark.parametrize("at", range(-5, 2))
+@pytest.mark.parametrize(
+    ("word", "flags", "characters"),
+    [("\N{GRINNING FACE}".encode(), 1, 1), (b"\xe2\x82", 0, 0), (b"\x80", 0, 0), (b"ascii", 3, 5)],
+)
+def test_text_flags_of_a_content_that_is_decoded_in_parts(at, word, flags, characters):
+    before, after = builder_module._DECODED_BYTES + at, 2 * builder_module._DECODED_BYTES
+    content = b"".join([b"x" * before, word, b"y" * after])
+    layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()).layers[0]
+    assert (layer.text_flags, layer.characters) == (flags, flags and before + characters + after)
+
+
+def test_text_flags_of_a_content_that_is_cut_off_in_a_character():
+    content = b"x" * (2 * builder_module._DECODED_BYTES - 1) + "ß".encode()
+    for end, flags in ((None, 1), (-1, 0)):
+        layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content[:end])).to_bytes()).layers[0]
+        assert layer.text_flags == flags
+
+
 @pytest.mark.parametrize(("field", "what"), [("text", "text"), ("keywords", "keyword")])
 def test_text_that_is_not_unicode_names_its_layer(field, what):
     fields = {"text": "sound", field: "half \ud800" if field == "text" else ("half \ud800",)}
@@ -233,7 +254,7 @@ def test_packed_region_can_be_given_another_number():
 
 def test_packed_bytes_are_published_as_they_are(tmp_path):
     data = builder("one").to_bytes()
-    publish(PackedRegion.of(memoryview(data)), tmp_path / "region.mmap")
+    publish([memoryview(data)], tmp_path / "region.mmap")
     assert (tmp_path / "region.mmap").read_bytes() == data
 
 
@@ -519,3 +540,20 @@ def test_most_layers_that_a_region_can_have():
     data = made.to_bytes()
     assert len(data) == 256 + 65536 * (23 + 32)
     assert [layer.layer for layer in read_region(data).layers] == list(range(65536))
+
+
+# Copying ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_bytes", [0, 10, 65535, 65536, 1 << 20])
+def test_copied_fits_exactly_or_is_refused(n_bytes):
+    source, target = random.Random(n_bytes).randbytes(n_bytes), bytearray(b"-" * (n_bytes + 2))
+    copy_into(target, 1, source)
+    assert target == b"-" + source + b"-"
+    target = bytearray(n_bytes + 2)
+    for off_bytes in (3, n_bytes + 3, 2**64 - 1):
+        with pytest.raises(IndexError):
+            copy_into(target, off_bytes, source)
+    with pytest.raises(BufferError):
+        copy_into(bytes(n_bytes + 2), 1, source)
+    assert target == bytes(n_bytes + 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import logging
 import os
@@ -124,6 +125,9 @@ def test_compressed_layer_is_read_decompressed_from_pool_and_file(tmp_path):
         ("No layers", [], ValueError),
         ("", [spec(1)], ValueError),
         ("x" * 65, [spec(1)], ValueError),
+        ("ß" * 32 + "x", [spec(1)], ValueError),
+        ("\ud800", [spec(1)], UnicodeEncodeError),
+        ("No list", None, TypeError),
         (b"bytes", [spec(1)], TypeError),
         ("Twice", [spec(1, layer=0), jm.LayerSpec(text="x", layer=0)], ValueError),
         ("No specs", ["text"], TypeError),
@@ -247,15 +251,47 @@ def test_id_passes_over_a_folder_that_came_later(tmp_path):
         assert learn(memory) == 18
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not numbers at all", b"%20d" % 3, bytes(44), b"%20d %20d" % (0, -1)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"not numbers at all",
+        b"%20d" % 3,
+        bytes(44),
+        b"%20d %20d" % (0, -1),
+        b"%20d %20d" % (1001, 1000),
+        b"%20d %20d" % (15, 2**32 + 1),
+    ],
+)
 def test_id_of_a_living_proto_is_not_given_again_when_the_register_is_lost(tmp_path, content):
     with manager(tmp_path) as memory:
         dimension = learn(memory, 1)
         (tmp_path / LOCK_NAME).unlink()
         if content is not None:
             (tmp_path / LOCK_NAME).write_bytes(content)
-        assert learn(memory, 2) == dimension + 1
+        assert [learn(memory, 2), learn(memory, 3, user=True)] == [dimension + 1, 1000]
         assert check(memory, dimension, 1) == "pool"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_register_that_is_no_file_gives_no_id(tmp_path, kind):
+    base, other = tmp_path / "base", tmp_path / "other"
+    base.mkdir()
+    other.write_bytes(b"of somebody else")
+    register = base / LOCK_NAME
+    if kind == "link":
+        register.symlink_to(other)
+    elif kind == "folder":
+        register.mkdir()
+    else:
+        os.mkfifo(register)
+    with manager(base) as memory:
+        with pytest.raises(jm.MappingError) as refused:
+            learn(memory)
+        assert refused.value.filename == str(register)
+        assert used(memory) == 0
+    assert other.read_bytes() == b"of somebody else"
 
 
 def test_id_loaded_from_a_path_of_its_own_is_passed_over(tmp_path):
@@ -285,9 +321,12 @@ def test_ids_are_used_up(tmp_path):
 @pytest.mark.parametrize(
     ("call", "fault"),
     [
-        ("pread", OSError(errno.EIO, "I/O error")),
-        ("pwrite", OSError(errno.ENOSPC, "No space left on device")),
-        ("pwrite", None),
+        ("os.open", OSError(errno.EROFS, "Read-only file system")),
+        ("os.open", OSError(errno.EMFILE, "Too many open files")),
+        ("fcntl.flock", OSError(errno.ENOLCK, "No locks available")),
+        ("os.pread", OSError(errno.EIO, "I/O error")),
+        ("os.pwrite", OSError(errno.ENOSPC, "No space left on device")),
+        ("os.pwrite", None),
     ],
 )
 def test_register_that_fails_gives_no_id(tmp_path, call, fault):
@@ -295,12 +334,91 @@ def test_register_that_fails_gives_no_id(tmp_path, call, fault):
         learn(memory)
         before = used(memory)
         # None: a short write
-        with mock.patch(f"os.{call}", side_effect=fault, return_value=3), pytest.raises(jm.MappingError) as failed:
+        with mock.patch(call, side_effect=fault, return_value=3), pytest.raises(jm.MappingError) as failed:
             learn(memory)
         assert failed.value.errno == (fault.errno if fault else errno.ENOSPC)
         assert failed.value.filename == str(tmp_path / LOCK_NAME)
         assert used(memory) == before
         assert learn(memory) == 16
+
+
+def is_locked(base) -> bool:
+    """Whether somebody holds the lock of a base folder."""
+    with (base / LOCK_NAME).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_lock_is_held_while_a_file_is_published_only(tmp_path):
+    seen = []
+    with manager(tmp_path) as memory:
+        dimensions = [learn(memory, key) for key in range(4)]
+        memory.append_layer(dimensions[0], spec(7))
+        assert not is_locked(tmp_path)
+        with mock.patch("os.fsync", side_effect=lambda fd: seen.append(is_locked(tmp_path))):
+            memory.crystallize(dimensions[0])
+            assert not is_locked(tmp_path)
+            memory.forget(dimensions[0])
+            assert not is_locked(tmp_path)
+        assert len(seen) > 3
+        assert all(seen)
+        with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "I/O error")), pytest.raises(jm.MappingError):
+            memory.crystallize(dimensions[1])
+        assert not is_locked(tmp_path)
+        with mock.patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "full")), pytest.raises(jm.MappingError):
+            learn(memory)
+        assert not is_locked(tmp_path)
+
+
+def test_lock_held_by_another_stops_no_reader(tmp_path):
+    """Everything but giving ids and publishing goes on; those wait, and then do what they were asked for."""
+    World(tmp_path).write_all(1, 20)
+    with manager(tmp_path) as memory, ThreadPoolExecutor(2) as threads:
+        dimension = learn(memory, 1)
+        with (tmp_path / LOCK_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waiting = [threads.submit(learn, memory, 2), threads.submit(memory.crystallize, dimension)]
+            assert {1, 20} <= set(memory.load_all().loaded)
+            memory.reload_dimension(20)
+            memory.unload_dimension(20)
+            memory.load_dimension(20)
+            assert bytes(memory.access_layer((20, 0))) == content_of(20, 0)
+            assert check(memory, dimension, 1) == "pool"
+            assert (dimension, 0) in memory.layers(keyword="word1")
+            check_states(memory.get_stats())
+            assert not any(each.done() for each in waiting)
+        assert waiting[0].result(60) == dimension + 1
+        waiting[1].result(60)
+        assert check(memory, dimension, 1) == "mmap"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_lock_does_not_stay_with_a_child_that_was_forked_meanwhile(tmp_path):
+    end, of_child = os.pipe()
+    children = []
+
+    def fork(fd):
+        if not children:
+            children.append(os.fork())
+            if children == [0]:
+                os.close(of_child)
+                os.read(end, 1)
+                os._exit(0)
+
+    try:
+        with manager(tmp_path) as memory:
+            dimension = learn(memory)
+            with mock.patch("os.fsync", fork):
+                memory.crystallize(dimension)
+            assert not is_locked(tmp_path)
+            assert learn(memory) == dimension + 1
+    finally:
+        os.close(of_child)
+        os.close(end)
+        os.waitpid(children[0], 0)
 
 
 # Appending and updating -------------------------------------------------------------------------------------------
@@ -403,6 +521,20 @@ def test_change_needs_a_proto_dimension(tmp_path):
                 memory.crystallize(dimension)
         assert used(memory) == before
         assert check(memory, crystallized) == "mmap"
+
+
+def test_change_needs_a_spec(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = learn(memory, 1)
+        before = used(memory)
+        for call in (
+            lambda: memory.append_layer(dimension, "text"),
+            lambda: memory.update_layer((dimension, 0), {"text": "x"}),
+        ):
+            with pytest.raises(TypeError, match="is not a LayerSpec"):
+                call()
+        assert used(memory) == before
+        assert check(memory, dimension, 1) == "pool"
 
 
 def test_append_that_does_not_fit_harms_nothing(tmp_path):
@@ -709,11 +841,20 @@ def test_forget_refuses_a_file_that_the_caller_named(tmp_path):
     assert own.exists()
 
 
-@pytest.mark.parametrize("dimension", [15, 999, 1000, 2**32 - 1])
+@pytest.mark.parametrize("dimension", [-1, 0, 15, 999, 1000, 2**32 - 1, 2**32])
 def test_forget_of_what_is_not_there(tmp_path, dimension):
     with manager(tmp_path) as memory, pytest.raises(jm.RegionNotFound) as missing:
         memory.forget(dimension)
     assert missing.value.dimension == dimension
+
+
+def test_forget_leaves_a_folder_that_no_manager_looks_at(tmp_path):
+    path = tmp_path / f"D{2**32}" / "region.mmap"
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
+    with manager(tmp_path) as memory, pytest.raises(jm.RegionNotFound):
+        memory.forget(2**32)
+    assert path.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("call", ["unlink", "fsync"])
@@ -852,6 +993,45 @@ def test_callback_of_a_drop_may_use_the_manager(tmp_path):
         for key in range(5):
             learn(memory, key, n_bytes=100 * KIB)
         assert saved[0] == 1
+
+
+@pytest.mark.parametrize("change", ["forget", "crystallize"])
+def test_callback_of_a_drop_that_takes_what_is_changed_stops_the_change(tmp_path, change):
+    with manager(tmp_path, 1, on_full="drop") as memory:
+        oldest, dimension = (learn(memory, key, 1, 200 * KIB) for key in range(2))
+        memory.on_evict(lambda *args: getattr(memory, change)(dimension))
+        with pytest.raises(jm.RegionNotFound, match="a callback took it away"):
+            memory.append_layer(dimension, spec(2, n_bytes=300 * KIB))
+        assert memory.get_stats().pool.used_bytes == 0
+        assert memory.layers(oldest) == []
+        if change == "crystallize":
+            assert check(memory, dimension, 1, 1, 200 * KIB) == "mmap"
+        else:
+            assert memory.layers() == []
+
+
+def test_callback_of_a_drop_may_close_the_manager(tmp_path):
+    memory = manager(tmp_path, 1, on_full="drop")
+    learn(memory, 1, 1, 300 * KIB)
+    memory.on_evict(lambda *args: memory.close())
+    with pytest.raises(jm.ManagerClosed):
+        learn(memory, 2, 1, 600 * KIB)
+    assert used(memory) == 0
+
+
+def test_callback_of_pressure_may_crystallize(tmp_path):
+    levels = []
+    with manager(tmp_path, 1) as memory:
+
+        def save(level, used_bytes, limit_bytes):
+            levels.append(level)
+            memory.crystallize(dimensions[0])
+
+        dimensions = [learn(memory, key, 1, 200 * KIB) for key in range(2)]
+        memory.on_pressure(save)
+        dimensions.append(learn(memory, 2, 1, 200 * KIB))
+        assert levels[0] == "warning"
+        assert check(memory, dimensions[0], 0, 1, 200 * KIB) == "mmap"
 
 
 @pytest.mark.parametrize("on_full", ["crystallize", "drop"])
@@ -1007,6 +1187,47 @@ def test_full_counts_decompressed_layers_as_room(tmp_path):
             assert (stats.crystallization_count, stats.pool.used_bytes) == (1, block.capacity)
 
 
+class Announced:
+    """A lock that tells when somebody comes to take it."""
+
+    def __init__(self, lock):
+        self.lock, self.reached = lock, threading.Event()
+
+    def __enter__(self):
+        self.reached.set()
+        self.lock.acquire()
+
+    def __exit__(self, *exc_info):
+        self.lock.release()
+
+
+@pytest.mark.parametrize("on_full", ["crystallize", "drop"])
+def test_room_that_others_made_meanwhile_is_taken(tmp_path, on_full):
+    with manager(tmp_path, 1, on_full=on_full) as memory, ThreadPoolExecutor(1) as threads:
+        block = memory.allocate(700 * KIB)
+        with memory._learning:
+            memory._learning = announced = Announced(memory._learning)
+            future = threads.submit(learn, memory, 1, 1, 500 * KIB)
+            assert announced.reached.wait(60)
+            block.free()
+        assert check(memory, future.result(60), 1, 1, 500 * KIB) == "pool"
+
+
+def test_ten_times_the_budget_is_written_by_four_threads(tmp_path):
+    n_bytes = 50_000
+
+    def write(number):
+        for key in range(number, 400, 4):
+            layer = jm.LayerSpec(content=plenty(key, n_bytes), keywords=(f"w{key}",))
+            made[key] = memory.create_proto_dimension(f"Part {key}", [layer])
+
+    made = {}
+    with manager(tmp_path, 2) as memory, ThreadPoolExecutor(4) as threads:
+        for _ in threads.map(write, range(4)):
+            pass
+        check_ten_times(memory, [made[key] for key in range(400)], n_bytes)
+
+
 def test_crystallizing_evicts_nobody_that_had_room(tmp_path):
     """While it is published the block and the mapping are charged; when pressure is looked at, only the mapping."""
     World(tmp_path).write(20, n_layers=1, n_bytes=300 * KIB)
@@ -1043,6 +1264,16 @@ def test_restart_finds_everything_that_was_crystallized(tmp_path):
             assert memory.layers(keyword=f"word{key}") == [(dimension, 0), (dimension, 1)]
             assert region.verify() == []
         assert bytes(memory.access_layer((dimensions[6], 2))) == content_of(60, 2)
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "ß" * 32, "\N{GRINNING FACE}" * 16, "a\0b", " "])
+def test_restart_finds_the_whole_name(tmp_path, name):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension(name, [spec(1)])
+        assert memory.region(dimension).name == name
+        memory.crystallize(dimension)
+    with manager(tmp_path) as memory:
+        assert memory.load_dimension(dimension).name == name
 
 
 def test_close_says_which_proto_dimensions_are_lost(tmp_path, caplog):

@@ -8,6 +8,7 @@ from jessy_mem._core.typedefs cimport Status
 
 cdef enum:
     N_LEVELS = 3  # warning, eviction, critical
+    MAX_SEGMENTS = 8
 
 
 cdef struct Account:            # one cache line, so that segments do not disturb each other
@@ -21,7 +22,8 @@ cdef class Ledger:
     cdef void *memory                    # the accounts as allocated; `total` is its first aligned address
     cdef Account *total
     cdef Account *segments               # one for each name in `names`
-    cdef readonly tuple names            # names of the segments, in order
+    cdef int n_segments
+    cdef readonly tuple names            # their names, in order
     cdef uint64_t[N_LEVELS] rise_bytes   # crossing upward at or above this many bytes
     cdef uint64_t[N_LEVELS] rearm_bytes  # and armed again at or below this many
     cdef uint64_t raised                 # atomic; bit i: level i was crossed and is not armed again
@@ -36,6 +38,9 @@ cdef class Ledger:
     # By a value that the total had; whether a level was changed.
     cdef bint raise_levels(self, uint64_t total_bytes) noexcept nogil
     cdef bint arm_levels(self, uint64_t total_bytes) noexcept nogil
+    # The total and each segment's bytes, one after the other, into n_segments + 1 numbers; whether they add up.
+    cdef bint read_used(self, uint64_t *used) noexcept nogil
+    cdef dict by_name(self, const uint64_t *used)
     cdef str pressure_at(self, uint64_t used_bytes)
     # The number of a segment's name; ValueError if there is none.
     cdef int segment_index(self, str name) except -1

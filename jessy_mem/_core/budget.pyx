@@ -12,6 +12,7 @@ Pressure is looked at where the total changes, so a crossing is seen by the rese
 raised or armed after the total was changed, so two threads can do so in the wrong order; each looks at the total again
 afterwards (`watch`). Whoever holds no lock then asks `take_crossings()` and tells the world.
 """
+import time
 from math import ceil, floor
 
 cimport cython
@@ -39,7 +40,7 @@ LEVELS = ("warning", "eviction", "critical")
 REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
 
 cdef enum:
-    MAX_ATTEMPTS = 1000  # of a snapshot
+    MAX_ATTEMPTS = 4096  # of a snapshot
 
 
 cdef inline bint account_raise(
@@ -82,6 +83,9 @@ cdef class Ledger:
             raise TypeError("a Ledger is initialised once")
         if limit_bytes <= 0 or limit_bytes >> 63:
             raise ValueError(f"limit_bytes: {limit_bytes} is not in 1..2**63 - 1")
+        if len(segments) > MAX_SEGMENTS:
+            raise ValueError(f"segments: {len(segments)} are more than {MAX_SEGMENTS}")
+        self.n_segments = len(segments)
         self.memory = calloc(len(segments) + 2, sizeof(Account))
         if self.memory == NULL:
             raise MemoryError
@@ -215,26 +219,36 @@ cdef class Ledger:
         A moment when no reservation is half done is looked for. While many threads reserve without a pause there may
         be none, and a segment then shows bytes that the total does not.
         """
-        cdef uint64_t used_bytes = 0, sum_bytes
-        for _ in range(MAX_ATTEMPTS):
-            used_bytes = jm_load_acquire(&self.total.used_bytes)
-            segments = self.segment_bytes()
-            sum_bytes = 0
-            for used, _, _ in segments.values():
-                sum_bytes += used
-            if sum_bytes == used_bytes:
+        cdef uint64_t[MAX_SEGMENTS + 1] used
+        cdef int i
+        for i in range(MAX_ATTEMPTS):
+            if self.read_used(used):
                 break
-        peak_bytes = max(used_bytes, jm_load_relaxed(&self.total.peak_bytes))
-        return (used_bytes, self.total.limit_bytes, peak_bytes), self.pressure_at(used_bytes), segments
+            if i % 16 == 15:  # a thread may have been interrupted half-way, and needs a turn
+                time.sleep(0)
+        peak_bytes = max(used[0], jm_load_relaxed(&self.total.peak_bytes))
+        return (used[0], self.total.limit_bytes, peak_bytes), self.pressure_at(used[0]), self.by_name(&used[1])
 
     def segment_bytes(self):
         """For each segment its bytes in use, limit and peak: dict of name to tuple."""
+        cdef uint64_t[MAX_SEGMENTS + 1] used
+        self.read_used(used)
+        return self.by_name(&used[1])
+
+    cdef bint read_used(self, uint64_t *used) noexcept nogil:
+        cdef uint64_t rest_bytes = jm_load_acquire(&self.total.used_bytes)
+        cdef int i
+        used[0] = rest_bytes
+        for i in range(self.n_segments):
+            used[i + 1] = jm_load_acquire(&self.segments[i].used_bytes)
+            rest_bytes -= used[i + 1]
+        return rest_bytes == 0
+
+    cdef dict by_name(self, const uint64_t *used):
         cdef int i
         return {
             name: (
-                used_bytes := jm_load_acquire(&self.segments[i].used_bytes),
-                self.segments[i].limit_bytes,
-                max(used_bytes, jm_load_relaxed(&self.segments[i].peak_bytes)),
+                used[i], self.segments[i].limit_bytes, max(used[i], jm_load_relaxed(&self.segments[i].peak_bytes))
             )
             for i, name in enumerate(self.names)
         }

@@ -73,8 +73,8 @@ cdef class LayerView:
     dimension: unloading, reloading, eviction and closing wait for nobody and take nothing away. Hashable by identity;
     all methods are thread-safe. Obtained from ``access_layer`` or ``MmapRegion.layer``.
 
-    Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "pool" or
-    "simulated"), `n_bytes`, `text`.
+    Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "simulated", or
+    "pool": a proto-dimension's layer or a decompressed one), `n_bytes`, `text`.
     """
 
     def __init__(self):
@@ -429,7 +429,7 @@ cdef class MmapRegion:
         payload = self.allocate(entry.raw_bytes)
         if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
             raise view.image.frame_error(entry)
-        view.payload, view.size_bytes = payload, entry.raw_bytes
+        view.payload, view.size_bytes, view.source = payload, entry.raw_bytes, "pool"
         if entry.raw_bytes:
             copy = payload
             view.data = &copy[0]

@@ -109,6 +109,12 @@ def test_a_ledger_is_initialised_once(ledger):
     assert (ledger.used_bytes, ledger.limit_bytes) == (1, 100)
 
 
+def test_a_ledger_has_at_most_eight_segments():
+    assert len(Ledger(10, {str(i): 10 for i in range(8)}).segment_bytes()) == 8
+    with pytest.raises(ValueError, match="segments: 9"):
+        Ledger(10, {str(i): 10 for i in range(9)})
+
+
 def test_refusal_names_the_bound_that_binds(ledger):
     ledger.reserve("core", 50)
     ledger.reserve("reserve", 40)

@@ -116,7 +116,8 @@ def test_compressed_layer_is_read_decompressed_from_pool_and_file(tmp_path):
         assert memory.region(dimension).size < len(text) / 4
         memory.crystallize(dimension)
         view = memory.access_layer((dimension, 0))
-        assert (view.source, view.text) == ("mmap", text)
+        assert (view.source, view.text, memory.region(dimension).source) == ("pool", text, "mmap")
+        assert memory.access_layer((dimension, 1)).source == "mmap"
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,10 @@ def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[
     if spec.text is None:
         raw = [_flat(spec.content)]
     elif passages:
-        encoded = {text: _encoded(text, layer, "text") for text in dict.fromkeys([spec.text, *passages])}
-        raw = [encoded[text] for text in (spec.text, *passages)]
+        texts = (spec.text, *passages)
+        distinct = {id(text): text for text in texts}  # to hash them would take longer than the rest
+        encoded = {key: _encoded(text, layer, "text") for key, text in distinct.items()}
+        raw = [encoded[id(text)] for text in texts]
     else:
         raw = [_encoded(spec.text, layer, "text")]
     raw_bytes = _length(raw)

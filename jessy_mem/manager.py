@@ -6,11 +6,11 @@ is what a user calls: loading, reading, the pool, addresses and numbers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -136,19 +136,19 @@ class MmapManager(LearningTable):
 
     def _load_or_refresh(self, dimension: int) -> str:
         """Make sure that `dimension` is loaded, from its file if there is one; returns its source."""
-        source = self._source_of(dimension)
-        replaceable = source == "simulated" and self.config.simulation != "always"
-        if source is None:
-            try:
-                return self.load_dimension(dimension).source
-            except DimensionAlreadyLoaded:  # by another thread, just now
-                source = self._source_of(dimension)
-        elif replaceable and os.path.exists(self._place_of(dimension).path):
-            self.reload_dimension(dimension)
+        while True:  # again if another thread loads or unloads it meanwhile
             source = self._source_of(dimension)
-        if source is None:  # another thread unloaded it
-            raise RegionNotFound(dimension)
-        return source
+            if source is None:
+                with contextlib.suppress(DimensionAlreadyLoaded):
+                    return self.load_dimension(dimension).source
+                continue
+            replaceable = source == "simulated" and self.config.simulation != "always"
+            if replaceable and os.path.exists(self._place_of(dimension).path):
+                with contextlib.suppress(RegionNotFound):
+                    self.reload_dimension(dimension)
+                source = self._source_of(dimension)
+            if source is not None:
+                return source
 
     def _source_of(self, dimension: int) -> str | None:
         """Where a loaded dimension came from; one that is evicted stays so, and nothing is held afterwards."""
@@ -257,7 +257,7 @@ class MmapManager(LearningTable):
         offsets = self.read_into(layer_ids, target_of)
         return LayerBatch(data[0], np.array(offsets, np.int64))
 
-    @contextmanager
+    @contextlib.contextmanager
     def record_trace(self, path: str | os.PathLike[str]) -> Iterator[TraceWriter]:
         """Write the accesses made inside this context to `path`, for ``jessy-mem advise``; from all threads.
 

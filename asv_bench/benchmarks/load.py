@@ -116,7 +116,7 @@ class Manager:
 class Eviction:
     """A thousand small dimensions, evicted at once."""
 
-    n_dimensions = 50 if common.SMALL else 900
+    n_dimensions = 50 if common.SMALL else 1000
     number = 1
     warmup_time = 0
 

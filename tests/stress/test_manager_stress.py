@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from helpers import HAS_PROC, mapped_regions
 N_READERS = 4
 N_LAYERS = 4
 MIN_ROUNDS = 20
-MAX_SECONDS = 3
+MAX_SECONDS = 2
+SOAK_SECONDS = float(os.environ.get("JESSY_MEM_SOAK_SECONDS", "5"))  # .ci/run asks for 30
 
 
 @pytest.fixture(autouse=True)
@@ -208,13 +210,12 @@ def test_reads_during_reloads_by_several_threads(world):
         assert memory.get_stats().load_count == 2 + len(reloads)
 
 
-@pytest.mark.slow
-def test_four_threads_reload_and_read_for_half_a_minute(world):
+def test_four_threads_reload_and_read_for_a_while(world):
     world.write_all(1, 2)
     with manager(world) as memory:
         memory.load_all()
         generation = itertools.count(2)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOAK_SECONDS
         n_reads = itertools.count()
 
         def reload_and_read(storm, dimension):
@@ -226,7 +227,7 @@ def test_four_threads_reload_and_read_for_half_a_minute(world):
                     next(n_reads)
 
         Storm(memory, [1, 2]).run(*[partial(reload_and_read, dimension=1 + i % 2) for i in range(4)], readers=0)
-        assert next(n_reads) > 1000
+        assert next(n_reads) > 100
         check_quiet(memory, world, [1, 2])
 
 

@@ -334,20 +334,20 @@ class RegionTable(LayerRegistry):
                 self._policy.touch(dimension)
 
         def evictable(dimension: int) -> bool:
-            return segment in (None, self._place_of(dimension).segment) and self.is_evictable(dimension)
+            return self._place_of(dimension).segment == segment and self.is_evictable(dimension)
 
+        can_go = self.is_evictable if segment is None else evictable
         while not enough():
-            victim = self._policy.victim(evictable)
+            victim = self._policy.victim(can_go)
             if victim is None:
                 return
             self._evict(victim)
 
     def _evict(self, dimension: int) -> None:
         """Unmap a region that the policy gave up; the next access maps it again."""
-        region = self._regions[dimension]
         self._index_now(dimension)
+        region = self._regions.pop(dimension)
         self._evicted[dimension] = Evicted(region.generation, region.n_layers, region.source)
-        del self._regions[dimension]
         self.retire(region)
         self._n_evictions += 1
 

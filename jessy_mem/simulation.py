@@ -26,7 +26,7 @@ __all__ = ["create_simulated_contexts", "simulate_dimension", "simulated_image"]
 
 _PAGE_BYTES = 4096
 _HUGE_PAGE_BYTES = 2 << 20
-_MAX_WASTE = 16  # memory behind a region, at most this part of it
+_MAX_WASTE = 16  # the uncharged rest of a region's last huge page is at most this part of it
 _PASSAGE_BYTES = 65536
 _N_ORDERS = 4
 _HEADING_BYTES = 24  # at most

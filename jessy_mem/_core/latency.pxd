@@ -7,11 +7,11 @@ from libc.stdint cimport uint64_t
 from jessy_mem._core.shard cimport Shard, Snapshot
 
 cdef enum:
-    N_SLOTS = 65  # thread numbers: 0..JM_THREAD_SLOTS, checked at import
+    N_TAGS = 66  # of threads: 0..JM_THREAD_SLOTS + 1, checked at import
 
 
 cdef class LatencyHistogram:
-    cdef Shard *shards[N_SLOTS]          # by thread number; NULL until the thread records, and always for the last
+    cdef Shard *shards[N_TAGS]           # by thread tag; NULL until the thread records, always for the first and last
     cdef Shard *shared                   # of all threads that have no shard; always there
     cdef Shard *reset_at                 # what had been recorded at the last reset, NULL before the first; locked
     cdef readonly uint64_t limit_ns      # the longest time that has a bucket; longer is overflow
@@ -26,9 +26,12 @@ cdef class LatencyHistogram:
     # Events since the histogram was made, timed or not; reset() does not lower it.
     cdef uint64_t count_events(self) noexcept nogil
 
-    # Make the shard of this thread's number; NULL when the thread has to share.
-    cdef Shard *shard_claim(self, unsigned int number) noexcept nogil
-    # The i-th of the shards there are, 0..N_SLOTS, or NULL.
+    # The same for a thread that has no shard yet, or never gets one.
+    cdef void record_apart(self, uint64_t t_ns) noexcept nogil
+    cdef void tick_apart(self) noexcept nogil
+    # This thread's own shard, made if there is none; NULL when the thread has to share.
+    cdef Shard *shard_claim(self) noexcept nogil
+    # The i-th of the shards there are, 0..N_TAGS - 1, or NULL.
     cdef const Shard *shard_at(self, int i) noexcept nogil
     # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept

@@ -48,7 +48,7 @@ from jessy_mem._core.shard cimport (
     snapshot_percentile,
     snapshot_subtract,
 )
-from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_number
+from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_number, jm_thread_tag
 
 
 cdef extern from "Python.h":
@@ -57,10 +57,10 @@ cdef extern from "Python.h":
     char *PyByteArray_AS_STRING(object array) noexcept
 
 cdef extern from *:
-    bint unlikely(bint condition) noexcept nogil  # a macro of every module that Cython writes
+    bint likely(bint condition) noexcept nogil  # a macro of every module that Cython writes
 
-if JM_THREAD_SLOTS + 1 != N_SLOTS:
-    raise ImportError("latency.pxd and thread.h disagree about the number of thread slots")
+if JM_THREAD_SLOTS + 2 != N_TAGS:
+    raise ImportError("latency.pxd and thread.h disagree about the number of thread tags")
 jm_clock_init()
 
 
@@ -154,49 +154,60 @@ cdef class LatencyHistogram:
 
     def __dealloc__(self):
         cdef int number
-        for number in range(N_SLOTS):
+        for number in range(N_TAGS):
             free(self.shards[number])
         free(self.shared)
         free(self.reset_at)
 
     cdef const Shard *shard_at(self, int i) noexcept nogil:
-        return <const Shard *> (self.shared if i == N_SLOTS else jm_ptr_load_acquire(<void **> &self.shards[i]))
+        return <const Shard *> (jm_ptr_load_acquire(<void **> &self.shards[i]) if i else self.shared)
 
-    cdef Shard *shard_claim(self, unsigned int number) noexcept nogil:
+    cdef Shard *shard_claim(self) noexcept nogil:
+        cdef unsigned int number = jm_thread_number()
         cdef Shard *shard
-        if number >= JM_THREAD_SLOTS or self.refuses_shards:
+        if number == JM_THREAD_SLOTS:
             return NULL
-        shard = shard_new(self.n_groups)
-        # Only the thread that has this number writes the pointer.
-        jm_ptr_store_release(<void **> &self.shards[number], shard)
+        shard = self.shards[number + 1]  # that of an ended thread, whose number this one got
+        if shard == NULL and not self.refuses_shards:
+            shard = shard_new(self.n_groups)
+            # Only the thread that has this number writes the pointer.
+            jm_ptr_store_release(<void **> &self.shards[number + 1], shard)
         return shard
 
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil:
-        cdef unsigned int number = jm_thread_number()
-        cdef Shard *shard = self.shards[number]
-        if unlikely(shard == NULL):
-            shard = self.shard_claim(number)
-            if shard == NULL:
-                shard_record_shared(self.shared, t_ns, self.limit_ns)
-                return
-        shard_record_own(shard, t_ns, self.limit_ns)
+        cdef Shard *shard = self.shards[jm_thread_tag()]
+        if likely(shard != NULL):
+            shard_record_own(shard, t_ns, self.limit_ns)
+        else:
+            self.record_apart(t_ns)
+
+    cdef void record_apart(self, uint64_t t_ns) noexcept nogil:
+        cdef Shard *shard = self.shard_claim()
+        if shard != NULL:
+            shard_record_own(shard, t_ns, self.limit_ns)
+        else:
+            shard_record_shared(self.shared, t_ns, self.limit_ns)
 
     cdef void tick(self) noexcept nogil:
-        cdef unsigned int number = jm_thread_number()
-        cdef Shard *shard = self.shards[number]
-        if unlikely(shard == NULL):
-            shard = self.shard_claim(number)
-            if shard == NULL:
-                jm_add_relaxed(&self.shared.ticks, 1)
-                return
-        own_add(&shard.ticks, 1)
+        cdef Shard *shard = self.shards[jm_thread_tag()]
+        if likely(shard != NULL):
+            own_add(&shard.ticks, 1)
+        else:
+            self.tick_apart()
+
+    cdef void tick_apart(self) noexcept nogil:
+        cdef Shard *shard = self.shard_claim()
+        if shard != NULL:
+            own_add(&shard.ticks, 1)
+        else:
+            jm_add_relaxed(&self.shared.ticks, 1)
 
     cdef uint64_t count_events(self) noexcept nogil:
         cdef uint64_t n_events = 0, groups
         cdef const uint64_t *counts
         cdef const Shard *shard
         cdef int number, i
-        for number in range(N_SLOTS + 1):
+        for number in range(N_TAGS):
             shard = self.shard_at(number)
             if shard == NULL:
                 continue
@@ -214,7 +225,7 @@ cdef class LatencyHistogram:
         cdef int number
         snapshot_begin(snapshot)
         with cython.critical_section(self):
-            for number in range(N_SLOTS + 1):
+            for number in range(N_TAGS):
                 shard = self.shard_at(number)
                 if shard != NULL:
                     snapshot_add(snapshot, shard)
@@ -331,7 +342,7 @@ cdef class LatencyHistogram:
                 raise MemoryError
             reset_at = self.reset_at
             snapshot_begin(&snapshot)
-            for number in range(N_SLOTS + 1):
+            for number in range(N_TAGS):
                 shard = self.shard_at(number)
                 if shard != NULL:
                     snapshot_add(&snapshot, shard)
@@ -421,7 +432,7 @@ cdef class LatencyHistogram:
     def n_bytes(self):
         cdef int number
         cdef size_t n_shards = self.reset_at != NULL
-        for number in range(N_SLOTS + 1):
+        for number in range(N_TAGS):
             n_shards += self.shard_at(number) != NULL
         return n_shards * shard_bytes(self.n_groups)
 

@@ -6,3 +6,4 @@ cdef extern from "thread.h" nogil:
         JM_THREAD_SLOTS  # numbers below this belong to one live thread at a time
 
     unsigned int jm_thread_number() noexcept
+    unsigned int jm_thread_tag() noexcept

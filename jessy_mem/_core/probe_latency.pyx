@@ -118,6 +118,19 @@ cdef void work(size_t n_steps) noexcept nogil:
 chase_make()
 
 
+def time_nothing_cost_ns(LatencyHistogram histogram not None, size_t n):
+    """Mean cost of both readings of the clock and a record around nothing, in nanoseconds, over `n`."""
+    cdef uint64_t begin_ns, end_ns, begin_ticks
+    cdef size_t _i
+    with nogil:
+        begin_ns = jm_clock_monotonic_ns()
+        for _i in range(n):
+            begin_ticks = jm_clock_ticks()
+            histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        end_ns = jm_clock_monotonic_ns()
+    return (end_ns - begin_ns) / <double> n
+
+
 def time_cost_ns(LatencyHistogram histogram, size_t n, size_t n_steps=0, bint waits=False):
     """Mean duration of an event of `n_steps` steps, in nanoseconds, over `n`: timed and recorded, or bare for None.
 

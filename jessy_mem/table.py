@@ -346,9 +346,7 @@ class RegionTable(LayerRegistry):
     def _evict(self, dimension: int) -> None:
         """Unmap a region that the policy gave up; the next access maps it again."""
         self._index_now(dimension)
-        region = self._regions.pop(dimension)
-        self._evicted[dimension] = Evicted(region.generation, region.n_layers, region.source)
-        self.retire(region)
+        self._evicted[dimension] = Evicted._make(self.withdraw(dimension))
         self._n_evictions += 1
 
     def _index_now(self, dimension: int) -> None:

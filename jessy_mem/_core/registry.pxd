@@ -15,6 +15,7 @@ cdef class LayerRegistry:
     cdef bint timed                           # whether events are timed, or only counted
     cdef uint64_t n_copies                    # atomic; payload copies made
     cdef list retired                         # weak references to Images that were unloaded, replaced or evicted
+    cdef Py_ssize_t prune_at                  # length of `retired` at which those that have gone are dropped
 
     cdef int trace_access(self, LayerView view) except -1
     cdef LayerView first_touch(self, object layer_id)

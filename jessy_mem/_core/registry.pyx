@@ -41,6 +41,10 @@ jm_clock_init()
 cdef Frozen CONTEXT = frozen_prepare(LoadedContext)
 cdef Frozen SUMMARY = frozen_prepare(LatencySummary)
 
+cdef enum:
+    MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
+
+
 cdef struct Span:
     const uint8_t *data
     Py_ssize_t n_bytes
@@ -58,6 +62,7 @@ cdef class LayerRegistry:
         self.first_touches = LatencyHistogram()
         self.timed = True
         self.retired = []
+        self.prune_at = MIN_RETIRED
         self._tracers = ()
         self.tracers_kept = []
 
@@ -199,8 +204,18 @@ cdef class LayerRegistry:
     def retire(self, MmapRegion region):
         """Keep an eye on a region that leaves `_regions`: its views may live on, and are leases then."""
         region.is_owned = False
-        self.retired = [each for each in self.retired if each() is not None]
+        if len(self.retired) >= self.prune_at:
+            self.retired = [each for each in self.retired if each() is not None]
+            self.prune_at = 2 * len(self.retired) + MIN_RETIRED
         self.retired.append(weakref.ref(region.image))
+
+    def withdraw(self, dimension):
+        """Take a region out of `_regions`: (generation, layers, source). It goes at once if nobody holds it."""
+        cdef MmapRegion region = self._regions.pop(dimension)
+        facts = region.image.generation, region.image.n_layers, region.image.source
+        if n_holders(region, jm_refcount(<PyObject *> region) - 1):
+            self.retire(region)
+        return facts
 
     def is_evictable(self, dimension):
         """Whether the dimension is loaded from a file, changeable, and held by nobody."""

@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from jessy_mem.layout import LayerId
 
-__all__ = ["LayerIndex"]
+__all__ = ["LayerFacts", "LayerIndex"]
 
 LayerFacts = tuple[int, int, float, tuple[str, ...], int, int]  # layer, depth, Hz, keywords, stored bytes, bytes
 

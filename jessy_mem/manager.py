@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import latency_summary, now_ticks
@@ -437,8 +438,9 @@ class MmapManager(LearningTable):
             lost = [dimension for dimension, region in self._regions.items() if region.source == "pool"]
             if lost:
                 logger.warning("closed with proto-dimensions that were not crystallized: %s", lost)
-            for dimension in list(self._regions):
-                self._uninstall(dimension)
+            with UnmapTogether():
+                for dimension in list(self._regions):
+                    self._uninstall(dimension)
             self._evicted.clear()
             self._pool.close()
 

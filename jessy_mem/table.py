@@ -13,13 +13,14 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import index
 from typing import NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
@@ -34,7 +35,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.eviction import make_policy
-from jessy_mem.index import LayerIndex
+from jessy_mem.index import LayerFacts, LayerIndex
 from jessy_mem.layout import MemoryLayout, default_layout, region_file
 from jessy_mem.simulation import simulated_image
 from jessy_mem.stats import Lease, format_bytes
@@ -103,7 +104,8 @@ class RegionTable(LayerRegistry):
         self._evicted: dict[int, Evicted] = {}
         self._places: dict[int, Place] = {}
         self._index = LayerIndex()
-        self._unindexed: set[int] = set()
+        # What no question has asked for yet: its facts, or None while they can be read from the region.
+        self._unindexed: dict[int, Sequence[LayerFacts] | None] = {}
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._unplaced: dict[int, int] = {}  # those that need one: dimension -> bytes
         self._callbacks: tuple[PressureCallback, ...] = ()
@@ -260,7 +262,7 @@ class RegionTable(LayerRegistry):
         else:
             self._policy.insert(dimension)
         self._evicted.pop(dimension, None)
-        self._unindexed.add(dimension)
+        self._unindexed[dimension] = None
         if dimension not in self.layout.dimensions:
             self._unplaced[dimension] = region.size
 
@@ -273,7 +275,7 @@ class RegionTable(LayerRegistry):
     def _forget_facts(self, dimension: int) -> None:
         """Drop what is remembered of a dimension that is unloaded for good."""
         self._index.remove(dimension)
-        self._unindexed.discard(dimension)
+        self._unindexed.pop(dimension, None)
         self._addresses.pop(dimension, None)
         self._unplaced.pop(dimension, None)
         self._places.pop(dimension, None)
@@ -337,28 +339,30 @@ class RegionTable(LayerRegistry):
             return self._place_of(dimension).segment == segment and self.is_evictable(dimension)
 
         can_go = self.is_evictable if segment is None else evictable
-        while not enough():
-            victim = self._policy.victim(can_go)
-            if victim is None:
-                return
-            self._evict(victim)
+        with UnmapTogether():
+            while not enough() and (victim := self._policy.victim(can_go)) is not None:
+                self._evict(victim)
 
     def _evict(self, dimension: int) -> None:
         """Unmap a region that the policy gave up; the next access maps it again."""
-        self._index_now(dimension)
+        if dimension in self._unindexed:
+            self._unindexed[dimension] = self._facts_of(dimension)
         self._evicted[dimension] = Evicted._make(self.withdraw(dimension))
         self._n_evictions += 1
 
     def _index_now(self, dimension: int) -> None:
-        """Index a region that no question has asked for yet. One whose keywords were overwritten is left out."""
+        """Index a region that no question has asked for yet."""
         if dimension in self._unindexed:
-            self._unindexed.remove(dimension)
-            try:
-                facts = self._regions[dimension].layer_facts()
-            except InvalidRegion as error:
-                logger.warning("the layers of D%02d cannot be found by keyword or frequency: %s", dimension, error)
-                facts = []
-            self._index.put(dimension, facts)
+            facts = self._unindexed.pop(dimension)
+            self._index.put(dimension, self._facts_of(dimension) if facts is None else facts)
+
+    def _facts_of(self, dimension: int) -> Sequence[LayerFacts]:
+        """What the index is made from; nothing for a region whose keywords were overwritten."""
+        try:
+            return self._regions[dimension].layer_facts()
+        except InvalidRegion as error:
+            logger.warning("the layers of D%02d cannot be found by keyword or frequency: %s", dimension, error)
+            return []
 
     def restore_region(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""

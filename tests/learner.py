@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import mmap
 import os
 import signal
 import subprocess
@@ -32,6 +31,7 @@ from world import content_of, manager
 
 import jessy_mem as jm
 from helpers import read_region
+from jessy_mem._core import image
 
 N_LAYERS = 2
 LAYER_BYTES = 5000
@@ -39,7 +39,7 @@ CALLS = [
     *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync rename".split()),
     *((os, name) for name in "unlink rmdir sendfile".split()),
     (fcntl, "flock"),
-    (mmap, "mmap"),
+    (image, "Mapping"),
 ]
 
 

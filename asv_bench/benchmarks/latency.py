@@ -1,8 +1,8 @@
 """What counting and timing an event costs, and what reading the counts back does.
 
 Depends on `_core/latency`, `_core/shard.pxd`, `_core/clock.h` and `_core/thread.h`; nothing else changes it. The
-nanoseconds are looped in C by the doors of `_core/probe_latency`; each figure is the least of many loops that are shorter
-than the kernel's timer tick, since whatever disturbs one only adds to it.
+nanoseconds are looped in C by the doors of `_core/probe_latency`; each figure is the least of many loops, shorter than
+the kernel's timer tick, since whatever disturbs one only adds to it.
 """
 
 from __future__ import annotations

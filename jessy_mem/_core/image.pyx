@@ -8,9 +8,7 @@ buffer; views own the Image; nothing points back, so the last view's death unmap
 """
 import errno
 import hashlib
-import mmap
 import os
-import sys
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -45,14 +43,10 @@ from jessy_mem._core.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_
 from jessy_mem._core.pycompat cimport jm_disown
 
 from jessy_mem import compression
+from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
-cdef dict MAP_OPTIONS = {"access": mmap.ACCESS_READ}
-cdef dict PRIVATE_MAP_OPTIONS = {"flags": mmap.MAP_PRIVATE, "prot": mmap.PROT_READ}
-if sys.version_info >= (3, 13):
-    MAP_OPTIONS["trackfd"] = PRIVATE_MAP_OPTIONS["trackfd"] = False  # a mapping then holds no descriptor
-
 cdef int CHUNK_BYTES = 1 << 20
 # A FIFO in the place of a file does not block, and a terminal does not become this process's own.
 cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -334,16 +328,15 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
 
 
 cdef object map_descriptor(int fd, str path, uint64_t n_bytes):
-    """The first `n_bytes` of a file as a read-only mmap."""
+    """The first `n_bytes` of a file as a read-only Mapping."""
     try:
-        mapped = mmap.mmap(fd, n_bytes, **MAP_OPTIONS)
-    except PermissionError:
-        # Linux before 6.7 maps write-sealed memory privately only; the pages are the same ones until somebody writes.
-        mapped = mmap.mmap(fd, n_bytes, **PRIVATE_MAP_OPTIONS)
+        try:
+            return Mapping(n_bytes, fd)
+        except PermissionError:
+            # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
+            return Mapping(n_bytes, fd, private=True)
     except ValueError as error:  # the file was shortened since its size was asked
         raise RegionTruncated(path, "header", str(error), f"a file of {n_bytes} bytes") from None
-    jm_disown(<PyObject *> mapped)
-    return mapped
 
 
 cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity):

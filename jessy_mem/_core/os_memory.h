@@ -46,6 +46,33 @@ static inline int jm_os_file_facts(int fd, jm_file_facts *facts)
     return 0;
 }
 
+/* Map the first n_bytes of a file, read-only. NULL with errno, or with *file_bytes < n_bytes if it is shorter than that. */
+static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private, uint64_t *file_bytes)
+{
+    struct stat info;
+    void *base;
+    if (fstat(fd, &info) != 0)
+        return NULL;
+    *file_bytes = (uint64_t)info.st_size;
+    if (*file_bytes < n_bytes)
+        return NULL;
+    base = mmap(NULL, n_bytes, PROT_READ, is_private ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+/* Map zeroed memory, in huge pages if that is wanted and possible; NULL with errno. */
+static inline void *jm_os_map_zeroed(size_t n_bytes, int huge)
+{
+    void *base = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (huge)
+        madvise(base, n_bytes, MADV_HUGEPAGE); /* a kernel without them refuses, and nothing is lost */
+#endif
+    return base;
+}
+
 /* Reserve zeroed address space whose pages are committed when first touched; NULL (errno set) on failure. */
 static inline void *jm_os_reserve(size_t n_bytes)
 {

@@ -6,7 +6,6 @@ knows no region, so dropping a region drops its table of views and nothing else;
     LayerRegistry --> MmapRegion --> views: {layer: LayerView} --> Image --> mapping
                            \\-----------------------------------------^
 """
-import mmap
 import os
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from jessy_mem._core.span cimport span_copy_ascii, span_inside
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file
+from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId
 
@@ -60,7 +60,7 @@ def private_memory(n_bytes):
     """Memory for a decompressed layer of a region that has no budget; large memory costs what is written to it."""
     if n_bytes < MAPPED_BYTES:
         return bytearray(n_bytes)
-    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return Mapping(n_bytes)
 
 
 @cython.final

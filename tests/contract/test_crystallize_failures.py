@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import resource
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from world import World, check_states, content_of, manager
 
 import jessy_mem as jm
 from helpers import read_region
+from jessy_mem._core import image
 from jessy_mem.ids import LOCK_NAME
 
 CALLS = {  # what crystallizing calls: name -> the module it is called from
@@ -25,7 +25,7 @@ CALLS = {  # what crystallizing calls: name -> the module it is called from
     "rename": os,
     "pread": os,
     "flock": fcntl,
-    "mmap": mmap,
+    "Mapping": image,
 }
 N_BYTES = 70_000
 
@@ -142,7 +142,7 @@ FAULTS = [  # the call, its errno, how often it is called at least
     ("rename", errno.EIO, 1),
     ("pread", errno.EIO, 1),
     ("flock", errno.ENOLCK, 1),
-    ("mmap", errno.ENOMEM, 1),
+    ("Mapping", errno.ENOMEM, 1),
 ]
 
 
@@ -169,7 +169,7 @@ def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, call, numb
     proto.check_crystallized()  # though all errors, with their tracebacks, are still there
 
 
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename", "mmap", "flock"])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename", "Mapping", "flock"])
 def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, call):
     """The way back fails at the same call, too."""
     at = 0

@@ -444,7 +444,7 @@ POINTS = [
     ("jessy_mem.table.RegionTable", "_admit"),
     ("jessy_mem.table.RegionTable", "_install"),
     ("jessy_mem.table.RegionTable", "_settle"),
-    ("jessy_mem._core.image.mmap", "mmap"),
+    ("jessy_mem._core.image", "Mapping"),
     ("jessy_mem._core.image.os", "open"),
     ("jessy_mem._core.image.os", "fstat"),
 ]

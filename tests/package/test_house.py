@@ -15,10 +15,10 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Each module may import only what stands before it. A new module gets its place here, as low as it can stand.
 HOUSE = """
     errors compression eviction stats trace
-    _core.atomic _core.clock _core.os_memory _core.pycompat _core.thread _core.typedefs _core.frozen
+    _core.atomic _core.clock _core.os_memory _core.pycompat _core.thread _core.typedefs _core.frozen _core.unmap
     _core.span _core.bitmap _core.buckets _core.tally _core.shard
     layout config context index publish ids prose advice
-    _core.format _core.budget _core.image _core.arena _core.pool _core.latency _core.region
+    _core.mapping _core.format _core.budget _core.image _core.arena _core.pool _core.latency _core.region
     _core.registry
     _core.probe _core.probe_budget _core.probe_latency
     builder simulation table protos learning manager exporters doctor

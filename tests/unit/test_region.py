@@ -30,7 +30,9 @@ from helpers import (
     reseal_content,
 )
 from jessy_mem import compression
+from jessy_mem._core import image
 from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import LayerView, MmapRegion
 from jessy_mem._core.registry import make_region
 from jessy_mem.builder import LayerSpec, RegionBuilder
@@ -355,7 +357,6 @@ def test_mapping_goes_with_the_region_when_nothing_was_taken(region_file):
 
 
 @needs_proc
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="mmap keeps a descriptor before Python 3.13")
 @pytest.mark.parametrize("immutable", [False, True])
 def test_mapped_region_holds_no_descriptor(immutable, region_file):
     before = open_files()
@@ -676,13 +677,18 @@ def test_immutable_region_is_mapped_from_sealed_memory(region_file):
 
 @needs_proc
 @needs_memfd
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the mapping holds no descriptor")
-def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file):
+def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatch):
     import fcntl
 
-    before = open_files()
+    make, kept = os.memfd_create, []
+
+    def make_and_keep(*args):
+        kept.append(make(*args))
+        return os.dup(kept[0])
+
+    monkeypatch.setattr(os, "memfd_create", make_and_keep)
     with MmapRegion(3, region_file(extended_file(immutable=True))):
-        (fd,) = [fd for fd in open_files() if fd not in before]
+        (fd,) = kept
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         assert seals & fcntl.F_SEAL_WRITE
         assert seals & fcntl.F_SEAL_SHRINK
@@ -692,6 +698,7 @@ def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file):
                 change()
         with pytest.raises(PermissionError):
             mmap.mmap(fd, SIZE)
+        os.close(fd)
 
 
 @needs_memfd
@@ -762,14 +769,13 @@ def test_file_shortened_while_it_is_sealed_is_truncated(region_file, monkeypatch
 @needs_memfd
 def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, monkeypatch):
     """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
-    real = mmap.mmap
 
-    def older_system(fd, n_bytes, **options):
-        if "access" in options and "memfd" in os.readlink(f"/proc/self/fd/{fd}"):
+    def older_system(n_bytes, fd, private=False):
+        if not private and "memfd" in os.readlink(f"/proc/self/fd/{fd}"):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        return real(fd, n_bytes, **options)
+        return Mapping(n_bytes, fd, private=private)
 
-    monkeypatch.setattr(mmap, "mmap", older_system)
+    monkeypatch.setattr(image, "Mapping", older_system)
     before = set(mapped_regions())
     with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
         (line,) = [line for line in mapped_regions() if line not in before]

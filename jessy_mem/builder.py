@@ -8,10 +8,10 @@ import math
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -20,7 +20,7 @@ from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, c
 from jessy_mem.layout import MAX_LAYER, LayerId
 from jessy_mem.publish import publish
 
-__all__ = ["LayerSpec", "PackedRegion", "RegionBuilder", "is_sealed"]
+__all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_sealed"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int, int], object]
@@ -79,6 +79,25 @@ class LayerSpec:
         if isinstance(self.keywords, str) or not all(isinstance(word, str) for word in self.keywords):
             raise ValueError(f"keywords: {self.keywords!r} is not a sequence of str")
         object.__setattr__(self, "keywords", tuple(self.keywords))
+
+
+class Passage(NamedTuple):
+    """A piece of text, encoded once however often it recurs."""
+
+    data: bytes
+    n_characters: int
+
+    @classmethod
+    def of(cls, text: str) -> Passage:
+        return cls(text.encode(), len(text))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Passage]) -> Passage:
+        data, n_characters = zip(*parts, strict=True)
+        return cls(b"".join(data), sum(n_characters))
+
+    def repeated(self, n: int) -> Passage:
+        return Passage(n * self.data, n * self.n_characters)
 
 
 def _is_frequency(frequency: object) -> bool:
@@ -184,13 +203,13 @@ class RegionBuilder:
         if created_ns is not None and (not isinstance(created_ns, int) or not 0 <= created_ns < 2**64):
             raise ValueError(f"created_ns: {created_ns!r} is not in 0..2**64 - 1")
         self._specs: dict[int, LayerSpec] = {}
-        self._passages: dict[int, Sequence[str]] = {}
+        self._passages: dict[int, Sequence[Passage]] = {}
 
-    def add_layer(self, spec: LayerSpec, passages: Sequence[str] = ()) -> RegionBuilder:
+    def add_layer(self, spec: LayerSpec, passages: Sequence[Passage] = ()) -> RegionBuilder:
         """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder.
 
-        `passages` go on where the text of `spec` ends. One that recurs is encoded and held once, so that a layer can be
-        much larger than what it is made from.
+        `passages` go on where the text of `spec` ends. One that recurs is held once, so that a layer can be much larger
+        than what it is made from.
         """
         if not isinstance(spec, LayerSpec):
             raise TypeError(f"layer {len(self._specs)}: {type(spec).__name__} is not a LayerSpec")
@@ -252,18 +271,13 @@ class RegionBuilder:
         return target
 
 
-def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[list[Buffer], int, int, int]:
+def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[Passage]) -> tuple[list[Buffer], int, int, int]:
     """The pieces of a layer, their bytes, its text flags and its number of characters (0 if it is not text)."""
     raw: list[Buffer]
     if spec.text is None:
         raw = [_flat(spec.content)]
-    elif passages:
-        texts = (spec.text, *passages)
-        distinct = {id(text): text for text in texts}  # to hash them would take longer than the rest
-        encoded = {key: _encoded(text, layer, "text") for key, text in distinct.items()}
-        raw = [encoded[id(text)] for text in texts]
     else:
-        raw = [_encoded(spec.text, layer, "text")]
+        raw = [_encoded(spec.text, layer, "text"), *[passage.data for passage in passages]]
     raw_bytes = _length(raw)
     if raw_bytes > _MAX_CONTENT_BYTES:
         raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
@@ -273,7 +287,7 @@ def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[str]) -> tuple[
         except UnicodeDecodeError:
             return raw, raw_bytes, 0, 0
     else:
-        n_characters = len(spec.text) + sum(map(len, passages))
+        n_characters = len(spec.text) + sum([passage.n_characters for passage in passages])
     flags = _TEXT_UTF8 | (_TEXT_ASCII if n_characters == raw_bytes else 0)  # no other character takes one byte
     return raw, raw_bytes, flags, n_characters
 

@@ -6,8 +6,6 @@ anonymous memory, and the same compiled code reads it. Only where the bytes come
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import random
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -15,8 +13,9 @@ from itertools import cycle
 from typing import Any
 
 from jessy_mem._core.image import Image
+from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.registry import make_region
-from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder
+from jessy_mem.builder import LayerSpec, PackedRegion, Passage, RegionBuilder
 from jessy_mem.context import ContextCollection, LoadedContext, NavigationPath
 from jessy_mem.errors import DimensionNotFound, LayerNotFound, MappingError
 from jessy_mem.layout import LayerId, MemoryLayout, default_layout, dimension_folder
@@ -106,18 +105,14 @@ def simulated_image(
     return Image(memory, _name(dimension_id), dimension_id, "simulated", charge, trusted=True, n_bytes=region.n_bytes)
 
 
-def _filled_memory(region: PackedRegion) -> mmap.mmap:
+def _filled_memory(region: PackedRegion) -> Mapping:
     """Anonymous memory that begins with the bytes of `region`, in huge pages where it is large."""
     n_bytes = region.n_bytes
     # Linux places a mapping at a huge page only if it consists of whole ones; else its ends are faulted in bit by bit.
     if -n_bytes % _HUGE_PAGE_BYTES <= n_bytes // _MAX_WASTE:
         n_bytes += -n_bytes % _HUGE_PAGE_BYTES
-    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    with memoryview(memory) as target:
-        region.fill(target)
+    memory = Mapping(n_bytes, huge=True)
+    memory.fill(region.pieces())
     return memory
 
 
@@ -148,23 +143,25 @@ def _name(dimension_id: int) -> str:
     return f"<simulated {dimension_folder(dimension_id)}>"
 
 
-def _passages(paragraphs: list[str], rng: random.Random, n_bytes: int) -> list[str]:
+def _passages(paragraphs: list[str], rng: random.Random, n_bytes: int) -> list[Passage]:
     """Text that goes on after `paragraphs`: at most `n_bytes`, and less than a paragraph short of them."""
     if n_bytes <= 0:
         return []
-    orders = "".join(
-        "\n\n" + paragraph for _ in range(_N_ORDERS) for paragraph in rng.sample(paragraphs, len(paragraphs))
-    )
-    orders_bytes = len(orders.encode())
-    n_orders = max(1, _PASSAGE_BYTES // orders_bytes)
-    passage, passage_bytes = n_orders * orders, n_orders * orders_bytes + _HEADING_BYTES
-    n_passages, n_bytes = divmod(n_bytes, passage_bytes)
-    passages = [piece for number in range(n_passages) for piece in (f"\n\nPassage {number + 1}.", passage)]
-    n_orders, n_bytes = divmod(n_bytes, orders_bytes)
-    passages.append(n_orders * orders)
-    for paragraph, paragraph_bytes in cycle([(text, 2 + len(text.encode())) for text in paragraphs]):
-        n_bytes -= paragraph_bytes
+    encoded = [Passage.of("\n\n" + paragraph) for paragraph in paragraphs]
+    orders = Passage.joined(part for _ in range(_N_ORDERS) for part in rng.sample(encoded, len(encoded)))
+    passage = orders.repeated(max(1, _PASSAGE_BYTES // len(orders.data)))
+    n_passages, n_bytes = divmod(n_bytes, len(passage.data) + _HEADING_BYTES)
+    passages = [piece for number in range(n_passages) for piece in (_heading(number + 1), passage)]
+    n_orders, n_bytes = divmod(n_bytes, len(orders.data))
+    passages.append(orders.repeated(n_orders))
+    for part in cycle(encoded):
+        n_bytes -= len(part.data)
         if n_bytes < 0:
             break
-        passages.append("\n\n" + paragraph)
+        passages.append(part)
     return passages
+
+
+@cache
+def _heading(number: int) -> Passage:
+    return Passage.of(f"\n\nPassage {number}.")

@@ -1,4 +1,7 @@
+from collections.abc import Iterable
 from typing import Any, final
+
+from typing_extensions import Buffer
 
 @final
 class Mapping:
@@ -7,6 +10,7 @@ class Mapping:
     @property
     def writable(self) -> bool: ...
     def __init__(self, n_bytes: int, fd: int = -1, *, private: bool = False, huge: bool = False) -> None: ...
+    def fill(self, pieces: Iterable[Buffer]) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final

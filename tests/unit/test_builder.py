@@ -18,7 +18,7 @@ from jessy_mem import builder as builder_module
 from jessy_mem import compression
 from jessy_mem._core.format import copy_into, pack_head
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.builder import LayerSpec, RegionBuilder
+from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.errors import MappingError
 from jessy_mem.publish import is_temporary, publish
 
@@ -199,11 +199,12 @@ def test_text_that_is_not_unicode_names_its_layer(field, what):
 
 
 def test_passages_go_on_where_the_text_ends():
-    made = RegionBuilder(1, "x").add_layer(LayerSpec(text="a, "), ("größe, ", "c, ") * 3)
+    passages = (Passage.of("größe, "), Passage.joined([Passage.of("c"), Passage.of(", ")])) * 2
+    made = RegionBuilder(1, "x").add_layer(LayerSpec(text="a, "), (*passages, Passage.of("größe, c, ").repeated(1)))
     layer = read_region(made.to_bytes()).layers[0]
     assert layer.content.decode() == "a, " + "größe, c, " * 3
     with pytest.raises(ValueError, match="passages"):
-        made.add_layer(LayerSpec(content=b"bytes"), ("more",))
+        made.add_layer(LayerSpec(content=b"bytes"), passages)
 
 
 def test_same_input_gives_the_same_bytes_with_source_date_epoch(monkeypatch, tmp_path):

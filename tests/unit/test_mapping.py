@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from array import array
 from contextlib import suppress
 
 import pytest
@@ -150,3 +151,39 @@ def test_another_thread_does_not_wait_for_the_end(mapped):
         thread.start()
         thread.join()
     assert found == [[]]
+
+
+# Filling ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (5, 0, 3), (3000,) * 7, (5 << 20,), (1, 5 << 20, 70_000), (70_000,) * 90])
+def test_fill_writes_the_pieces_in_order_and_nothing_else(sizes):
+    pieces = [bytes([1 + i % 250]) * size for i, size in enumerate(sizes)]
+    mapping = Mapping(sum(sizes) + 100)
+    mapping.fill(iter(pieces))
+    assert bytes(memoryview(mapping)) == b"".join(pieces) + bytes(100)
+
+
+def test_fill_takes_any_buffer():
+    mapping = Mapping(8)
+    mapping.fill([bytearray(b"ab"), memoryview(b"cd"), array("I", [0x30303030])])
+    assert bytes(memoryview(mapping)) == b"abcd0000"
+
+
+def test_what_does_not_fit_is_refused_before_a_byte_is_written(mapped):
+    mapping = Mapping(10)
+    with pytest.raises(ValueError, match="11 bytes do not fit into 10"):
+        mapping.fill([b"x" * 10, b"x"])
+    with pytest.raises(ValueError, match="do not fit into a file"):
+        mapped().fill([b"x"])
+    with pytest.raises(TypeError, match="bytes-like"):
+        mapping.fill([b"x", 5])
+    assert bytes(memoryview(mapping)) == bytes(10)
+
+
+def test_fill_lets_go_of_its_pieces():
+    piece = bytearray(b"x")
+    Mapping(10).fill([piece])
+    with pytest.raises(ValueError, match="do not fit"):
+        Mapping(1).fill([piece, piece])
+    piece.append(1)  # a bytearray whose buffer is held refuses

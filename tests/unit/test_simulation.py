@@ -15,7 +15,7 @@ import pytest
 
 from jessy_mem import prose
 from jessy_mem._core.registry import make_region
-from jessy_mem.builder import LayerSpec, RegionBuilder
+from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.context import NavigationPath
 from jessy_mem.errors import DimensionNotFound, LimitExceeded
 from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout
@@ -277,9 +277,9 @@ def test_passages_give_the_same_bytes_as_one_text(immutable):
         return builder.add_layer(LayerSpec(text="a")).add_layer(LayerSpec(text=text), passages).to_bytes()
 
     passages = ["é", "smile ", "é", ""] * 3000
-    assert built("x", passages) == built("x" + "".join(passages), ())
+    assert built("x", [Passage.of(each) for each in passages]) == built("x" + "".join(passages), ())
     with pytest.raises(ValueError, match="passages"):
-        RegionBuilder(3, "Intention").add_layer(LayerSpec(content=b"x"), ["y"])
+        RegionBuilder(3, "Intention").add_layer(LayerSpec(content=b"x"), [Passage.of("y")])
 
 
 def test_memory_is_admitted_before_it_is_taken_and_released_with_the_last_view():

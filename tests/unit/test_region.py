@@ -9,6 +9,7 @@ import mmap
 import os
 import pickle
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -362,6 +363,18 @@ def test_mapped_region_holds_no_descriptor(immutable, region_file):
     before = open_files()
     with MmapRegion(3, region_file(extended_file(immutable=immutable))):
         assert open_files() == before
+
+
+@needs_proc
+def test_more_regions_than_descriptors_may_be_mapped(region_file):
+    path = region_file(DATA)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_files(), default=0) + 40, limits[1]))
+    try:
+        regions = [MmapRegion(3, path) for _ in range(200)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert {bytes(region.layer(0)) for region in regions} == {SAMPLE[0].content}
 
 
 def test_closed_region_refuses_and_close_may_be_called_again(region):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,11 +14,11 @@ import weakref
 
 import pytest
 
-from jessy_mem import prose
+from jessy_mem import prose, simulation
 from jessy_mem._core.registry import make_region
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.context import NavigationPath
-from jessy_mem.errors import DimensionNotFound, LimitExceeded
+from jessy_mem.errors import DimensionNotFound, LimitExceeded, MappingError
 from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout
 from jessy_mem.prose import MAX_CHARACTERS, write_paragraphs
 from jessy_mem.simulation import create_simulated_contexts, simulate_dimension, simulated_image
@@ -302,6 +303,27 @@ def test_memory_is_admitted_before_it_is_taken_and_released_with_the_last_view()
     assert view.text
     del view
     assert charges[0]() is None
+
+
+def test_system_without_memory_is_a_mapping_error_and_releases_the_charge(monkeypatch):
+    class Charge:
+        pass
+
+    def refuse(n_bytes, huge):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    charges = []
+
+    def admit(n_bytes):
+        charges.append(weakref.ref(charge := Charge()))
+        return charge
+
+    monkeypatch.setattr(simulation, "Mapping", refuse)
+    with pytest.raises(MappingError, match="Cannot allocate memory") as caught:
+        simulated_image(2, admit=admit)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOMEM, "<simulated D02>")
+    del caught
+    assert [charge() for charge in charges] == [None]
 
 
 def test_refused_memory_is_not_taken():

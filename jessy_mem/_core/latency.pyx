@@ -39,6 +39,7 @@ from jessy_mem._core.shard cimport (
     Snapshot,
     own_add,
     shard_bytes,
+    shard_events,
     shard_new,
     shard_record_own,
     shard_record_shared,
@@ -203,21 +204,19 @@ cdef class LatencyHistogram:
             jm_add_relaxed(&self.shared.ticks, 1)
 
     cdef uint64_t count_events(self) noexcept nogil:
-        cdef uint64_t n_events = 0, groups
+        cdef uint64_t n_events = 0, groups = jm_load_relaxed(&self.shared.groups)
         cdef const uint64_t *counts
         cdef const Shard *shard
         cdef int number, i
         for number in range(N_TAGS):
             shard = self.shard_at(number)
-            if shard == NULL:
-                continue
-            n_events += jm_load_relaxed(&shard.ticks) + jm_load_relaxed(&shard.overflow)
-            groups = jm_load_relaxed(&shard.groups)
-            while groups:
-                counts = shard.counts + jm_ctz(groups) * GROUP_BUCKETS
-                groups &= groups - 1
-                for i in range(GROUP_BUCKETS):
-                    n_events += jm_load_relaxed(counts + i)
+            if shard != NULL:
+                n_events += jm_load_relaxed(&shard.ticks) + jm_load_relaxed(&shard.overflow) + shard_events(shard)
+        while groups:
+            counts = self.shared.counts + jm_ctz(groups) * GROUP_BUCKETS
+            groups &= groups - 1
+            for i in range(GROUP_BUCKETS):
+                n_events += jm_load_relaxed(counts + i)
         return n_events
 
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept:

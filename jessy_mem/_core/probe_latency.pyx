@@ -15,7 +15,8 @@ from jessy_mem._core.clock cimport (
     jm_clock_ticks,
     jm_clock_ticks_after,
 )
-from jessy_mem._core.latency cimport LatencyHistogram
+from jessy_mem._core.latency cimport N_TAGS, LatencyHistogram
+from jessy_mem._core.shard cimport shard_settle
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -68,6 +69,14 @@ def clock_ns(uint64_t begin_ticks, uint64_t end_ticks):
 def refuse_shards(LatencyHistogram histogram not None, bint refuse):
     """Let the histogram behave as if there were no memory for the shards of further threads."""
     histogram.refuses_shards = refuse
+
+
+def settle(LatencyHistogram histogram not None):
+    """Leave each shard as in the middle of a record: the newest event in its bucket, and no other in its place."""
+    cdef int tag
+    for tag in range(1, N_TAGS):
+        if histogram.shards[tag] != NULL:
+            shard_settle(histogram.shards[tag], histogram.shards[tag].newest)
 
 
 def clock_cost_ns(size_t n):

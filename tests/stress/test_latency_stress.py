@@ -90,6 +90,38 @@ def test_snapshots_while_threads_record_add_up():
     assert histogram.count == histogram.n_events == 400 * len(VALUES)
 
 
+@pytest.mark.parametrize(
+    "values", [VALUES, np.array([7, 7, 7, 200, 7, 200, 200, 9000], np.uint64)], ids=["many", "few"]
+)
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_no_bucket_loses_an_event_that_was_seen_in_it(values, n_threads):
+    """The newest event of a thread waits outside its bucket; a reader must find it all the same, and once."""
+    histogram = LatencyHistogram()
+    values = np.tile(values, 600_000 // len(values))
+    writer = threading.Thread(target=probe.record_threads, args=(histogram, values, n_threads))
+    writer.start()
+    last = histogram.counts
+    while writer.is_alive():
+        counts = histogram.counts
+        assert (counts >= last).all()
+        last = counts
+    writer.join()
+    expected = LatencyHistogram()
+    probe.record_threads(expected, values, 1)
+    assert (histogram.counts == n_threads * expected.counts).all()
+    assert int(histogram.counts.sum()) + histogram.overflow == histogram.n_events == n_threads * len(values)
+
+
+def test_writer_that_stops_in_the_middle_of_a_record_changes_nothing():
+    histogram = LatencyHistogram()
+    probe.record_threads(histogram, VALUES, 3)
+    before, n_events = histogram.to_dict(), histogram.n_events
+    probe.settle(histogram)
+    assert (histogram.to_dict(), histogram.n_events) == (before, n_events)
+    histogram.reset()
+    assert (histogram.count, histogram.n_events) == (0, n_events)
+
+
 def test_resets_while_threads_record_count_each_event_once():
     """What each span between two resets held, taken by a merge just before, adds up to what was recorded, or less."""
     histogram, n_total = LatencyHistogram(), 300 * len(VALUES)

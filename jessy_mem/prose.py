@@ -21,8 +21,9 @@ __all__ = ["MAX_CHARACTERS", "write_paragraphs"]
 MAX_CHARACTERS = 3000  # of a layer, its paragraphs separated by blank lines
 _N_BUNDLED = 3  # paragraphs that open with bundled text
 _PLACE = re.compile(r"\{(\d)")
-# Behind a full stop, which may be quoted, but not behind an initial such as those of "J. P. Guilford".
-_SENTENCE_END = re.compile(r'(?:(?<=[.?!])|(?<=[.?!]["”]))(?<!\b[A-Z]\.) (?=[A-Z“"])')
+# Behind a full stop, which may be quoted, but not behind an initial such as those of "J. P. Guilford". The space stands
+# first, so that only spaces are looked at.
+_SENTENCE_END = re.compile(r' (?=[A-Z“"])(?:(?<=[.?!] )|(?<=[.?!]["”] ))(?<!\b[A-Z]\. )')
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # eq=False: compared by identity, which is quicker

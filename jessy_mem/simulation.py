@@ -92,9 +92,9 @@ def simulated_image(
 
     The memory is private and anonymous: no other process and no descriptor reaches it; the Image shows it read-only.
     Huge pages are asked for, since most of the time goes into page faults without them. All 14 dimensions take about
-    10 ms of processor time at their natural size, bundled text read from disk included, and 45 to 65 ms at scale 1: 20
-    to clear and fill 148 MB, 9 for the SHA-256 of the immutable ones, the rest for text and checksums (one thread of a
-    server that others use). Without huge pages it is some 75 ms more.
+    5 ms at their natural size and 40 at scale 1: 16 for two threads to clear and fill 148 MB, 10 for the SHA-256 of the
+    immutable ones, the rest for text and checksums (two cores of a server that others use). Without huge pages it is
+    some 75 ms more. The first time in a process, reading the bundled text adds 7 ms.
     """
     region = simulate_dimension(dimension_id, layout, seed, scale)
     charge = admit(region.n_bytes) if admit is not None else None

@@ -154,9 +154,9 @@ cdef class LatencyHistogram:
             raise MemoryError
 
     def __dealloc__(self):
-        cdef int number
-        for number in range(N_TAGS):
-            free(self.shards[number])
+        cdef int tag
+        for tag in range(N_TAGS):
+            free(self.shards[tag])
         free(self.shared)
         free(self.reset_at)
 
@@ -207,9 +207,9 @@ cdef class LatencyHistogram:
         cdef uint64_t n_events = 0, groups = jm_load_relaxed(&self.shared.groups)
         cdef const uint64_t *counts
         cdef const Shard *shard
-        cdef int number, i
-        for number in range(N_TAGS):
-            shard = self.shard_at(number)
+        cdef int tag, i
+        for tag in range(N_TAGS):
+            shard = self.shard_at(tag)
             if shard != NULL:
                 n_events += jm_load_relaxed(&shard.ticks) + jm_load_relaxed(&shard.overflow) + shard_events(shard)
         while groups:
@@ -221,11 +221,11 @@ cdef class LatencyHistogram:
 
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept:
         cdef const Shard *shard
-        cdef int number
+        cdef int tag
         snapshot_begin(snapshot)
         with cython.critical_section(self):
-            for number in range(N_TAGS):
-                shard = self.shard_at(number)
+            for tag in range(N_TAGS):
+                shard = self.shard_at(tag)
                 if shard != NULL:
                     snapshot_add(snapshot, shard)
             if self.reset_at != NULL:
@@ -333,7 +333,7 @@ cdef class LatencyHistogram:
         cdef Shard *reset_at
         cdef uint64_t groups
         cdef unsigned int first
-        cdef int number
+        cdef int tag
         with cython.critical_section(self):
             if self.reset_at == NULL:
                 self.reset_at = shard_new(self.n_groups)
@@ -341,8 +341,8 @@ cdef class LatencyHistogram:
                 raise MemoryError
             reset_at = self.reset_at
             snapshot_begin(&snapshot)
-            for number in range(N_TAGS):
-                shard = self.shard_at(number)
+            for tag in range(N_TAGS):
+                shard = self.shard_at(tag)
                 if shard != NULL:
                     snapshot_add(&snapshot, shard)
                     # An event in flight may miss this; the buckets still bound what is shown for it.
@@ -429,10 +429,10 @@ cdef class LatencyHistogram:
 
     @property
     def n_bytes(self):
-        cdef int number
+        cdef int tag
         cdef size_t n_shards = self.reset_at != NULL
-        for number in range(N_TAGS):
-            n_shards += self.shard_at(number) != NULL
+        for tag in range(N_TAGS):
+            n_shards += self.shard_at(tag) != NULL
         return n_shards * shard_bytes(self.n_groups)
 
     @property

@@ -121,18 +121,20 @@ class MmapManager(LearningTable):
         simulated: list[int] = []
         skipped: dict[int, Exception] = {}
         found = dimensions_in(self.config.base_path)
-        for dimension in sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found}):
-            try:
-                source = self._load_or_refresh(dimension)
-            except ManagerClosed:
-                raise
-            except ConsciousnessError as error:
-                logger.warning("dimension D%02d is skipped: %s", dimension, error)
-                # The frames of its traceback would keep this report, and the manager, in a cycle.
-                error.__traceback__ = error.__context__ = None
-                skipped[dimension] = error
-            else:
-                (simulated if source == "simulated" else loaded).append(dimension)
+        dimensions = sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found})
+        with self._simulating_ahead(dimensions):
+            for dimension in dimensions:
+                try:
+                    source = self._load_or_refresh(dimension)
+                except ManagerClosed:
+                    raise
+                except ConsciousnessError as error:
+                    logger.warning("dimension D%02d is skipped: %s", dimension, error)
+                    # The frames of its traceback would keep this report, and the manager, in a cycle.
+                    error.__traceback__ = error.__context__ = None
+                    skipped[dimension] = error
+                else:
+                    (simulated if source == "simulated" else loaded).append(dimension)
         return LoadReport(loaded, simulated, skipped)
 
     def _load_or_refresh(self, dimension: int) -> str:

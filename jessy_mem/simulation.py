@@ -7,7 +7,10 @@ anonymous memory, and the same compiled code reads it. Only where the bytes come
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import cycle
 from typing import Any
@@ -21,7 +24,7 @@ from jessy_mem.errors import DimensionNotFound, LayerNotFound, MappingError
 from jessy_mem.layout import LayerId, MemoryLayout, default_layout, dimension_folder
 from jessy_mem.prose import write_paragraphs
 
-__all__ = ["create_simulated_contexts", "simulate_dimension", "simulated_image"]
+__all__ = ["create_simulated_contexts", "simulate_dimension", "simulated_image", "simulating_ahead"]
 
 _PAGE_BYTES = 4096
 _HUGE_PAGE_BYTES = 2 << 20
@@ -84,19 +87,22 @@ def simulated_image(
     seed: int = 0,
     scale: float = 0.0,
     admit: Callable[[int], Any] | None = None,
+    region: PackedRegion | None = None,
 ) -> Image:
     """A simulated dimension in memory, as an Image whose path is a name such as ``<simulated D01>``.
 
-    `admit(n_bytes)` is called with the region's size before memory is taken and returns its charge, or raises; the rest
-    is as in `simulate_dimension`. MappingError if there is no memory. Thread-safe.
+    `admit(n_bytes)` is called with the region's size before memory is taken and returns its charge, or raises; `region`
+    is what `simulate_dimension` gave for it, if it was made already; the rest is as there. MappingError if there is no
+    memory. Thread-safe.
 
     The memory is private and anonymous: no other process and no descriptor reaches it; the Image shows it read-only.
     Huge pages are asked for, since most of the time goes into page faults without them. All 14 dimensions take about
-    5 ms at their natural size and 40 at scale 1: 16 for two threads to clear and fill 148 MB, 10 for the SHA-256 of the
-    immutable ones, the rest for text and checksums (two cores of a server that others use). Without huge pages it is
-    some 75 ms more. The first time in a process, reading the bundled text adds 7 ms.
+    5 ms of processor time at their natural size and 43 at scale 1: 20 to clear and fill 148 MB, 10 for the SHA-256 of
+    the immutable ones, the rest for text and checksums (a server that others use). Without huge pages it is some 75 ms
+    more. The first time in a process, reading the bundled text adds 7 ms.
     """
-    region = simulate_dimension(dimension_id, layout, seed, scale)
+    if region is None:
+        region = simulate_dimension(dimension_id, layout, seed, scale)
     charge = admit(region.n_bytes) if admit is not None else None
     try:
         memory = _filled_memory(region)
@@ -114,6 +120,42 @@ def _filled_memory(region: PackedRegion) -> Mapping:
     memory = Mapping(n_bytes, huge=True)
     memory.fill(region.pieces())
     return memory
+
+
+@contextmanager
+def simulating_ahead(
+    dimensions: Sequence[int],
+    made: dict[int, Future[PackedRegion]],
+    layout: MemoryLayout | None = None,
+    seed: int = 0,
+    scale: float = 0.0,
+) -> Iterator[None]:
+    """Inside, `dimensions` are invented one after the other in a thread, each for a Future in `made`.
+
+    Text and checksums of a scaled dimension take as long as to clear and fill the memory for it, which needs no GIL: of
+    many, each is invented while the one before is copied. What nobody took out of `made` is dropped at the end. At
+    scale 0, and for a single dimension, nothing is to be gained, and nothing is done.
+    """
+    if not scale or len(dimensions) < 2:
+        yield
+        return
+
+    def simulate(dimension: int) -> PackedRegion:
+        time.sleep(0)  # else whoever has a region to fill waits for the GIL through several dimensions
+        return simulate_dimension(dimension, layout, seed, scale)
+
+    with ThreadPoolExecutor(1, "jessy_mem-simulation") as thread:
+        ahead: dict[int, Future[PackedRegion]] = {}
+        with suppress(RuntimeError):  # without a thread, each is invented when its turn comes
+            for dimension in dimensions:
+                ahead[dimension] = thread.submit(simulate, dimension)
+        made.update(ahead)
+        try:
+            yield
+        finally:
+            for dimension, future in ahead.items():
+                future.cancel()
+                made.pop(dimension, None)
 
 
 def create_simulated_contexts(

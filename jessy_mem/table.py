@@ -13,7 +13,9 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import index
 from typing import NamedTuple, TypeVar
@@ -24,6 +26,7 @@ from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry, make_region
+from jessy_mem.builder import PackedRegion
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
@@ -37,7 +40,7 @@ from jessy_mem.errors import (
 from jessy_mem.eviction import make_policy
 from jessy_mem.index import LayerFacts, LayerIndex
 from jessy_mem.layout import MemoryLayout, default_layout, region_file
-from jessy_mem.simulation import simulated_image
+from jessy_mem.simulation import simulated_image, simulating_ahead
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
 
@@ -106,6 +109,7 @@ class RegionTable(LayerRegistry):
         self._index = LayerIndex()
         # What no question has asked for yet: its facts, or None while they can be read from the region.
         self._unindexed: dict[int, Sequence[LayerFacts] | None] = {}
+        self._ahead: dict[int, Future[PackedRegion]] = {}  # simulated dimensions that load_all is about to load
         self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
         self._unplaced: dict[int, int] = {}  # those that need one: dimension -> bytes
         self._callbacks: tuple[PressureCallback, ...] = ()
@@ -151,14 +155,26 @@ class RegionTable(LayerRegistry):
         return self._simulated_region(dimension)
 
     def _simulated_region(self, dimension: int) -> MmapRegion:
+        ahead = self._ahead.pop(dimension, None)
         image = simulated_image(
             dimension,
             self.layout,
             seed=self.config.simulation_seed,
             scale=self.config.simulation_scale,
             admit=partial(self._admit, dimension),
+            region=None if ahead is None else ahead.result(),
         )
         return self._region_around(image, dimension)
+
+    def _simulating_ahead(self, dimensions: Iterable[int]) -> AbstractContextManager[None]:
+        """Inside, those of `dimensions` that will be simulated, as far as one can tell, are invented ahead."""
+        config, known = self.config, {*self._regions, *self._evicted}
+        missing = [each for each in dimensions if each in self.layout.dimensions and each not in known]
+        if config.simulation != "always":
+            missing = [each for each in missing if not os.path.exists(region_file(self._base_path, each))]
+        if config.simulation == "never":
+            missing.clear()
+        return simulating_ahead(missing, self._ahead, self.layout, config.simulation_seed, config.simulation_scale)
 
     def _region_around(self, image: Image, dimension: int) -> MmapRegion:
         place = self._place_of(dimension)

@@ -17,54 +17,6 @@ from jessy_mem._core.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page
 from jessy_mem._core.pycompat cimport jm_disown
 from jessy_mem._core.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_t:
-        pass
-    int pthread_create(pthread_t *thread, void *attributes, void *(*run)(void *) noexcept nogil, void *part) noexcept
-    int pthread_join(pthread_t thread, void **result) noexcept
-
-cdef enum:
-    SHARED_BYTES = 4194304  # from here on two threads fill new memory sooner than one
-
-
-cdef struct Part:  # some pieces in a row, and where they go
-    const Py_buffer *pieces
-    Py_ssize_t n_pieces
-    uint8_t *target
-
-
-cdef void part_copy(const Part *part) noexcept nogil:
-    cdef uint8_t *target = part.target
-    cdef Py_ssize_t i
-    for i in range(part.n_pieces):
-        memcpy(target, part.pieces[i].buf, part.pieces[i].len)
-        target += part.pieces[i].len
-
-
-cdef void *part_run(void *part) noexcept nogil:
-    part_copy(<const Part *> part)
-    return NULL
-
-
-cdef void copy_all(const Py_buffer *pieces, Py_ssize_t n_pieces, uint64_t n_bytes, uint8_t *target) noexcept nogil:
-    """Copy the pieces one after the other, half of them in another thread where they are many bytes."""
-    cdef Part first, second
-    cdef pthread_t thread
-    cdef bint shared
-    cdef uint64_t first_bytes = 0
-    first.pieces, first.n_pieces, first.target = pieces, 0, target
-    while first.n_pieces < n_pieces and (n_bytes < SHARED_BYTES or first_bytes < n_bytes // 2):
-        first_bytes += pieces[first.n_pieces].len
-        first.n_pieces += 1
-    second.pieces, second.n_pieces = pieces + first.n_pieces, n_pieces - first.n_pieces
-    second.target = target + first_bytes
-    shared = second.n_pieces and pthread_create(&thread, NULL, part_run, &second) == 0
-    part_copy(&first)
-    if shared:
-        pthread_join(thread, NULL)
-    else:
-        part_copy(&second)
-
 
 @cython.final
 @cython.no_gc  # holds no Python object
@@ -107,14 +59,11 @@ cdef class Mapping:
         PyBuffer_FillInfo(view, self, self.base, self.n_bytes, not self.writable, flags)
 
     def fill(self, pieces):
-        """Copy buffers one after the other to the beginning, without the GIL; ValueError if they do not fit.
-
-        New memory is cleared by the system when it is first written, which takes longer than the copy, and which two
-        threads do at once. Nobody else may write meanwhile.
-        """
+        """Copy buffers one after the other to the beginning, without the GIL; ValueError if they do not fit."""
         cdef list given = list(pieces)
         cdef Py_ssize_t n_pieces = len(given), n_held = 0, i
         cdef uint64_t n_bytes = 0
+        cdef uint8_t *target = <uint8_t *> self.base
         cdef Py_buffer *held = <Py_buffer *> calloc(max(n_pieces, 1), sizeof(Py_buffer))
         if held == NULL:
             raise MemoryError
@@ -126,7 +75,9 @@ cdef class Mapping:
             if n_bytes > self.n_bytes or not self.writable:
                 raise ValueError(f"{n_bytes} bytes do not fit into {self.n_bytes if self.writable else 'a file'}")
             with nogil:
-                copy_all(held, n_pieces, n_bytes, <uint8_t *> self.base)
+                for i in range(n_pieces):
+                    memcpy(target, held[i].buf, held[i].len)
+                    target += held[i].len
         finally:
             for i in range(n_held):
                 PyBuffer_Release(&held[i])

@@ -154,8 +154,8 @@ def simulating_ahead(
             yield
         finally:
             for dimension, future in ahead.items():
-                future.cancel()
-                made.pop(dimension, None)
+                if made.pop(dimension, None) is future:  # else somebody took it, and may be waiting for it
+                    future.cancel()
 
 
 def create_simulated_contexts(

@@ -9,11 +9,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.mapping import Mapping
@@ -23,6 +22,9 @@ from jessy_mem.context import ContextCollection, LoadedContext, NavigationPath
 from jessy_mem.errors import DimensionNotFound, LayerNotFound, MappingError
 from jessy_mem.layout import LayerId, MemoryLayout, default_layout, dimension_folder
 from jessy_mem.prose import write_paragraphs
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["create_simulated_contexts", "simulate_dimension", "simulated_image", "simulating_ahead"]
 
@@ -139,6 +141,7 @@ def simulating_ahead(
     if not scale or len(dimensions) < 2:
         yield
         return
+    from concurrent.futures import ThreadPoolExecutor  # which is not needed by whoever imports the package
 
     def simulate(dimension: int) -> PackedRegion:
         time.sleep(0)  # else whoever has a region to fill waits for the GIL through several dimensions

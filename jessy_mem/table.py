@@ -14,11 +14,10 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from operator import index
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image, map_file
@@ -43,6 +42,9 @@ from jessy_mem.layout import MemoryLayout, default_layout, region_file
 from jessy_mem.simulation import simulated_image, simulating_ahead
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["RegionTable"]
 

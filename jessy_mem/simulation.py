@@ -98,10 +98,9 @@ def simulated_image(
     memory. Thread-safe.
 
     The memory is private and anonymous: no other process and no descriptor reaches it; the Image shows it read-only.
-    Huge pages are asked for, since most of the time goes into page faults without them. All 14 dimensions take about
-    5 ms of processor time at their natural size and 43 at scale 1: 20 to clear and fill 148 MB, 10 for the SHA-256 of
-    the immutable ones, the rest for text and checksums (a server that others use). Without huge pages it is some 75 ms
-    more. The first time in a process, reading the bundled text adds 7 ms.
+    Huge pages are asked for, since most of the time goes into page faults without them. At scale 1 half of it is to
+    clear and fill the memory, and a quarter the SHA-256 of the immutable dimensions; docs/benchmarks.md has the times.
+    The first time in a process the bundled text is read as well.
     """
     if region is None:
         region = simulate_dimension(dimension_id, layout, seed, scale)
@@ -135,10 +134,10 @@ def simulating_ahead(
     """Inside, `dimensions` are invented one after the other in a thread, each for a Future in `made`.
 
     Text and checksums of a scaled dimension take as long as to clear and fill the memory for it, which needs no GIL: of
-    many, each is invented while the one before is copied. What nobody took out of `made` is dropped at the end. At
-    scale 0, and for a single dimension, nothing is to be gained, and nothing is done.
+    many, each is invented while the one before is copied. What nobody took out of `made` is dropped at the end. For a
+    single dimension nothing is to be gained, and nothing is done.
     """
-    if not scale or len(dimensions) < 2:
+    if len(dimensions) < 2:
         yield
         return
     from concurrent.futures import ThreadPoolExecutor  # which is not needed by whoever imports the package

@@ -169,13 +169,13 @@ class RegionTable(LayerRegistry):
         return self._region_around(image, dimension)
 
     def _simulating_ahead(self, dimensions: Iterable[int]) -> AbstractContextManager[None]:
-        """Inside, those of `dimensions` that will be simulated, as far as one can tell, are invented ahead."""
+        """Inside, those of `dimensions` that will be simulated, and scaled, are invented ahead, as far as one can tell."""
         config, known = self.config, {*self._regions, *self._evicted}
-        missing = [each for each in dimensions if each in self.layout.dimensions and each not in known]
+        missing: list[int] = []
+        if config.simulation != "never" and config.simulation_scale:  # else there is nothing to be gained
+            missing = [each for each in dimensions if each in self.layout.dimensions and each not in known]
         if config.simulation != "always":
             missing = [each for each in missing if not os.path.exists(region_file(self._base_path, each))]
-        if config.simulation == "never":
-            missing.clear()
         return simulating_ahead(missing, self._ahead, self.layout, config.simulation_seed, config.simulation_scale)
 
     def _region_around(self, image: Image, dimension: int) -> MmapRegion:

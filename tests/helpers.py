@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import struct
+import threading
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -346,3 +347,22 @@ class Holdings:
             gc.collect()  # cycles that are garbage are no leak
         left = self.new()
         assert not left, f"still held: {left}"
+
+
+def run_threads(targets):
+    """Run each target in a thread of its own; an exception in one is raised here."""
+    errors = []
+
+    def guarded(target):
+        try:
+            target()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -92,7 +92,7 @@ cdef class Mapping:
 cdef class UnmapTogether:
     """A context manager: what this thread drops inside is unmapped at the end, neighbours in one system call.
 
-    A small region costs some five microseconds to unmap alone, and less than two among many.
+    Most of what it costs to unmap a small region alone is the call.
     """
 
     def __enter__(self):

@@ -25,6 +25,7 @@ from helpers import (
     plain_file,
     read_region,
     reseal,
+    run_threads,
 )
 from jessy_mem._core.region import MmapRegion
 
@@ -162,3 +163,8 @@ def test_fixture_of_all_tests_fails_a_test_that_leaks(tmp_path):
     assert "still held" in done.stdout
     assert "ERROR" in done.stdout.split("short test summary")[1]
     assert "test_leaky" in done.stdout.split("short test summary")[1]
+
+
+def test_run_threads_passes_exceptions_on():
+    with pytest.raises(KeyError):
+        run_threads([{}.popitem, list])

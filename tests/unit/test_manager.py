@@ -18,7 +18,7 @@ import pytest
 from world import IMMUTABLE, MIB, PLANNED, check_reading, check_states, content_of, generation_of, manager
 
 import jessy_mem as jm
-from helpers import Holdings, Layer, extended_file, mapped_regions, plain_file
+from helpers import Holdings, Layer, extended_file, mapped_regions, plain_file, run_threads
 from jessy_mem import compression
 
 needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
@@ -395,30 +395,6 @@ def test_load_all_from_many_threads_skips_nothing(world):
         assert [report.loaded for report in reports] == [list(PLANNED)] * 4
         assert [report.skipped for report in reports] == [{}] * 4
         assert memory.get_stats().load_count == 14
-
-
-def run_threads(targets):
-    """Run each target in a thread of its own; an exception in one is raised here."""
-    errors = []
-
-    def guarded(target):
-        try:
-            target()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def test_run_threads_passes_exceptions_on():
-    with pytest.raises(KeyError):
-        run_threads([{}.popitem, list])
 
 
 # Simulation --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from world import MIB, PLANNED, check_reading, check_states, manager
 
 import jessy_mem as jm
-from helpers import Layer, extended_file
+from helpers import Layer, extended_file, run_threads
 from jessy_mem import simulation as simulation_module
 
 SILENT = pytest.mark.filterwarnings("ignore:dimension D.. is simulated:UserWarning")
@@ -338,21 +338,9 @@ def test_an_error_ahead_is_that_of_the_load_and_leaves_nothing(world, monkeypatc
 
 
 def test_many_threads_load_all_at_once(world):
-    errors, reports = [], []
+    reports = []
     with manager(world, simulation="always", simulation_scale=0.05) as memory:
-
-        def load():
-            try:
-                reports.append(memory.load_all())
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=load) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
+        run_threads([lambda: reports.append(memory.load_all())] * 4)
         assert [report.simulated for report in reports] == [[*PLANNED]] * 4
         assert memory._ahead == {}
         check_states(memory.get_stats())

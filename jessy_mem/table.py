@@ -169,7 +169,7 @@ class RegionTable(LayerRegistry):
         return self._region_around(image, dimension)
 
     def _simulating_ahead(self, dimensions: Iterable[int]) -> AbstractContextManager[None]:
-        """Inside, those of `dimensions` that will be simulated, and scaled, are invented ahead, as far as one can tell."""
+        """Inside, those of `dimensions` that will be simulated and scaled, as far as one can tell, are made ahead."""
         config, known = self.config, {*self._regions, *self._evicted}
         missing: list[int] = []
         if config.simulation != "never" and config.simulation_scale:  # else there is nothing to be gained

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import xxhash
 
 from jessy_mem import compression
-from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, copy_into, pack_head
+from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, pack_head
+from jessy_mem._core.mapping import copy_pieces
 from jessy_mem.layout import MAX_LAYER, LayerId
 from jessy_mem.publish import publish
 
@@ -150,10 +151,7 @@ class PackedRegion:
 
     def fill(self, target: memoryview) -> None:
         """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
-        at = 0
-        for piece in self.pieces():
-            copy_into(target, at, piece)
-            at += len(piece)
+        copy_pieces(target, self.pieces())
 
 
 class RegionBuilder:

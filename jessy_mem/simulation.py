@@ -119,7 +119,7 @@ def _filled_memory(region: PackedRegion) -> Mapping:
     if -n_bytes % _HUGE_PAGE_BYTES <= n_bytes // _MAX_WASTE:
         n_bytes += -n_bytes % _HUGE_PAGE_BYTES
     memory = Mapping(n_bytes, huge=True)
-    memory.fill(region.pieces())
+    region.fill(memoryview(memory))
     return memory
 
 

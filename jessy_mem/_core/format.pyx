@@ -11,7 +11,6 @@ that cannot overflow, and nothing is allocated on the word of the file alone.
 
 Gaps on the pages of the head are checked at open; the others lie on pages of content and are checked with the content.
 """
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport isfinite
@@ -40,7 +39,6 @@ cdef enum:
     # A block of zstd (RFC 8878) holds at most 128 KiB and takes at least 4 bytes: what a frame can hold is bounded.
     BLOCK_RAW_BYTES = 131072
     BLOCK_MIN_BYTES = 4
-    LONG_COPY_BYTES = 65536  # what is shorter is copied before another thread could take the GIL
 
 assert sizeof(Header) == HEADER_BYTES and sizeof(LayerExtension) == EXTENSION_BYTES
 
@@ -446,26 +444,3 @@ def pack_head(
     header.total_size = cursor
     memcpy(out, &header, sizeof(header))
     return head, offsets, cursor
-
-
-def copy_into(target, uint64_t off_bytes, source):
-    """Copy all of `source` into the writable buffer `target`, from `off_bytes` on; IndexError if it does not fit."""
-    cdef Py_buffer to
-    cdef Py_buffer what
-    cdef uint64_t n_bytes
-    PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
-    try:
-        PyObject_GetBuffer(source, &what, PyBUF_SIMPLE)
-        try:
-            n_bytes = what.len
-            if not span_inside(off_bytes, n_bytes, to.len):
-                raise IndexError(f"{n_bytes} bytes at {off_bytes} do not fit into {to.len}")
-            if n_bytes < LONG_COPY_BYTES:
-                memcpy(<uint8_t *> to.buf + off_bytes, what.buf, n_bytes)
-            else:
-                with nogil:
-                    memcpy(<uint8_t *> to.buf + off_bytes, what.buf, n_bytes)
-        finally:
-            PyBuffer_Release(&what)
-    finally:
-        PyBuffer_Release(&to)

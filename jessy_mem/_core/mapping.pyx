@@ -1,4 +1,4 @@
-"""Mapped memory: the bytes of a file, or zeroed memory of this process.
+"""Mapped memory: the bytes of a file, or zeroed memory of this process; and the copy that fills it.
 
 HAZARD: what is unmapped while a pointer into it lives is a crash. Only the buffer protocol hands out the address, so a
 Mapping lives as long as any view of it, and is unmapped by its last reference and by nothing else.
@@ -6,7 +6,9 @@ Mapping lives as long as any view of it, and is unmapped by its last reference a
 import os
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+)
 from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
@@ -16,6 +18,9 @@ from libc.string cimport memcpy
 from jessy_mem._core.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_disown
 from jessy_mem._core.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
+
+cdef enum:
+    LONG_COPY_BYTES = 65536  # what is shorter is copied before another thread could take the GIL
 
 
 @cython.final
@@ -58,31 +63,6 @@ cdef class Mapping:
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.base, self.n_bytes, not self.writable, flags)
 
-    def fill(self, pieces):
-        """Copy buffers one after the other to the beginning, without the GIL; ValueError if they do not fit."""
-        cdef list given = list(pieces)
-        cdef Py_ssize_t n_pieces = len(given), n_held = 0, i
-        cdef uint64_t n_bytes = 0
-        cdef uint8_t *target = <uint8_t *> self.base
-        cdef Py_buffer *held = <Py_buffer *> calloc(max(n_pieces, 1), sizeof(Py_buffer))
-        if held == NULL:
-            raise MemoryError
-        try:
-            for piece in given:
-                PyObject_GetBuffer(piece, &held[n_held], PyBUF_SIMPLE)
-                n_bytes += held[n_held].len
-                n_held += 1
-            if n_bytes > self.n_bytes or not self.writable:
-                raise ValueError(f"{n_bytes} bytes do not fit into {self.n_bytes if self.writable else 'a file'}")
-            with nogil:
-                for i in range(n_pieces):
-                    memcpy(target, held[i].buf, held[i].len)
-                    target += held[i].len
-        finally:
-            for i in range(n_held):
-                PyBuffer_Release(&held[i])
-            free(held)
-
     def __reduce__(self):
         raise TypeError("a Mapping cannot be copied or pickled")
 
@@ -101,3 +81,44 @@ cdef class UnmapTogether:
     def __exit__(self, *exc_info):
         with nogil:
             jm_unmap_end()
+
+
+def copy_pieces(target, pieces):
+    """Copy buffers, one after the other, to the beginning of the writable buffer `target`: all of them, or none.
+
+    Raises ValueError if they do not fit. What is long is copied without the GIL.
+    """
+    cdef list given = list(pieces)
+    cdef Py_ssize_t n_pieces = len(given), n_held = 0, i
+    cdef Py_buffer to
+    cdef uint64_t n_bytes = 0
+    cdef Py_buffer *held = <Py_buffer *> calloc(max(n_pieces, 1), sizeof(Py_buffer))
+    if held == NULL:
+        raise MemoryError
+    try:
+        PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
+        try:
+            for piece in given:
+                PyObject_GetBuffer(piece, &held[n_held], PyBUF_SIMPLE)
+                n_bytes += held[n_held].len
+                n_held += 1
+            if n_bytes > <uint64_t> to.len:
+                raise ValueError(f"{n_bytes} bytes do not fit into {to.len}")
+            if n_bytes < LONG_COPY_BYTES:
+                copy_held(<uint8_t *> to.buf, held, n_pieces)
+            else:
+                with nogil:
+                    copy_held(<uint8_t *> to.buf, held, n_pieces)
+        finally:
+            PyBuffer_Release(&to)
+    finally:
+        for i in range(n_held):
+            PyBuffer_Release(&held[i])
+        free(held)
+
+
+cdef void copy_held(uint8_t *target, const Py_buffer *pieces, Py_ssize_t n_pieces) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n_pieces):
+        memcpy(target, pieces[i].buf, pieces[i].len)
+        target += pieces[i].len

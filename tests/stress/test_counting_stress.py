@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from functools import partial
 
 import pytest
 from world import manager
 
 import jessy_mem as jm
+from helpers import run_threads
 
 N_THREADS = 6
 N_ROUNDS = 60
 
 
-def run_threads(work, n_threads=N_THREADS):
-    """Run `work(number)` in threads that begin together; the first exception is raised."""
-    barrier, errors = threading.Barrier(n_threads), []
+def run_together(work, n_threads=N_THREADS):
+    """Run `work(number)` in threads that begin together; an exception in one is raised here."""
+    barrier = threading.Barrier(n_threads)
 
-    def run(number):
+    def begin(number):
         barrier.wait()
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
+        work(number)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def test_run_threads_raises_what_a_thread_raised():
-    with pytest.raises(ZeroDivisionError):
-        run_threads(lambda number: 1 // number)
+    run_threads([partial(begin, number) for number in range(n_threads)])
 
 
 @pytest.mark.parametrize("record_latency", [True, False])
@@ -68,7 +56,7 @@ def test_counts_are_exact_under_threads(world, record_latency):
                         call()
                 memory.unload_dimension(own)
 
-        run_threads(work)
+        run_together(work)
         stats = memory.get_stats()
         n = N_THREADS * N_ROUNDS
         assert {
@@ -111,7 +99,7 @@ def test_crystallizations_are_counted_under_threads(world):
                 memory.crystallize(dimension)
                 found.append(memory.load_context((dimension, 0)).content)
 
-        run_threads(work, 4)
+        run_together(work, 4)
         stats = memory.get_stats()
         assert (stats.crystallization_count, stats.crystallize_latency.count) == (20, 20)
         assert sorted(found) == sorted(f"joke {number} {i}" for number in range(4) for i in range(5))
@@ -153,7 +141,7 @@ def test_states_add_up_while_threads_load_hold_and_allocate(world):
             finally:
                 done.set()
 
-        run_threads(work)
+        run_together(work)
         stats = memory.get_stats()
         assert len(seen) > 1
         assert stats.evictions > 0

@@ -21,7 +21,7 @@ import pytest
 from world import MIB, check_reading, check_states, content_of, generation_of, manager
 
 import jessy_mem as jm
-from helpers import HAS_PROC, mapped_regions
+from helpers import HAS_PROC, mapped_regions, run_threads
 
 N_READERS = 4
 N_LAYERS = 4
@@ -36,39 +36,31 @@ class Storm:
     def __init__(self, memory, dimensions, allowed=()):
         self.memory, self.dimensions, self.allowed = memory, dimensions, allowed
         self.stop = threading.Event()
-        self.errors = []
         self.n_reads = self.n_refused = 0
         self.generations = set()
         self._count = threading.Lock()
 
     def run(self, *writers, readers=N_READERS, sampler=True):
         """Each writer is called once, in its own thread, with the storm; it returns when it has done enough."""
-        done = threading.Semaphore(0)
-        jobs = [lambda number=number: self.read(number) for number in range(readers)]
-        if sampler:
-            jobs.append(self.sample)
+        done = []
 
-        def guarded(job, is_writer):
+        def writing(writer):
+            writer(self)
+            done.append(writer)
+            if len(done) == len(writers):
+                self.stop.set()
+
+        def guarded(job):
             try:
                 job()
-            except BaseException as error:
-                self.errors.append(error)
+            except BaseException:
                 self.stop.set()
-            finally:
-                if is_writer:
-                    done.release()
+                raise
 
-        threads = [threading.Thread(target=guarded, args=(job, False)) for job in jobs]
-        threads += [threading.Thread(target=guarded, args=(lambda job=job: job(self), True)) for job in writers]
-        for thread in threads:
-            thread.start()
-        for _ in writers:
-            done.acquire()
-        self.stop.set()
-        for thread in threads:
-            thread.join()
-        if self.errors:
-            raise self.errors[0]
+        jobs = [partial(self.read, number) for number in range(readers)]
+        jobs += [self.sample] * sampler
+        jobs += [partial(writing, writer) for writer in writers]
+        run_threads([partial(guarded, job) for job in jobs])
         return self
 
     def read(self, number):

@@ -16,7 +16,7 @@ import pytest
 from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
 from jessy_mem import builder as builder_module
 from jessy_mem import compression
-from jessy_mem._core.format import copy_into, pack_head
+from jessy_mem._core.format import pack_head
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.errors import MappingError
@@ -541,20 +541,3 @@ def test_most_layers_that_a_region_can_have():
     data = made.to_bytes()
     assert len(data) == 256 + 65536 * (23 + 32)
     assert [layer.layer for layer in read_region(data).layers] == list(range(65536))
-
-
-# Copying ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_bytes", [0, 10, 65535, 65536, 1 << 20])
-def test_copied_fits_exactly_or_is_refused(n_bytes):
-    source, target = random.Random(n_bytes).randbytes(n_bytes), bytearray(b"-" * (n_bytes + 2))
-    copy_into(target, 1, source)
-    assert target == b"-" + source + b"-"
-    target = bytearray(n_bytes + 2)
-    for off_bytes in (3, n_bytes + 3, 2**64 - 1):
-        with pytest.raises(IndexError):
-            copy_into(target, off_bytes, source)
-    with pytest.raises(BufferError):
-        copy_into(bytes(n_bytes + 2), 1, source)
-    assert target == bytes(n_bytes + 2)

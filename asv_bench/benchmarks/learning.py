@@ -148,7 +148,9 @@ class Readers:
             access(layer_id)
             worker = threading.Thread(target=work, args=(memory,))
             worker.start()
-            while worker.is_alive():
+            at_work = True
+            while at_work:  # also when the worker is done before this thread has its first turn
+                at_work = worker.is_alive()
                 for _ in range(100):
                     begin_ns = clock()
                     access(layer_id)

@@ -69,7 +69,7 @@ def test_shared_ledger_never_passes_its_limit():
     done, seen = threading.Event(), []
 
     def watch():
-        while not done.is_set():
+        while not done.is_set() or not seen:
             seen.append((ledger.used_bytes, ledger.segment_bytes()["reserve"][0]))
 
     def charge_core():

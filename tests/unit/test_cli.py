@@ -227,15 +227,11 @@ class TestTerminal:
         assert b"\x1b[" in on_terminal("verify", base)
         assert b"\x1b[3" not in on_terminal("verify", base, env={"NO_COLOR": "1"})
 
-    def test_a_bar_appears_for_long_work_only(self, base):
-        assert b"verifying" not in on_terminal("verify", base)
-        code = (
-            "import time; from jessy_mem.cli import screen\n"
-            "screen.PATIENCE_S = 0.05\n"
-            "with screen.progress_bar('working') as report:\n"
-            "    for i in range(10): time.sleep(0.02); report(i, 10)"
-        )
-        assert b"working" in on_terminal(code=code)
+    @pytest.mark.parametrize(("patience_s", "is_shown"), [(60, False), (-1, True)])
+    def test_a_bar_appears_for_long_work_only(self, base, patience_s, is_shown):
+        setting = f"from jessy_mem.cli import main, screen; screen.PATIENCE_S = {patience_s}"
+        code = f"{setting}; main(['verify', {str(base)!r}])"
+        assert (b"verifying" in on_terminal(code=code)) == is_shown
 
 
 def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | None = None) -> bytes:

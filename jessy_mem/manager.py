@@ -378,9 +378,8 @@ class MmapManager(LearningTable):
     def _residency(self, pool_used_bytes: int) -> Residency:
         mapped_bytes, resident_bytes, decompressed_bytes, table_bytes = self.residency()
         committed_bytes = self._pool.committed_bytes()
-        return Residency(
-            mapped_bytes, resident_bytes, committed_bytes, pool_used_bytes, decompressed_bytes, table_bytes
-        )
+        other_bytes = max(pool_used_bytes - decompressed_bytes, 0)  # read at different moments
+        return Residency(mapped_bytes, resident_bytes, committed_bytes, other_bytes, decompressed_bytes, table_bytes)
 
     def dump_state(self) -> dict[str, Any]:
         """All there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""

@@ -143,13 +143,17 @@ class SegmentStats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Residency:
-    """What memory the budget really is, in bytes; disjoint figures, but resident is part of mapped."""
+    """What memory the budget really is, in bytes, that of retired generations which are still held included.
+
+    Mapped files, the pool and the library's tables are disjoint. Resident is part of mapped. Used and decompressed are
+    disjoint, and make up the pool's blocks in use; what of them was ever written to is part of committed.
+    """
 
     mapped_bytes: int  # of region files, page by page
     resident_bytes: int  # of them, in memory now
     pool_committed_bytes: int  # pages of the pool that were touched and not given back
-    pool_used_bytes: int  # blocks in use
-    decompressed_bytes: int  # of compressed layers, in blocks of the pool
+    pool_used_bytes: int  # blocks in use, but for those of compressed layers
+    decompressed_bytes: int  # blocks of compressed layers
     metadata_bytes: int  # the library's own tables of layers and counters
 
     def to_dict(self) -> dict[str, int]:
@@ -162,7 +166,7 @@ class Lease:
 
     dimension: int
     generation: int
-    n_bytes: int
+    n_bytes: int  # charged for it and for its decompressed layers
     n_views: int
     retired: bool = False  # unloaded, replaced or evicted; it goes with its last view
     taken_at: tuple[str, ...] = ()  # where views were taken, with trace=True in the configuration

@@ -507,7 +507,8 @@ class Oracle:
         return block_size, self.pools[block_size], n_used, peak, n_borrowed, requested_bytes
 
     def residency(self) -> tuple[int, int, int]:
-        mapped = [each for each in [*self.table.values(), *self.retired] if not each.block]
+        generations = [*self.table.values(), *self.retired]
+        mapped = [each for each in generations if not each.block]
         mapped_bytes = sum(-(-each.n_bytes // PAGE) * PAGE for each in mapped)
-        decompressed_bytes = sum(piece.n_bytes for each in self.table.values() for piece in each.payloads.values())
-        return mapped_bytes, self.pool_used, decompressed_bytes
+        decompressed_bytes = sum(piece.capacity for each in generations for piece in each.payloads.values())
+        return mapped_bytes, self.pool_used - decompressed_bytes, decompressed_bytes

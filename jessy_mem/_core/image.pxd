@@ -14,6 +14,7 @@ cdef class Image:
     cdef readonly uint32_t n_layers
     cdef readonly uint64_t content_bytes   # of all layers, as stored
     cdef public uint64_t charged_bytes     # to the budget
+    cdef uint64_t decompressed_bytes       # atomic; memory that the live views of compressed layers have beside it
     cdef bint extended               # not a plain V1 file: there are checksums, and the tiling is exact
     cdef bint trusted                # nobody else can have written the bytes: content is not compared with checksums
     cdef readonly uint32_t dimension_id

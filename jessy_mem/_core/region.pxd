@@ -8,6 +8,7 @@ from jessy_mem._core.image cimport Image
 cdef class LayerView:
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
     cdef object payload              # the owner of decompressed bytes, or None
+    cdef uint64_t payload_bytes      # its memory, which image.decompressed_bytes counts
     cdef const uint8_t *data         # inside image or payload
     cdef Py_ssize_t size_bytes
     cdef uint8_t faulted             # atomic flag: the pages were touched once

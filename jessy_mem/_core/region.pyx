@@ -20,7 +20,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from jessy_mem._core.atomic cimport jm_flag_load_relaxed, jm_flag_store_relaxed
+from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
 from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, TEXT_ASCII, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
@@ -79,6 +79,10 @@ cdef class LayerView:
 
     def __init__(self):
         raise TypeError("LayerView: access_layer() and MmapRegion.layer() make these")
+
+    def __dealloc__(self):
+        if self.payload_bytes:
+            jm_sub_relaxed(&self.image.decompressed_bytes, self.payload_bytes)
 
     @property
     def n_bytes(self):
@@ -430,6 +434,8 @@ cdef class MmapRegion:
         if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
             raise view.image.frame_error(entry)
         view.payload, view.size_bytes, view.source = payload, entry.raw_bytes, "pool"
+        view.payload_bytes = getattr(payload, "capacity", entry.raw_bytes)
+        jm_add_relaxed(&view.image.decompressed_bytes, view.payload_bytes)
         if entry.raw_bytes:
             copy = payload
             view.data = &copy[0]

@@ -23,7 +23,7 @@ from libc.string cimport memcpy
 
 from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
 from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.format cimport FEATURE_COMPRESSED, LayerEntry
+from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
@@ -229,13 +229,13 @@ cdef class LayerRegistry:
         cdef MmapRegion region = self._regions.get(dimension)
         if region is None or n_holders(region, jm_refcount(<PyObject *> region) - 2):
             return 0
-        return held_bytes(region)
+        return held_bytes(region.image)
 
     def evictable_regions(self):
         """What can be evicted: list of (dimension, bytes that this frees)."""
         # No loop variable is a region: it would count as a holder.
         return [
-            (dimension, held_bytes(self._regions[dimension]))
+            (dimension, held_bytes((<MmapRegion> self._regions[dimension]).image))
             for dimension in list(self._regions)
             if self.is_evictable(dimension)
         ]
@@ -267,9 +267,9 @@ cdef class LayerRegistry:
             if held:
                 continue
             if is_evictable(region):
-                evictable_bytes += held_bytes(region)
+                evictable_bytes += held_bytes(region.image)
             else:
-                pinned_bytes += held_bytes(region)
+                pinned_bytes += held_bytes(region.image)
         return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes
 
     def holdings(self):
@@ -282,24 +282,24 @@ cdef class LayerRegistry:
             n_views = n_holders(region, jm_refcount(<PyObject *> region) - 3)
             if n_views > 0:
                 image = region.image
-                found.append((image.dimension_id, image.generation, image.charged_bytes, n_views, False))
+                found.append((image.dimension_id, image.generation, held_bytes(image), n_views, False))
         for reference in self.retired:
             image = reference()
             if image is not None:
                 n_views = jm_refcount(<PyObject *> image) - 1
                 if n_views > 0:  # else the last one has just gone
-                    found.append((image.dimension_id, image.generation, image.charged_bytes, n_views, True))
+                    found.append((image.dimension_id, image.generation, held_bytes(image), n_views, True))
         return found
 
     def residency(self):
-        """System calls and a walk over the views: (mapped, resident, decompressed, table bytes)."""
+        """System calls for all that is mapped or held: (mapped, resident, decompressed, table bytes)."""
         cdef MmapRegion region
         cdef Image image
-        cdef LayerView view
-        cdef uint64_t n_pages, n_resident, mapped_bytes = 0, resident_bytes = 0, copied_bytes = 0, table_bytes = 0
+        cdef uint64_t n_pages, n_resident, mapped_bytes = 0, resident_bytes = 0, decompressed_bytes = 0, table_bytes = 0
         cdef set images = {region.image for region in list(self._regions.values())}
         images.update([each for each in [reference() for reference in self.retired] if each is not None])
         for image in images:
+            decompressed_bytes += jm_load_relaxed(&image.decompressed_bytes)
             table_bytes += image.n_layers * sizeof(LayerEntry)
             if image.source == "pool":
                 continue
@@ -309,13 +309,9 @@ cdef class LayerRegistry:
                 raise OSError(errno, "mincore")
             mapped_bytes += n_pages * jm_page_bytes()
             resident_bytes += n_resident * jm_page_bytes()
-        for region in list(self._regions.values()):
-            for view in list(region.views.values()):
-                if view.payload is not None:
-                    copied_bytes += view.size_bytes
         for histogram in (self.hits, self.first_touches):
             table_bytes += histogram.n_bytes
-        return mapped_bytes, resident_bytes, copied_bytes, table_bytes
+        return mapped_bytes, resident_bytes, decompressed_bytes, table_bytes
 
     @property
     def copies(self):
@@ -338,15 +334,9 @@ cdef bint is_layer_id(object layer_id) noexcept:
     )
 
 
-cdef uint64_t held_bytes(MmapRegion region):
+cdef uint64_t held_bytes(Image image) noexcept:
     """What is charged for a region and for its decompressed layers."""
-    cdef LayerView view
-    cdef uint64_t n_bytes = region.image.charged_bytes
-    if region.image.header.required_features & FEATURE_COMPRESSED:
-        for view in list(region.views.values()):
-            if view.payload is not None:
-                n_bytes += view.payload.capacity
-    return n_bytes
+    return image.charged_bytes + jm_load_relaxed(&image.decompressed_bytes)
 
 
 cdef object context_of(LayerView view):

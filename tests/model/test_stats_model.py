@@ -357,7 +357,7 @@ class Run:
         )
         held = [each for each in [*oracle.table.values(), *oracle.retired] if each.held]
         assert sorted((each["dimension"], each["n_bytes"], each["retired"]) for each in state["leases"]) == sorted(
-            (each.dimension, each.n_bytes, each in oracle.retired) for each in held
+            (each.dimension, each.all_bytes, each in oracle.retired) for each in held
         )
         for name, value in leaves({**state, "stats": {}, "config": {}, "leases": dict(enumerate(state["leases"]))}):
             self.dumped[re.sub(r"\.\d+", "", name)].add(str(value))

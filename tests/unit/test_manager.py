@@ -792,6 +792,27 @@ def test_a_decompressed_layer_is_one_copy_whoever_reads_it_first(world):
         assert memory.get_stats().copies == 2
 
 
+@needs_zstd
+def test_a_decompressed_layer_is_held_until_its_last_view_goes(world):
+    """Also when its dimension is gone: leases and statistics tell of its block and of the file."""
+    jm.RegionBuilder(1, "compressed").add_layer(jm.LayerSpec(text="again " * 1000, compress=True)).write(world.path(1))
+    size = world.path(1).stat().st_size
+    with manager(world) as memory, memory.allocate(100_000) as block:
+        view = memory.load_dimension(1).layer(0)
+        for retired in (False, True):
+            if retired:
+                memory.unload_dimension(1)
+            stats = memory.get_stats(residency=True)
+            assert stats.residency.decompressed_bytes == stats.pool.used_bytes - block.capacity == 16384
+            assert stats.residency.pool_used_bytes == block.capacity
+            assert memory.leases() == [jm.Lease(1, 1, size + 16384, 1, retired)]
+            assert stats.leased_bytes == size + stats.pool.used_bytes
+        del view
+        stats = memory.get_stats(residency=True)
+        assert (stats.residency.decompressed_bytes, memory.leases()) == (0, [])
+        assert stats.pool.used_bytes == stats.residency.pool_used_bytes == block.capacity
+
+
 def test_layers_meet_every_condition(world):
     for dimension, words in ((1, (b"Mood", b"STRASSE")), (2, (b"mood",)), (15, ("Straße".encode(),))):
         world.write(dimension, keywords=words)

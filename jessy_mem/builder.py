@@ -19,11 +19,10 @@ from jessy_mem import compression
 from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, pack_head
 from jessy_mem._core.mapping import copy_pieces
 from jessy_mem.layout import MAX_LAYER, LayerId
-from jessy_mem.publish import publish
+from jessy_mem.publish import Buffer, publish
 
 __all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_sealed"]
 
-Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int, int], object]
 
 _MAX_CONTENT_BYTES = 2**32 - 1  # the format's content_size is 32 bits wide

@@ -18,7 +18,7 @@ from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import latency_summary, now_ticks
+from jessy_mem._core.registry import latency_summary, memory_stats, now_ticks, segment_stats
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
@@ -32,7 +32,7 @@ from jessy_mem.errors import (
 from jessy_mem.ids import dimensions_in
 from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import LearningTable
-from jessy_mem.stats import Lease, LoadReport, MemoryStats, Residency, SegmentStats
+from jessy_mem.stats import Lease, LoadReport, MemoryStats, Residency
 from jessy_mem.table import PressureCallback, logger
 from jessy_mem.trace import TraceWriter
 
@@ -331,22 +331,22 @@ class MmapManager(LearningTable):
         With `residency` also what memory it really is, which costs system calls for each mapping.
         """
         with self._lock:
-            n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes = self.survey()
+            n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated = self.survey()
             total, pressure, segments = self._ledger.snapshot()
-            held: dict[int, Any] = {**self._evicted, **self._regions}
-            simulated = tuple(sorted(dimension for dimension, each in held.items() if each.source == "simulated"))
             pool = self._pool.stats()
             access = latency_summary(self.hits)
             used_bytes, limit_bytes, peak_bytes = total
-            return MemoryStats(
+            evicted = self._evicted
+            simulated += [dimension for dimension, each in evicted.items() if each.source == "simulated"]
+            return memory_stats(
                 total_allocated_bytes=used_bytes,
                 total_used_bytes=min(content_bytes + pool.requested_bytes, used_bytes),  # read a moment apart
                 limit_bytes=limit_bytes,
                 available_bytes=limit_bytes - used_bytes,
                 utilization=100 * used_bytes / limit_bytes,
                 pressure=pressure,
-                dimensions_loaded=len(held),
-                layers_loaded=n_layers + sum(each.n_layers for each in self._evicted.values()),
+                dimensions_loaded=len(self._regions) + len(evicted),
+                layers_loaded=n_layers + sum([each.n_layers for each in evicted.values()]),
                 active_regions=n_mapped,
                 leased_bytes=used_bytes - evictable_bytes - pinned_bytes,
                 evictable_bytes=evictable_bytes,
@@ -369,8 +369,8 @@ class MmapManager(LearningTable):
                 drops=self._n_drops,
                 copies=self.copies,
                 simulation_mode=bool(simulated),
-                simulated_dimensions=simulated,
-                segments={name: SegmentStats(*numbers) for name, numbers in segments.items()},
+                simulated_dimensions=tuple(sorted(simulated)),
+                segments={name: segment_stats(numbers) for name, numbers in segments.items()},
                 pool=pool,
                 residency=self._residency(pool.used_bytes) if residency else None,
             )

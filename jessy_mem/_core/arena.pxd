@@ -89,7 +89,8 @@ cdef class Arena:
     cdef uint64_t charge_of(self, uint64_t n_bytes) noexcept nogil
     cdef unit_index_t search(self, uint32_t k, uint64_t n_bytes, Share *shares) noexcept nogil
     cdef void account(self, const PoolBlock *block, Share *shares, int sign, bint shared) noexcept nogil
-    cdef Tally tally_of(self, unsigned int k) noexcept nogil
+    # What all threads know of a class, added up, blocks in use as `used.delta`; for number n_classes: units of all.
+    cdef Share total_of(self, unsigned int k) noexcept nogil
     cdef uint64_t discard(self, uint64_t unit, uint64_t n_units) noexcept nogil
 
 

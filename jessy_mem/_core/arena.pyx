@@ -50,7 +50,7 @@ from jessy_mem._core.bitmap cimport (
 )
 from jessy_mem._core.os_memory cimport jm_os_discard, jm_os_release, jm_os_reserve, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.tally cimport share_add, tally_add
-from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_number
+from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_end, jm_thread_number
 from jessy_mem._core.typedefs cimport (
     DOUBLE_FREE,
     LIMIT_EXCEEDED,
@@ -183,19 +183,21 @@ cdef class Arena:
         # A block that moves while the words are read can count twice, so the sum alone could pass the limit.
         return min((bitmap_count_claimed(&self.bitmap) - self.n_padding) * self.unit_bytes, self.limit_bytes)
 
-    # Blocks of a class in use now (as delta) and at most; for number n_classes: units of all classes.
-    cdef Tally tally_of(self, unsigned int k) noexcept nogil:
-        cdef Tally all_threads
-        cdef Tally *share
+    cdef Share total_of(self, unsigned int k) noexcept nogil:
+        cdef Share total
+        cdef Share *share
         cdef unsigned int t
         cdef int64_t used = <int64_t> jm_load_relaxed(&self.sums[k].value), peak = 0
-        for t in range(JM_THREAD_SLOTS + 1):
-            share = &self.shares[t * (self.n_classes + 1) + k].used
-            used += <int64_t> jm_load_relaxed(&share.delta)
-            peak = max(peak, <int64_t> jm_load_relaxed(&share.peak))
-        all_threads.delta = max(used, 0)
-        all_threads.peak = max(used, peak)
-        return all_threads
+        memset(&total, 0, sizeof(total))
+        for t in range(jm_thread_end()):
+            share = &self.shares[t * (self.n_classes + 1) + k]
+            used += <int64_t> jm_load_relaxed(&share.used.delta)
+            peak = max(peak, <int64_t> jm_load_relaxed(&share.used.peak))
+            total.n_borrowed += jm_load_relaxed(&share.n_borrowed)
+            total.requested_bytes += jm_load_relaxed(&share.requested_bytes)
+        total.used.delta = max(used, 0)
+        total.used.peak = max(used, peak)
+        return total
 
     cdef uint64_t trim(self) noexcept nogil:
         cdef uint64_t n_bytes = 0, held, left, n_units

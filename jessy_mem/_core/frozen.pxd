@@ -14,7 +14,7 @@ cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *type_, Py_ssize_t n_items)
 
 cdef enum:
-    MAX_FIELDS = 8
+    MAX_FIELDS = 40
 
 cdef struct Frozen:
     PyTypeObject *cls

@@ -23,8 +23,6 @@ from jessy_mem._core.budget cimport Ledger
 from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.pycompat cimport jm_disown
-from jessy_mem._core.tally cimport Tally
-from jessy_mem._core.thread cimport JM_THREAD_SLOTS
 from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
 
 import os
@@ -41,6 +39,7 @@ MAX_LIMIT_MB = 1 << 26  # 64 TiB
 
 cdef char *BYTES_FORMAT = "B"
 cdef Frozen CLASS_STATS = frozen_prepare(PoolClassStats)
+cdef Frozen STATS = frozen_prepare(PoolStats)
 
 
 def check_pools(pools, limit_mb):
@@ -316,23 +315,18 @@ cdef class PoolAllocator:
         wrong by 8 blocks, and the pool's by two of the largest blocks.
         """
         cdef Arena arena = self.made()
-        cdef unsigned int n_zones = arena.n_classes + 1, k, t
-        cdef Tally units = arena.tally_of(n_zones - 1), used
-        cdef uint64_t used_bytes = arena.used_bytes(), n_borrowed, requested_bytes
-        cdef Share *share
+        cdef Share total = arena.total_of(arena.n_classes)
+        # A block that moves between two threads while the shares are read can count twice.
+        cdef uint64_t used_bytes = min(total.used.delta * arena.unit_bytes, arena.limit_bytes)
+        cdef uint64_t peak_bytes = min(total.used.peak * arena.unit_bytes, arena.limit_bytes)
+        cdef unsigned int k
         classes = []
         for k in range(arena.n_classes):
-            used = arena.tally_of(k)
-            n_borrowed = requested_bytes = 0
-            for t in range(JM_THREAD_SLOTS + 1):
-                share = &arena.shares[t * n_zones + k]
-                n_borrowed += jm_load_relaxed(&share.n_borrowed)
-                requested_bytes += jm_load_relaxed(&share.requested_bytes)
+            total = arena.total_of(k)
             n_blocks = (arena.zones[k].end_unit - arena.zones[k].first_unit) >> arena.classes[k].order
-            numbers = arena.classes[k].block_bytes, n_blocks, used.delta, used.peak, n_borrowed, requested_bytes
-            classes.append(frozen_make(&CLASS_STATS, numbers))
-        peak_bytes = min(max(units.peak * arena.unit_bytes, used_bytes), arena.limit_bytes)
-        return PoolStats(tuple(classes), used_bytes, arena.limit_bytes, peak_bytes)
+            used = total.used.delta, total.used.peak, total.n_borrowed, total.requested_bytes
+            classes.append(frozen_make(&CLASS_STATS, (arena.classes[k].block_bytes, n_blocks, *used)))
+        return frozen_make(&STATS, (tuple(classes), used_bytes, arena.limit_bytes, peak_bytes))
 
     def trim(self):
         """Give the pages of free blocks back to the system: how many bytes of memory that freed."""

@@ -34,12 +34,15 @@ from jessy_mem._core.region cimport LayerView, MmapRegion, region_of
 from jessy_mem.context import LoadedContext
 from jessy_mem.errors import LayerNotFound
 from jessy_mem.layout import LayerId
-from jessy_mem.stats import LatencySummary
+from jessy_mem.stats import LatencySummary, MemoryStats, SegmentStats
 
 jm_clock_init()
 
 cdef Frozen CONTEXT = frozen_prepare(LoadedContext)
 cdef Frozen SUMMARY = frozen_prepare(LatencySummary)
+cdef Frozen SEGMENT = frozen_prepare(SegmentStats)
+cdef Frozen STATS = frozen_prepare(MemoryStats)
+cdef tuple STATS_FIELDS = MemoryStats.__slots__
 
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
@@ -251,10 +254,14 @@ cdef class LayerRegistry:
         return visited
 
     def survey(self):
-        """One walk over the regions: (layers, mapped content bytes, mapped regions, evictable bytes, pinned bytes)."""
+        """One walk over the regions.
+
+        (layers, mapped content bytes, mapped regions, evictable bytes, pinned bytes, simulated dimensions as a list)
+        """
         cdef MmapRegion region
         cdef Image image
         cdef bint held
+        cdef list simulated = []
         cdef uint64_t n_layers = 0, content_bytes = 0, n_mapped = 0, evictable_bytes = 0, pinned_bytes = 0
         for region in list(self._regions.values()):
             # The list, the loop variable and `_regions` hold the region.
@@ -264,13 +271,15 @@ cdef class LayerRegistry:
             if image.source != "pool":
                 content_bytes += image.content_bytes
                 n_mapped += 1
+            if image.source == "simulated":
+                simulated.append(image.dimension_id)
             if held:
                 continue
             if is_evictable(region):
                 evictable_bytes += held_bytes(region.image)
             else:
                 pinned_bytes += held_bytes(region.image)
-        return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes
+        return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated
 
     def holdings(self):
         """What is held, loaded or retired: list of (dimension, generation, charged bytes, views, retired)."""
@@ -372,6 +381,16 @@ def make_region(Image image, bint immutable, allocate, str verify="lazy"):
 def latency_summary(LatencyHistogram histogram not None):
     """What a histogram has recorded, as a LatencySummary."""
     return frozen_make(&SUMMARY, histogram.summary())
+
+
+def segment_stats(tuple numbers not None):
+    """``SegmentStats(*numbers)``."""
+    return frozen_make(&SEGMENT, numbers)
+
+
+def memory_stats(**fields):
+    """``MemoryStats(**fields)``, for all fields that there are."""
+    return frozen_make(&STATS, tuple([fields[name] for name in STATS_FIELDS]))
 
 
 def now_ticks():

@@ -20,6 +20,7 @@
 #endif
 
 static uint64_t jm_thread_taken;                         /* bit i: number i belongs to a live thread */
+static uint64_t jm_thread_given;                         /* only numbers below this were ever given */
 static JM_THREAD_LOCAL unsigned jm_thread_number_plus_1; /* 0: this thread has none yet */
 static pthread_key_t jm_thread_key;
 static pthread_once_t jm_thread_once = PTHREAD_ONCE_INIT;
@@ -39,11 +40,13 @@ static __attribute__((noinline)) unsigned jm_thread_claim(void)
     pthread_once(&jm_thread_once, jm_thread_prepare);
     do {
         if (taken == UINT64_MAX) {
+            jm_max_relaxed(&jm_thread_given, JM_THREAD_SLOTS + 1);
             jm_thread_number_plus_1 = JM_THREAD_SLOTS + 1;
             return JM_THREAD_SLOTS;
         }
         number = jm_ctz(~taken);
     } while (!jm_cas_weak_acq_rel(&jm_thread_taken, &taken, taken | 1ull << number));
+    jm_max_relaxed(&jm_thread_given, number + 1);
     jm_thread_number_plus_1 = number + 1;
     pthread_setspecific(jm_thread_key, (void *)(uintptr_t)(number + 1));
     return number;
@@ -52,6 +55,9 @@ static __attribute__((noinline)) unsigned jm_thread_claim(void)
 /* This thread's number plus 1, or 0 if it has none yet: what memory that only a thread with a number has is looked up by,
    with one branch for both. */
 static inline unsigned jm_thread_tag(void) { return jm_thread_number_plus_1; }
+
+/* All numbers that any thread was ever given lie below this. */
+static inline unsigned jm_thread_end(void) { return (unsigned)jm_load_relaxed(&jm_thread_given); }
 
 /* This thread's number, 0..JM_THREAD_SLOTS. */
 static inline unsigned jm_thread_number(void)

@@ -7,3 +7,4 @@ cdef extern from "thread.h" nogil:
 
     unsigned int jm_thread_number() noexcept
     unsigned int jm_thread_tag() noexcept
+    unsigned int jm_thread_end() noexcept

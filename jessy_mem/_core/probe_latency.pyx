@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from jessy_mem._core.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_store_release
-from jessy_mem._core.buckets cimport bucket_high, bucket_low, bucket_middle, bucket_of
+from jessy_mem._core.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_middle, bucket_of
 from jessy_mem._core.clock cimport (
     jm_clock_init,
     jm_clock_monotonic_ns,
@@ -16,7 +16,14 @@ from jessy_mem._core.clock cimport (
     jm_clock_ticks_after,
 )
 from jessy_mem._core.latency cimport N_TAGS, LatencyHistogram
-from jessy_mem._core.shard cimport shard_settle
+from jessy_mem._core.shard cimport (
+    Shard,
+    Snapshot,
+    shard_settle,
+    snapshot_add_groups,
+    snapshot_add_newest,
+    snapshot_begin,
+)
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -77,6 +84,39 @@ def settle(LatencyHistogram histogram not None):
     for tag in range(1, N_TAGS):
         if histogram.shards[tag] != NULL:
             shard_settle(histogram.shards[tag], histogram.shards[tag].newest)
+
+
+def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint64_t[::1] values not None):
+    """What a reader sees who is interrupted, after `n_groups` groups of buckets, by the recording of `values`.
+
+    The histogram must be one that only this thread records into. Returns a dict of bucket to count, without zeros.
+    """
+    cdef Snapshot snapshot
+    cdef const Shard *shard = NULL
+    cdef uint64_t newest, first, rest, n_events
+    cdef int tag
+    cdef size_t i, _group
+    for tag in range(1, N_TAGS):
+        if histogram.shards[tag] != NULL and histogram.shards[tag] != histogram.shared:
+            shard = histogram.shards[tag]
+    if shard == NULL:
+        raise ValueError("this thread has recorded nothing, or has no shard of its own")
+    snapshot_begin(&snapshot)
+    newest = jm_load_acquire(&shard.newest)
+    rest = shard.groups
+    for _group in range(n_groups):
+        rest &= rest - 1
+    first = shard.groups ^ rest
+    n_events = snapshot_add_groups(&snapshot, shard, first)
+    for i in range(<size_t> values.shape[0]):
+        histogram.record_ns(values[i])
+    n_events += snapshot_add_groups(&snapshot, shard, rest)
+    snapshot_add_newest(&snapshot, shard, newest, 0, n_events)
+    return {
+        index: snapshot.counts[index]
+        for index in range(64 * GROUP_BUCKETS)
+        if snapshot.groups >> (index // GROUP_BUCKETS) & 1 and snapshot.counts[index]
+    }
 
 
 def clock_cost_ns(size_t n):

@@ -148,16 +148,14 @@ cdef inline uint64_t clamp(uint64_t value, uint64_t low, uint64_t high) noexcept
     return low if value < low else high if value > high else value
 
 
-cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept nogil:
-    cdef uint64_t newest = jm_load_acquire(&shard.newest)  # first: events before it are in their buckets and groups
-    cdef uint64_t groups = jm_load_relaxed(&shard.groups), bit, count, before = 0, n_events = 0
-    cdef unsigned int last = newest_bucket(newest), group
+cdef inline uint64_t snapshot_add_groups(Snapshot *snapshot, const Shard *shard, uint64_t groups) noexcept nogil:
+    """Add the buckets of these groups: how many events they hold."""
+    cdef uint64_t bit, count, n_events = 0
+    cdef unsigned int group
     cdef const uint64_t *source
     cdef uint64_t *target
     cdef bint fresh
     cdef int i
-    if newest and snapshot.groups >> (last / GROUP_BUCKETS) & 1:
-        before = snapshot.counts[last]
     while groups:
         group = jm_ctz(groups)
         bit = <uint64_t> 1 << group
@@ -170,11 +168,32 @@ cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept n
             count = jm_load_acquire(source + i)
             n_events += count
             target[i] = count if fresh else target[i] + count
+    return n_events
+
+
+cdef inline void snapshot_add_newest(
+    Snapshot *snapshot, const Shard *shard, uint64_t newest, uint64_t before, uint64_t n_events
+) noexcept nogil:
+    """Add the event `newest`, which was read before the buckets, if it is not in them: `n_events` were.
+
+    `before` is what its bucket held without this shard.
+    """
+    cdef unsigned int last = newest_bucket(newest)
     if newest and jm_load_acquire(&shard.newest) != newest:
         # It went to its bucket meanwhile, perhaps after that was read.
         snapshot.counts[last] = before + jm_load_relaxed(shard.counts + last)
     elif newest and n_events < newest >> BUCKET_BITS:  # it still waits
         snapshot.counts[last] += 1
+
+
+cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept nogil:
+    cdef uint64_t newest = jm_load_acquire(&shard.newest)  # first: events before it are in their buckets and groups
+    cdef uint64_t groups = jm_load_relaxed(&shard.groups), before = 0, n_events
+    cdef unsigned int last = newest_bucket(newest)
+    if newest and snapshot.groups >> (last / GROUP_BUCKETS) & 1:
+        before = snapshot.counts[last]
+    n_events = snapshot_add_groups(snapshot, shard, groups)
+    snapshot_add_newest(snapshot, shard, newest, before, n_events)
     snapshot.overflow += jm_load_relaxed(&shard.overflow)
     snapshot.n_ticks += jm_load_relaxed(&shard.ticks)
     snapshot.sum_ns += jm_load_relaxed(&shard.sum_ns)

@@ -122,6 +122,21 @@ def test_writer_that_stops_in_the_middle_of_a_record_changes_nothing():
     assert (histogram.count, histogram.n_events) == (0, n_events)
 
 
+def test_reader_that_is_interrupted_misses_nothing_and_counts_nothing_twice():
+    """Between two groups of buckets events are recorded, and the one that waited goes to its bucket."""
+    chance, values = np.random.default_rng(11), np.array([1, 100, 5_000, 10**6], np.uint64)
+    for _ in range(3000):
+        histogram = LatencyHistogram()
+        for value in chance.choice(values, chance.integers(1, 4)):
+            histogram.record(value)
+        before = histogram.counts
+        seen = probe.counts_seen(histogram, chance.integers(5), chance.choice(values, chance.integers(4)))
+        counts = np.zeros_like(before)
+        counts[list(seen)] = list(seen.values())
+        assert (before <= counts).all()
+        assert (counts <= histogram.counts).all()
+
+
 def test_resets_while_threads_record_count_each_event_once():
     """What each span between two resets held, taken by a merge just before, adds up to what was recorded, or less."""
     histogram, n_total = LatencyHistogram(), 300 * len(VALUES)

@@ -98,9 +98,9 @@ def simulated_image(
     memory. Thread-safe.
 
     The memory is private and anonymous: no other process and no descriptor reaches it; the Image shows it read-only.
-    Huge pages are asked for, since most of the time goes into page faults without them. At scale 1 half of it is to
-    clear and fill the memory, and a quarter the SHA-256 of the immutable dimensions; docs/benchmarks.md has the times.
-    The first time in a process the bundled text is read as well.
+    Huge pages are asked for, since most of the time goes into page faults without them. At scale 1 most of it is to
+    clear and fill the memory, and the SHA-256 of the immutable dimensions; docs/benchmarks.md has the times. The first
+    time in a process the bundled text is read as well.
     """
     if region is None:
         region = simulate_dimension(dimension_id, layout, seed, scale)
@@ -133,9 +133,9 @@ def simulating_ahead(
 ) -> Iterator[None]:
     """Inside, `dimensions` are invented one after the other in a thread, each for a Future in `made`.
 
-    Text and checksums of a scaled dimension take as long as to clear and fill the memory for it, which needs no GIL: of
-    many, each is invented while the one before is copied. What nobody took out of `made` is dropped at the end. For a
-    single dimension nothing is to be gained, and nothing is done.
+    To clear and fill the memory of a scaled dimension takes long too, and needs no GIL: of many, each is invented while
+    the one before is copied. What nobody took out of `made` is dropped at the end. For a single dimension nothing is to
+    be gained, and nothing is done.
     """
     if len(dimensions) < 2:
         yield

@@ -2,10 +2,12 @@
 
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 
+from helpers import run_threads
 from jessy_mem._core import probe_latency as probe
 from jessy_mem._core.latency import LatencyHistogram
 
@@ -159,29 +161,19 @@ def test_resets_while_threads_record_count_each_event_once():
 
 def test_python_threads_record_merge_and_reset_together():
     histogram, other, n_threads = LatencyHistogram(), LatencyHistogram(), 8
-    start = threading.Barrier(n_threads + 1)
-    errors = []
+    start = threading.Barrier(n_threads)
 
     def run(number):
-        try:
-            start.wait()
-            for i in range(500):
-                histogram.record(i * number)
-                if i % 50 == 0:
-                    other.merge(histogram)
-                    other.reset()
-                    check_snapshot(other.to_dict())
-                check_snapshot(histogram.to_dict())
-        except BaseException as error:  # pragma: no cover - shown by the assertion below
-            errors.append(error)
+        start.wait()
+        for i in range(500):
+            histogram.record(i * number)
+            if i % 50 == 0:
+                other.merge(histogram)
+                other.reset()
+                check_snapshot(other.to_dict())
+            check_snapshot(histogram.to_dict())
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    run_threads([partial(run, number) for number in range(n_threads)])
     assert histogram.count == histogram.n_events == n_threads * 500
 
 

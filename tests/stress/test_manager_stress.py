@@ -427,24 +427,15 @@ def test_close_in_the_middle(world, seed):
 def test_managers_come_and_go_in_threads(world):
     """One manager for each thread and round, dropped without close; nothing stays mapped."""
     world.write_all(1, 9)
-    errors = []
 
     def live():
-        try:
-            for _ in range(30):
-                memory = manager(world)
-                memory.load_all()
-                check_reading(memory, 1)
-                check_reading(memory, 9)
-                memory.allocate(1000)
-                del memory
-        except BaseException as error:
-            errors.append(error)
+        for _ in range(30):
+            memory = manager(world)
+            memory.load_all()
+            check_reading(memory, 1)
+            check_reading(memory, 9)
+            memory.allocate(1000)
+            del memory
 
-    threads = [threading.Thread(target=live) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    run_threads([live] * 4)
     assert [line for line in mapped_regions() if str(world.base) in line] == [] or not HAS_PROC

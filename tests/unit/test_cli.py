@@ -21,6 +21,7 @@ from click.testing import CliRunner
 import jessy_mem as jm
 from jessy_mem.cli import COMMANDS, main
 from jessy_mem.cli.measure import Ratio, Timing
+from jessy_mem.cli.screen import PATIENCE_S
 
 TEXTS = {0: "Jokes work by surprise.\n", 1: "Grüße aus der Tiefe\n"}
 PLAN = {
@@ -232,6 +233,7 @@ class TestTerminal:
         setting = f"from jessy_mem.cli import main, screen; screen.PATIENCE_S = {patience_s}"
         code = f"{setting}; main(['verify', {str(base)!r}])"
         assert (b"verifying" in on_terminal(code=code)) == is_shown
+        assert PATIENCE_S > 0.5, "what is done at once shows none"
 
 
 def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | None = None) -> bytes:

@@ -172,14 +172,15 @@ def test_pieces_and_their_target_are_any_buffers():
     assert bytes(memoryview(mapping)) == b"abcd0000"
 
 
-def test_pieces_that_do_not_fit_are_refused_before_a_byte_is_written():
+def test_pieces_that_do_not_fit_are_refused_before_a_byte_is_written(mapped):
     target = bytearray(10)
     with pytest.raises(ValueError, match="11 bytes do not fit into 10"):
         copy_pieces(target, [b"x" * 10, b"x"])
     with pytest.raises(TypeError, match="bytes-like"):
         copy_pieces(target, [b"x", 5])
-    with pytest.raises(BufferError):
-        copy_pieces(bytes(10), [b"x"])
+    for constant in (bytes(10), mapped()):
+        with pytest.raises(BufferError):
+            copy_pieces(constant, [b"x"])
     assert target == bytes(10)
 
 

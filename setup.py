@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -11,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
 PROFILES = {  # name: (compile flags, link flags, Cython directives)
-    "release": (["-O3", "-fvisibility=hidden"], [], {}),
+    "release": (["-O3", "-g0", "-fvisibility=hidden"], ["-Wl,-s"] if sys.platform == "linux" else [], {}),
     "debug": (["-O1", "-g", "-UNDEBUG"], [], {"boundscheck": True, "initializedcheck": True}),
     "asan": (
         ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
@@ -58,11 +59,15 @@ class BuildExt(build_ext):
 
 
 def extension(source: Path) -> Extension:
-    headers = [str(path) for path in sorted(source.parent.glob("*.h"))]
-    return Extension(f"jessy_mem._core.{source.stem}", [str(source)], depends=headers, include_dirs=["jessy_mem/_core"])
+    return Extension(
+        ".".join(source.with_suffix("").parts),
+        [str(source)],
+        depends=[str(path) for path in sorted(Path("jessy_mem/_core/c").glob("*.h"))],
+        include_dirs=["jessy_mem/_core"],
+    )
 
 
 setup(
-    ext_modules=[extension(source) for source in sorted(Path("jessy_mem/_core").glob("*.pyx"))],
+    ext_modules=[extension(source) for source in sorted(Path("jessy_mem").rglob("*.pyx"))],
     cmdclass={"build_ext": BuildExt},
 )

@@ -12,7 +12,7 @@ if costly:
 package = Path(jessy_mem.__file__).parent
 if "site-packages" not in package.parts:
     sys.exit(f"{package} is not the installed package")
-for name in ("py.typed", "__init__.pxd", "_core/__init__.pxd", "_core/registry.pxd", "data/dimensions.json"):
+for name in ("py.typed", "__init__.pxd", "_core/c/atomic.h", "_core/registry.pxd", "data/dimensions.json"):
     if not (package / name).is_file():
         sys.exit(f"{name} is not installed")
 

@@ -1,8 +1,8 @@
 """What counting and timing an event costs, and what reading the counts back does.
 
-Depends on `_core/latency`, `_core/shard.pxd`, `_core/clock.h` and `_core/thread.h`; nothing else changes it. The
-nanoseconds are looped in C by the doors of `_core/probe_latency`; each figure is the least of many loops, shorter than
-the kernel's timer tick, since whatever disturbs one only adds to it.
+Depends on `_core/latency`, `_core/kernels/shard.pxd`, `_core/c/clock.h` and `_core/c/thread.h`; nothing else changes it.
+The nanoseconds are looped in C by `_probe/latency`; each figure is the least of many loops, shorter than the kernel's
+timer tick, since whatever disturbs one only adds to it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jessy_mem._core import probe_latency as probe
 from jessy_mem._core.latency import LatencyHistogram, clock_resolution_ns
+from jessy_mem._probe import latency as probe
 
 SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
 N_LOOP = 1_000 if SMALL else 20_000

@@ -1,6 +1,6 @@
-"""The pool: depends on _core/bitmap.pxd, _core/arena and _core/pool; nothing else of the package changes these numbers.
+"""The pool: depends on _core/kernels/bitmap.pxd, _core/arena and _core/pool; nothing else changes these numbers.
 
-Figures of nanoseconds are looped in C by _core/probe. Ratios compare both sides in one run, in turns, best of many, so
+Figures of nanoseconds are looped in C by _probe/pool. Ratios compare both sides in one run, in turns, best of many, so
 that a busy machine disturbs both alike. Nothing here touches the blocks, except where the name says so.
 """
 
@@ -13,7 +13,7 @@ import timeit
 import numpy as np
 
 from jessy_mem._core.pool import DEFAULT_POOLS, PoolAllocator
-from jessy_mem._core.probe import BitmapProbe, pool_failure_ns, pool_pairs_ns
+from jessy_mem._probe.pool import BitmapProbe, pool_failure_ns, pool_pairs_ns
 from jessy_mem.errors import MemoryError as PoolMemoryError
 
 MIB = 1 << 20

@@ -5,10 +5,10 @@ however late the others come.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from jessy_mem._core.bitmap cimport Bitmap, Zone
 from jessy_mem._core.budget cimport Ledger
-from jessy_mem._core.tally cimport Tally
-from jessy_mem._core.typedefs cimport Status, unit_index_t
+from jessy_mem._core.c.typedefs cimport Status, unit_index_t
+from jessy_mem._core.kernels.bitmap cimport Bitmap, Zone
+from jessy_mem._core.kernels.tally cimport Tally
 
 cdef enum:
     MIN_BLOCK_BYTES = 64

@@ -23,7 +23,7 @@ from libc.errno cimport errno
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset, strerror
 
-from jessy_mem._core.atomic cimport (
+from jessy_mem._core.c.atomic cimport (
     JM_CACHE_LINE,
     jm_add_acq_rel,
     jm_cas_acq_rel,
@@ -35,7 +35,19 @@ from jessy_mem._core.atomic cimport (
     jm_store_relaxed,
     jm_unlikely,
 )
-from jessy_mem._core.bitmap cimport (
+from jessy_mem._core.c.os_memory cimport jm_os_discard, jm_os_release, jm_os_reserve, jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_end, jm_thread_number
+from jessy_mem._core.c.typedefs cimport (
+    DOUBLE_FREE,
+    LIMIT_EXCEEDED,
+    NO_FREE_BLOCK,
+    OK,
+    Status,
+    bit_index_t,
+    unit_index_t,
+    word_index_t,
+)
+from jessy_mem._core.kernels.bitmap cimport (
     LINE_WORDS,
     WORD_UNITS,
     bitmap_claim,
@@ -48,19 +60,7 @@ from jessy_mem._core.bitmap cimport (
     word_release,
     zone_of,
 )
-from jessy_mem._core.os_memory cimport jm_os_discard, jm_os_release, jm_os_reserve, jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.tally cimport share_add, tally_add
-from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_end, jm_thread_number
-from jessy_mem._core.typedefs cimport (
-    DOUBLE_FREE,
-    LIMIT_EXCEEDED,
-    NO_FREE_BLOCK,
-    OK,
-    Status,
-    bit_index_t,
-    unit_index_t,
-    word_index_t,
-)
+from jessy_mem._core.kernels.tally cimport share_add, tally_add
 
 from jessy_mem.errors import MappingError
 

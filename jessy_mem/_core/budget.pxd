@@ -4,7 +4,7 @@ Kernels other modules call are the cdef methods; a cdef method takes segments as
 """
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.typedefs cimport Status
+from jessy_mem._core.c.typedefs cimport Status
 
 cdef enum:
     N_LEVELS = 3  # warning, eviction, critical

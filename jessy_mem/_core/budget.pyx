@@ -20,7 +20,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from jessy_mem._core.atomic cimport (
+from jessy_mem._core.c.atomic cimport (
     JM_CACHE_LINE,
     jm_add_acq_rel,
     jm_and_acq_rel,
@@ -31,8 +31,8 @@ from jessy_mem._core.atomic cimport (
     jm_or_acq_rel,
     jm_sub_acq_rel,
 )
-from jessy_mem._core.pycompat cimport jm_disown
-from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, OK, Status
+from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, OK, Status
 
 from jessy_mem.errors import LimitExceeded
 

@@ -18,7 +18,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
-from jessy_mem._core.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
+from jessy_mem._core.kernels.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
 
 from jessy_mem.errors import InvalidRegion, RegionTruncated
 

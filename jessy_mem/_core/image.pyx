@@ -23,7 +23,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 import xxhash
 
-from jessy_mem._core.atomic cimport jm_flag_load_acquire, jm_flag_store_release
+from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_flag_store_release
+from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.format cimport (
     CODEC_RAW,
     HEADER_BYTES,
@@ -39,8 +41,6 @@ from jessy_mem._core.format cimport (
     format_keywords,
     format_read_layers,
 )
-from jessy_mem._core.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_disown
 
 from jessy_mem import compression
 from jessy_mem._core.mapping import Mapping

@@ -4,7 +4,7 @@ Other modules cimport LatencyHistogram and call its three cdef methods; the rest
 """
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.shard cimport Shard, Snapshot
+from jessy_mem._core.kernels.shard cimport Shard, Snapshot
 
 cdef enum:
     N_TAGS = 66  # of threads: 0..JM_THREAD_SLOTS + 1, checked at import

@@ -21,7 +21,7 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from jessy_mem._core.atomic cimport (
+from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed,
     jm_ctz,
     jm_load_relaxed,
@@ -32,9 +32,10 @@ from jessy_mem._core.atomic cimport (
     jm_ptr_store_release,
     jm_store_relaxed,
 )
-from jessy_mem._core.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_of
-from jessy_mem._core.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
-from jessy_mem._core.shard cimport (
+from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
+from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_number, jm_thread_tag
+from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_of
+from jessy_mem._core.kernels.shard cimport (
     Shard,
     Snapshot,
     own_add,
@@ -49,7 +50,6 @@ from jessy_mem._core.shard cimport (
     snapshot_percentile,
     snapshot_subtract,
 )
-from jessy_mem._core.thread cimport JM_THREAD_SLOTS, jm_thread_number, jm_thread_tag
 
 
 cdef extern from "Python.h":

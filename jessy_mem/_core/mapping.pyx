@@ -15,9 +15,9 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from jessy_mem._core.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_disown
-from jessy_mem._core.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
+from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 
 cdef enum:
     LONG_COPY_BYTES = 65536  # what is shorter is copied before another thread could take the GIL

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.arena cimport Arena, PoolBlock
-from jessy_mem._core.typedefs cimport Status
+from jessy_mem._core.c.typedefs cimport Status
 
 
 cdef class Block:

@@ -11,19 +11,19 @@ from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 
 from jessy_mem._core.arena cimport MAX_CLASSES, MIN_BLOCK_BYTES, Arena, PoolBlock, Share, arena_of
-from jessy_mem._core.atomic cimport (
+from jessy_mem._core.budget cimport Ledger
+from jessy_mem._core.c.atomic cimport (
     jm_flag_load_acquire,
     jm_flag_store_release,
     jm_gil_cas,
     jm_load_relaxed,
     jm_store_relaxed,
 )
-from jessy_mem._core.bitmap cimport Zone, bitmap_count_free, bitmap_longest_free
-from jessy_mem._core.budget cimport Ledger
-from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
-from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_disown
-from jessy_mem._core.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
+from jessy_mem._core.c.frozen cimport Frozen, frozen_make, frozen_prepare
+from jessy_mem._core.c.os_memory cimport jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
+from jessy_mem._core.kernels.bitmap cimport Zone, bitmap_count_free, bitmap_longest_free
 
 import os
 from operator import index

@@ -20,12 +20,12 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
+from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
+from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
 from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, TEXT_ASCII, LayerEntry
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_dict_get, jm_disown
-from jessy_mem._core.span cimport span_copy_ascii, span_inside
+from jessy_mem._core.kernels.span cimport span_copy_ascii, span_inside
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file

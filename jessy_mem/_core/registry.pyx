@@ -21,14 +21,14 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from jessy_mem._core.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
-from jessy_mem._core.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
+from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.frozen cimport Frozen, frozen_make, frozen_prepare
+from jessy_mem._core.c.os_memory cimport jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_dict_shared_values, jm_refcount
 from jessy_mem._core.format cimport LayerEntry
-from jessy_mem._core.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
-from jessy_mem._core.os_memory cimport jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.pycompat cimport jm_dict_get, jm_dict_shared_values, jm_refcount
 from jessy_mem._core.region cimport LayerView, MmapRegion, region_of
 
 from jessy_mem.context import LoadedContext

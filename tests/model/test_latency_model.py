@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from jessy_mem._core import probe_latency as probe
 from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem._probe import latency as probe
 
 LIMIT_NS = 10**9
 MAX_ERROR = 1 / 64

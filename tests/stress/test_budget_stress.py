@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from jessy_mem._core import probe_budget as probe
 from jessy_mem._core.budget import LEVELS, Charge, Ledger
+from jessy_mem._probe import budget as probe
 from jessy_mem.errors import LimitExceeded
 
 SEGMENTS = {"core": 600, "reserve": 500, "user": 200}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from helpers import run_threads
-from jessy_mem._core import probe_latency as probe
 from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem._probe import latency as probe
 
 VALUES = np.concatenate(
     [np.random.default_rng(3).lognormal(7, 2, 3000).astype(np.uint64), np.array([0, 1, 10**12], np.uint64)]

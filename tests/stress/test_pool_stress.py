@@ -7,7 +7,7 @@ import pytest
 import jessy_mem.errors as errors
 from jessy_mem._core.budget import Ledger
 from jessy_mem._core.pool import PoolAllocator
-from jessy_mem._core.probe import (
+from jessy_mem._probe.pool import (
     exchange_stress,
     handover_stress,
     pool_failure_ns,

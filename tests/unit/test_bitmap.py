@@ -2,7 +2,7 @@
 
 import pytest
 
-from jessy_mem._core.probe import BitmapProbe
+from jessy_mem._probe.pool import BitmapProbe
 
 
 def claim_all(bitmap, order=0, zone=None):

@@ -13,8 +13,8 @@ import pytest
 
 import jessy_mem._core.latency as latency
 import jessy_mem.stats
-from jessy_mem._core import probe_latency as probe
 from jessy_mem._core.latency import LatencyHistogram, clock_name, clock_resolution_ns
+from jessy_mem._probe import latency as probe
 from jessy_mem.stats import LatencySummary
 
 LIMIT_NS = 60_000_000_000

@@ -19,7 +19,7 @@ read-modify-writes: whichever of "look again" and "change the word" comes second
 """
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.atomic cimport (
+from jessy_mem._core.c.atomic cimport (
     jm_add_acq_rel,
     jm_and_acq_rel,
     jm_cas_acq_rel,
@@ -32,7 +32,7 @@ from jessy_mem._core.atomic cimport (
     jm_store_relaxed,
     jm_unlikely,
 )
-from jessy_mem._core.typedefs cimport DOUBLE_FREE, OK, Status, bit_index_t, unit_index_t, word_index_t
+from jessy_mem._core.c.typedefs cimport DOUBLE_FREE, OK, Status, bit_index_t, unit_index_t, word_index_t
 
 cdef enum:
     WORD_UNITS = 64

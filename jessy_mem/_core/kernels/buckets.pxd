@@ -11,7 +11,7 @@ A group is 64 buckets with neighbouring indices: group 0 holds the values 0..63 
 """
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.atomic cimport jm_clz
+from jessy_mem._core.c.atomic cimport jm_clz
 
 cdef enum:
     GROUP_BUCKETS = 64

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 
-cdef extern from "os_memory.h" nogil:
+cdef extern from "c/os_memory.h" nogil:
     ctypedef struct jm_file_facts:
         uint64_t device
         uint64_t inode

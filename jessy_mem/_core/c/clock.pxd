@@ -2,7 +2,7 @@
 from libc.stdint cimport uint64_t
 
 
-cdef extern from "clock.h" nogil:
+cdef extern from "c/clock.h" nogil:
     int jm_clock_uses_tsc
     void jm_clock_init() noexcept
     uint64_t jm_clock_ticks() noexcept

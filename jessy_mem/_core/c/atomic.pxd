@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 
-cdef extern from "atomic.h" nogil:
+cdef extern from "c/atomic.h" nogil:
     enum:
         JM_CACHE_LINE  # bytes
 

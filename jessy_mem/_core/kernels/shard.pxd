@@ -12,7 +12,7 @@ from libc.math cimport ceil
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 
-from jessy_mem._core.atomic cimport (
+from jessy_mem._core.c.atomic cimport (
     JM_CACHE_LINE,
     jm_add_relaxed,
     jm_clz,
@@ -25,7 +25,7 @@ from jessy_mem._core.atomic cimport (
     jm_store_relaxed,
     jm_store_release,
 )
-from jessy_mem._core.buckets cimport (
+from jessy_mem._core.kernels.buckets cimport (
     GROUP_BUCKETS,
     MAX_BUCKETS,
     MAX_GROUPS,

@@ -1,10 +1,10 @@
 """Doors to the ledger for tests and benchmarks: native threads that reserve and release."""
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed
 from jessy_mem._core.budget cimport Ledger
-from jessy_mem._core.probe cimport Worker, next_random, run_workers, wait_for
-from jessy_mem._core.typedefs cimport OK
+from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed
+from jessy_mem._core.c.typedefs cimport OK
+from jessy_mem._probe.workers cimport Worker, next_random, run_workers, wait_for
 
 cdef enum:
     N_HELD = 8  # reservations that a thread holds at most

@@ -7,6 +7,9 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
         pass
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield() noexcept
+
 cdef struct Worker:
     pthread_t thread
     job_t job

@@ -1,7 +1,7 @@
 """A small number for each live thread; see thread.h."""
 
 
-cdef extern from "thread.h" nogil:
+cdef extern from "c/thread.h" nogil:
     enum:
         JM_THREAD_SLOTS  # numbers below this belong to one live thread at a time
 

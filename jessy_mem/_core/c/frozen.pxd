@@ -5,7 +5,7 @@ For classes without `__post_init__`. `Frozen` borrows its class, which its modul
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 
-from jessy_mem._core.pycompat cimport jm_slot_fill, jm_slot_offset
+from jessy_mem._core.c.pycompat cimport jm_slot_fill, jm_slot_offset
 
 
 cdef extern from "Python.h":

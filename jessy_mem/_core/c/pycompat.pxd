@@ -2,7 +2,7 @@
 from cpython.object cimport PyObject
 
 
-cdef extern from "pycompat.h":
+cdef extern from "c/pycompat.h":
     PyObject *jm_dict_get(object dict_, object key) except? NULL  # a new reference, or NULL: no such key
     Py_ssize_t jm_refcount(PyObject *each) noexcept  # without counting the caller's temporary
     Py_ssize_t jm_dict_shared_values(object dict_, Py_ssize_t *n_values) noexcept  # those that others refer to

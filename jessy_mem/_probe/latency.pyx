@@ -6,17 +6,16 @@ as hard as the machine can, on every interpreter.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from jessy_mem._core.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_store_release
-from jessy_mem._core.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_middle, bucket_of
-from jessy_mem._core.clock cimport (
+from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_store_release
+from jessy_mem._core.c.clock cimport (
     jm_clock_init,
     jm_clock_monotonic_ns,
     jm_clock_ns,
     jm_clock_ticks,
     jm_clock_ticks_after,
 )
-from jessy_mem._core.latency cimport N_TAGS, LatencyHistogram
-from jessy_mem._core.shard cimport (
+from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_middle, bucket_of
+from jessy_mem._core.kernels.shard cimport (
     Shard,
     Snapshot,
     shard_settle,
@@ -24,6 +23,7 @@ from jessy_mem._core.shard cimport (
     snapshot_add_newest,
     snapshot_begin,
 )
+from jessy_mem._core.latency cimport N_TAGS, LatencyHistogram
 
 
 cdef extern from "<pthread.h>" nogil:

@@ -8,7 +8,7 @@ common sum. A thread that claims and releases therefore writes to its own line o
 """
 from libc.stdint cimport int64_t, uint64_t
 
-from jessy_mem._core.atomic cimport jm_add_relaxed, jm_load_relaxed, jm_max_relaxed, jm_store_relaxed
+from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_load_relaxed, jm_max_relaxed, jm_store_relaxed
 
 
 cdef struct Tally:      # one thread's share

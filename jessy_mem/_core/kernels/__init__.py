@@ -1,0 +1,1 @@
+"""Kernels: inline, ``noexcept nogil``, no Python object."""

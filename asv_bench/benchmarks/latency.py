@@ -1,8 +1,8 @@
 """What counting and timing an event costs, and what reading the counts back does.
 
-Depends on `_core/latency`, `_core/kernels/shard.pxd`, `_core/c/clock.h` and `_core/c/thread.h`; nothing else changes it.
-The nanoseconds are looped in C by `_probe/latency`; each figure is the least of many loops, shorter than the kernel's
-timer tick, since whatever disturbs one only adds to it.
+Depends on `_core/latency`, `_core/kernels/shard.pxd`, `_core/c/clock.h` and `_core/c/thread.h`, and nothing else. The
+nanoseconds are looped in C by `_probe/latency`; each figure is the least of many loops, shorter than the kernel's timer
+tick, since whatever disturbs one only adds to it.
 """
 
 from __future__ import annotations

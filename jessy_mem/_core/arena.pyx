@@ -35,7 +35,13 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_relaxed,
     jm_unlikely,
 )
-from jessy_mem._core.c.os_memory cimport jm_os_discard, jm_os_release, jm_os_reserve, jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport (
+    jm_os_discard,
+    jm_os_release,
+    jm_os_reserve,
+    jm_os_resident_pages,
+    jm_page_bytes,
+)
 from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_end, jm_thread_number
 from jessy_mem._core.c.typedefs cimport (
     DOUBLE_FREE,

@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
 PROFILES = {  # name: (compile flags, link flags, Cython directives)
     "release": (["-O3", "-g0", "-fvisibility=hidden"], ["-Wl,-s"] if sys.platform == "linux" else [], {}),
-    "debug": (["-O1", "-g", "-UNDEBUG"], [], {"boundscheck": True, "initializedcheck": True}),
+    "debug": (["-O1", "-g", "-UNDEBUG", "-DJM_CHECKED=1"], [], {"boundscheck": True, "initializedcheck": True}),
     "asan": (
         ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
         ["-fsanitize=address,undefined"],

@@ -144,4 +144,6 @@ class Memory:
     param_names = ("max_ns",)
 
     def track_shard(self, max_ns: int) -> int:
-        return LatencyHistogram(max_ns).n_bytes
+        histogram = LatencyHistogram(max_ns)
+        histogram.record(1)
+        return histogram.n_bytes

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.budget cimport Ledger
 from jessy_mem._core.c.typedefs cimport Status, unit_index_t
-from jessy_mem._core.kernels.bitmap cimport Bitmap, Zone
+from jessy_mem._core.kernels.bitmap cimport Holds, Zone
 from jessy_mem._core.kernels.tally cimport Tally
 
 cdef enum:
@@ -48,13 +48,13 @@ cdef struct Share:             # what one thread knows of one class: a cache lin
 
 cdef class Arena:
     """The memory and the books of a pool; lives until the pool and its last block are gone."""
-    cdef char *memory           # n_units units; pages are committed when first touched
-    cdef void *books            # one mapping for the five below, each from a cache line on
-    cdef size_t books_bytes
-    cdef Bitmap bitmap
+    cdef uint8_t[::1] memory    # n_units units; pages are committed when first touched
+    cdef uint64_t[::1] words    # one mapping holds these five, each from a cache line on; a bitmap, see bitmap.pxd
+    cdef uint64_t[::1] summary
+    cdef uint64_t[::1] tags     # for each unit: 1 more at each claim and release that begins there; odd while claimed
     cdef Sum *sums              # one for each class, in blocks; the last one, in units
     cdef Share *shares          # n_classes + 1 for each thread number, and as many for all threads without one
-    cdef uint64_t *tags         # for each unit: 1 more at each claim and release that begins there; odd while claimed
+    cdef Holds holds
     cdef Zone[MAX_CLASSES + 1] zones     # home of each class; the last one: what the limit allows beyond them
     cdef Zone whole
     cdef PoolClass[MAX_CLASSES] classes  # by size, smallest first

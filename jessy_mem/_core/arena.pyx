@@ -19,12 +19,11 @@ HAZARDS
   nothing about the arena, so it looks again.
 """
 cimport cython
-from libc.errno cimport errno
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset, strerror
+from libc.string cimport memset
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
-    JM_CACHE_LINE,
     jm_add_acq_rel,
     jm_cas_acq_rel,
     jm_clz,
@@ -35,13 +34,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_relaxed,
     jm_unlikely,
 )
-from jessy_mem._core.c.os_memory cimport (
-    jm_os_discard,
-    jm_os_release,
-    jm_os_reserve,
-    jm_os_resident_pages,
-    jm_page_bytes,
-)
+from jessy_mem._core.c.os_memory cimport jm_os_discard, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_end, jm_thread_number
 from jessy_mem._core.c.typedefs cimport (
     DOUBLE_FREE,
@@ -56,9 +49,12 @@ from jessy_mem._core.c.typedefs cimport (
 from jessy_mem._core.kernels.bitmap cimport (
     LINE_WORDS,
     WORD_UNITS,
+    Bitmap,
     bitmap_claim,
     bitmap_claim_run,
     bitmap_count_claimed,
+    bitmap_count_lost,
+    bitmap_of,
     bitmap_release,
     run_mask,
     word_claim_rest,
@@ -66,7 +62,9 @@ from jessy_mem._core.kernels.bitmap cimport (
     word_release,
     zone_of,
 )
+from jessy_mem._core.kernels.span cimport span_inside
 from jessy_mem._core.kernels.tally cimport share_add, tally_add
+from jessy_mem._core.mapping cimport Mapping
 
 from jessy_mem.errors import MappingError
 
@@ -79,8 +77,8 @@ cdef enum:
 @cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
 cdef class Arena:
     def __dealloc__(self):
-        jm_os_release(self.memory, self.n_units * self.unit_bytes)
-        jm_os_release(self.books, self.books_bytes)
+        if self.n_units:  # nobody is in the middle of anything now
+            jm_assert(bitmap_count_lost(self.words, self.summary) == 0, self.n_units, self.n_padding)
 
     cdef uint32_t class_of(self, uint64_t n_bytes) noexcept nogil:
         if n_bytes > self.largest_bytes:
@@ -107,18 +105,20 @@ cdef class Arena:
         ) != OK:
             return LIMIT_EXCEEDED
         if charge_bytes <= self.word_bytes and charge_bytes == each.block_bytes:
-            unit = bitmap_claim(&self.bitmap, &self.zones[k], each.order, &shares[k].hint)
+            unit = bitmap_claim(self.words, self.summary, &self.zones[k], each.order, &shares[k].hint)
         if jm_unlikely(unit < 0):
             unit = self.search(k, charge_bytes, shares)
             if unit < 0:
                 if self.ledger is not None:
                     self.ledger.release_bytes(segment, charge_bytes)
                 return NO_FREE_BLOCK
-        block.address = self.memory + (<uint64_t> unit << self.unit_order)
+        block.address = &self.memory[unit << self.unit_order]
         block.n_bytes = n_bytes
         block.capacity_bytes = charge_bytes
         block.unit = unit
         block.generation = jm_load_relaxed(&self.tags[unit]) + 1  # the bits are ours, so nobody else writes the tag
+        jm_assert(block.generation & 1, unit, block.generation)
+        jm_assert(span_inside(unit, charge_bytes >> self.unit_order, self.n_units), unit, charge_bytes)
         block.size_class = k
         block.segment = segment
         jm_store_relaxed(&self.tags[unit], block.generation)
@@ -133,21 +133,25 @@ cdef class Arena:
         cdef unit_index_t unit
         cdef unsigned int i, z
         while True:
-            n_ended = jm_load_acquire(&self.bitmap.n_holds_ended)
+            n_ended = jm_load_acquire(&self.holds.n_ended)
             n_own = 0
             if is_run:
-                unit = bitmap_claim_run(&self.bitmap, &self.zones[k], n_units, each.n_units, &n_own)
+                unit = bitmap_claim_run(
+                    self.words, self.summary, &self.holds, &self.zones[k], n_units, each.n_units, &n_own
+                )
                 if unit < 0 and not self.strict:
-                    unit = bitmap_claim_run(&self.bitmap, &self.whole, n_units, each.n_units, &n_own)
+                    unit = bitmap_claim_run(
+                        self.words, self.summary, &self.holds, &self.whole, n_units, each.n_units, &n_own
+                    )
             else:
-                unit = bitmap_claim(&self.bitmap, &self.zones[k], each.order, &shares[k].hint)
+                unit = bitmap_claim(self.words, self.summary, &self.zones[k], each.order, &shares[k].hint)
                 for i in range(each.n_elsewhere):
                     if unit >= 0:
                         break
                     z = each.elsewhere[i]
-                    unit = bitmap_claim(&self.bitmap, &self.zones[z], each.order, &shares[z].hint)
+                    unit = bitmap_claim(self.words, self.summary, &self.zones[z], each.order, &shares[z].hint)
             # A hold other than the own ones since n_ended was read: what it held may be free now.
-            if unit >= 0 or jm_add_acq_rel(&self.bitmap.n_holds_begun, 0) == n_ended + n_own:
+            if unit >= 0 or jm_add_acq_rel(&self.holds.n_begun, 0) == n_ended + n_own:
                 return unit
             jm_spin_pause()
 
@@ -160,11 +164,15 @@ cdef class Arena:
 
     cdef void give_back(self, const PoolBlock *block) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
+        cdef Status status
+        jm_assert(span_inside(block.unit, block.capacity_bytes >> self.unit_order, self.n_units), block.unit, self.n_units)
+        jm_assert(jm_load_relaxed(&self.tags[block.unit]) - block.generation <= 1, block.unit, block.generation)
         jm_store_relaxed(&self.tags[block.unit], block.generation + 1)
         if self.scrub:
             memset(block.address, 0, block.capacity_bytes)
         self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_THREAD_SLOTS)
-        bitmap_release(&self.bitmap, block.unit, block.capacity_bytes >> self.unit_order)
+        status = bitmap_release(self.words, self.summary, block.unit, block.capacity_bytes >> self.unit_order)
+        jm_assert(status == OK, block.unit, block.capacity_bytes)
         if self.ledger is not None:
             self.ledger.release_bytes(block.segment, block.capacity_bytes)
 
@@ -187,7 +195,7 @@ cdef class Arena:
         if self.owns_ledger:
             return jm_load_relaxed(&self.ledger.total.used_bytes)
         # A block that moves while the words are read can count twice, so the sum alone could pass the limit.
-        return min((bitmap_count_claimed(&self.bitmap) - self.n_padding) * self.unit_bytes, self.limit_bytes)
+        return min((bitmap_count_claimed(self.words) - self.n_padding) * self.unit_bytes, self.limit_bytes)
 
     cdef Share total_of(self, unsigned int k) noexcept nogil:
         cdef Share total
@@ -209,23 +217,24 @@ cdef class Arena:
         cdef uint64_t n_bytes = 0, held, left, n_units
         cdef word_index_t w
         cdef bit_index_t bit
-        for w in range(self.bitmap.n_words):
-            jm_add_acq_rel(&self.bitmap.n_holds_begun, 1)
-            held = left = word_claim_rest(&self.bitmap, w)
+        cdef Bitmap bitmap = bitmap_of(self.words, self.summary)
+        for w in range(<word_index_t> self.words.shape[0]):
+            jm_add_acq_rel(&self.holds.n_begun, 1)
+            held = left = word_claim_rest(&bitmap, w)
             while left:
                 n_units = word_lowest_run(left, &bit)
                 n_bytes += self.discard(w * WORD_UNITS + bit, n_units)
                 left &= ~run_mask(bit, n_units, 0)
             if held:
-                word_release(&self.bitmap, w, held)
-            jm_add_acq_rel(&self.bitmap.n_holds_ended, 1)
+                word_release(&bitmap, w, held)
+            jm_add_acq_rel(&self.holds.n_ended, 1)
         return n_bytes
 
     # Discard the whole pages inside units that the caller holds: the bytes of those that were in memory.
     cdef uint64_t discard(self, uint64_t unit, uint64_t n_units) noexcept nogil:
         cdef uintptr_t page_bytes = jm_page_bytes(), begin, end
         cdef uint64_t n_pages, n_resident
-        begin = <uintptr_t> self.memory + unit * self.unit_bytes
+        begin = <uintptr_t> &self.memory[0] + unit * self.unit_bytes
         end = (begin + n_units * self.unit_bytes) & ~(page_bytes - 1)
         begin = (begin + page_bytes - 1) & ~(page_bytes - 1)
         if (
@@ -240,8 +249,9 @@ cdef class Arena:
 
 # -- construction -----------------------------------------------------------------------------------------------------
 
-cdef uint64_t to_line(uint64_t n) noexcept nogil:
-    return (n + JM_CACHE_LINE - 1) & ~<uint64_t> (JM_CACHE_LINE - 1)
+# n words, rounded up to whole cache lines.
+cdef uint64_t to_line(uint64_t n_words) noexcept nogil:
+    return (n_words + LINE_WORDS - 1) & ~<uint64_t> (LINE_WORDS - 1)
 
 
 cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, Ledger ledger):
@@ -302,28 +312,23 @@ cdef void arena_place_homes(Arena arena, list homes):
 
 cdef int arena_map(Arena arena) except -1:
     cdef unsigned int n_zones = arena.n_classes + 1, t, z, i, spread
-    cdef uint64_t n_words = arena.whole.end, at = 0, first
+    cdef uint64_t n_words = arena.whole.end, n_marks = (n_words + WORD_UNITS - 1) // WORD_UNITS, at = 0, first
+    cdef uint64_t sums_at = to_line(n_words) + to_line(n_marks)  # in words of 8 bytes, like all of the books
+    cdef uint64_t shares_at = sums_at + n_zones * (sizeof(Sum) // sizeof(uint64_t))
+    cdef uint64_t tags_at = shares_at + (JM_THREAD_SLOTS + 1) * n_zones * (sizeof(Share) // sizeof(uint64_t))
+    cdef uint64_t[::1] books
     cdef Zone *zone
-    cdef uint64_t[5] part_bytes = [
-        to_line(n_words * sizeof(uint64_t)),
-        to_line((n_words + WORD_UNITS - 1) // WORD_UNITS * sizeof(uint64_t)),
-        n_zones * sizeof(Sum),
-        (JM_THREAD_SLOTS + 1) * n_zones * sizeof(Share),
-        arena.n_units * sizeof(uint64_t),
-    ]
-    for i in range(5):
-        arena.books_bytes += part_bytes[i]
-    arena.books = jm_os_reserve(arena.books_bytes)
-    if arena.books != NULL:
-        arena.memory = <char *> jm_os_reserve(arena.n_units * arena.unit_bytes)
-    if arena.memory == NULL:
-        raise MappingError(errno, strerror(errno).decode(), "pool")
-    arena.bitmap.words = <uint64_t *> arena.books
-    arena.bitmap.summary = <uint64_t *> (<char *> arena.bitmap.words + part_bytes[0])
-    arena.sums = <Sum *> (<char *> arena.bitmap.summary + part_bytes[1])
-    arena.shares = <Share *> (<char *> arena.sums + part_bytes[2])
-    arena.tags = <uint64_t *> (<char *> arena.shares + part_bytes[3])
-    arena.bitmap.n_words = n_words
+    try:
+        pages = Mapping((tags_at + arena.n_units) * sizeof(uint64_t), reserve=True)
+        arena.memory = Mapping(arena.n_units * arena.unit_bytes, reserve=True)
+    except OSError as error:
+        raise MappingError.of(error, "pool") from None
+    books = memoryview(pages).cast("Q")
+    arena.words = books[:n_words]
+    arena.summary = books[to_line(n_words):to_line(n_words) + n_marks]
+    arena.tags = books[tags_at:]
+    arena.sums = <Sum *> &books[sums_at]
+    arena.shares = <Share *> &books[shares_at]
     for k in reversed(range(arena.n_classes)):  # in the order of their addresses
         claim_padding(arena, at, arena.zones[k].first_unit)
         at = arena.zones[k].end_unit
@@ -344,4 +349,4 @@ cdef void claim_padding(Arena arena, uint64_t first_unit, uint64_t end_unit) noe
     arena.n_padding += end_unit - first_unit
     if first_unit < end_unit:
         for w in range(first_unit // WORD_UNITS, (end_unit + WORD_UNITS - 1) // WORD_UNITS):
-            arena.bitmap.words[w] |= run_mask(first_unit, end_unit - first_unit, w)
+            arena.words[w] |= run_mask(first_unit, end_unit - first_unit, w)

@@ -20,6 +20,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     JM_CACHE_LINE,
     jm_add_acq_rel,
@@ -55,7 +56,15 @@ cdef inline bint account_raise(
             return False
         if jm_cas_weak_acq_rel(&account.used_bytes, &used_bytes, used_bytes + n_bytes):
             after[0] = used_bytes + n_bytes
+            jm_assert(after[0] <= account.limit_bytes, after[0], account.limit_bytes)
             return True
+
+
+cdef inline uint64_t account_lower(Account *account, uint64_t n_bytes) noexcept nogil:
+    """Take away n_bytes that were added: the new sum."""
+    cdef uint64_t used_bytes = jm_sub_acq_rel(&account.used_bytes, n_bytes)
+    jm_assert(used_bytes >= n_bytes, used_bytes, n_bytes)
+    return used_bytes - n_bytes
 
 
 @cython.no_gc
@@ -107,7 +116,7 @@ cdef class Ledger:
         if not account_raise(&self.segments[segment], n_bytes, ~<uint64_t> 0, &segment_bytes):
             return LIMIT_EXCEEDED
         if not account_raise(self.total, n_bytes, ceiling_bytes, &total_bytes):
-            jm_sub_acq_rel(&self.segments[segment].used_bytes, n_bytes)
+            account_lower(&self.segments[segment], n_bytes)
             return LIMIT_EXCEEDED
         jm_max_relaxed(&self.segments[segment].peak_bytes, segment_bytes)
         jm_max_relaxed(&self.total.peak_bytes, total_bytes)
@@ -116,8 +125,8 @@ cdef class Ledger:
         return OK
 
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
-        cdef uint64_t total_bytes = jm_sub_acq_rel(&self.total.used_bytes, n_bytes) - n_bytes
-        jm_sub_acq_rel(&self.segments[segment].used_bytes, n_bytes)
+        cdef uint64_t total_bytes = account_lower(self.total, n_bytes)
+        account_lower(&self.segments[segment], n_bytes)
         if jm_load_relaxed(&self.raised) and self.arm_levels(total_bytes):
             self.watch()
 
@@ -166,8 +175,18 @@ cdef class Ledger:
             raise self.refusal(segment, n_bytes)
 
     def release(self, str segment, uint64_t n_bytes):
-        """Give back `n_bytes` that were charged to `segment`."""
-        self.release_bytes(self.segment_index(segment), n_bytes)
+        """Give back `n_bytes` that were charged to `segment`; ValueError, and nothing changed, if it holds less."""
+        cdef unsigned int number = self.segment_index(segment)
+        cdef uint64_t used_bytes = jm_load_relaxed(&self.segments[number].used_bytes)
+        # Taken from the segment first, so that of two who give back the same bytes one is refused.
+        while True:
+            if n_bytes > used_bytes:
+                raise ValueError(f"n_bytes: {n_bytes} are not charged to {segment}, {used_bytes} are")
+            if jm_cas_weak_acq_rel(&self.segments[number].used_bytes, &used_bytes, used_bytes - n_bytes):
+                break
+        used_bytes = account_lower(self.total, n_bytes)
+        if jm_load_relaxed(&self.raised) and self.arm_levels(used_bytes):
+            self.watch()
 
     def refusal(self, str segment, n_bytes, holders=(), hint=""):
         """The LimitExceeded that tells why `n_bytes` did not fit: the segment's ceiling, or the whole budget."""

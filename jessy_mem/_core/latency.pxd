@@ -11,13 +11,13 @@ cdef enum:
 
 
 cdef class LatencyHistogram:
+    cdef uint64_t[:, ::1] rows           # the memory of all shards, committed when first touched: one for each thread tag
     cdef Shard *shards[N_TAGS]           # by thread tag; NULL until the thread records, always for the first and last
-    cdef Shard *shared                   # of all threads that have no shard; always there
-    cdef Shard *reset_at                 # what had been recorded at the last reset, NULL before the first; locked
+    cdef Shard *shared                   # of all threads that have no shard: the first row; NULL until one records
+    cdef Shard *reset_at                 # what had been recorded at the last reset: the last row; NULL before; locked
     cdef readonly uint64_t limit_ns      # the longest time that has a bucket; longer is overflow
     cdef unsigned int n_buckets          # that times up to limit_ns fall into
     cdef unsigned int n_groups           # that hold these buckets
-    cdef bint refuses_shards             # for tests: as if no memory were left for shards
 
     # Count and time one event. Lock-free, from any thread.
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil
@@ -29,8 +29,10 @@ cdef class LatencyHistogram:
     # The same for a thread that has no shard yet, or never gets one.
     cdef void record_apart(self, uint64_t t_ns) noexcept nogil
     cdef void tick_apart(self) noexcept nogil
-    # This thread's own shard, made if there is none; NULL when the thread has to share.
+    # This thread's own shard, begun if there is none; NULL when the thread has to share.
     cdef Shard *shard_claim(self) noexcept nogil
+    # The shard of those that have none; from now on readers look at it.
+    cdef Shard *share(self) noexcept nogil
     # The i-th of the shards there are, 0..N_TAGS - 1, or NULL.
     cdef const Shard *shard_at(self, int i) noexcept nogil
     # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.

@@ -2,15 +2,15 @@
 
 HAZARD: many threads record while others read, merge and reset, and nobody may wait or be lost. Each thread writes a
 shard of its own with plain loads and stores (relaxed, since readers look on); a shard is taken over by a later thread
-only after its owner has ended (thread.h). What finds no shard, because 64 threads live or no memory is left, goes to
-the shared shard with atomic adds.
+only after its owner has ended (thread.h). The threads that find 64 others alive share a shard with atomic adds. All
+shards are rows of one mapping, as many as there are thread tags; a row takes memory when it is first written.
 
-    thread 0 --> shards[0]  head | 64 buckets of group 0 | ... group 1 | ...      one writer each
-    thread 1 --> shards[1]  NULL until thread 1 records
-       ...
-    others   --> shared     head | ...                                            atomic adds
-                    |
-                    +--> snapshot = sum of shards - what was there at the last reset
+    row 0        others   --> shared     head | 64 buckets of group 0 | ... group 1 | ...    atomic adds; NULL until then
+    row 1        thread 0 --> shards[1]  head | ...                                          one writer each
+    row 2        thread 1 --> shards[2]  NULL, and the row untouched, until thread 1 records
+       ...                       |
+    row 65                       |       what was there at the last reset
+                                 +--> snapshot = sum of shards - row 65
 
 Invariants: a bucket only ever grows, so a snapshot is never negative; reset() writes no bucket, it remembers. All
 numbers of a snapshot follow from the buckets it saw; sum, minimum and maximum only refine them inside their bounds, so
@@ -18,15 +18,13 @@ a snapshot that was taken in the middle of an event is still one that could have
 """
 cimport cython
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
-from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed,
     jm_ctz,
     jm_load_relaxed,
     jm_max_relaxed,
-    jm_min_relaxed,
     jm_or_acq_rel,
     jm_ptr_load_acquire,
     jm_ptr_store_release,
@@ -34,28 +32,30 @@ from jessy_mem._core.c.atomic cimport (
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
 from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_number, jm_thread_tag
-from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_of
+from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_lows, bucket_of
 from jessy_mem._core.kernels.shard cimport (
     Shard,
     Snapshot,
     own_add,
-    shard_bytes,
     shard_events,
-    shard_new,
+    shard_in,
     shard_record_own,
     shard_record_shared,
+    shard_words,
     snapshot_add,
     snapshot_begin,
+    snapshot_counts,
     snapshot_finish,
     snapshot_percentile,
     snapshot_subtract,
 )
+from jessy_mem._core.mapping cimport Mapping
+
+from jessy_mem.errors import MappingError
 
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
-    object PyByteArray_FromStringAndSize(const char *data, Py_ssize_t n_bytes)
-    char *PyByteArray_AS_STRING(object array) noexcept
 
 cdef extern from *:
     bint likely(bint condition) noexcept nogil  # a macro of every module that Cython writes
@@ -115,14 +115,14 @@ cdef class LatencyHistogram:
     n_events : int
         All events since the histogram was made: a reset does not lower it, and events counted without a time are in it.
     n_bytes : int
-        Memory held for counters: about 16 KB, and as much for each thread that has recorded.
+        Memory of the counters in use: about 16 KB for each thread that has recorded, and for all that share.
 
     Raises
     ------
     ValueError
         If `max_ns` is not in 1..2**63 - 1.
-    MemoryError
-        If there is no memory for the first counters.
+    MappingError
+        If the system refuses the address space.
 
     Notes
     -----
@@ -148,20 +148,22 @@ cdef class LatencyHistogram:
             raise ValueError(f"max_ns: {max_ns} is not in 1..2**63 - 1")
         self.limit_ns = max_ns
         self.n_buckets = bucket_of(self.limit_ns) + 1
-        self.n_groups = (self.n_buckets + GROUP_BUCKETS - 1) / GROUP_BUCKETS
-        self.shared = shard_new(self.n_groups)
-        if self.shared == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        cdef int tag
-        for tag in range(N_TAGS):
-            free(self.shards[tag])
-        free(self.shared)
-        free(self.reset_at)
+        self.n_groups = (self.n_buckets + GROUP_BUCKETS - 1) // GROUP_BUCKETS
+        n_words = shard_words(self.n_groups)
+        try:
+            pages = Mapping(N_TAGS * n_words * sizeof(uint64_t), reserve=True)
+        except OSError as error:
+            raise MappingError.of(error, "latency histogram") from None
+        self.rows = memoryview(pages).cast("Q", (N_TAGS, n_words))
 
     cdef const Shard *shard_at(self, int i) noexcept nogil:
-        return <const Shard *> (jm_ptr_load_acquire(<void **> &self.shards[i]) if i else self.shared)
+        return <const Shard *> jm_ptr_load_acquire(<void **> (&self.shards[i] if i else &self.shared))
+
+    cdef Shard *share(self) noexcept nogil:
+        cdef Shard *shard = shard_in(self.rows, 0)
+        if jm_ptr_load_acquire(<void **> &self.shared) == NULL:
+            jm_ptr_store_release(<void **> &self.shared, shard)  # the same by whoever
+        return shard
 
     cdef Shard *shard_claim(self) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
@@ -169,8 +171,8 @@ cdef class LatencyHistogram:
         if number == JM_THREAD_SLOTS:
             return NULL
         shard = self.shards[number + 1]  # that of an ended thread, whose number this one got
-        if shard == NULL and not self.refuses_shards:
-            shard = shard_new(self.n_groups)
+        if shard == NULL:
+            shard = shard_in(self.rows, number + 1)
             # Only the thread that has this number writes the pointer.
             jm_ptr_store_release(<void **> &self.shards[number + 1], shard)
         return shard
@@ -187,7 +189,7 @@ cdef class LatencyHistogram:
         if shard != NULL:
             shard_record_own(shard, t_ns, self.limit_ns)
         else:
-            shard_record_shared(self.shared, t_ns, self.limit_ns)
+            shard_record_shared(self.share(), t_ns, self.limit_ns)
 
     cdef void tick(self) noexcept nogil:
         cdef Shard *shard = self.shards[jm_thread_tag()]
@@ -201,10 +203,10 @@ cdef class LatencyHistogram:
         if shard != NULL:
             own_add(&shard.ticks, 1)
         else:
-            jm_add_relaxed(&self.shared.ticks, 1)
+            jm_add_relaxed(&self.share().ticks, 1)
 
     cdef uint64_t count_events(self) noexcept nogil:
-        cdef uint64_t n_events = 0, groups = jm_load_relaxed(&self.shared.groups)
+        cdef uint64_t n_events = 0, groups = 0
         cdef const uint64_t *counts
         cdef const Shard *shard
         cdef int tag, i
@@ -212,8 +214,11 @@ cdef class LatencyHistogram:
             shard = self.shard_at(tag)
             if shard != NULL:
                 n_events += jm_load_relaxed(&shard.ticks) + jm_load_relaxed(&shard.overflow) + shard_events(shard)
+        shard = self.shard_at(0)
+        if shard != NULL:
+            groups = jm_load_relaxed(&shard.groups)
         while groups:
-            counts = self.shared.counts + jm_ctz(groups) * GROUP_BUCKETS
+            counts = shard.counts + jm_ctz(groups) * GROUP_BUCKETS
             groups &= groups - 1
             for i in range(GROUP_BUCKETS):
                 n_events += jm_load_relaxed(counts + i)
@@ -304,7 +309,7 @@ cdef class LatencyHistogram:
             If the two have a different `limit_ns`, so that their buckets do not correspond.
         """
         cdef Snapshot snapshot
-        cdef Shard *shard = self.shared
+        cdef Shard *shard = self.share()
         cdef uint64_t groups
         cdef unsigned int bucket, first
         if other.limit_ns != self.limit_ns:
@@ -323,7 +328,7 @@ cdef class LatencyHistogram:
             jm_add_relaxed(&shard.sum_ns, snapshot.sum_ns)
             jm_add_relaxed(&shard.ticks, snapshot.n_ticks)
             if snapshot.n_timed:
-                jm_min_relaxed(&shard.min_ns, snapshot.min_ns)
+                jm_max_relaxed(&shard.not_min_ns, ~snapshot.min_ns)
                 jm_max_relaxed(&shard.max_ns, snapshot.max_ns)
 
     def reset(self):
@@ -336,9 +341,7 @@ cdef class LatencyHistogram:
         cdef int tag
         with cython.critical_section(self):
             if self.reset_at == NULL:
-                self.reset_at = shard_new(self.n_groups)
-            if self.reset_at == NULL:
-                raise MemoryError
+                self.reset_at = shard_in(self.rows, N_TAGS - 1)
             reset_at = self.reset_at
             snapshot_begin(&snapshot)
             for tag in range(N_TAGS):
@@ -346,7 +349,7 @@ cdef class LatencyHistogram:
                 if shard != NULL:
                     snapshot_add(&snapshot, shard)
                     # An event in flight may miss this; the buckets still bound what is shown for it.
-                    jm_store_relaxed(<uint64_t *> &shard.min_ns, UINT64_MAX)
+                    jm_store_relaxed(<uint64_t *> &shard.not_min_ns, 0)
                     jm_store_relaxed(<uint64_t *> &shard.max_ns, 0)
             groups = reset_at.groups = snapshot.groups
             while groups:
@@ -433,7 +436,7 @@ cdef class LatencyHistogram:
         cdef size_t n_shards = self.reset_at != NULL
         for tag in range(N_TAGS):
             n_shards += self.shard_at(tag) != NULL
-        return n_shards * shard_bytes(self.n_groups)
+        return n_shards * self.rows.shape[1] * sizeof(uint64_t)
 
     @property
     def counts(self):
@@ -441,29 +444,20 @@ cdef class LatencyHistogram:
         import numpy
 
         cdef Snapshot snapshot
-        cdef unsigned int first
+        array = numpy.zeros(self.n_groups * GROUP_BUCKETS, numpy.uint64)
         self.snapshot_take(&snapshot)
-        raw = PyByteArray_FromStringAndSize(NULL, self.n_groups * GROUP_BUCKETS * sizeof(uint64_t))
-        cdef uint64_t *counts = <uint64_t *> PyByteArray_AS_STRING(raw)
-        memset(counts, 0, self.n_groups * GROUP_BUCKETS * sizeof(uint64_t))
-        while snapshot.groups:
-            first = jm_ctz(snapshot.groups) * GROUP_BUCKETS
-            snapshot.groups &= snapshot.groups - 1
-            memcpy(counts + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
-        return numpy.frombuffer(raw, numpy.uint64, self.n_buckets)
+        snapshot_counts(&snapshot, array)
+        return array[: self.n_buckets]
 
     @property
     def bucket_bounds_ns(self):
         """The edges of the buckets: bucket `i` counts ``bounds[i] <= t_ns < bounds[i + 1]``; a new uint64 array."""
         import numpy
 
-        cdef unsigned int bucket
-        raw = PyByteArray_FromStringAndSize(NULL, (self.n_buckets + 1) * sizeof(uint64_t))
-        cdef uint64_t *bounds = <uint64_t *> PyByteArray_AS_STRING(raw)
-        for bucket in range(self.n_buckets):
-            bounds[bucket] = bucket_low(bucket)
-        bounds[self.n_buckets] = self.limit_ns + 1
-        return numpy.frombuffer(raw, numpy.uint64)
+        array = numpy.empty(self.n_buckets + 1, numpy.uint64)
+        bucket_lows(array)
+        array[self.n_buckets] = self.limit_ns + 1
+        return array
 
     def __repr__(self):
         cdef Snapshot snapshot

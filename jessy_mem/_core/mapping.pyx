@@ -38,16 +38,18 @@ cdef class Mapping:
         Map the file for this process alone, which is all that some systems allow for sealed memory.
     huge : bool
         Ask for huge pages, where the system has them.
+    reserve : bool
+        Of memory, take the addresses only: a page counts when it is first touched, however much is mapped.
 
     Raises OSError if the system refuses, ValueError if the file is shorter. Thread-safe.
     """
 
-    def __cinit__(self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False):
+    def __cinit__(self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False, bint reserve=False):
         cdef uint64_t file_bytes = n_bytes
         jm_disown(<PyObject *> self)
         self.writable = fd < 0
         if fd < 0:
-            self.base = jm_os_map_zeroed(n_bytes, huge)
+            self.base = jm_os_map_zeroed(n_bytes, huge, reserve)
         else:
             self.base = jm_os_map_file(fd, n_bytes, private, &file_bytes)
         if file_bytes < n_bytes:

@@ -288,9 +288,9 @@ cdef class PoolAllocator:
         free_blocks = {}
         for k in range(arena.n_classes):
             free_blocks[arena.classes[k].block_bytes] = bitmap_count_free(
-                &arena.bitmap, &arena.zones[k] if arena.strict else zone, arena.classes[k].n_units
+                arena.words, &arena.zones[k] if arena.strict else zone, arena.classes[k].n_units
             )
-        return AllocationFailed(n_bytes, bitmap_longest_free(&arena.bitmap, zone) * arena.unit_bytes, free_blocks)
+        return AllocationFailed(n_bytes, bitmap_longest_free(arena.words, zone) * arena.unit_bytes, free_blocks)
 
     def usage(self):
         """(bytes charged for all blocks, limit in bytes)."""
@@ -303,7 +303,7 @@ cdef class PoolAllocator:
         cdef uint64_t n_pages = 0, n_resident = 0
         cdef int failed
         with nogil:
-            failed = jm_os_resident_pages(arena.memory, arena.n_units << arena.unit_order, &n_pages, &n_resident)
+            failed = jm_os_resident_pages(&arena.memory[0], arena.n_units << arena.unit_order, &n_pages, &n_resident)
         if failed:
             raise OSError(errno, os.strerror(errno))
         return n_resident * jm_page_bytes()

@@ -1,12 +1,10 @@
 """Doors for tests and benchmarks of the clock and the latency histogram: kernels in a C loop, native threads.
 
-Not for use by the library itself. Native threads have no Python state and hold no GIL, so they meet in the histogram
-as hard as the machine can, on every interpreter.
+Not for use by the library itself.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 
-from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_store_release
+from jessy_mem._core.c.atomic cimport jm_load_acquire
 from jessy_mem._core.c.clock cimport (
     jm_clock_init,
     jm_clock_monotonic_ns,
@@ -24,33 +22,14 @@ from jessy_mem._core.kernels.shard cimport (
     snapshot_begin,
 )
 from jessy_mem._core.latency cimport N_TAGS, LatencyHistogram
+from jessy_mem._probe.workers cimport Worker, run_workers
 
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_t:
-        pass
-    int pthread_create(pthread_t *thread, void *attributes, void *(*run)(void *) noexcept nogil, void *job) noexcept
-    int pthread_join(pthread_t thread, void **result) noexcept
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield() noexcept
 
 jm_clock_init()
 
-ctypedef void (*record_fn)(void *, const uint64_t *, size_t, size_t) noexcept nogil
 
-
-cdef struct Meeting:    # where the threads of one run wait for each other
-    uint64_t is_open    # atomic; 0 until every thread was made
-    uint64_t n_done     # atomic; threads that have recorded all
-    uint64_t n_threads
-
-
-cdef struct Job:
-    pthread_t thread
-    Meeting *meeting
-    record_fn record
-    void *histogram     # a LatencyHistogram that the caller holds
+cdef struct Recording:      # what the threads of one run record
+    void *histogram         # a LatencyHistogram that the caller holds
     const uint64_t *values
     size_t n_values
     size_t n_ticks
@@ -73,11 +52,6 @@ def clock_ns(uint64_t begin_ticks, uint64_t end_ticks):
     return jm_clock_ns(begin_ticks, end_ticks)
 
 
-def refuse_shards(LatencyHistogram histogram not None, bint refuse):
-    """Let the histogram behave as if there were no memory for the shards of further threads."""
-    histogram.refuses_shards = refuse
-
-
 def settle(LatencyHistogram histogram not None):
     """Leave each shard as in the middle of a record: the newest event in its bucket, and no other in its place."""
     cdef int tag
@@ -97,7 +71,7 @@ def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint
     cdef int tag
     cdef size_t i, _group
     for tag in range(1, N_TAGS):
-        if histogram.shards[tag] != NULL and histogram.shards[tag] != histogram.shared:
+        if histogram.shards[tag] != NULL:
             shard = histogram.shards[tag]
     if shard == NULL:
         raise ValueError("this thread has recorded nothing, or has no shard of its own")
@@ -219,54 +193,20 @@ def tick_cost_ns(LatencyHistogram histogram not None, size_t n):
     return (end_ns - begin_ns) / <double> n
 
 
-cdef void record_all(
-    LatencyHistogram histogram, const uint64_t *values, size_t n_values, size_t n_ticks
-) noexcept nogil:
+cdef void record_all(Worker *me) noexcept nogil:
+    cdef const Recording *task = <const Recording *> me.task
     cdef size_t i, _i
-    for i in range(n_values):
-        histogram.record_ns(values[i])
-    for _i in range(n_ticks):
-        histogram.tick()
-
-
-cdef void *thread_run(void *argument) noexcept nogil:
-    cdef Job *job = <Job *> argument
-    while not jm_load_acquire(&job.meeting.is_open):
-        sched_yield()
-    job.record(job.histogram, job.values, job.n_values, job.n_ticks)
-    # Stay until all have recorded, so that as many threads live at once as were asked for.
-    jm_add_acq_rel(&job.meeting.n_done, 1)
-    while jm_load_acquire(&job.meeting.n_done) < job.meeting.n_threads:
-        sched_yield()
-    return NULL
+    for i in range(task.n_values):
+        (<LatencyHistogram> task.histogram).record_ns(task.values[i])
+    for _i in range(task.n_ticks):
+        (<LatencyHistogram> task.histogram).tick()
 
 
 def record_threads(
     LatencyHistogram histogram not None, const uint64_t[::1] values not None, unsigned int n_threads, size_t n_ticks=0
 ):
-    """Let `n_threads` native threads, all alive at once, record all `values` and tick `n_ticks` times each.
-
-    Returns the number of threads that the system gave. The GIL is released meanwhile.
-    """
-    cdef Meeting meeting
-    cdef Job *jobs = <Job *> calloc(n_threads + 1, sizeof(Job))
-    cdef unsigned int i, n_made = 0
-    if jobs == NULL:
-        raise MemoryError
-    meeting.is_open = meeting.n_done = 0
-    for i in range(n_threads):
-        jobs[i].meeting = &meeting
-        jobs[i].record = <record_fn> record_all
-        jobs[i].histogram = <void *> histogram
-        jobs[i].values = &values[0] if values.shape[0] else NULL
-        jobs[i].n_values = values.shape[0]
-        jobs[i].n_ticks = n_ticks
-    with nogil:
-        while n_made < n_threads and pthread_create(&jobs[n_made].thread, NULL, thread_run, &jobs[n_made]) == 0:
-            n_made += 1
-        meeting.n_threads = n_made
-        jm_store_release(&meeting.is_open, 1)
-        for i in range(n_made):
-            pthread_join(jobs[i].thread, NULL)
-    free(jobs)
-    return n_made
+    """Let `n_threads` native threads, all alive at once, record all `values` and tick `n_ticks` times each."""
+    cdef Recording task
+    task.histogram, task.n_values, task.n_ticks = <void *> histogram, values.shape[0], n_ticks
+    task.values = &values[0] if values.shape[0] else NULL
+    run_workers(record_all, &task, n_threads)

@@ -19,17 +19,19 @@ from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.typedefs cimport OK, unit_index_t, word_index_t
 from jessy_mem._core.kernels.bitmap cimport (
     WORD_UNITS,
-    Bitmap,
+    Holds,
     Zone,
     bitmap_claim,
     bitmap_claim_run,
     bitmap_count_claimed,
     bitmap_count_free,
+    bitmap_count_lost,
     bitmap_longest_free,
     bitmap_release,
     run_mask,
     zone_of,
 )
+from jessy_mem._core.mapping cimport Mapping
 from jessy_mem._core.pool cimport PoolAllocator
 from jessy_mem._probe.workers cimport Worker, next_random, run_workers, sched_yield, wait_for
 
@@ -42,11 +44,21 @@ cdef enum:
     MAX_DEPTH = 64
 
 cdef struct BitmapTask:
-    Bitmap *bitmap
+    void *probe           # a BitmapProbe
     Zone zone
     unsigned int order
     unsigned int depth    # blocks each thread keeps claimed
     uint64_t n_pairs
+
+
+cdef inline unit_index_t probe_claim(BitmapTask *task, word_index_t *hint) noexcept nogil:
+    cdef Zone *zone = &task.zone
+    return bitmap_claim((<BitmapProbe> task.probe).words, (<BitmapProbe> task.probe).summary, zone, task.order, hint)
+
+
+cdef inline void probe_release(BitmapTask *task, unit_index_t unit) noexcept nogil:
+    cdef uint64_t n_units = <uint64_t> 1 << task.order
+    bitmap_release((<BitmapProbe> task.probe).words, (<BitmapProbe> task.probe).summary, unit, n_units)
 
 
 # Claim into a ring and release what was claimed `depth` pairs before. counts[0]: claims that failed.
@@ -57,83 +69,86 @@ cdef void bitmap_pairs(Worker *me) noexcept nogil:
     cdef word_index_t hint = (task.zone.first + n_words * me.number // me.n_workers) & ~<uint64_t> 7
     cdef unsigned int k = 0
     for i in range(task.depth):
-        ring[i] = bitmap_claim(task.bitmap, &task.zone, task.order, &hint)
+        ring[i] = probe_claim(task, &hint)
     for _ in range(task.n_pairs):
         if ring[k] >= 0:
-            bitmap_release(task.bitmap, ring[k], <uint64_t> 1 << task.order)
+            probe_release(task, ring[k])
             hint = <word_index_t> ring[k] // WORD_UNITS
-        ring[k] = bitmap_claim(task.bitmap, &task.zone, task.order, &hint)
+        ring[k] = probe_claim(task, &hint)
         n_failed += ring[k] < 0
         k = k + 1 if k + 1 < task.depth else 0
     for i in range(task.depth):
         if ring[i] >= 0:
-            bitmap_release(task.bitmap, ring[i], <uint64_t> 1 << task.order)
+            probe_release(task, ring[i])
     me.counts[0] = n_failed
 
 
 cdef class BitmapProbe:
     """A bitmap of n_units units with its kernels as methods; `zone` arguments are (first unit, end unit)."""
-    cdef Bitmap bitmap
+    cdef uint64_t[::1] words
+    cdef uint64_t[::1] summary
+    cdef Holds holds
     cdef readonly uint64_t n_units
     cdef uint64_t n_padding
     cdef word_index_t hint
 
     def __cinit__(self, uint64_t n_units):
         cdef uint64_t n_words = (n_units + WORD_UNITS - 1) // WORD_UNITS
-        self.bitmap.words = <uint64_t *> calloc(n_words + 1, sizeof(uint64_t))
-        self.bitmap.summary = <uint64_t *> calloc(n_words // WORD_UNITS + 1, sizeof(uint64_t))
-        if self.bitmap.words == NULL or self.bitmap.summary == NULL:
-            raise MemoryError
-        self.bitmap.n_words = n_words
+        self.words = memoryview(Mapping(n_words * sizeof(uint64_t))).cast("Q")
+        self.summary = memoryview(Mapping((n_words // WORD_UNITS + 1) * sizeof(uint64_t))).cast("Q")
         self.n_units = n_units
         self.n_padding = n_words * WORD_UNITS - n_units
         if self.n_padding:
-            self.bitmap.words[n_words - 1] = run_mask(n_units, self.n_padding, n_words - 1)
-
-    def __dealloc__(self):
-        free(self.bitmap.words)
-        free(self.bitmap.summary)
+            self.words[n_words - 1] = run_mask(n_units, self.n_padding, n_words - 1)
 
     cdef Zone zone(self, zone):
         return zone_of(0, self.n_units) if zone is None else zone_of(zone[0], zone[1])
 
     def claim(self, unsigned int order=0, zone=None):
         cdef Zone where = self.zone(zone)
-        return bitmap_claim(&self.bitmap, &where, order, &self.hint)
+        return bitmap_claim(self.words, self.summary, &where, order, &self.hint)
 
     def claim_run(self, uint64_t n_units, uint64_t align_units=1, zone=None):
         cdef Zone where = self.zone(zone)
         cdef uint64_t n_holds = 0
-        return bitmap_claim_run(&self.bitmap, &where, n_units, align_units, &n_holds)
+        return bitmap_claim_run(self.words, self.summary, &self.holds, &where, n_units, align_units, &n_holds)
 
     def release(self, unit_index_t unit, uint64_t n_units=1):
         """True when the units were released, False when the kernel reported DOUBLE_FREE."""
-        return bitmap_release(&self.bitmap, unit, n_units) == OK
+        return bitmap_release(self.words, self.summary, unit, n_units) == OK
 
     def is_claimed(self, uint64_t unit):
-        return jm_load_relaxed(&self.bitmap.words[unit // WORD_UNITS]) >> (unit % WORD_UNITS) & 1 == 1
+        return jm_load_relaxed(&self.words[unit // WORD_UNITS]) >> (unit % WORD_UNITS) & 1 == 1
 
     def is_marked_full(self, uint64_t word):
-        return jm_load_relaxed(&self.bitmap.summary[word // WORD_UNITS]) >> (word % WORD_UNITS) & 1 == 1
+        return jm_load_relaxed(&self.summary[word // WORD_UNITS]) >> (word % WORD_UNITS) & 1 == 1
 
     def n_claimed(self):
-        return bitmap_count_claimed(&self.bitmap) - self.n_padding
+        return bitmap_count_claimed(self.words) - self.n_padding
 
     def n_free(self, uint64_t n_units=1, zone=None):
         cdef Zone where = self.zone(zone)
-        return bitmap_count_free(&self.bitmap, &where, n_units)
+        return bitmap_count_free(self.words, &where, n_units)
 
     def longest_free(self, zone=None):
         cdef Zone where = self.zone(zone)
-        return bitmap_longest_free(&self.bitmap, &where)
+        return bitmap_longest_free(self.words, &where)
+
+    def n_lost(self):
+        """Words that are marked full and have room, while nobody works."""
+        return bitmap_count_lost(self.words, self.summary)
+
+    def mark_full(self, uint64_t word):
+        """Break the bitmap: mark a word that may have room, as no kernel leaves one."""
+        self.summary[word // WORD_UNITS] |= <uint64_t> 1 << (word % WORD_UNITS)
 
     def pairs_ns(self, uint64_t n_pairs, unsigned int order=0, unsigned int n_threads=1, unsigned int depth=1):
         """Nanoseconds for one claim and one release, in each of n_threads threads that use the whole bitmap at once."""
         cdef BitmapTask task
         if not 0 < depth <= MAX_DEPTH:
             raise ValueError(f"depth: {depth} is not in 1..{MAX_DEPTH}")
-        task.bitmap, task.zone, task.order, task.depth, task.n_pairs = (
-            &self.bitmap, zone_of(0, self.n_units), order, depth, n_pairs
+        task.probe, task.zone, task.order, task.depth, task.n_pairs = (
+            <void *> self, zone_of(0, self.n_units), order, depth, n_pairs
         )
         t_ns, n_failed, *_ = run_workers(bitmap_pairs, &task, n_threads)
         if n_failed:

@@ -15,6 +15,7 @@ cdef struct Worker:
     job_t job
     void *task            # what all workers share
     uint64_t *n_arrived   # atomic; counts workers that are ready
+    uint64_t *n_ended     # atomic; counts workers that have done their job
     uint64_t n_workers
     uint64_t number       # 0..n_workers - 1
     uint64_t random       # seeded by the number

@@ -41,12 +41,14 @@ cdef void *worker_run(void *argument) noexcept nogil:
     me.begin_ticks = jm_clock_ticks()
     me.job(me)
     me.end_ticks = jm_clock_ticks()
+    jm_add_acq_rel(me.n_ended, 1)
+    wait_for(me.n_ended, me.n_workers)  # all live to the end, so that none gets the number of another
     return NULL
 
 
 cdef list run_workers(job_t job, void *task, unsigned int n_workers, uint64_t seed=1):
     cdef Worker *workers = <Worker *> calloc(n_workers, sizeof(Worker))
-    cdef uint64_t n_arrived = 0, begin_ticks, end_ticks
+    cdef uint64_t n_arrived = 0, n_ended = 0, begin_ticks, end_ticks
     cdef unsigned int i, k, n_started = 0
     if workers == NULL:
         raise MemoryError
@@ -54,13 +56,15 @@ cdef list run_workers(job_t job, void *task, unsigned int n_workers, uint64_t se
         with nogil:
             for i in range(n_workers):
                 workers[i].job, workers[i].task = job, task
-                workers[i].n_arrived, workers[i].n_workers, workers[i].number = &n_arrived, n_workers, i
+                workers[i].n_arrived, workers[i].n_ended = &n_arrived, &n_ended
+                workers[i].n_workers, workers[i].number = n_workers, i
                 workers[i].random = (seed + i) * 0x9E3779B97F4A7C15ULL | 1
                 if pthread_create(&workers[i].thread, NULL, worker_run, &workers[i]) != 0:
                     break
                 n_started += 1
             if n_started < n_workers:
                 jm_add_acq_rel(&n_arrived, n_workers)  # nobody waits for those that never came
+                jm_add_acq_rel(&n_ended, n_workers)
             for i in range(n_started):
                 pthread_join(workers[i].thread, NULL)
         if n_started < n_workers:

@@ -81,7 +81,7 @@ def test_bucket_is_never_wider_than_a_64th(value):
 
 
 class HistogramMachine(RuleBasedStateMachine):
-    """Any order of record, tick, merge and reset, shards refused or not, against two lists and a number."""
+    """Any order of record, tick, merge and reset, also by more threads than there are shards, against a list."""
 
     def __init__(self):
         super().__init__()
@@ -101,9 +101,9 @@ class HistogramMachine(RuleBasedStateMachine):
         probe.tick_cost_ns(self.histogram, n)
         self.n_events += n
 
-    @rule(values=st.lists(times_ns, max_size=20), n_threads=st.integers(1, 3))
+    @rule(values=st.lists(times_ns, max_size=20), n_threads=st.sampled_from([1, 2, 3, 66]))
     def record_in_threads(self, values, n_threads):
-        assert probe.record_threads(self.histogram, np.array(values, np.uint64), n_threads) == n_threads
+        probe.record_threads(self.histogram, np.array(values, np.uint64), n_threads)
         self.values += values * n_threads
         self.n_events += len(values) * n_threads
 
@@ -120,10 +120,6 @@ class HistogramMachine(RuleBasedStateMachine):
     def reset(self):
         self.histogram.reset()
         self.values = []
-
-    @rule(refuse=st.booleans())
-    def refuse_shards(self, refuse):
-        probe.refuse_shards(self.histogram, refuse)
 
     @invariant()
     def equals_the_list(self):
@@ -147,7 +143,7 @@ def test_checker_notices_a_lost_event():
 def test_percentiles_of_a_million_log_normal_samples():
     values = np.random.default_rng(7).lognormal(math.log(50_000), 1.8, 1_000_000).astype(np.uint64)
     histogram = LatencyHistogram()
-    assert probe.record_threads(histogram, values, 1) == 1
+    probe.record_threads(histogram, values, 1)
     ordered = np.sort(values).tolist()
     assert (histogram.count, histogram.min_ns, histogram.max_ns) == (len(ordered), ordered[0], ordered[-1])
     assert histogram.mean_ns == sum(ordered) / len(ordered)

@@ -13,6 +13,7 @@ import pytest
 
 import jessy_mem._core.latency as latency
 import jessy_mem.stats
+from helpers import HAS_PROC
 from jessy_mem._core.latency import LatencyHistogram, clock_name, clock_resolution_ns
 from jessy_mem._probe import latency as probe
 from jessy_mem.stats import LatencySummary
@@ -255,26 +256,55 @@ def test_ticks_are_events_without_a_time():
 
 def test_memory_of_a_shard_is_small_and_comes_when_used():
     histogram = LatencyHistogram()
-    unused = histogram.n_bytes
+    assert histogram.n_bytes == 0
     histogram.record(1)
-    assert unused < histogram.n_bytes <= 2 * unused
-    assert unused <= 20_000
-    assert LatencyHistogram(2**63 - 1).n_bytes <= 64 << 10
+    one_shard = histogram.n_bytes
+    assert 0 < one_shard <= 20_000
+    assert histogram_of([1], max_ns=2**63 - 1).n_bytes <= 64 << 10
+    probe.record_threads(histogram, np.array([1], np.uint64), 2)
+    assert histogram.n_bytes == 3 * one_shard
+    histogram.reset()
+    assert histogram.n_bytes == 4 * one_shard
 
 
-def test_without_memory_for_a_shard_nothing_is_lost():
-    histogram = LatencyHistogram()
-    probe.refuse_shards(histogram, True)
-    n_bytes = histogram.n_bytes
-    for value in (5, 50_000, 10**12):
-        histogram.record(value)
-    probe.tick_cost_ns(histogram, 2)
-    assert histogram.n_bytes == n_bytes
-    assert histogram.to_dict() == histogram_of([5, 50_000, 10**12]).to_dict()
-    assert histogram.n_events == 5
-    probe.refuse_shards(histogram, False)
-    histogram.record(6)
-    assert histogram.to_dict() == histogram_of([5, 50_000, 10**12, 6]).to_dict()
+@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
+def test_what_nobody_recorded_takes_no_memory():
+    """The rows of threads that never recorded are addresses only, also after everything was read."""
+    code = """
+import mmap
+from jessy_mem._core.latency import LatencyHistogram
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * mmap.PAGESIZE
+def use(histogram):
+    histogram.record(5)
+    histogram.summary(), histogram.n_events, histogram.to_dict()
+    return histogram
+first = use(LatencyHistogram())
+before = resident()
+held = [use(LatencyHistogram()) for _ in range(200)]
+assert resident() - before < 200 * 2 * first.n_bytes, (resident() - before, first.n_bytes)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_address_space_that_the_system_refuses_is_mapping_error():
+    code = """
+import errno, resource
+from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem.errors import MappingError
+resource.setrlimit(resource.RLIMIT_AS, (1 << 28, resource.RLIM_INFINITY))
+held = []
+try:
+    while True:
+        held.append(LatencyHistogram())
+except MappingError as error:
+    assert error.errno == errno.ENOMEM, error.errno
+for histogram in held:
+    histogram.record(5)  # needs nothing more
+    assert histogram.count == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_it_is_final_and_has_no_state_to_pickle():

@@ -60,10 +60,12 @@ static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private, uint6
     return base == MAP_FAILED ? NULL : base;
 }
 
-/* Map zeroed memory, in huge pages if that is wanted and possible; NULL with errno. */
-static inline void *jm_os_map_zeroed(size_t n_bytes, int huge)
+/* Map zeroed memory whose pages are committed when first touched; NULL with errno. In huge pages if that is wanted and
+   possible; `reserve`: only the addresses are taken, the system does not count the memory before it is touched. */
+static inline void *jm_os_map_zeroed(size_t n_bytes, int huge, int reserve)
 {
-    void *base = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | (reserve ? MAP_NORESERVE : 0);
+    void *base = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (base == MAP_FAILED)
         return NULL;
 #if defined(MADV_HUGEPAGE)
@@ -71,19 +73,6 @@ static inline void *jm_os_map_zeroed(size_t n_bytes, int huge)
         madvise(base, n_bytes, MADV_HUGEPAGE); /* a kernel without them refuses, and nothing is lost */
 #endif
     return base;
-}
-
-/* Reserve zeroed address space whose pages are committed when first touched; NULL (errno set) on failure. */
-static inline void *jm_os_reserve(size_t n_bytes)
-{
-    void *base = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return base == MAP_FAILED ? NULL : base;
-}
-
-static inline void jm_os_release(void *base, size_t n_bytes)
-{
-    if (base != NULL)
-        munmap(base, n_bytes);
 }
 
 /* Give the pages of a page-aligned anonymous range back; they read as zero afterwards. 0, or -1 with errno. */

@@ -32,7 +32,9 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_relaxed,
     jm_unlikely,
 )
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.typedefs cimport DOUBLE_FREE, OK, Status, bit_index_t, unit_index_t, word_index_t
+from jessy_mem._core.kernels.span cimport span_inside
 
 cdef enum:
     WORD_UNITS = 64
@@ -45,12 +47,14 @@ cdef extern from *:
     const uint64_t JM_WORD_FULL
 
 
-cdef struct Bitmap:
-    uint64_t *words        # atomic; aligned to a cache line; the bits past n_units are claimed for ever
+cdef struct Bitmap:        # what a kernel takes of the two views that are a bitmap, once for each call
+    uint64_t *words        # atomic; aligned to a cache line; the bits past the last unit are claimed for ever
     uint64_t *summary      # atomic; one bit for each word
-    word_index_t n_words
-    uint64_t n_holds_begun  # atomic; times that units were claimed which may be given back at once (a hold)
-    uint64_t n_holds_ended  # atomic
+
+
+cdef struct Holds:         # times that units were claimed which may be given back at once
+    uint64_t n_begun       # atomic
+    uint64_t n_ended       # atomic
 
 
 cdef struct Zone:          # the units [first_unit, end_unit) a search may take from; constant
@@ -60,6 +64,12 @@ cdef struct Zone:          # the units [first_unit, end_unit) a search may take 
     word_index_t end
     uint64_t before        # the bits of word `first` below the zone
     uint64_t after         # the bits of word `end - 1` above the zone
+
+
+cdef inline Bitmap bitmap_of(uint64_t[::1] words, uint64_t[::1] summary) noexcept nogil:
+    cdef Bitmap bitmap
+    bitmap.words, bitmap.summary = &words[0], &summary[0]
+    return bitmap
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------
@@ -137,7 +147,7 @@ cdef inline uint64_t word_lowest_run(uint64_t word, bit_index_t *first) noexcept
 # -- one word ---------------------------------------------------------------------------------------------------------
 
 # Mark word w full, unless it has got room meanwhile.
-cdef inline void word_mark_full(Bitmap *bitmap, word_index_t w) noexcept nogil:
+cdef inline void word_mark_full(const Bitmap *bitmap, word_index_t w) noexcept nogil:
     cdef uint64_t *summary = &bitmap.summary[w // WORD_UNITS]
     cdef uint64_t bit = <uint64_t> 1 << (w % WORD_UNITS)
     if jm_load_relaxed(summary) & bit:
@@ -148,7 +158,7 @@ cdef inline void word_mark_full(Bitmap *bitmap, word_index_t w) noexcept nogil:
 
 
 # Claim 2**order units of word w: the first bit, or -1 when they do not fit. Bits of `outside` are left alone.
-cdef inline int word_claim(Bitmap *bitmap, word_index_t w, uint64_t outside, unsigned int order) noexcept nogil:
+cdef inline int word_claim(const Bitmap *bitmap, word_index_t w, uint64_t outside, unsigned int order) noexcept nogil:
     cdef uint64_t mask = JM_WORD_FULL >> (WORD_UNITS - (1 << order))
     cdef uint64_t word = jm_load_relaxed(&bitmap.words[w])
     cdef int bit
@@ -163,7 +173,7 @@ cdef inline int word_claim(Bitmap *bitmap, word_index_t w, uint64_t outside, uns
 
 
 # Claim exactly the bits of `mask`: False, and nothing changed, when one of them is claimed.
-cdef inline bint word_claim_mask(Bitmap *bitmap, word_index_t w, uint64_t mask) noexcept nogil:
+cdef inline bint word_claim_mask(const Bitmap *bitmap, word_index_t w, uint64_t mask) noexcept nogil:
     cdef uint64_t word = jm_load_relaxed(&bitmap.words[w])
     while not word & mask:
         if jm_cas_weak_acq_rel(&bitmap.words[w], &word, word | mask):
@@ -172,7 +182,7 @@ cdef inline bint word_claim_mask(Bitmap *bitmap, word_index_t w, uint64_t mask) 
 
 
 # Claim every free bit of word w: the bits taken, 0 when it was full.
-cdef inline uint64_t word_claim_rest(Bitmap *bitmap, word_index_t w) noexcept nogil:
+cdef inline uint64_t word_claim_rest(const Bitmap *bitmap, word_index_t w) noexcept nogil:
     cdef uint64_t word = jm_load_relaxed(&bitmap.words[w])
     while word != JM_WORD_FULL:
         if jm_cas_weak_acq_rel(&bitmap.words[w], &word, JM_WORD_FULL):
@@ -181,7 +191,7 @@ cdef inline uint64_t word_claim_rest(Bitmap *bitmap, word_index_t w) noexcept no
 
 
 # Release the bits of `mask`: DOUBLE_FREE, and nothing written, when one of them is not claimed.
-cdef inline Status word_release(Bitmap *bitmap, word_index_t w, uint64_t mask) noexcept nogil:
+cdef inline Status word_release(const Bitmap *bitmap, word_index_t w, uint64_t mask) noexcept nogil:
     cdef uint64_t word = jm_load_relaxed(&bitmap.words[w]), bit
     cdef uint64_t *summary
     while True:
@@ -215,7 +225,7 @@ cdef inline word_index_t bitmap_next_open(const Bitmap *bitmap, word_index_t w, 
 
 # Claim a block in the words [first, end) of the zone: its first unit, or -1.
 cdef inline unit_index_t bitmap_claim_between(
-    Bitmap *bitmap, const Zone *zone, unsigned int order, word_index_t first, word_index_t end
+    const Bitmap *bitmap, const Zone *zone, unsigned int order, word_index_t first, word_index_t end
 ) noexcept nogil:
     cdef word_index_t w = bitmap_next_open(bitmap, first, end)
     cdef int bit
@@ -231,8 +241,9 @@ cdef inline unit_index_t bitmap_claim_between(
 # `hint` is the caller's own: the word where it looks first; it becomes the word where the block was found. Threads
 # whose hints lie on different cache lines do not meet; when two do, the one that loses goes on to the next line.
 cdef inline unit_index_t bitmap_claim(
-    Bitmap *bitmap, const Zone *zone, unsigned int order, word_index_t *hint
+    uint64_t[::1] words, uint64_t[::1] summary, const Zone *zone, unsigned int order, word_index_t *hint
 ) noexcept nogil:
+    cdef Bitmap bitmap = bitmap_of(words, summary)
     cdef uint64_t mask = JM_WORD_FULL >> (WORD_UNITS - (1 << order))
     cdef word_index_t w = jm_load_relaxed(hint)
     cdef uint64_t word
@@ -240,6 +251,7 @@ cdef inline unit_index_t bitmap_claim(
     cdef int bit
     if jm_unlikely(w < zone.first or w >= zone.end):
         w = zone.first
+    jm_assert(zone.end <= <word_index_t> words.shape[0], zone.end, words.shape[0])
     word = jm_load_relaxed(&bitmap.words[w])
     bit = word_first_fit(word | zone_outside(zone, w), order)
     if bit >= 0:
@@ -248,9 +260,9 @@ cdef inline unit_index_t bitmap_claim(
         w = (w | (LINE_WORDS - 1)) + 1
         if w >= zone.end:
             w = zone.first
-    unit = bitmap_claim_between(bitmap, zone, order, w, zone.end)
+    unit = bitmap_claim_between(&bitmap, zone, order, w, zone.end)
     if unit < 0:
-        unit = bitmap_claim_between(bitmap, zone, order, zone.first, w)
+        unit = bitmap_claim_between(&bitmap, zone, order, zone.first, w)
     if unit >= 0:
         w = <word_index_t> unit // WORD_UNITS
     jm_store_relaxed(hint, w)
@@ -258,7 +270,8 @@ cdef inline unit_index_t bitmap_claim(
 
 
 # Release the run of units that begins at `unit` and goes on in the next word or farther; see bitmap_release.
-cdef inline Status bitmap_release_run(Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
+cdef inline Status bitmap_release_run(const Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
+    cdef Status status
     cdef word_index_t first = <word_index_t> unit // WORD_UNITS
     cdef word_index_t last = (<word_index_t> unit + n_units - 1) // WORD_UNITS
     cdef word_index_t w
@@ -270,26 +283,31 @@ cdef inline Status bitmap_release_run(Bitmap *bitmap, unit_index_t unit, uint64_
     if word_release(bitmap, first, run_mask(unit, n_units, first)) != OK:
         return DOUBLE_FREE
     for w in range(first + 1, last + 1):
-        word_release(bitmap, w, run_mask(unit, n_units, w))
+        status = word_release(bitmap, w, run_mask(unit, n_units, w))
+        jm_assert(status == OK, unit, w)  # of two that release a run, the first word sent one away
     return OK
 
 
 # Release the n_units units at `unit`, a block or a run: DOUBLE_FREE, and nothing written, when one of them is not
 # claimed. Of two threads that release the same run exactly one gets OK: the first word decides.
-cdef inline Status bitmap_release(Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
+cdef inline Status bitmap_release(
+    uint64_t[::1] words, uint64_t[::1] summary, unit_index_t unit, uint64_t n_units
+) noexcept nogil:
+    cdef Bitmap bitmap = bitmap_of(words, summary)
     cdef bit_index_t bit = unit % WORD_UNITS
+    jm_assert(span_inside(unit, n_units, words.shape[0] * WORD_UNITS), unit, n_units)
     if jm_unlikely(bit + n_units > WORD_UNITS):
-        return bitmap_release_run(bitmap, unit, n_units)
-    return word_release(bitmap, <word_index_t> unit // WORD_UNITS, (JM_WORD_FULL >> (WORD_UNITS - n_units)) << bit)
+        return bitmap_release_run(&bitmap, unit, n_units)
+    return word_release(&bitmap, <word_index_t> unit // WORD_UNITS, (JM_WORD_FULL >> (WORD_UNITS - n_units)) << bit)
 
 
 # The last claimed unit of [unit, unit + n_units), or -1.
-cdef inline unit_index_t bitmap_last_claimed(const Bitmap *bitmap, unit_index_t unit, uint64_t n_units) noexcept nogil:
+cdef inline unit_index_t bitmap_last_claimed(const uint64_t *words, unit_index_t unit, uint64_t n_units) noexcept nogil:
     cdef word_index_t first = <word_index_t> unit // WORD_UNITS
     cdef word_index_t w = (<word_index_t> unit + n_units - 1) // WORD_UNITS
     cdef uint64_t claimed
     while True:
-        claimed = jm_load_relaxed(&bitmap.words[w]) & run_mask(unit, n_units, w)
+        claimed = jm_load_relaxed(words + w) & run_mask(unit, n_units, w)
         if claimed:
             return <unit_index_t> (w * WORD_UNITS + WORD_UNITS - 1 - jm_clz(claimed))
         if w == first:
@@ -299,31 +317,35 @@ cdef inline unit_index_t bitmap_last_claimed(const Bitmap *bitmap, unit_index_t 
 
 # Claim a run of n_units units that begins at a multiple of align_units inside the zone: its first unit, or -1.
 # Words are claimed upward, and given back when one of them was lost; of two runs that meet the upper one wins. Adds the
-# number of its holds to *n_holds. Whoever finds nothing while others hold units must look again; see Arena.search.
+# number of its own holds to *n_own. Whoever finds nothing while others hold units must look again; see Arena.search.
 cdef inline unit_index_t bitmap_claim_run(
-    Bitmap *bitmap, const Zone *zone, uint64_t n_units, uint64_t align_units, uint64_t *n_holds
+    uint64_t[::1] words, uint64_t[::1] summary, Holds *holds, const Zone *zone, uint64_t n_units,
+    uint64_t align_units, uint64_t *n_own
 ) noexcept nogil:
+    cdef Bitmap bitmap = bitmap_of(words, summary)
     cdef unit_index_t align = <unit_index_t> align_units
     cdef unit_index_t unit = (zone.first_unit + align - 1) // align * align, claimed
     cdef word_index_t first, last, w
+    cdef Status status
     while unit <= zone.end_unit and n_units <= <uint64_t> (zone.end_unit - unit):
-        claimed = bitmap_last_claimed(bitmap, unit, n_units)
+        claimed = bitmap_last_claimed(bitmap.words, unit, n_units)
         if claimed >= 0:
             unit = (claimed + align) // align * align
             continue
         first = <word_index_t> unit // WORD_UNITS
         last = (<word_index_t> unit + n_units - 1) // WORD_UNITS
-        jm_add_acq_rel(&bitmap.n_holds_begun, 1)
-        n_holds[0] += 1
+        jm_add_acq_rel(&holds.n_begun, 1)
+        n_own[0] += 1
         w = first
-        while w <= last and word_claim_mask(bitmap, w, run_mask(unit, n_units, w)):
+        while w <= last and word_claim_mask(&bitmap, w, run_mask(unit, n_units, w)):
             w += 1
         if w <= last:
             while w > first:  # lost word w: give back those below it, then look at the same place again
                 w -= 1
-                word_release(bitmap, w, run_mask(unit, n_units, w))
+                status = word_release(&bitmap, w, run_mask(unit, n_units, w))
+                jm_assert(status == OK, unit, w)
             w = first
-        jm_add_acq_rel(&bitmap.n_holds_ended, 1)
+        jm_add_acq_rel(&holds.n_ended, 1)
         if w > last:
             return unit
     return -1
@@ -332,11 +354,12 @@ cdef inline unit_index_t bitmap_claim_run(
 # -- counts: each word is read once, so a count taken while others work belongs to no single moment --------------------
 
 # Claimed units, those past the end included.
-cdef inline uint64_t bitmap_count_claimed(const Bitmap *bitmap) noexcept nogil:
+cdef inline uint64_t bitmap_count_claimed(uint64_t[::1] words) noexcept nogil:
+    cdef const uint64_t *first = &words[0]
     cdef uint64_t n_claimed = 0, word
     cdef word_index_t w
-    for w in range(bitmap.n_words):
-        word = jm_load_relaxed(&bitmap.words[w])
+    for w in range(<word_index_t> words.shape[0]):
+        word = jm_load_relaxed(first + w)
         if word == JM_WORD_FULL:
             n_claimed += WORD_UNITS
         elif word:
@@ -345,7 +368,8 @@ cdef inline uint64_t bitmap_count_claimed(const Bitmap *bitmap) noexcept nogil:
 
 
 # How many aligned blocks of n_units units (a power of two) are free inside the zone.
-cdef inline uint64_t bitmap_count_free(const Bitmap *bitmap, const Zone *zone, uint64_t n_units) noexcept nogil:
+cdef inline uint64_t bitmap_count_free(uint64_t[::1] words, const Zone *zone, uint64_t n_units) noexcept nogil:
+    cdef const uint64_t *first = &words[0]
     cdef uint64_t n_free = 0
     cdef unsigned int order
     cdef unit_index_t unit
@@ -353,22 +377,23 @@ cdef inline uint64_t bitmap_count_free(const Bitmap *bitmap, const Zone *zone, u
     if n_units <= WORD_UNITS:
         order = jm_ctz(n_units)
         for w in range(zone.first, zone.end):
-            n_free += jm_popcount(word_fits(jm_load_relaxed(&bitmap.words[w]) | zone_outside(zone, w), order))
+            n_free += jm_popcount(word_fits(jm_load_relaxed(first + w) | zone_outside(zone, w), order))
         return n_free
     unit = zone.first_unit
     while unit + <unit_index_t> n_units <= zone.end_unit:
-        n_free += bitmap_last_claimed(bitmap, unit, n_units) < 0
+        n_free += bitmap_last_claimed(first, unit, n_units) < 0
         unit += <unit_index_t> n_units
     return n_free
 
 
 # Units of the longest free run inside the zone.
-cdef inline uint64_t bitmap_longest_free(const Bitmap *bitmap, const Zone *zone) noexcept nogil:
+cdef inline uint64_t bitmap_longest_free(uint64_t[::1] words, const Zone *zone) noexcept nogil:
+    cdef const uint64_t *first = &words[0]
     cdef uint64_t longest = 0, here = 0, word
     cdef word_index_t w
     cdef bit_index_t bit
     for w in range(zone.first, zone.end):
-        word = jm_load_relaxed(&bitmap.words[w]) | zone_outside(zone, w)
+        word = jm_load_relaxed(first + w) | zone_outside(zone, w)
         if word == 0:
             here += WORD_UNITS
         else:
@@ -379,3 +404,17 @@ cdef inline uint64_t bitmap_longest_free(const Bitmap *bitmap, const Zone *zone)
                 else:
                     here += 1
     return max(longest, here)
+
+
+# Words that are marked full and have room: none, unless somebody is in the middle of a claim or a release.
+cdef inline uint64_t bitmap_count_lost(uint64_t[::1] words, uint64_t[::1] summary) noexcept nogil:
+    cdef Bitmap bitmap = bitmap_of(words, summary)
+    cdef uint64_t n_lost = 0, marks
+    cdef word_index_t s, w
+    for s in range(<word_index_t> summary.shape[0]):
+        marks = jm_load_relaxed(bitmap.summary + s)
+        while marks:
+            w = s * WORD_UNITS + jm_ctz(marks)
+            marks &= marks - 1
+            n_lost += jm_load_relaxed(bitmap.words + w) != JM_WORD_FULL
+    return n_lost

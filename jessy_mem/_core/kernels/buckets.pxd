@@ -47,3 +47,11 @@ cdef inline uint64_t bucket_high(unsigned int bucket) noexcept nogil:
 # The value that stands for a bucket: its middle, at most 0.8 % from each of its values.
 cdef inline uint64_t bucket_middle(unsigned int bucket) noexcept nogil:
     return bucket_low(bucket) + ((bucket_width(bucket) - 1) >> 1)
+
+
+# The lowest values of the first buckets, one for each number of the view.
+cdef inline void bucket_lows(uint64_t[::1] lows) noexcept nogil:
+    cdef uint64_t *low = &lows[0]
+    cdef unsigned int bucket
+    for bucket in range(<unsigned int> lows.shape[0]):
+        low[bucket] = bucket_low(bucket)

@@ -10,17 +10,16 @@ whether that event is in its bucket already.
 """
 from libc.math cimport ceil
 from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
-    JM_CACHE_LINE,
     jm_add_relaxed,
     jm_clz,
     jm_ctz,
     jm_load_acquire,
     jm_load_relaxed,
     jm_max_relaxed,
-    jm_min_relaxed,
     jm_or_acq_rel,
     jm_store_relaxed,
     jm_store_release,
@@ -37,17 +36,13 @@ from jessy_mem._core.kernels.buckets cimport (
 )
 
 
-cdef extern from "<stdlib.h>" nogil:
-    int posix_memalign(void **address, size_t alignment_bytes, size_t n_bytes) noexcept
-
-
-# What some threads recorded. The head is one cache line; each field has one writer except in the shared shard, and any
-# number of readers, so all of them are accessed atomically.
+# What some threads recorded, in one row of the histogram's counters. The head is one cache line; each field has one
+# writer except in the shared shard, and any number of readers, so all of them are accessed atomically.
 cdef struct Shard:
     uint64_t groups      # bit g: a bucket of group g may be above 0; set before the bucket is
     uint64_t overflow    # events longer than max_ns
     uint64_t sum_ns      # of all timed events, modulo 2**64
-    uint64_t min_ns      # of the timed events since the last reset; UINT64_MAX when there is none
+    uint64_t not_min_ns  # ~ of the shortest timed event since the last reset; 0 when there is none, as in a new row
     uint64_t max_ns      # of the timed events since the last reset
     uint64_t ticks       # events without a time
     uint64_t newest      # the last event that has a bucket, and how many there were; 0 in the shared shard
@@ -64,19 +59,14 @@ cdef inline unsigned int newest_bucket(uint64_t newest) noexcept nogil:
     return (newest & ((1 << BUCKET_BITS) - 1)) - 1
 
 
-cdef inline size_t shard_bytes(unsigned int n_groups) noexcept nogil:
+cdef inline size_t shard_words(unsigned int n_groups) noexcept nogil:
     # The struct holds one counter already; whole groups follow, so that a group is read without looking at n_buckets.
-    return sizeof(Shard) - sizeof(uint64_t) + n_groups * GROUP_BUCKETS * sizeof(uint64_t)
+    return sizeof(Shard) // sizeof(uint64_t) - 1 + n_groups * GROUP_BUCKETS
 
 
-cdef inline Shard *shard_new(unsigned int n_groups) noexcept nogil:
-    """An empty shard that begins on a cache line, or NULL."""
-    cdef void *memory = NULL
-    if posix_memalign(&memory, JM_CACHE_LINE, shard_bytes(n_groups)) != 0:
-        return NULL
-    memset(memory, 0, shard_bytes(n_groups))
-    (<Shard *> memory).min_ns = UINT64_MAX
-    return <Shard *> memory
+cdef inline Shard *shard_in(uint64_t[:, ::1] rows, unsigned int row) noexcept nogil:
+    """The shard in a row; one that was never touched is zero, and so is a new shard."""
+    return <Shard *> &rows[row, 0]
 
 
 cdef inline void own_add(uint64_t *counter, uint64_t n) noexcept nogil:
@@ -91,6 +81,8 @@ cdef inline uint64_t shard_events(const Shard *shard) noexcept nogil:
 
 cdef inline void shard_settle(Shard *shard, uint64_t newest) noexcept nogil:
     """Let the event `newest` go to its bucket; for the owner, just before another takes its place."""
+    jm_assert(newest == 0 or newest >> BUCKET_BITS != 0, newest, shard.groups)
+    jm_assert(newest == 0 or shard.groups >> (newest_bucket(newest) // GROUP_BUCKETS) & 1, newest, shard.groups)
     own_add(&shard.nowhere + (newest & ((1 << BUCKET_BITS) - 1)), 1)
 
 
@@ -99,8 +91,9 @@ cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns
     cdef uint64_t groups, bit, newest
     if t_ns <= limit_ns:
         bucket = bucket_of(t_ns)
+        jm_assert(bucket_low(bucket) <= t_ns and t_ns <= bucket_high(bucket), t_ns, bucket)
         groups = jm_load_relaxed(&shard.groups)
-        bit = <uint64_t> 1 << (bucket / GROUP_BUCKETS)
+        bit = <uint64_t> 1 << (bucket // GROUP_BUCKETS)
         if not groups & bit:
             jm_store_relaxed(&shard.groups, groups | bit)
         newest = jm_load_relaxed(&shard.newest)
@@ -109,8 +102,8 @@ cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns
     else:
         own_add(&shard.overflow, 1)
     own_add(&shard.sum_ns, t_ns)
-    if t_ns < jm_load_relaxed(&shard.min_ns):
-        jm_store_relaxed(&shard.min_ns, t_ns)
+    if ~t_ns > jm_load_relaxed(&shard.not_min_ns):
+        jm_store_relaxed(&shard.not_min_ns, ~t_ns)
     if t_ns > jm_load_relaxed(&shard.max_ns):
         jm_store_relaxed(&shard.max_ns, t_ns)
 
@@ -120,14 +113,14 @@ cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit
     cdef uint64_t bit
     if t_ns <= limit_ns:
         bucket = bucket_of(t_ns)
-        bit = <uint64_t> 1 << (bucket / GROUP_BUCKETS)
+        bit = <uint64_t> 1 << (bucket // GROUP_BUCKETS)
         if not jm_load_relaxed(&shard.groups) & bit:
             jm_or_acq_rel(&shard.groups, bit)
         jm_add_relaxed(shard.counts + bucket, 1)
     else:
         jm_add_relaxed(&shard.overflow, 1)
     jm_add_relaxed(&shard.sum_ns, t_ns)
-    jm_min_relaxed(&shard.min_ns, t_ns)
+    jm_max_relaxed(&shard.not_min_ns, ~t_ns)
     jm_max_relaxed(&shard.max_ns, t_ns)
 
 
@@ -190,14 +183,14 @@ cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept n
     cdef uint64_t newest = jm_load_acquire(&shard.newest)  # first: events before it are in their buckets and groups
     cdef uint64_t groups = jm_load_relaxed(&shard.groups), before = 0, n_events
     cdef unsigned int last = newest_bucket(newest)
-    if newest and snapshot.groups >> (last / GROUP_BUCKETS) & 1:
+    if newest and snapshot.groups >> (last // GROUP_BUCKETS) & 1:
         before = snapshot.counts[last]
     n_events = snapshot_add_groups(snapshot, shard, groups)
     snapshot_add_newest(snapshot, shard, newest, before, n_events)
     snapshot.overflow += jm_load_relaxed(&shard.overflow)
     snapshot.n_ticks += jm_load_relaxed(&shard.ticks)
     snapshot.sum_ns += jm_load_relaxed(&shard.sum_ns)
-    snapshot.min_ns = min(snapshot.min_ns, jm_load_relaxed(&shard.min_ns))
+    snapshot.min_ns = min(snapshot.min_ns, ~jm_load_relaxed(&shard.not_min_ns))
     snapshot.max_ns = max(snapshot.max_ns, jm_load_relaxed(&shard.max_ns))
 
 
@@ -212,6 +205,18 @@ cdef inline void snapshot_subtract(Snapshot *snapshot, const Shard *earlier) noe
     snapshot.overflow -= earlier.overflow
     snapshot.n_ticks -= earlier.ticks
     snapshot.sum_ns -= earlier.sum_ns
+
+
+cdef inline void snapshot_counts(const Snapshot *snapshot, uint64_t[::1] counts) noexcept nogil:
+    """Set the counts of whole groups; those of groups without events are left as they are."""
+    cdef uint64_t groups = snapshot.groups
+    cdef uint64_t *target = &counts[0]
+    cdef unsigned int first
+    while groups:
+        first = jm_ctz(groups) * GROUP_BUCKETS
+        groups &= groups - 1
+        jm_assert(first + GROUP_BUCKETS <= <uint64_t> counts.shape[0], first, counts.shape[0])
+        memcpy(target + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
 
 
 cdef inline unsigned int snapshot_edge(const Snapshot *snapshot, unsigned int group, bint last) noexcept nogil:

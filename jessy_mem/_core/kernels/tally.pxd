@@ -8,6 +8,7 @@ common sum. A thread that claims and releases therefore writes to its own line o
 """
 from libc.stdint cimport int64_t, uint64_t
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_load_relaxed, jm_max_relaxed, jm_store_relaxed
 
 
@@ -25,7 +26,9 @@ cdef inline void tally_add(uint64_t *sum, Tally *mine, int64_t change, int64_t s
         if change > 0:
             jm_max_relaxed(&mine.peak, <uint64_t> max(value, 0))
         return
-    delta = <int64_t> jm_load_relaxed(&mine.delta) + change
+    delta = <int64_t> jm_load_relaxed(&mine.delta)
+    jm_assert(<uint64_t> (delta + slack) <= <uint64_t> (2 * slack), <uint64_t> delta, slack)
+    delta += change
     if <uint64_t> (delta + slack) > <uint64_t> (2 * slack):  # delta is outside -slack..slack
         jm_add_relaxed(sum, <uint64_t> delta)
         delta = 0

@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
-PROFILES = {  # name: (compile flags, link flags, Cython directives)
+PROFILES = {  # name: (compile flags, link flags, Cython directives); debug checks invariants (assert.h) and bounds
     "release": (["-O3", "-g0", "-fvisibility=hidden"], ["-Wl,-s"] if sys.platform == "linux" else [], {}),
     "debug": (["-O1", "-g", "-UNDEBUG", "-DJM_CHECKED=1"], [], {"boundscheck": True, "initializedcheck": True}),
     "asan": (
@@ -28,7 +28,9 @@ DIRECTIVES = {
     "cdivision": True,
     "initializedcheck": False,
     "embedsignature": True,
-    "embedsignature.format": "clinic",  # inspect.signature() knows them, and stubtest compares them
+    # So inspect.signature() knows functions and methods, and stubtest compares them with the stubs. Of a class it knows
+    # what the docstring begins with, "Name(parameters)" and "--"; tests/package/test_stubs.py compares that.
+    "embedsignature.format": "clinic",
     # A bound method counts a reference on one function object that every thread shares (docs/threading.md).
     "binding": False,
     "freethreading_compatible": True,
@@ -51,6 +53,7 @@ class BuildExt(build_ext):
         self.distribution.ext_modules[:] = cythonize(
             self.distribution.ext_modules,
             build_dir=f"build/cython-{profile}",
+            emit_linenums=profile == "debug",  # what fails, and a debugger, names the line of the .pyx
             compiler_directives={**DIRECTIVES, **directives},
             annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),
         )

@@ -17,8 +17,8 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from jessy_mem.config import parse_size_mb
 from jessy_mem.eviction import POLICIES, make_policy
+from jessy_mem.sizes import parse_size_mb
 from jessy_mem.trace import Access, read_trace
 
 __all__ = ["ReplayResult", "advise", "footprint_bytes", "parse_budget", "plot_advice", "replay"]

@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEFAULT_POOLS", "MemoryConfig", "parse_size_mb"]
+from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb
 
-DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
-
-_UNITS_MB = {"": 1.0, "b": 2.0**-20, "k": 2.0**-10, "m": 1.0, "g": 2.0**10, "t": 2.0**20}
-
-
-def parse_size_mb(size: int | float | str) -> int | float:
-    """A size in MiB: numbers are MiB already, text such as ``"280MB"``, ``"280MiB"`` or ``"1.5 GiB"`` is read.
-
-    >>> parse_size_mb("280MB"), parse_size_mb(16), parse_size_mb("512 KiB")
-    (280, 16, 0.5)
-    """
-    if isinstance(size, bool) or not isinstance(size, (int, float, str)):
-        raise ValueError(f"{size!r} is not a size")
-    if not isinstance(size, str):
-        return size
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b?|b|)\s*", size.lower())
-    if match is None:
-        raise ValueError(f"{size!r} is not a size: expected a number of MiB, or text such as '280MB'")
-    size_mb = float(match[1]) * _UNITS_MB[match[2][:1]]
-    return int(size_mb) if size_mb.is_integer() else size_mb
+__all__ = ["MemoryConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +139,6 @@ def _share(value: Any) -> float:
     return float(value)
 
 
-def _total_mb(value: Any) -> int | float:
-    size_mb = parse_size_mb(value)
-    if not 0 < size_mb < 2**40 or size_mb * (1 << 20) < 1:
-        raise ValueError(f"{value!r} is not a size above 0")
-    return size_mb
-
-
 def _base_path(value: Any) -> str:
     path = os.fspath(value)
     if not isinstance(path, str) or not path:
@@ -173,28 +146,10 @@ def _base_path(value: Any) -> str:
     return path
 
 
-def _pools(value: Any) -> tuple[tuple[int | float, int], ...]:
-    if isinstance(value, (str, bytes, Mapping)):
-        raise ValueError(f"{value!r} is not a sequence of pairs (size in MiB, block size in bytes)")
-    pools = tuple((parse_size_mb(size_mb), block_bytes) for size_mb, block_bytes in value)
-    if not pools:
-        raise ValueError("there is no pool")
-    for size_mb, block_bytes in pools:
-        if not 0 < size_mb < 2**40:
-            raise ValueError(f"{size_mb!r} is not a size in MiB above 0")
-        if not isinstance(block_bytes, int) or block_bytes < 64 or block_bytes & (block_bytes - 1):
-            raise ValueError(f"block size {block_bytes!r} is not a power of two of at least 64")
-        if size_mb * (1 << 20) < block_bytes:
-            raise ValueError(f"a class of {size_mb} MiB holds no block of {block_bytes} bytes")
-    if len({block_bytes for _, block_bytes in pools}) != len(pools):
-        raise ValueError("two classes have the same block size")
-    return tuple(sorted(pools, key=lambda pool: pool[1]))
-
-
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "total_memory_mb": _total_mb,
+    "total_memory_mb": check_total_mb,
     "base_path": _base_path,
-    "pool_configs": _pools,
+    "pool_configs": check_pools,
     "enable_warnings": _flag,
     "warning_threshold": _percent,
     "eviction_threshold": _percent,

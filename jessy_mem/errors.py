@@ -207,3 +207,20 @@ class MappingError(MemoryError, OSError):
     def of(cls, error: OSError, path: str | os.PathLike[str]) -> MappingError:
         """The same failure as `error`, as this library's kind, about `path`."""
         return cls(error.errno, error.strerror or str(error), path)
+
+
+BY_STATUS: tuple[type[ConsciousnessError] | None, ...] = (
+    None,  # OK
+    OutOfBounds,
+    LimitExceeded,
+    AllocationFailed,  # NO_FREE_BLOCK
+    DoubleFree,
+)
+"""What a kernel's Status (_core/c/typedefs.pxd), which is its index here, becomes in Python."""
+
+
+def error_of(status: int, *numbers: Any) -> ConsciousnessError:
+    """The error for a status that is not OK, made of the numbers that its class takes."""
+    kind = BY_STATUS[status]
+    assert kind is not None
+    return kind(*numbers)

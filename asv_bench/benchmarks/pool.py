@@ -12,9 +12,10 @@ import timeit
 
 import numpy as np
 
-from jessy_mem._core.pool import DEFAULT_POOLS, PoolAllocator
+from jessy_mem._core.pool import PoolAllocator
 from jessy_mem._probe.pool import BitmapProbe, pool_failure_ns, pool_pairs_ns
 from jessy_mem.errors import MemoryError as PoolMemoryError
+from jessy_mem.sizes import DEFAULT_POOLS
 
 MIB = 1 << 20
 BLOCK_SIZES = tuple(block_size for _, block_size in DEFAULT_POOLS)

@@ -165,14 +165,14 @@ cdef class Arena:
     cdef void give_back(self, const PoolBlock *block) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
         cdef Status status
-        jm_assert(span_inside(block.unit, block.capacity_bytes >> self.unit_order, self.n_units), block.unit, self.n_units)
+        jm_assert(span_inside(block.unit, block.capacity_bytes >> self.unit_order, self.n_units), block.unit, 0)
         jm_assert(jm_load_relaxed(&self.tags[block.unit]) - block.generation <= 1, block.unit, block.generation)
         jm_store_relaxed(&self.tags[block.unit], block.generation + 1)
         if self.scrub:
             memset(block.address, 0, block.capacity_bytes)
         self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_THREAD_SLOTS)
         status = bitmap_release(self.words, self.summary, block.unit, block.capacity_bytes >> self.unit_order)
-        jm_assert(status == OK, block.unit, block.capacity_bytes)
+        jm_assert(not status, block.unit, block.capacity_bytes)
         if self.ledger is not None:
             self.ledger.release_bytes(block.segment, block.capacity_bytes)
 

@@ -35,7 +35,7 @@ from jessy_mem._core.c.atomic cimport (
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, OK, Status
 
-from jessy_mem.errors import LimitExceeded
+from jessy_mem.errors import error_of
 
 LEVELS = ("warning", "eviction", "critical")
 REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
@@ -69,7 +69,8 @@ cdef inline uint64_t account_lower(Account *account, uint64_t n_bytes) noexcept 
 
 @cython.no_gc
 cdef class Ledger:
-    """The bytes charged to each segment and to the whole budget, with peaks and pressure.
+    """Ledger(limit_bytes, segments, thresholds=(100.0, 100.0, 100.0))\n--\n
+    The bytes charged to each segment and to the whole budget, with peaks and pressure.
 
     Parameters
     ----------
@@ -196,7 +197,7 @@ cdef class Ledger:
         if used_bytes + n_bytes <= account.limit_bytes:
             account, name = self.total, "total"
             used_bytes = jm_load_relaxed(&account.used_bytes)
-        return LimitExceeded(used_bytes, account.limit_bytes, n_bytes, name, holders, hint)
+        return error_of(LIMIT_EXCEEDED, used_bytes, account.limit_bytes, n_bytes, name, holders, hint)
 
     def take_crossings(self):
         """The thresholds crossed upward since the last call, lowest first; each crossing is given to one caller."""
@@ -275,7 +276,9 @@ cdef class Ledger:
 
 @cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
 cdef class Charge:
-    """`n_bytes` charged to `segment` of `ledger` until this object dies; LimitExceeded if they do not fit."""
+    """Charge(ledger, segment, n_bytes)\n--\n
+    `n_bytes` charged to `segment` of `ledger` until this object dies; LimitExceeded if they do not fit.
+    """
 
     def __cinit__(self, *args, **kwargs):
         jm_disown(<PyObject *> self)

@@ -37,6 +37,7 @@ class Image:
         source: str,
         charge: Any = None,
         identity: tuple[int, int, int, int] | None = None,
+        first: bytes = b"",
         trusted: bool = False,
         n_bytes: int = 0,
     ) -> None: ...

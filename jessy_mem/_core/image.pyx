@@ -23,6 +23,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 import xxhash
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_flag_store_release
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
@@ -85,7 +86,8 @@ cdef int check_head(bytes head, const Header *header, str path) except -1:
 @cython.final
 @cython.no_gc  # owner and charge are buffers and counters: no cycle can pass through an Image
 cdef class Image:
-    """The bytes of one generation of a region, checked.
+    """Image(owner, path, dimension_id, source, charge=None, identity=None, first=b"", trusted=False, n_bytes=0)\n--\n
+    The bytes of one generation of a region, checked.
 
     Parameters
     ----------
@@ -168,6 +170,7 @@ cdef class Image:
         if not sound:
             raise fault_error(&fault, &self.header, path)
         for i in range(self.n_layers):
+            jm_assert(self.layers[i].content_off_bytes <= self.n_bytes - self.layers[i].content_bytes, i, self.n_bytes)
             self.content_bytes += self.layers[i].content_bytes
         self.charged_bytes = self.n_bytes
         if self.extended:

@@ -11,7 +11,7 @@ cdef enum:
 
 
 cdef class LatencyHistogram:
-    cdef uint64_t[:, ::1] rows           # the memory of all shards, committed when first touched: one for each thread tag
+    cdef uint64_t[:, ::1] rows           # the memory of all shards, one row for each thread tag
     cdef Shard *shards[N_TAGS]           # by thread tag; NULL until the thread records, always for the first and last
     cdef Shard *shared                   # of all threads that have no shard: the first row; NULL until one records
     cdef Shard *reset_at                 # what had been recorded at the last reset: the last row; NULL before; locked

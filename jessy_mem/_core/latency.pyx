@@ -5,7 +5,7 @@ shard of its own with plain loads and stores (relaxed, since readers look on); a
 only after its owner has ended (thread.h). The threads that find 64 others alive share a shard with atomic adds. All
 shards are rows of one mapping, as many as there are thread tags; a row takes memory when it is first written.
 
-    row 0        others   --> shared     head | 64 buckets of group 0 | ... group 1 | ...    atomic adds; NULL until then
+    row 0        others   --> shared     head | 64 buckets of group 0 | ... group 1 | ...    atomic adds
     row 1        thread 0 --> shards[1]  head | ...                                          one writer each
     row 2        thread 1 --> shards[2]  NULL, and the row untouched, until thread 1 records
        ...                       |
@@ -92,7 +92,8 @@ def clock_resolution_ns():
 @cython.no_gc  # holds no Python object
 @cython.final
 cdef class LatencyHistogram:
-    """Counts of how long events took, in buckets at most 1.6 % wide, recorded from any number of threads.
+    """LatencyHistogram(max_ns=60_000_000_000)\n--\n
+    Counts of how long events took, in buckets at most 1.6 % wide, recorded from any number of threads.
 
     Parameters
     ----------

@@ -26,7 +26,8 @@ cdef enum:
 @cython.final
 @cython.no_gc  # holds no Python object
 cdef class Mapping:
-    """Memory that is mapped as long as somebody holds its buffer.
+    """Mapping(n_bytes, fd=-1, *, private=False, huge=False, reserve=False)\n--\n
+    Memory that is mapped as long as somebody holds its buffer.
 
     Parameters
     ----------

@@ -11,11 +11,6 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import Buffer
 
-DEFAULT_POOLS: tuple[tuple[int, int], ...]
-MAX_LIMIT_MB: int
-
-def check_pools(pools: Iterable[tuple[float, int]], limit_mb: float) -> list[tuple[int, int]]: ...
-
 @final
 class Block(Buffer):
     def __init__(self, *args: object, **kwargs: object) -> None: ...
@@ -37,8 +32,8 @@ class PoolAllocator:
     ceiling_bytes: int | None
     def __init__(
         self,
-        pools: Iterable[tuple[float, int]] = ...,
-        limit_mb: float = 280,
+        pools: Iterable[tuple[float | str, int]] | None = None,
+        limit_mb: float | str = 280,
         *,
         strict_classes: bool = False,
         scrub: bool = False,

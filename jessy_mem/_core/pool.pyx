@@ -22,43 +22,24 @@ from jessy_mem._core.c.atomic cimport (
 from jessy_mem._core.c.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.c.os_memory cimport jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
-from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, MIB_BYTES, OK, Status
+from jessy_mem._core.c.typedefs cimport DOUBLE_FREE, LIMIT_EXCEEDED, MIB_BYTES, OK, Status
 from jessy_mem._core.kernels.bitmap cimport Zone, bitmap_count_free, bitmap_longest_free
 
 import os
-from operator import index
 
-from jessy_mem.errors import AllocationFailed, DoubleFree, LimitExceeded, ManagerClosed
+from jessy_mem import sizes
+from jessy_mem.errors import ManagerClosed, error_of
 from jessy_mem.stats import PoolClassStats, PoolStats
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
-DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
-MAX_LIMIT_MB = 1 << 26  # 64 TiB
-
 cdef char *BYTES_FORMAT = "B"
 cdef Frozen CLASS_STATS = frozen_prepare(PoolClassStats)
 cdef Frozen STATS = frozen_prepare(PoolStats)
 
-
-def check_pools(pools, limit_mb):
-    """The classes as a list of (block bytes, home bytes), smallest first; ValueError names what is wrong."""
-    if not 0 < limit_mb <= MAX_LIMIT_MB:
-        raise ValueError(f"limit_mb: {limit_mb} is not above 0 and at most {MAX_LIMIT_MB}")
-    homes = sorted((index(block_bytes), size_mb) for size_mb, block_bytes in pools)
-    if not 0 < len(homes) <= MAX_CLASSES:
-        raise ValueError(f"pools: {len(homes)} classes, expected 1 to {MAX_CLASSES}")
-    if len({block_bytes for block_bytes, _ in homes}) < len(homes):
-        raise ValueError("pools: two classes have the same block size")
-    for i, (block_bytes, size_mb) in enumerate(homes):
-        if block_bytes < MIN_BLOCK_BYTES or block_bytes & (block_bytes - 1):
-            raise ValueError(f"pools: block size {block_bytes} is not a power of two of at least {MIN_BLOCK_BYTES}")
-        home_bytes = size_mb * MIB_BYTES
-        if not block_bytes <= home_bytes <= MAX_LIMIT_MB * MIB_BYTES or home_bytes % block_bytes:
-            raise ValueError(f"pools: {size_mb} MiB is not a whole number of blocks of {block_bytes} bytes")
-        homes[i] = (block_bytes, int(home_bytes))
-    return homes
+if MAX_CLASSES != sizes.MAX_CLASSES or MIN_BLOCK_BYTES != sizes.MIN_BLOCK_BYTES:
+    raise ImportError("arena.pxd and sizes.py disagree about the classes of a pool")
 
 
 @cython.final
@@ -145,9 +126,9 @@ cdef int block_free(Block block) except -1:
         if state:
             raise BufferError(f"{state - 1} views of the block are alive; release them before it is freed")
         if block.arena is None:  # Block.__new__(Block): nothing was ever held
-            raise DoubleFree(0, 0)
+            raise error_of(DOUBLE_FREE, 0, 0)
         block_bytes = block.arena.classes[block.held.size_class].block_bytes
-        raise DoubleFree(block_bytes, block.held.unit * block.arena.unit_bytes // block_bytes)
+        raise error_of(DOUBLE_FREE, block_bytes, block.held.unit * block.arena.unit_bytes // block_bytes)
     if block.arena.scrub:
         with nogil:
             block.arena.give_back(&block.held)
@@ -159,12 +140,14 @@ cdef int block_free(Block block) except -1:
 @cython.final
 @cython.no_gc  # holds an Arena and a name
 cdef class PoolAllocator:
-    """A pool of blocks of a few power-of-two sizes in anonymous memory that is committed when first used.
+    """PoolAllocator(pools=None, limit_mb=280, *, strict_classes=False, scrub=False, ledger=None, segment="pool")\n--\n
+    A pool of blocks of a few power-of-two sizes in anonymous memory that is committed when first used.
 
     Parameters
     ----------
-    pools : sequence of (int, int)
-        For each class (size in MiB, block size in bytes); block sizes are powers of two of at least 64.
+    pools : sequence of (int, int), optional
+        For each class (size in MiB, block size in bytes); block sizes are powers of two of at least 64. The default is
+        32 MiB of 4 KiB, 128 of 16 KiB, 80 of 64 KiB and 40 of 256 KiB: `jessy_mem.sizes.DEFAULT_POOLS`.
     limit_mb : int or float
         What all blocks together may hold, in MiB, counted by block size.
     strict_classes : bool
@@ -179,7 +162,7 @@ cdef class PoolAllocator:
     Raises
     ------
     ValueError
-        A size that is not positive, no power of two, or given twice; an unknown segment.
+        A size that is not positive, no power of two, or given twice, or no whole number of blocks; an unknown segment.
     MappingError
         The system refuses the address space.
 
@@ -197,7 +180,7 @@ cdef class PoolAllocator:
 
     def __init__(
         self,
-        pools=DEFAULT_POOLS,
+        pools=None,
         limit_mb=280,
         *,
         strict_classes=False,
@@ -207,10 +190,18 @@ cdef class PoolAllocator:
     ):
         if self.arena is not None:
             raise TypeError("a PoolAllocator is initialised once")
-        homes = check_pools(pools, limit_mb)
+        try:
+            classes = sizes.check_pools(sizes.DEFAULT_POOLS if pools is None else pools)
+        except ValueError as error:
+            raise ValueError(f"pools: {error}") from None
+        try:
+            limit_bytes = int(sizes.check_total_mb(limit_mb) * MIB_BYTES)
+        except ValueError as error:
+            raise ValueError(f"limit_mb: {error}") from None
+        homes = [(block_bytes, int(size_mb * MIB_BYTES)) for size_mb, block_bytes in classes]
         self.segment = 0 if ledger is None else ledger.segment_index(segment)
         self.segment_name = segment
-        self.arena = arena_of(homes, int(limit_mb * MIB_BYTES), strict_classes, scrub, ledger)
+        self.arena = arena_of(homes, limit_bytes, strict_classes, scrub, ledger)
         jm_flag_store_release(&self.is_open, 1)
 
     cdef Status claim_block(self, uint64_t n_bytes, PoolBlock *block) noexcept nogil:
@@ -281,8 +272,10 @@ cdef class PoolAllocator:
         if status == LIMIT_EXCEEDED and charge_bytes <= arena.limit_bytes:
             hint = "" if ceiling_bytes == UINT64_MAX else f"new blocks are refused above {ceiling_bytes} bytes in all"
             return arena.ledger.refusal(arena.ledger.names[segment], charge_bytes, (), hint)
-        if charge_bytes > arena.limit_bytes or (arena.ledger is None and used_bytes + charge_bytes > arena.limit_bytes):
-            return LimitExceeded(used_bytes, arena.limit_bytes, charge_bytes, self.segment_name)
+        if arena.ledger is None and used_bytes + charge_bytes > arena.limit_bytes:
+            status = LIMIT_EXCEEDED  # a block is missing because the limit is
+        if status == LIMIT_EXCEEDED:
+            return error_of(status, used_bytes, arena.limit_bytes, charge_bytes, self.segment_name)
         if arena.strict:
             zone = &arena.zones[arena.class_of(n_bytes)]
         free_blocks = {}
@@ -290,7 +283,7 @@ cdef class PoolAllocator:
             free_blocks[arena.classes[k].block_bytes] = bitmap_count_free(
                 arena.words, &arena.zones[k] if arena.strict else zone, arena.classes[k].n_units
             )
-        return AllocationFailed(n_bytes, bitmap_longest_free(arena.words, zone) * arena.unit_bytes, free_blocks)
+        return error_of(status, n_bytes, bitmap_longest_free(arena.words, zone) * arena.unit_bytes, free_blocks)
 
     def usage(self):
         """(bytes charged for all blocks, limit in bytes)."""

@@ -142,7 +142,8 @@ cdef class LayerView:
 @cython.final
 @cython.no_gc  # knows views and an image, and neither knows it
 cdef class MmapRegion:
-    """The region file of one dimension, mapped read-only and checked.
+    """MmapRegion(dimension_id, path, *, verify="lazy")\n--\n
+    The region file of one dimension, mapped read-only and checked.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.frozen cimport Frozen, frozen_make, frozen_prepare
@@ -54,7 +55,8 @@ cdef struct Span:
 
 
 cdef class LayerRegistry:
-    """The table of loaded regions, and the accesses to it, counted and timed.
+    """LayerRegistry()\n--\n
+    The table of loaded regions, and the accesses to it, counted and timed.
 
     `record_latency=False` leaves out the clock reads; accesses are counted all the same. Thread-safe.
     """
@@ -181,6 +183,7 @@ cdef class LayerRegistry:
                 with nogil:
                     at = 0
                     for i in range(n_layers):
+                        jm_assert(spans[i].n_bytes <= target.shape[0] - at, at, target.shape[0])
                         memcpy(&target[at], spans[i].data, spans[i].n_bytes)
                         at += spans[i].n_bytes
         finally:

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.budget cimport Ledger
+from jessy_mem._core.c.asserts cimport JM_CHECKED
 from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed
 from jessy_mem._core.c.typedefs cimport OK
 from jessy_mem._probe.workers cimport Worker, next_random, run_workers, wait_for
@@ -137,3 +138,13 @@ def ledger_pairs_ns(Ledger ledger not None, uint64_t n_bytes, uint64_t n_rounds,
     task.ledger, task.n_segments, task.n_done = <void *> ledger, len(ledger.names), 0
     task.n_bytes, task.n_rounds = n_bytes, n_rounds
     return run_workers(reserve_and_release, &task, n_threads)[0] / n_rounds
+
+
+# -- invariants that are broken on purpose: these end the process, but only in a build that checks -------------------
+
+checks_invariants = bool(JM_CHECKED)
+
+
+def release_more_than_was_charged(Ledger ledger not None, uint64_t n_bytes):
+    """Break the ledger as no caller from Python can."""
+    ledger.release_bytes(0, n_bytes)

@@ -4,7 +4,7 @@ Not for use by the library itself.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
-from jessy_mem._core.c.atomic cimport jm_load_acquire
+from jessy_mem._core.c.atomic cimport jm_load_acquire, jm_load_relaxed, jm_store_relaxed
 from jessy_mem._core.c.clock cimport (
     jm_clock_init,
     jm_clock_monotonic_ns,
@@ -16,6 +16,7 @@ from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_
 from jessy_mem._core.kernels.shard cimport (
     Shard,
     Snapshot,
+    own_add,
     shard_settle,
     snapshot_add_groups,
     snapshot_add_newest,
@@ -93,14 +94,18 @@ def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint
     }
 
 
-def clock_cost_ns(size_t n):
-    """Mean cost of one reading of the clock, in nanoseconds, over `n` readings."""
+def clock_cost_ns(size_t n, bint monotonic=False):
+    """Mean cost of one reading of the library's clock, or of the system's, in nanoseconds, over `n` readings."""
     cdef uint64_t begin_ns, end_ns, last = 0
     cdef size_t _i
     with nogil:
         begin_ns = jm_clock_monotonic_ns()
-        for _i in range(n):
-            last ^= jm_clock_ticks()
+        if monotonic:
+            for _i in range(n):
+                last ^= jm_clock_monotonic_ns()
+        else:
+            for _i in range(n):
+                last ^= jm_clock_ticks()
         end_ns = jm_clock_monotonic_ns()
     return (end_ns - begin_ns) / <double> n if last else 0.0
 
@@ -141,15 +146,38 @@ cdef void work(size_t n_steps) noexcept nogil:
 chase_make()
 
 
-def time_nothing_cost_ns(LatencyHistogram histogram not None, size_t n):
-    """Mean cost of both readings of the clock and a record around nothing, in nanoseconds, over `n`."""
+cdef void record_at_once(Shard *shard, uint64_t t_ns) noexcept nogil:
+    """As shard_record_own, but into the bucket at once: what the event that waits in `newest` is compared with."""
+    cdef unsigned int bucket = bucket_of(t_ns)
+    cdef uint64_t groups = jm_load_relaxed(&shard.groups), bit = <uint64_t> 1 << (bucket // GROUP_BUCKETS)
+    if not groups & bit:
+        jm_store_relaxed(&shard.groups, groups | bit)
+    own_add(shard.counts + bucket, 1)
+    own_add(&shard.sum_ns, t_ns)
+    if ~t_ns > jm_load_relaxed(&shard.not_min_ns):
+        jm_store_relaxed(&shard.not_min_ns, ~t_ns)
+    if t_ns > jm_load_relaxed(&shard.max_ns):
+        jm_store_relaxed(&shard.max_ns, t_ns)
+
+
+def time_nothing_cost_ns(LatencyHistogram histogram not None, size_t n, bint at_once=False):
+    """Mean cost of both readings of the clock and a record around nothing, in nanoseconds, over `n`.
+
+    `at_once` puts each event into its bucket at once, as the histogram itself does not.
+    """
     cdef uint64_t begin_ns, end_ns, begin_ticks
+    cdef Shard *shard = histogram.shard_claim()
     cdef size_t _i
     with nogil:
         begin_ns = jm_clock_monotonic_ns()
-        for _i in range(n):
-            begin_ticks = jm_clock_ticks()
-            histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        if at_once and shard != NULL:
+            for _i in range(n):
+                begin_ticks = jm_clock_ticks()
+                record_at_once(shard, jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        else:
+            for _i in range(n):
+                begin_ticks = jm_clock_ticks()
+                histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         end_ns = jm_clock_monotonic_ns()
     return (end_ns - begin_ns) / <double> n
 
@@ -210,3 +238,11 @@ def record_threads(
     task.histogram, task.n_values, task.n_ticks = <void *> histogram, values.shape[0], n_ticks
     task.values = &values[0] if values.shape[0] else NULL
     run_workers(record_all, &task, n_threads)
+
+
+def forget_the_groups(LatencyHistogram histogram not None):
+    """Break the histogram: its shards no longer know where their newest event belongs. See _probe/budget."""
+    cdef int tag
+    for tag in range(1, N_TAGS):
+        if histogram.shards[tag] != NULL:
+            histogram.shards[tag].groups = 0

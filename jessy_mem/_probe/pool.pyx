@@ -16,7 +16,15 @@ from jessy_mem._core.c.atomic cimport (
     jm_sub_relaxed,
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.c.typedefs cimport OK, unit_index_t, word_index_t
+from jessy_mem._core.c.typedefs cimport (
+    DOUBLE_FREE,
+    LIMIT_EXCEEDED,
+    NO_FREE_BLOCK,
+    OK,
+    OUT_OF_BOUNDS,
+    unit_index_t,
+    word_index_t,
+)
 from jessy_mem._core.kernels.bitmap cimport (
     WORD_UNITS,
     Holds,
@@ -36,6 +44,17 @@ from jessy_mem._core.pool cimport PoolAllocator
 from jessy_mem._probe.workers cimport Worker, next_random, run_workers, sched_yield, wait_for
 
 jm_clock_init()
+
+
+def kernel_statuses():
+    """What kernels report, by name."""
+    return {
+        "OK": OK,
+        "OUT_OF_BOUNDS": OUT_OF_BOUNDS,
+        "LIMIT_EXCEEDED": LIMIT_EXCEEDED,
+        "NO_FREE_BLOCK": NO_FREE_BLOCK,
+        "DOUBLE_FREE": DOUBLE_FREE,
+    }
 
 
 # -- bitmap -----------------------------------------------------------------------------------------------------------
@@ -380,3 +399,26 @@ def exchange_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, uns
     return dict(zip(
         ("overwritten", "claimed", "refused", "violations"), [results[i] + last.counts[i] for i in range(4)]
     ))
+
+
+# -- invariants that are broken on purpose; see _probe/budget ---------------------------------------------------------
+
+def release_twice_without_a_look(PoolAllocator pool, uint64_t n_bytes=1):
+    """Give a claim back as its only holder may, and once more."""
+    cdef PoolBlock block
+    if pool.claim_block(n_bytes, &block) != OK:
+        raise MemoryError
+    pool.arena.give_back(&block)
+    pool.arena.give_back(&block)
+
+
+def claim_beyond_the_words(PoolAllocator pool):
+    """Search in a zone that is larger than the bitmap."""
+    cdef word_index_t hint = 0
+    cdef Zone zone = zone_of(0, pool.arena.words.shape[0] * WORD_UNITS + 1)
+    return bitmap_claim(pool.arena.words, pool.arena.summary, &zone, 0, &hint)
+
+
+def leave_a_word_lost(PoolAllocator pool):
+    """Mark a word full that has room; the arena notices when it goes."""
+    pool.arena.summary[0] |= 1

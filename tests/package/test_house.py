@@ -17,7 +17,7 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = "mapping format budget image arena pool latency region registry".split()
 HOUSE = """
-    errors compression eviction stats trace
+    errors sizes compression eviction stats trace
     layout config context index publish ids prose advice
     builder simulation table protos learning manager exporters doctor
 """.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,47 @@ def public_names(body: list[ast.stmt]) -> set[str]:
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             names.add(statement.target.id)
     return {name for name in names if not name.startswith("_")}
+
+
+def constructors():
+    """The signature that a stub gives each compiled class, as "module.class" and its parameters with their defaults."""
+    for path in STUBS:
+        for stub in (
+            statement for statement in ast.parse(path.read_text()).body if isinstance(statement, ast.ClassDef)
+        ):
+            made = [each for each in stub.body if isinstance(each, ast.FunctionDef) and each.name in MAKERS]
+            refuses = [each for each in made if each.args.vararg]  # objects that others make
+            if made and not refuses:
+                yield path.stem, stub.name, made[0].args
+
+
+MAKERS = ("__init__", "__new__")
+CONSTRUCTORS = list(constructors())
+
+
+def parameters_of(arguments: ast.arguments) -> dict[str, tuple[object, object]]:
+    positional, keyword = arguments.args[1:], arguments.kwonlyargs
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults + arguments.kw_defaults
+    kinds = ["POSITIONAL_OR_KEYWORD"] * len(positional) + ["KEYWORD_ONLY"] * len(keyword)
+    return {
+        each.arg: (kind, inspect.Parameter.empty if default is None else ast.literal_eval(default))
+        for each, kind, default in zip(positional + keyword, kinds, defaults, strict=True)
+    }
+
+
+def test_constructors_are_found():
+    assert {"PoolAllocator", "LatencyHistogram", "MmapRegion", "Ledger", "Charge", "Mapping"} <= {
+        name for _, name, _ in CONSTRUCTORS
+    }
+    assert str(inspect.signature(jessy_mem._core.registry.LayerRegistry)) == "()"
+
+
+@pytest.mark.parametrize(("module", "name", "arguments"), CONSTRUCTORS, ids=[name for _, name, _ in CONSTRUCTORS])
+def test_constructor_has_the_signature_of_its_stub(module, name, arguments):
+    cls = getattr(importlib.import_module(f"jessy_mem._core.{module}"), name)
+    has = {each.name: (each.kind.name, each.default) for each in inspect.signature(cls).parameters.values()}
+    assert has == parameters_of(arguments)
+    assert not inspect.getdoc(cls).startswith(name), "the signature is no part of the text"
 
 
 @pytest.mark.parametrize("path", STUBS, ids=lambda path: path.stem)

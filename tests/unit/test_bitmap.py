@@ -128,6 +128,24 @@ def test_pairs_in_threads_leave_the_bitmap_as_it_was(order, n_threads):
     bitmap = BitmapProbe(4096)
     assert bitmap.pairs_ns(20_000, order, n_threads, depth=4) > 0
     assert bitmap.n_claimed() == 0
+    assert bitmap.n_lost() == 0
+
+
+@pytest.mark.parametrize("depth", [16, 60])
+def test_threads_on_a_bitmap_that_is_nearly_full_lose_no_word(depth):
+    """Words are seen full, marked and unmarked all the time; in the end each with room is found again."""
+    bitmap = BitmapProbe(256)
+    for _ in range(20):
+        bitmap.pairs_ns(5_000, 0, 4, depth)
+        assert bitmap.n_lost() == 0
+    assert len(claim_all(bitmap)) == 256
+
+
+def test_a_lost_word_is_counted():
+    bitmap = BitmapProbe(128)
+    bitmap.mark_full(1)
+    assert bitmap.n_lost() == 1
+    assert sorted(claim_all(bitmap)) == list(range(64))
 
 
 def test_pairs_tell_when_claims_failed():

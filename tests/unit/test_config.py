@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from jessy_mem.config import DEFAULT_POOLS, MemoryConfig, parse_size_mb
+from jessy_mem._core.pool import PoolAllocator
+from jessy_mem.config import MemoryConfig
+from jessy_mem.sizes import DEFAULT_POOLS, parse_size_mb
 
 # Field: (default, values that are taken and what they become, values that are refused).
 FIELDS = {
     "total_memory_mb": (
         280,
         [(1, 1), (0.5, 0.5), ("280MB", 280), ("280MiB", 280), ("1.5 GiB", 1536), ("512kb", 0.5), ("64", 64)],
-        [0, -1, 0.0, math.nan, math.inf, True, None, "", "MB", "-1MB", "1 XB", "1e3", "0", b"280", [280], 2**40, 1e-9],
+        [0, -1, 0.0, math.nan, math.inf, True, None, "", "MB", "-1MB", "1 XB", "1e3", "0", b"280", [280], 1e-9,
+         2**26 + 1],
     ),
     "base_path": ("data/consciousness", [("x", "x"), (Path("a/b"), "a/b")], ["", b"x", 5, None]),
     "pool_configs": (
@@ -30,6 +33,8 @@ FIELDS = {
         ],
         [(), 5, "32", None, {1: 64}, ((1,),), ((1, 64, 1),), ((0, 64),), ((-1, 64),), ((1, 32),), ((1, 65),), ((1, 0),),
          ((1, -64),), ((1, 64.0),), ((1, "64"),), ((True, 64),), ((1, True),), ((1, 64), (2, 64)), ((0.001, 4096),),
+         ((1.001, 4096),),
+         ((1, 2**21),), ((2**60, 64),), ((1, 2**70),), [(1, 64 << i) for i in range(33)],
          ((math.inf, 64),), ((math.nan, 64),), (("big", 64),)],
     ),
     "enable_warnings": (True, [(False, False)], [0, 1, None, "yes"]),
@@ -150,6 +155,27 @@ def test_size_is_mib(size, expected):
 def test_text_that_is_no_size_is_refused(size):
     with pytest.raises(ValueError, match="is not a size"):
         parse_size_mb(size)
+
+
+@pytest.mark.parametrize("pools", [given for given, _ in FIELDS["pool_configs"][1]])
+def test_pools_that_the_configuration_takes_make_a_pool(pools):
+    kept = MemoryConfig(pool_configs=pools).pool_configs
+    for each in (pools, kept):
+        stats = PoolAllocator(each).stats()
+        assert [(one.n_blocks * one.block_size / (1 << 20), one.block_size) for one in stats.classes] == list(kept)
+
+
+@pytest.mark.parametrize("pools", FIELDS["pool_configs"][2])
+def test_pools_that_the_configuration_refuses_make_no_pool(pools):
+    if pools is not None:  # here: the default
+        with pytest.raises(ValueError, match="pools: "):
+            PoolAllocator(pools)
+
+
+@pytest.mark.parametrize("total_mb", FIELDS["total_memory_mb"][2])
+def test_total_that_the_configuration_refuses_makes_no_pool(total_mb):
+    with pytest.raises(ValueError, match="limit_mb: "):
+        PoolAllocator(limit_mb=total_mb)
 
 
 def test_default_pools_add_up_to_the_plan():

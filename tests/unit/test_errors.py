@@ -12,6 +12,7 @@ import pytest
 
 import jessy_mem
 from jessy_mem import errors
+from jessy_mem._probe.pool import kernel_statuses
 
 # An instance of each, the built-in kinds that catch it, its attributes, and what its message says.
 TABLE = [
@@ -178,3 +179,14 @@ def test_mapping_error_takes_over_what_the_system_said():
 def test_errors_import_nothing_of_the_package():
     source = Path(errors.__file__).read_text(encoding="utf-8")
     assert "jessy_mem." not in source.split("__all__")[0].split('"""')[2]
+
+
+def test_each_status_of_a_kernel_has_its_error():
+    names = {"OUT_OF_BOUNDS": errors.OutOfBounds, "LIMIT_EXCEEDED": errors.LimitExceeded,
+             "NO_FREE_BLOCK": errors.AllocationFailed, "DOUBLE_FREE": errors.DoubleFree}  # fmt: skip
+    statuses = kernel_statuses()
+    assert statuses.pop("OK") == 0
+    assert {name: errors.BY_STATUS[status] for name, status in statuses.items()} == names
+    assert len(errors.BY_STATUS) == 1 + len(names)
+    error = errors.error_of(statuses["LIMIT_EXCEEDED"], 90, 100, 20, "reserve")
+    assert str(error) == str(errors.LimitExceeded(90, 100, 20, "reserve"))

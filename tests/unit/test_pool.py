@@ -11,7 +11,8 @@ import pytest
 
 import jessy_mem.errors as errors
 from jessy_mem._core.budget import Ledger
-from jessy_mem._core.pool import DEFAULT_POOLS, Block, PoolAllocator
+from jessy_mem._core.pool import Block, PoolAllocator
+from jessy_mem.sizes import DEFAULT_POOLS
 
 MIB = 1 << 20
 KIB = 1 << 10

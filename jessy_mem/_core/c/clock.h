@@ -2,7 +2,7 @@
 
    On x86-64 Linux with a time stamp counter that is constant and never stops (the processor says so, and the kernel
    has not found otherwise) a tick is a TSC cycle: 7 to 10 ns to read. Elsewhere a tick is a nanosecond of the system's
-   monotonic clock: about 25 ns to read. The TSC may advance in steps of 10 ns (AMD Zen), so that is the resolution to
+   monotonic clock: 21 to 25 ns to read (python asv_bench/benchmarks/tricks.py compares the two). The TSC may advance in steps of 10 ns (AMD Zen), so that is the resolution to
    count on; jm_clock_resolution_ns() measures it.
 
    jm_clock_ticks() is read without a fence, so the processor may read early what stands behind unfinished work: of a

@@ -9,7 +9,7 @@ ctypedef unsigned int bit_index_t  # number of a bit inside a word, 0..63
 cdef enum:
     MIB_BYTES = 1 << 20
 
-# What a kernel reports; errors.py holds the one table that turns these into exceptions.
+# What a kernel reports; BY_STATUS of errors.py turns these into exceptions.
 cdef enum Status:
     OK = 0
     OUT_OF_BOUNDS = 1

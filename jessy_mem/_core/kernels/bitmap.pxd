@@ -284,7 +284,7 @@ cdef inline Status bitmap_release_run(const Bitmap *bitmap, unit_index_t unit, u
         return DOUBLE_FREE
     for w in range(first + 1, last + 1):
         status = word_release(bitmap, w, run_mask(unit, n_units, w))
-        jm_assert(status == OK, unit, w)  # of two that release a run, the first word sent one away
+        jm_assert(not status, unit, w)  # of two that release a run, the first word sent one away
     return OK
 
 
@@ -343,7 +343,7 @@ cdef inline unit_index_t bitmap_claim_run(
             while w > first:  # lost word w: give back those below it, then look at the same place again
                 w -= 1
                 status = word_release(&bitmap, w, run_mask(unit, n_units, w))
-                jm_assert(status == OK, unit, w)
+                jm_assert(not status, unit, w)
             w = first
         jm_add_acq_rel(&holds.n_ended, 1)
         if w > last:

@@ -1,7 +1,8 @@
 """A shard, the counters of one thread, and a snapshot, what many shards add up to. Kernels of the latency histogram.
 
 An event waits in `newest` until the next one comes, and only then goes to its bucket. A store whose address comes from
-the clock holds up the next reading of the clock, by some 5 ns on AMD Zen; this way the address is known long before.
+the clock holds up the next reading of the clock; this way the address is known long before. Two readings and a record
+take 18.7 ns instead of 23.5 on AMD Zen (python asv_bench/benchmarks/tricks.py).
 
     newest    |  number of the event, 52 bits  |  1 + its bucket, 12 bits  |      0 while there is none
 
@@ -81,8 +82,8 @@ cdef inline uint64_t shard_events(const Shard *shard) noexcept nogil:
 
 cdef inline void shard_settle(Shard *shard, uint64_t newest) noexcept nogil:
     """Let the event `newest` go to its bucket; for the owner, just before another takes its place."""
-    jm_assert(newest == 0 or newest >> BUCKET_BITS != 0, newest, shard.groups)
-    jm_assert(newest == 0 or shard.groups >> (newest_bucket(newest) // GROUP_BUCKETS) & 1, newest, shard.groups)
+    if newest:
+        jm_assert(shard.groups >> (newest_bucket(newest) // GROUP_BUCKETS) & 1, newest, shard.groups)
     own_add(&shard.nowhere + (newest & ((1 << BUCKET_BITS) - 1)), 1)
 
 
@@ -91,7 +92,7 @@ cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns
     cdef uint64_t groups, bit, newest
     if t_ns <= limit_ns:
         bucket = bucket_of(t_ns)
-        jm_assert(bucket_low(bucket) <= t_ns and t_ns <= bucket_high(bucket), t_ns, bucket)
+        jm_assert(t_ns - bucket_low(bucket) < bucket_width(bucket), t_ns, bucket)
         groups = jm_load_relaxed(&shard.groups)
         bit = <uint64_t> 1 << (bucket // GROUP_BUCKETS)
         if not groups & bit:

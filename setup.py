@@ -33,6 +33,8 @@ DIRECTIVES = {
     "binding": False,
     "freethreading_compatible": True,
 }
+# Cython's code for typed memoryviews, once for all extensions and not in each of them.
+SHARED = "jessy_mem._core._shared"
 
 
 class BuildExt(build_ext):
@@ -52,6 +54,7 @@ class BuildExt(build_ext):
             self.distribution.ext_modules,
             build_dir=f"build/cython-{profile}",
             compiler_directives={**DIRECTIVES, **directives},
+            shared_utility_qualified_name=SHARED,
             annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),
         )
         super().finalize_options()
@@ -68,6 +71,9 @@ def extension(source: Path) -> Extension:
 
 
 setup(
-    ext_modules=[extension(source) for source in sorted(Path("jessy_mem").rglob("*.pyx"))],
+    ext_modules=[
+        *[extension(source) for source in sorted(Path("jessy_mem").rglob("*.pyx"))],
+        Extension(SHARED, [SHARED.replace(".", "/") + ".c"]),  # cythonize writes it
+    ],
     cmdclass={"build_ext": BuildExt},
 )

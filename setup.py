@@ -35,6 +35,8 @@ DIRECTIVES = {
     "binding": False,
     "freethreading_compatible": True,
 }
+# Cython's code for typed memoryviews, once for all extensions and not in each of them.
+SHARED = "jessy_mem._core._shared"
 
 
 class BuildExt(build_ext):
@@ -55,6 +57,7 @@ class BuildExt(build_ext):
             build_dir=f"build/cython-{profile}",
             emit_linenums=profile == "debug",  # what fails, and a debugger, names the line of the .pyx
             compiler_directives={**DIRECTIVES, **directives},
+            shared_utility_qualified_name=SHARED,
             annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),
         )
         super().finalize_options()
@@ -71,6 +74,9 @@ def extension(source: Path) -> Extension:
 
 
 setup(
-    ext_modules=[extension(source) for source in sorted(Path("jessy_mem").rglob("*.pyx"))],
+    ext_modules=[
+        *[extension(source) for source in sorted(Path("jessy_mem").rglob("*.pyx"))],
+        Extension(SHARED, [SHARED.replace(".", "/") + ".c"]),  # cythonize writes it
+    ],
     cmdclass={"build_ext": BuildExt},
 )

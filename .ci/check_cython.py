@@ -14,9 +14,10 @@ from unittest import mock
 HINTED = "cdef void touch(int *at) nogil:\n    at[0] = 1\n"
 
 
-def translate(source: Path, directives: dict[str, object], folder: Path) -> str:
+def translate(source: Path, directives: dict[str, object], shared: str, folder: Path) -> str:
     """What Cython says about `source`."""
-    command = [sys.executable, "-m", "cython", "-3", "-Werror", "-o", str(folder / f"{source.stem}.c")]
+    command = [sys.executable, "-m", "cython", "-3", "-Werror", "--shared", shared]
+    command += ["-o", str(folder / f"{source.stem}.c")]
     for name, value in directives.items():
         command += ["-X", f"{name}={value}"]
     done = subprocess.run([*command, str(source)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -25,15 +26,16 @@ def translate(source: Path, directives: dict[str, object], folder: Path) -> str:
 
 def main() -> int:
     with mock.patch("setuptools.setup"):
-        directives = runpy.run_path("setup.py")["DIRECTIVES"]
+        build = runpy.run_path("setup.py")
+    directives, shared = build["DIRECTIVES"], build["SHARED"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hinted = folder / "hinted.pyx"
         hinted.write_text(HINTED)
-        if "Exception check" not in translate(hinted, directives, folder):
+        if "Exception check" not in translate(hinted, directives, shared, folder):
             print("a nogil function without noexcept was not noticed")
             return 1
-        said = [translate(source, directives, folder) for source in sorted(Path("jessy_mem").rglob("*.pyx"))]
+        said = [translate(source, directives, shared, folder) for source in sorted(Path("jessy_mem").rglob("*.pyx"))]
     print("".join(said), end="")
     return 1 if any(said) else 0
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import xxhash
 
 from jessy_mem import compression
-from jessy_mem._core.format import CONTENT_SHA256_AT, MAGIC, METADATA_XXH3_AT, pack_head
+from jessy_mem._core.format import read_header
 from jessy_mem._core.mapping import copy_pieces
+from jessy_mem._core.packing import pack_head, renumber_head, seal_head
 from jessy_mem.layout import MAX_LAYER, LayerId
 from jessy_mem.publish import Buffer, publish
 
@@ -121,18 +122,15 @@ class PackedRegion:
 
     def seal(self, immutable: bool) -> None:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
-        struct.pack_into("<Q32x", self.head, METADATA_XXH3_AT, 0)
-        struct.pack_into("<Q", self.head, METADATA_XXH3_AT, xxhash.xxh3_64_intdigest(self.head))
+        digest = hashlib.sha256()
         if immutable:
-            digest = hashlib.sha256()
             for piece in self.content_pieces():
                 digest.update(piece)
-            self.head[CONTENT_SHA256_AT : CONTENT_SHA256_AT + 32] = digest.digest()
+        seal_head(self.head, digest.digest() if immutable else None)
 
     def renumber(self, dimension_id: int) -> None:
         """Give the region, which is not immutable, another id."""
-        struct.pack_into("<I", self.head, 0, dimension_id)
-        self.seal(immutable=False)
+        renumber_head(self.head, dimension_id)
 
     def pieces(self) -> Iterator[Buffer]:
         """The bytes in order, without a copy of any content."""
@@ -350,23 +348,23 @@ def _now_ns() -> int:
 
 def _stored_generation(path: Path) -> int:
     """The generation of the region file at `path`; 0 if there is none, or no region."""
-    generation = int.from_bytes(_stored_header(path)[112:120], "little")
+    _, _, generation, _ = _stored_header(path)
     return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
 
 
 def is_sealed(path: str | os.PathLike[str]) -> bool:
     """Whether there is a region file at `path` that says it is immutable; nothing else of it is looked at."""
-    header = _stored_header(Path(path))
-    return header[100:102] > bytes(2) and bool(header[104] & 1)
+    _, _, _, immutable = _stored_header(Path(path))
+    return immutable
 
 
-def _stored_header(path: Path) -> bytes:
-    """The header of the region file at `path`; empty if there is none, or no region."""
+def _stored_header(path: Path) -> tuple[int, str, int, bool]:
+    """The id, name, generation and immutability of the region file at `path`; all empty if it is none."""
+    nothing = (0, "", 0, False)
     try:
         if not path.is_file():  # to open a FIFO would wait for its writer
-            return b""
+            return nothing
         with path.open("rb") as file:
-            header = file.read(256)
+            return read_header(file) or nothing
     except OSError:
-        return b""
-    return header if len(header) == 256 and header[84:100] == MAGIC else b""
+        return nothing

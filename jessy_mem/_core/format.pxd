@@ -6,6 +6,8 @@ is being opened, cannot lead a reader outside it.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from jessy_mem._core.kernels.span cimport span_align_up
+
 cdef enum:
     HEADER_BYTES = 256
     NAME_BYTES = 64                # the most a dimension's name may take
@@ -129,25 +131,42 @@ cdef struct Fault:
     uint64_t expected
 
 
+cdef inline const char *format_magic() noexcept nogil:
+    return b"JESSY_MMAP_V1\0\0\0"
+
+
+cdef inline uint64_t format_content_off(uint64_t end_off_bytes, uint64_t n_bytes) noexcept nogil:
+    """Where a content of `n_bytes` begins in an extended file, if what is before it ends at `end_off_bytes`."""
+    return span_align_up(
+        end_off_bytes, PAGE_ALIGNMENT_BYTES if n_bytes >= PAGE_ALIGNMENT_BYTES else SMALL_ALIGNMENT_BYTES
+    )
+
+
 # All check bytes that nobody vouches for, in time and memory proportional to header and metadata.
 # They return True, or False, and then `fault` tells what is wrong.
 
-# Copy the header, and check the copy. `dimension_id` 0 accepts every dimension. Of `base` only the header is read.
+# Copy the header, and check the copy. `head` is the beginning of a region of `n_bytes`; only the header is read.
+# `dimension_id` 0 accepts every dimension.
 cdef bint format_check_header(
-    const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
+    const uint8_t[::1] head, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil
-# Fill `entries`, one for each layer of a checked header. `base` needs to be no more than the head of an extended file.
+# Fill `entries`, one for each layer of a checked header. `head` is the whole region, or the head of an extended one.
 cdef bint format_read_layers(
-    const uint8_t *base, const Header *header, LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, LayerEntry *entries, Fault *fault
 ) noexcept nogil
 # Extended files: the bytes before the content of layer number `i`, from the content before or the head, are zero.
+# `region` reaches to that content at least.
 cdef bint format_check_gap(
-    const uint8_t *base, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
+    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
 ) noexcept nogil
 
 # Where the head (header, records and extension table) of an extended file ends, by its checked header.
 cdef uint64_t format_head_bytes(const Header *header) noexcept nogil
 # The error for a fault.
 cdef object fault_error(const Fault *fault, const Header *header, str path)
+# A private copy of the head of an extended file, `header` in the place of its header.
+cdef bytes format_copy_head(const uint8_t[::1] head, const Header *header)
+# XXH3-64 of the first `n_bytes` of `head`, the two digests of the header taken for zero.
+cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t n_bytes) except? 0
 # The keywords of one layer; read again from the file, so checked again: None if they are not what was opened.
-cdef tuple format_keywords(const uint8_t *base, uint64_t n_bytes, const LayerEntry *entry)
+cdef tuple format_keywords(const uint8_t[::1] region, const LayerEntry *entry)

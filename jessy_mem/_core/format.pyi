@@ -1,14 +1,3 @@
-from collections.abc import Sequence
+from typing import IO
 
-MAGIC: bytes
-METADATA_XXH3_AT: int
-CONTENT_SHA256_AT: int
-
-def pack_head(
-    dimension_id: int,
-    name: bytes,
-    immutable: bool,
-    generation: int,
-    created_ns: int,
-    layers: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]],
-) -> tuple[bytearray, list[int], int]: ...
+def read_header(file: IO[bytes]) -> tuple[int, str, int, bool] | None: ...

@@ -1,4 +1,4 @@
-"""Parse, check and pack the region file.
+"""Parse and check the region file; packing.pyx writes it.
 
 HAZARD: the bytes come from anyone. Each count and offset is compared with what is left before it is used, in a form
 that cannot overflow, and nothing is allocated on the word of the file alone.
@@ -18,6 +18,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
+import xxhash
+
 from jessy_mem._core.kernels.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
 
 from jessy_mem.errors import InvalidRegion, RegionTruncated
@@ -29,10 +31,7 @@ cdef extern from *:
     #endif
     """
 
-MAGIC = b"JESSY_MMAP_V1\0\0\0"
-# Offsets that a writer fills last.
-METADATA_XXH3_AT = 136
-CONTENT_SHA256_AT = 144
+cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 
 cdef enum:
     MAX_RAW_BYTES = 4294967296  # 4 GiB
@@ -45,7 +44,7 @@ assert sizeof(Header) == HEADER_BYTES and sizeof(LayerExtension) == EXTENSION_BY
 # code: (field, what is expected). {0} is the number that was expected, {1} the one that was found.
 _RULES = {
     SHORT_HEADER: ("header", "a file of at least {0} bytes"),
-    BAD_MAGIC: ("magic", repr(MAGIC)),
+    BAD_MAGIC: ("magic", repr(format_magic()[:16])),
     BAD_EXTENSION_VERSION: ("extension_version", "at most {0}: the file needs a reader of extension version {1}"),
     BAD_REQUIRED_FEATURES: ("required_features", "no bit but {0:#x}: the file needs a reader of a later version"),
     ZERO_DIMENSION_ID: ("dimension_id", "at least {0}"),
@@ -123,13 +122,13 @@ cdef inline float read_float(uint32_t bits) noexcept nogil:
 
 
 cdef bint format_check_header(
-    const uint8_t *base, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
+    const uint8_t[::1] head, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil:
     cdef uint64_t most_layers
-    if n_bytes < HEADER_BYTES:
+    if head.shape[0] < HEADER_BYTES or n_bytes < HEADER_BYTES:
         return fault_set(fault, SHORT_HEADER, -1, n_bytes, HEADER_BYTES)
-    memcpy(header, base, sizeof(Header))
-    if memcmp(header.magic, b"JESSY_MMAP_V1\0\0\0", 16) != 0:
+    memcpy(header, &head[0], sizeof(Header))
+    if memcmp(header.magic, format_magic(), 16) != 0:
         return fault_set(fault, BAD_MAGIC, -1, 0, 0)
     if header.extension_version > EXTENSION_VERSION:
         return fault_set(fault, BAD_EXTENSION_VERSION, -1, header.extension_version, EXTENSION_VERSION)
@@ -184,7 +183,7 @@ cdef bint read_record(
 ) noexcept nogil:
     """Read the record at `cursor`, which must end by `end`, and move the cursor behind it."""
     cdef const RecordHead *head
-    cdef uint32_t length_bytes
+    cdef uint32_t length_bytes, frequency_bits
     cdef uint32_t _i
     cdef uint64_t at = cursor[0]
     if not span_inside(at, RECORD_MIN_BYTES, end):
@@ -196,8 +195,8 @@ cdef bint read_record(
     if <int64_t> entry.layer <= previous:
         return fault_set(fault, BAD_LAYER_ORDER, entry.layer, entry.layer, previous)
     if not (isfinite(entry.frequency_hz) and entry.frequency_hz > 0):
-        memcpy(&length_bytes, base + at + 3, 4)
-        return fault_set(fault, BAD_FREQUENCY, entry.layer, length_bytes, 0)
+        memcpy(&frequency_bits, &head.frequency, sizeof(frequency_bits))
+        return fault_set(fault, BAD_FREQUENCY, entry.layer, frequency_bits, 0)
     at += sizeof(RecordHead)
     # RECORD_MIN_BYTES counts the bytes behind the keywords; they are kept free in every comparison.
     if entry.n_keywords > (end - at - RECORD_TAIL_BYTES) // 4:
@@ -251,16 +250,12 @@ cdef bint read_extension(const uint8_t *at, uint16_t features, LayerEntry *entry
     return True
 
 
-cdef inline uint64_t content_alignment(uint64_t n_bytes) noexcept nogil:
-    return PAGE_ALIGNMENT_BYTES if n_bytes >= PAGE_ALIGNMENT_BYTES else SMALL_ALIGNMENT_BYTES
-
-
 cdef bint check_tiling(const Header *header, LayerEntry *entries, uint64_t cursor, Fault *fault) noexcept nogil:
     """An extended file is header, head and contents in order, with no byte between that alignment does not ask for."""
     cdef uint32_t i
     cdef uint64_t aligned
     for i in range(header.layer_count):
-        aligned = span_align_up(cursor, content_alignment(entries[i].content_bytes))
+        aligned = format_content_off(cursor, entries[i].content_bytes)
         if entries[i].content_off_bytes != aligned:
             return fault_set(fault, BAD_CONTENT_OFFSET, entries[i].layer, entries[i].content_off_bytes, aligned)
         if not span_inside(aligned, entries[i].content_bytes, header.total_size):
@@ -314,8 +309,9 @@ cdef bint check_plain_contents(
 
 
 cdef bint format_read_layers(
-    const uint8_t *base, const Header *header, LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, LayerEntry *entries, Fault *fault
 ) noexcept nogil:
+    cdef const uint8_t *base = &head[0]
     cdef bint extended = header.extension_version != 0
     cdef uint64_t cursor = HEADER_BYTES
     cdef uint64_t end = header.total_size
@@ -349,17 +345,33 @@ cdef uint64_t format_head_bytes(const Header *header) noexcept nogil:
 
 
 cdef bint format_check_gap(
-    const uint8_t *base, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
+    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
 ) noexcept nogil:
     cdef uint64_t begin = format_head_bytes(header)
     if i:
         begin = entries[i - 1].content_off_bytes + entries[i - 1].content_bytes
-    if not span_is_zero(base + begin, entries[i].content_off_bytes - begin):
+    if not span_is_zero(&region[0] + begin, entries[i].content_off_bytes - begin):
         return fault_set(fault, BAD_GAP, entries[i].layer, begin, entries[i].content_off_bytes)
     return True
 
 
-cdef tuple format_keywords(const uint8_t *base, uint64_t n_bytes, const LayerEntry *entry):
+cdef bytes format_copy_head(const uint8_t[::1] head, const Header *header):
+    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], format_head_bytes(header))
+    memcpy(<char *> copy, header, sizeof(Header))  # nobody else knows these bytes yet
+    return copy
+
+
+cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t n_bytes) except? 0:
+    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], n_bytes)
+    cdef Header *header = <Header *> <char *> copy
+    header.metadata_xxh3 = 0
+    memset(header.content_sha256, 0, sizeof(header.content_sha256))
+    return xxh3_64_intdigest(copy)
+
+
+cdef tuple format_keywords(const uint8_t[::1] region, const LayerEntry *entry):
+    cdef const uint8_t *base = &region[0]
+    cdef uint64_t n_bytes = region.shape[0]
     cdef LayerEntry again
     cdef Fault fault
     cdef uint64_t at = entry.record_off_bytes
@@ -377,70 +389,21 @@ cdef tuple format_keywords(const uint8_t *base, uint64_t n_bytes, const LayerEnt
     return tuple(keywords)
 
 
-def pack_head(
-    uint32_t dimension_id, bytes name, bint immutable, uint64_t generation, uint64_t created_ns, list layers
-):
-    """The head of an extended file, as a bytearray, and the offset of each content as a list.
+def read_header(file):
+    """What a region file says of itself: (dimension_id, name, generation, immutable); None if it is none.
 
-    `layers` holds, in ascending order, tuples (layer, depth, frequency_hz, keywords as a list of bytes, content_bytes,
-    raw_bytes, codec, text_flags, characters, xxh3). The values must have been checked. The two digests of the header
-    are left zero: they cover what is not known here.
+    `file` is open for reading bytes, at its beginning. The generation of a plain V1 file is 0. Nothing is checked but
+    the magic: a region that is to be used is opened.
     """
     cdef Header header
-    cdef RecordHead record
-    cdef LayerExtension extension
-    cdef uint64_t metadata_bytes = 0
-    cdef uint64_t table_off, head_bytes, cursor, record_at, table_at
-    cdef uint32_t content_bytes, length_bytes
-    cdef bytearray head
-    cdef list offsets = []
-    cdef uint8_t *out
-    cdef bytes keyword
-    if len(name) > NAME_BYTES:
-        raise ValueError(f"name: {len(name)} bytes")
-    for layer in layers:
-        metadata_bytes += RECORD_MIN_BYTES
-        for keyword in layer[3]:
-            metadata_bytes += 4 + len(keyword)
-    if metadata_bytes >> 32:
-        raise ValueError(f"layers: {metadata_bytes} bytes of metadata do not fit into the format's 32 bits")
-    table_off = span_align_up(HEADER_BYTES + metadata_bytes, 8)
-    head_bytes = table_off + <uint64_t> len(layers) * EXTENSION_BYTES
-    head = bytearray(head_bytes)
-    out = head
-    memset(&header, 0, sizeof(header))
-    header.dimension_id, header.dimension_name_len = dimension_id, <uint32_t> len(name)
-    memcpy(header.dimension_name, <const char *> name, len(name))
-    memcpy(header.magic, b"JESSY_MMAP_V1\0\0\0", 16)
-    header.layer_count, header.extension_version = <uint32_t> len(layers), EXTENSION_VERSION
-    header.optional_features = OPTION_IMMUTABLE if immutable else 0
-    header.metadata_size, header.extension_table_offset = <uint32_t> metadata_bytes, table_off
-    header.generation, header.created_ns = generation, created_ns
-
-    cursor, record_at, table_at = head_bytes, HEADER_BYTES, table_off
-    memset(&extension, 0, sizeof(extension))
-    for number, depth, frequency_hz, keywords, content_bytes, raw_bytes, codec, text_flags, characters, xxh3 in layers:
-        record.layer_num, record.depth, record.frequency = number, depth, frequency_hz
-        record.keyword_count = <uint32_t> len(keywords)
-        memcpy(out + record_at, &record, sizeof(record))
-        record_at += sizeof(record)
-        for keyword in keywords:
-            length_bytes = <uint32_t> len(keyword)
-            memcpy(out + record_at, &length_bytes, 4)
-            memcpy(out + record_at + 4, <const char *> keyword, length_bytes)
-            record_at += 4 + length_bytes
-        cursor = span_align_up(cursor, content_alignment(content_bytes))
-        memcpy(out + record_at, &cursor, 8)
-        memcpy(out + record_at + 8, &content_bytes, 4)
-        record_at += 12
-        offsets.append(cursor)
-        cursor += content_bytes
-        extension.xxh3, extension.raw_size, extension.codec = xxh3, raw_bytes, codec
-        extension.text_flags, extension.characters = text_flags, characters
-        memcpy(out + table_at, &extension, sizeof(extension))
-        table_at += sizeof(extension)
-        if codec == CODEC_ZSTD:
-            header.required_features |= FEATURE_COMPRESSED
-    header.total_size = cursor
-    memcpy(out, &header, sizeof(header))
-    return head, offsets, cursor
+    cdef const uint8_t[::1] head = file.read(HEADER_BYTES)
+    if head.shape[0] < HEADER_BYTES:
+        return None
+    memcpy(&header, &head[0], sizeof(header))
+    if memcmp(header.magic, format_magic(), sizeof(header.magic)) != 0:
+        return None
+    name = PyUnicode_DecodeUTF8(
+        <const char *> header.dimension_name, min(header.dimension_name_len, <uint32_t> NAME_BYTES), b"replace"
+    )
+    immutable = header.extension_version != 0 and header.optional_features & OPTION_IMMUTABLE != 0
+    return header.dimension_id, name, header.generation, immutable

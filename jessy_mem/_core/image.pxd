@@ -6,9 +6,8 @@ from jessy_mem._core.format cimport Header, LayerEntry
 
 cdef class Image:
     cdef object __weakref__
-    cdef Py_buffer buffer            # of the owner; base is NULL until it is taken
-    cdef const uint8_t *base
-    cdef readonly uint64_t n_bytes
+    cdef const uint8_t[::1] bytes    # the region, in its owner's buffer
+    cdef readonly uint64_t n_bytes   # of it
     cdef Header header               # as checked, in private memory
     cdef LayerEntry *layers          # ascending by layer
     cdef readonly uint32_t n_layers
@@ -24,7 +23,7 @@ cdef class Image:
     cdef readonly str path
     cdef readonly str source         # "mmap", "pool" or "simulated"
     cdef readonly object identity    # (device, inode, mtime_ns, size) of the file, or None
-    cdef object charge               # released after the buffer, for attributes die after __dealloc__
+    cdef object charge               # released after the buffer
 
     # Position of a layer in `layers`, or -1.
     cdef int64_t find_layer(self, uint64_t layer) noexcept nogil
@@ -40,3 +39,5 @@ cdef class Image:
     # The error for one that is not.
     cdef object frame_error(self, const LayerEntry *entry)
     cdef tuple keywords(self, uint32_t i)
+    # Where the content of layer number `i`, as stored, lies.
+    cdef const uint8_t *content(self, uint32_t i) except NULL

@@ -11,7 +11,7 @@ import hashlib
 import os
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
@@ -19,14 +19,12 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
-
-import xxhash
+from libc.string cimport memcmp
 
 from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_flag_store_release
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
-from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view
 from jessy_mem._core.format cimport (
     CODEC_RAW,
     HEADER_BYTES,
@@ -38,10 +36,16 @@ from jessy_mem._core.format cimport (
     fault_error,
     format_check_gap,
     format_check_header,
+    format_copy_head,
     format_head_bytes,
+    format_head_checksum,
     format_keywords,
     format_read_layers,
 )
+from jessy_mem._core.kernels.span cimport span_slice
+from jessy_mem._core.mapping cimport memoryview_of
+
+import xxhash
 
 from jessy_mem import compression
 from jessy_mem._core.mapping import Mapping
@@ -60,24 +64,21 @@ cdef inline uint64_t near_end(const Header *header) noexcept nogil:
 
 
 cdef bint check_near_gaps(
-    const uint8_t *base, const Header *header, const LayerEntry *layers, Fault *fault
+    const uint8_t[::1] head, const Header *header, const LayerEntry *layers, Fault *fault
 ) noexcept nogil:
     """Gaps on the pages of the head, which are in memory anyway; check_content looks at the others."""
     cdef uint64_t near_bytes = near_end(header)
     cdef uint32_t i = 0
     while i < header.layer_count and (i == 0 or layers[i].content_off_bytes <= near_bytes):
-        if not format_check_gap(base, header, layers, i, fault):
+        if not format_check_gap(head, header, layers, i, fault):
             return False
         i += 1
     return True
 
 
-cdef int check_head(bytes head, const Header *header, str path) except -1:
-    """Compare a private copy of header, records and extension table with metadata_xxh3; the copy's digests are lost."""
-    cdef Header *copy = <Header *> <char *> head
-    copy.metadata_xxh3 = 0
-    memset(copy.content_sha256, 0, sizeof(copy.content_sha256))
-    found = xxh3_64_intdigest(head)
+cdef int check_head(const uint8_t[::1] head, const Header *header, str path) except -1:
+    """Compare header, records and extension table with metadata_xxh3."""
+    cdef uint64_t found = format_head_checksum(head, format_head_bytes(header))
     if found != header.metadata_xxh3:
         raise ChecksumMismatch(path, "metadata_xxh3", f"{found:#018x}", f"{header.metadata_xxh3:#018x}")
     return 0
@@ -115,7 +116,6 @@ cdef class Image:
 
     def __cinit__(self, *args, **kwargs):
         jm_disown(<PyObject *> self)
-        self.base = NULL
         self.layers = NULL
 
     def __init__(
@@ -133,38 +133,42 @@ cdef class Image:
         cdef Fault fault
         cdef bint sound
         cdef uint32_t i
-        cdef bytes head = None
-        cdef const uint8_t *begin
-        cdef const uint8_t *parsed
+        cdef const uint8_t[::1] begin, head
         if self.path is not None:
             raise TypeError("an Image is initialised once")
+        if owner is None:  # which a typed memoryview would take
+            raise TypeError("owner: None is not bytes-like")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
-        PyObject_GetBuffer(owner, &self.buffer, PyBUF_SIMPLE)
+        self.bytes = owner
+        jm_disown_view(self.bytes)
         if trusted:  # memory that was made for this image
             jm_disown(<PyObject *> owner)
-        self.base, self.n_bytes = <const uint8_t *> self.buffer.buf, self.buffer.len
-        if 0 < n_bytes < self.n_bytes:
-            self.n_bytes = n_bytes
-        begin = <const uint8_t *> <const char *> first if len(first) >= HEADER_BYTES else self.base
+        if 0 < n_bytes < <uint64_t> self.bytes.shape[0]:
+            self.bytes = self.bytes[:n_bytes]
+        self.n_bytes = self.bytes.shape[0]
+        begin = self.bytes
+        if len(first) >= HEADER_BYTES:
+            begin = first
         with nogil:
             sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
         if not sound:
             raise fault_error(&fault, &self.header, path)
         self.extended = self.header.extension_version != 0
-        if not self.extended or min(near_end(&self.header), self.n_bytes) > <uint64_t> len(first):
-            begin = self.base
-        parsed = begin
         if self.extended:
             # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
-            head = PyBytes_FromStringAndSize(<const char *> begin, format_head_bytes(&self.header))
-            parsed = <const uint8_t *> <const char *> head
-            memcpy(<char *> head, &self.header, sizeof(Header))
+            if min(near_end(&self.header), self.n_bytes) <= <uint64_t> len(first):
+                head = begin
+            else:
+                begin = self.bytes
+                head = format_copy_head(begin, &self.header)
+        else:
+            head = self.bytes
         self.layers = <LayerEntry *> malloc(self.header.layer_count * sizeof(LayerEntry))
         if self.layers == NULL:
             raise MemoryError
         self.n_layers, self.dimension_id = self.header.layer_count, self.header.dimension_id
         with nogil:
-            sound = format_read_layers(parsed, &self.header, self.layers, &fault) and (
+            sound = format_read_layers(head, &self.header, self.layers, &fault) and (
                 not self.extended or check_near_gaps(begin, &self.header, self.layers, &fault)
             )
         if not sound:
@@ -183,10 +187,13 @@ cdef class Image:
 
     def __dealloc__(self):
         free(self.layers)
-        PyBuffer_Release(&self.buffer)  # of a buffer that was never taken, it is all zero and this does nothing
+        self.bytes = None  # before the charge, which goes with the other attributes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, <void *> self.base, self.n_bytes, True, flags)
+        PyBuffer_FillInfo(view, self, <void *> span_slice(self.bytes, 0, self.n_bytes), self.n_bytes, True, flags)
+
+    cdef const uint8_t *content(self, uint32_t i) except NULL:
+        return span_slice(self.bytes, self.layers[i].content_off_bytes, self.layers[i].content_bytes)
 
     cdef int64_t find_layer(self, uint64_t layer) noexcept nogil:
         cdef int64_t low = 0
@@ -221,27 +228,25 @@ cdef class Image:
         cdef bint sound
         cdef uint64_t found
         with nogil:
-            sound = format_check_gap(self.base, &self.header, self.layers, i, &fault)
+            sound = format_check_gap(self.bytes, &self.header, self.layers, i, &fault)
         if not sound:
             raise fault_error(&fault, &self.header, self.path)
-        content = memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes]
-        found = xxh3_64_intdigest(content)
+        found = xxh3_64_intdigest(memoryview_of(self, self.content(i), entry.content_bytes))
         if found != entry.xxh3:
             raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
         return 0
 
     cdef int compare_head(self) except -1:
-        cdef bytes head = PyBytes_FromStringAndSize(<const char *> self.base, format_head_bytes(&self.header))
-        if memcmp(<const char *> head, &self.header, sizeof(Header)) != 0:
+        if memcmp(&self.bytes[0], &self.header, sizeof(Header)) != 0:
             raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
-        return check_head(head, &self.header, self.path)
+        return check_head(self.bytes, &self.header, self.path)
 
     cdef int check_frame(self, uint32_t i) except -1:
         cdef LayerEntry *entry = &self.layers[i]
         if entry.codec == CODEC_RAW or not compression.is_available():
             return 0
         if not compression.decompress(
-            memoryview(self)[entry.content_off_bytes:entry.content_off_bytes + entry.content_bytes], entry.raw_bytes
+            memoryview_of(self, self.content(i), entry.content_bytes), entry.raw_bytes
         ):
             raise self.frame_error(entry)
         return 0
@@ -252,7 +257,7 @@ cdef class Image:
         )
 
     cdef tuple keywords(self, uint32_t i):
-        keywords = format_keywords(self.base, self.n_bytes, &self.layers[i])
+        keywords = format_keywords(self.bytes, &self.layers[i])
         if keywords is None:
             raise InvalidRegion(
                 self.path, "keyword", "other bytes than at open", "an unchanged file", self.layers[i].layer

@@ -25,7 +25,8 @@ from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages, j
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
 from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, TEXT_ASCII, LayerEntry
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.span cimport span_copy_ascii, span_inside
+from jessy_mem._core.kernels.span cimport span_copy_ascii, span_slice
+from jessy_mem._core.mapping cimport memoryview_of
 
 from jessy_mem import compression
 from jessy_mem._core.image import map_file
@@ -36,6 +37,8 @@ from jessy_mem.layout import LayerId
 cdef extern from "Python.h":
     str PyUnicode_New(Py_ssize_t n_characters, Py_UCS4 largest)
     void *PyUnicode_DATA(str text)
+    int PySlice_Unpack(object slice, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1
+    Py_ssize_t PySlice_AdjustIndices(Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step) noexcept
 
 cdef object new_layer_id = LayerId
 cdef enum:
@@ -122,9 +125,13 @@ cdef class LayerView:
         return PyBytes_FromStringAndSize(<const char *> self.data, self.size_bytes)
 
     def __getitem__(self, key):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, stop, step, n_bytes
         if isinstance(key, slice):
-            return memoryview(self)[key]
+            PySlice_Unpack(key, &i, &stop, &step)
+            if step != 1:
+                return memoryview(self)[key]
+            n_bytes = PySlice_AdjustIndices(self.size_bytes, &i, &stop, 1)
+            return memoryview_of(self, self.data + i, n_bytes)
         i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.size_bytes
@@ -248,13 +255,15 @@ cdef class MmapRegion:
         """`size` bytes at `offset`, as a read-only memoryview; OutOfBounds if they do not lie inside the file."""
         cdef Image image = self.current()
         cdef Py_ssize_t begin, n_bytes
+        cdef const uint8_t *first
         try:
             begin, n_bytes = offset, size
         except OverflowError:
             raise OutOfBounds(offset, size, image.n_bytes) from None
-        if begin < 0 or n_bytes < 0 or not span_inside(begin, n_bytes, image.n_bytes):
+        first = span_slice(image.bytes, begin, n_bytes)
+        if first == NULL:
             raise OutOfBounds(offset, size, image.n_bytes)
-        return memoryview(image)[begin:begin + n_bytes]
+        return memoryview_of(image, first, n_bytes)
 
     def layer(self, layer):
         """The view of one layer. LayerNotFound; on its first access ChecksumMismatch."""
@@ -337,7 +346,7 @@ cdef class MmapRegion:
         if same:
             with nogil:
                 same = memcmp(
-                    image.base + HEADER_BYTES, other.base + HEADER_BYTES, image.n_bytes - HEADER_BYTES
+                    &image.bytes[0] + HEADER_BYTES, &other.bytes[0] + HEADER_BYTES, image.n_bytes - HEADER_BYTES
                 ) == 0
         if not same:
             raise ImmutableDimension(image.dimension_id, "a reload with other content")
@@ -349,7 +358,7 @@ cdef class MmapRegion:
         cdef uint64_t n_pages, n_resident
         cdef int failed
         with nogil:
-            failed = jm_os_resident_pages(image.base, image.n_bytes, &n_pages, &n_resident)
+            failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
         if failed:
             raise MappingError(errno, os.strerror(errno), image.path)
         return n_resident / n_pages
@@ -361,6 +370,7 @@ cdef class MmapRegion:
         """
         cdef Image image = self.current()
         cdef LayerEntry *entry
+        cdef const uint8_t *first
         cdef int64_t i
         cdef int failed
         for layer in [each.layer for each in self.layers()] if layers is None else layers:
@@ -368,10 +378,11 @@ cdef class MmapRegion:
             if i < 0:
                 raise LayerNotFound(image.dimension_id, layer)
             entry = &image.layers[i]
+            first = image.content(i)
             with nogil:
-                failed = jm_os_prefetch(image.base + entry.content_off_bytes, entry.content_bytes)
+                failed = jm_os_prefetch(first, entry.content_bytes)
                 if wait and not failed:
-                    touch_pages(image.base + entry.content_off_bytes, entry.content_bytes)
+                    touch_pages(first, entry.content_bytes)
             if failed:
                 raise MappingError(errno, os.strerror(errno), image.path)
         return self.residency()
@@ -396,7 +407,7 @@ cdef class MmapRegion:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef Image image = self.current()
-        PyBuffer_FillInfo(view, image, <void *> image.base, image.n_bytes, True, flags)
+        PyBuffer_FillInfo(view, image, <void *> &image.bytes[0], image.n_bytes, True, flags)
 
     def __reduce__(self):
         raise TypeError("a MmapRegion cannot be copied or pickled: open its path again")
@@ -418,7 +429,7 @@ cdef class MmapRegion:
         jm_disown(<PyObject *> view)
         image.check_content(i)
         view.image = image
-        view.data, view.size_bytes = image.base + entry.content_off_bytes, entry.content_bytes
+        view.data, view.size_bytes = image.content(i), entry.content_bytes
         view.id = new_layer_id(image.dimension_id, entry.layer)
         view.keywords = image.keywords(i)
         view.depth, view.frequency = entry.depth, entry.frequency_hz

@@ -316,7 +316,7 @@ cdef class LayerRegistry:
             if image.source == "pool":
                 continue
             with nogil:
-                failed = jm_os_resident_pages(image.base, image.n_bytes, &n_pages, &n_resident)
+                failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
             if failed:
                 raise OSError(errno, "mincore")
             mapped_bytes += n_pages * jm_page_bytes()

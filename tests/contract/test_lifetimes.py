@@ -118,6 +118,32 @@ def test_holders_that_die_in_other_threads_let_go_too(world):
         assert memory.get_stats().total_allocated_bytes == 0
 
 
+def test_what_a_thread_mapped_goes_at_once_while_that_thread_waits(world):
+    """Without the GIL, what another thread than its maker drops last may wait for its maker: here nothing does."""
+    path = world.write(1)
+    made, dropped = threading.Event(), threading.Event()
+
+    def make(memory):
+        memory.load_dimension(1)
+        for layer in range(4):
+            memory.access_layer((1, layer))
+        made.set()
+        dropped.wait()  # runs no Python meanwhile
+
+    with manager(world) as memory:
+        maker = threading.Thread(target=make, args=(memory,))
+        maker.start()
+        try:
+            assert made.wait(60)
+            assert len(maps_of(path)) == 1
+            memory.unload_dimension(1)
+            assert maps_of(path) == []
+            assert memory.get_stats().total_allocated_bytes == 0
+        finally:
+            dropped.set()
+            maker.join()
+
+
 def test_a_thousand_views_through_everything(world):
     """One kind of end after the other; the bytes are compared after each, and each mapping goes with its views."""
     world.write(1, n_layers=250)

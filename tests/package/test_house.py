@@ -15,7 +15,7 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
-OBJECTS = "mapping format budget image arena pool latency region registry".split()
+OBJECTS = "mapping format packing budget image arena pool latency region registry".split()
 HOUSE = """
     errors sizes compression eviction stats trace
     layout config context index publish ids prose advice
@@ -127,6 +127,70 @@ def test_nogil_is_never_without_noexcept(path):
     lines = [line for line in without_text(path.read_text()).splitlines() if re.search(r"\bnogil\b", line)]
     bare = [line for line in lines if not re.search(r"\bnoexcept\b|with nogil:|cdef extern from", line)]
     assert not bare
+
+
+# What no typed memoryview can be, in the declarations of the objects: each with its reason.
+POINTERS = {
+    "mapping.base": "the memory that the views are of; a view of its own would keep it",
+    "mapping.first": "a part of a LayerView, whose data is a pointer",
+    "region.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
+    "image.content": "a result, of which a view is made",
+    "format.format_magic": "a constant of C",
+    "arena.address": "in a struct: an address for callers without the GIL",
+    "arena.memory": "the memory that blocks are of",
+    "arena.books": "one mapping for what is read through the fields after it",
+    "arena.tags": "atomics",
+    "budget.memory": "the accounts as allocated",
+    "budget.used": "numbers that the caller keeps on its stack",
+}
+POINTER = re.compile(r"\b(?:(?:void|char|uint8_t|uint64_t) \*+|Py_buffer \*?)(\w+)")
+
+
+def test_buffers_cross_borders_as_typed_memoryviews():
+    """A buffer in a field, or handed from one module to another, knows its length and holds its owner."""
+    declared = [path for path in COMPILED if path.suffix == ".pxd" and path.parent.name == "_core"]
+    found = {f"{path.stem}.{name}" for path in declared for name in POINTER.findall(without_text(path.read_text()))}
+    assert found == set(POINTERS)
+
+
+def slices_in_loops(source: str) -> list[str]:
+    """The lines of a module, inside loops, that slice what is declared as a typed memoryview there."""
+    names = {name for names in re.findall(r"\[(?::, )*::1\] ([\w, ]+)", source) for name in re.findall(r"\w+", names)}
+    loops: list[int] = []  # how far those that are open are indented
+    found = []
+    for line in without_text(source).splitlines():
+        indent = len(line) - len(line.lstrip())
+        if not line.strip():
+            continue
+        loops = [each for each in loops if each < indent]
+        in_loop = bool(loops) or " for " in line
+        if in_loop and names & set(re.findall(r"(\w+)\[[^]\[]*:[^]\[]*\]", line)):
+            found.append(line.strip())
+        if re.match(r"\s*(for|while)\b", line):
+            loops.append(indent)
+    return found
+
+
+def test_reader_of_slices_sees_those_in_loops():
+    source = """
+cdef int f(const uint8_t[::1] v, uint64_t[:, ::1] rows) noexcept nogil:
+    cdef const uint8_t *first = &v[0]
+    v = v[1:]
+    while first[0]:
+        g(v)
+        for i in range(3):
+            first += v[i] + text[1:2]
+        g(v[1:2])
+    g([rows[i:] for i in range(3)])
+    g(rows[2:])
+"""
+    assert slices_in_loops(source) == ["g(v[1:2])", "g([rows[i:] for i in range(3)])"]
+
+
+@pytest.mark.parametrize("path", [path for path in COMPILED if path.suffix in (".pyx", ".pxd")], ids=named)
+def test_no_typed_memoryview_is_sliced_in_a_loop(path):
+    """A slice counts a reference and copies 208 bytes; a kernel takes the whole view and an offset."""
+    assert slices_in_loops(path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pyx"], ids=named)

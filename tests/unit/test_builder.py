@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import random
 import stat
@@ -16,7 +17,8 @@ import pytest
 from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
 from jessy_mem import builder as builder_module
 from jessy_mem import compression
-from jessy_mem._core.format import pack_head
+from jessy_mem._core.format import read_header
+from jessy_mem._core.packing import pack_head, renumber_head, seal_head
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.errors import MappingError
@@ -251,6 +253,38 @@ def test_packed_region_can_be_given_another_number():
     packed.renumber(77)
     region = read_region(b"".join(packed.pieces()))
     assert (region.dimension_id, region.layers[1].content) == (77, b"two")
+
+
+def test_header_tells_what_the_region_is():
+    data = builder("one", dimension_id=77, generation=5, immutable=True).to_bytes()
+    assert read_header(io.BytesIO(data)) == (77, "Humor", 5, True)
+    packed = builder("one").pack(3)
+    packed.renumber(2**31)
+    assert read_header(io.BytesIO(packed.head)) == (2**31, "Humor", 3, False)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:255], lambda data: b"", lambda data: data[:84] + bytes(172)])
+def test_header_of_no_region_tells_nothing(change):
+    assert read_header(io.BytesIO(change(builder("one").to_bytes()))) is None
+
+
+def test_header_with_a_wrong_name_is_told_without_reading_outside_it():
+    data = bytearray(builder("one").to_bytes())
+    data[4:9] = b"\xff\xff\xff\xff\xff"  # the length of the name, and its first byte
+    (_, name, _, _) = read_header(io.BytesIO(data))
+    assert name == "\N{REPLACEMENT CHARACTER}umor" + "\0" * 59
+
+
+def test_head_of_wrong_size_is_not_sealed():
+    head = bytearray(255)
+    for seal in (seal_head, lambda head: renumber_head(head, 1)):
+        with pytest.raises(ValueError, match="head: 255 bytes"):
+            seal(head)
+        with pytest.raises(BufferError):
+            seal(bytes(256))
+    with pytest.raises(ValueError, match="content_sha256: 31 bytes"):
+        seal_head(bytearray(256), bytes(31))
+    assert head == bytes(255)
 
 
 def test_packed_bytes_are_published_as_they_are(tmp_path):

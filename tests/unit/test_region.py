@@ -895,9 +895,43 @@ def test_image_of_too_few_bytes_is_truncated(n_bytes):
     owner.append(1)  # the buffer is not held
 
 
-def test_image_of_no_buffer_is_a_type_error():
-    with pytest.raises(TypeError):
-        Image(5, "<test>", 3, "pool")
+@needs_proc
+def test_charge_is_released_when_the_bytes_are_gone(region_file):
+    class Charge:
+        def __del__(self):
+            found.append(mapped_regions())
+
+    found = []
+    with open(region_file(DATA), "rb") as file:
+        image = Image(Mapping(SIZE, file.fileno()), "<test>", 3, "mmap", Charge())
+    part = memoryview(image)[10:20]
+    del image
+    assert (len(mapped_regions()), found) == (1, [])
+    del part
+    assert found == [[]]
+
+
+@pytest.mark.parametrize("begin", [None, -(2**70), -26, -25, -3, 0, 3, 24, 25, 26, 2**70])
+def test_slices_are_those_of_bytes(region_file, begin):
+    with MmapRegion(3, region_file(DATA)) as region:
+        view = region.layer(0)
+        content = bytes(view)
+        assert len(content) == 25
+        for end in (None, -(2**70), -26, -25, -3, 0, 3, 24, 25, 26, 2**70):
+            for step in (None, 1, 2, -1, -7, 2**70):
+                part = view[begin:end:step]
+                assert (part.tobytes(), part.readonly, part.format) == (content[begin:end:step], True, "B")
+                assert part.obj is view
+        with pytest.raises(ValueError, match="zero"):
+            view[begin::0]
+        with pytest.raises(TypeError):
+            view[begin:1.0]
+
+
+@pytest.mark.parametrize("owner", [5, None, "text"])
+def test_image_of_no_buffer_is_a_type_error(owner):
+    with pytest.raises(TypeError, match="bytes-like"):
+        Image(owner, "<test>", 3, "pool")
 
 
 def test_image_is_made_once():

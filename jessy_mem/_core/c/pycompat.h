@@ -56,6 +56,9 @@ static inline void jm_disown(PyObject *each)
 #endif
 }
 
+/* The same for the object that stands behind a typed memoryview and holds its buffer. */
+#define jm_disown_view(view) jm_disown((PyObject *)(view).memview)
+
 /* Where the instances of a class keep what the slot `name` (of its __slots__) holds; -1 with an error set. */
 static inline Py_ssize_t jm_slot_offset(PyObject *cls, PyObject *name)
 {

@@ -1,11 +1,18 @@
 """Kernels on byte ranges: every comparison is in a form that cannot overflow."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 
 cdef inline bint span_inside(uint64_t off_bytes, uint64_t n_bytes, uint64_t total_bytes) noexcept nogil:
     """Whether [off_bytes, off_bytes + n_bytes) lies inside [0, total_bytes)."""
     return off_bytes <= total_bytes and n_bytes <= total_bytes - off_bytes
+
+
+cdef inline const uint8_t *span_slice(const uint8_t[::1] bytes, int64_t off_bytes, int64_t n_bytes) noexcept nogil:
+    """Where [off_bytes, off_bytes + n_bytes) of a buffer begins; NULL if it does not lie inside."""
+    if bytes.shape[0] == 0 or off_bytes < 0 or n_bytes < 0 or not span_inside(off_bytes, n_bytes, bytes.shape[0]):
+        return NULL
+    return &bytes[0] + off_bytes
 
 
 cdef inline uint64_t span_align_up(uint64_t n_bytes, uint64_t alignment_bytes) noexcept nogil:

@@ -48,8 +48,8 @@ def flip(path: Path, offset: int = -1) -> None:
     path.write_bytes(data)
 
 
-def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | None = None) -> bytes:
-    """What the command writes to a terminal."""
+def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | None = None, status: int = 0) -> bytes:
+    """What the command, which ends with `status`, writes to a terminal."""
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "jessy_mem", *map(str, args)] if code is None else [sys.executable, "-c", code]
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
@@ -63,5 +63,5 @@ def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | No
     except OSError:  # the terminal has no writer left
         pass
     os.close(parent)
-    assert process.wait(60) == 0, output
+    assert process.wait(60) == status, output
     return output

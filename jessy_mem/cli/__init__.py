@@ -56,7 +56,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            ctx.fail(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
+            ctx.fail(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)
 
     def main(

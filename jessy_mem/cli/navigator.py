@@ -60,7 +60,7 @@ class KeywordNavigator:
                     layers = self._memory.layers(keyword=form)
                     if layers:
                         taken.append((begin, end))
-                        yield form, layers
+                        yield folded(form), layers
 
 
 @dataclass

@@ -14,10 +14,12 @@ from typing import Any
 import jessy_mem as jm
 from jessy_mem.cli.paths import Problems
 
-__all__ = ["DimensionSource", "decoded", "read_plan"]
+__all__ = ["BYTE_ORDER_MARK", "DimensionSource", "Plan", "decoded", "read_plan"]
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
+DIMENSION_KEYS = {"id", "name", "size_mb", "frequency", "frequency_band", "immutable", "layers"}
+LAYER_KEYS = {"layer", "depth", "frequency", "keywords"}
 N_DIGITS = 30  # a longer number is none that a plan needs; Python refuses to read thousands
 
 
@@ -35,34 +37,43 @@ class DimensionSource:
     layers: list[jm.LayerSpec] = field(default_factory=list)
 
 
+@dataclass
+class Plan:
+    """The dimensions of a plan by id, and the keys of dimensions and layers that are not used."""
+
+    dimensions: dict[int, DimensionSource] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
+
+
 class Entry(dict[str, Any]):
     """An object of the file, and the line in which it begins."""
 
     line: int
 
 
-def read_plan(path: Path) -> dict[int, DimensionSource]:
-    """The dimensions of a plan, by id; empty if there is no such file. Problems lists everything that is wrong."""
+def read_plan(path: Path) -> Plan:
+    """The plan in a file; empty if there is no such file. Problems lists everything that is wrong with it."""
+    plan = Plan()
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return plan
     problems: list[str] = []
-    plan = _parsed(path, decoded(path, raw), problems)
-    dimensions: dict[int, DimensionSource] = {}
-    for i, entry in enumerate(plan):
+    for i, entry in enumerate(_parsed(path, decoded(path, raw), problems)):
         try:
             dimension = _dimension(entry)
-            if dimension.id in dimensions:
+            if dimension.id in plan.dimensions:
                 raise ValueError(f"id: {dimension.id} is there twice")
-            dimensions[dimension.id] = dimension
+            plan.dimensions[dimension.id] = dimension
+            plan.unused |= entry.keys() - DIMENSION_KEYS
+            plan.unused |= {key for layer in entry.get("layers", ()) for key in layer} - LAYER_KEYS
         except (TypeError, ValueError) as error:
             name = entry.get("name") if isinstance(entry, Entry) else None
             line = f":{entry.line}" if isinstance(entry, Entry) else ""
             problems.append(f"{path}{line}: dimension {name if isinstance(name, str) else i}: {error}")
     if problems:
         raise Problems(problems)
-    return dimensions
+    return plan
 
 
 def decoded(path: Path, raw: bytes) -> str:

@@ -43,7 +43,8 @@ class _Reading:
 
 def read_source(source: Path, compress: bool = False) -> Source:
     """Everything that `source` holds. Problems lists everything that is wrong with it."""
-    dimensions = read_plan(source / PLAN)
+    plan = read_plan(source / PLAN)
+    dimensions = plan.dimensions
     reading = _Reading()
     folders = _folders(source, reading)
     for number, folder in folders.items():
@@ -60,6 +61,8 @@ def read_source(source: Path, compress: bool = False) -> Source:
         f"{path} is passed over: layers are Dnn/0.md, Dnn/1.txt, and so on" for path in _passed_over(source, folders)
     ]
     remarks = shortened(remarks, N_REMARKS_SHOWN, "files and folders that are passed over")
+    if plan.unused:
+        remarks.append(f"{source / PLAN}: keys that are not used: {', '.join(sorted(plan.unused))}")
     if reading.unused:
         keys = ", ".join(f"{key} ({n} text{'s' * (n > 1)})" for key, n in sorted(reading.unused.items()))
         remarks.append(f"front matter keys that are not used: {keys}")

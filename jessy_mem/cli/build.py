@@ -58,7 +58,11 @@ def build(dimensions: list[DimensionSource], out: Path) -> list[dict[str, Any]]:
     problems = []
     for dimension in dimensions:
         builder = _builder(dimension)
-        n_bytes = builder.pack(1).n_bytes
+        try:
+            n_bytes = builder.pack(1).n_bytes
+        except ValueError as error:
+            problems.append(f"D{dimension.id:02d} {dimension.name}: {error}")
+            continue
         if n_bytes > dimension.slot_bytes:
             problems.append(_overflow(dimension, n_bytes))
         builders[dimension.id] = (builder, n_bytes)

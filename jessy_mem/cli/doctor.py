@@ -46,10 +46,10 @@ def command(base: Path, cleaning: bool, as_json: bool) -> int:
 def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None:
     out = screen.console()
     for finding in removed:
-        out.print(screen.text(("removed  ", "green"), os.path.relpath(finding.path, base)), soft_wrap=True)
+        out.print(screen.text(("removed  ", "green"), _place(finding, base)), soft_wrap=True)
     for finding in left:
         style = "yellow" if finding.removable else "bold red"
-        out.print(screen.text((finding.kind, style), f"  {os.path.relpath(finding.path, base)}"), soft_wrap=True)
+        out.print(screen.text((finding.kind, style), f"  {_place(finding, base)}"), soft_wrap=True)
         out.print(screen.text(f"    {finding.detail}"), soft_wrap=True)
     if removed:
         out.print(screen.text(f"{_files(removed)} removed, {_size(removed)} freed.", style="bold"))
@@ -62,6 +62,11 @@ def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None
         out.print(screen.text(f"{problems} that --clean does not touch.", style="bold"))
     if not left:
         out.print(screen.text(("sound", "green"), f"  {base}"), soft_wrap=True)
+
+
+def _place(finding: jm.Finding, base: Path) -> str:
+    """Where it was found: under the base folder, or the base folder itself."""
+    return str(base) if finding.path == base else os.path.relpath(finding.path, base)
 
 
 def _files(findings: list[jm.Finding]) -> str:

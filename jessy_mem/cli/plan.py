@@ -137,7 +137,9 @@ def _dimension(entry: Any) -> DimensionSource:
     jm.RegionBuilder(dimension, name)  # checks its length
     slot_bytes = jm.default_layout().slot_bytes(dimension)
     if "size_mb" in entry:
-        slot_bytes = min(slot_bytes, int(_field(entry, "size_mb", _positive) * (1 << 20)))
+        slot_bytes = int(min(slot_bytes, _field(entry, "size_mb", _positive) * (1 << 20)))  # which may be infinite
+    frequency = _field(entry, "frequency", _positive, 1.0)
+    jm.LayerSpec(text="", frequency=frequency)  # whether it can be stored
     planned: dict[int, dict[str, Any]] = {}
     for layer in _field(entry, "layers", _list, ()):
         number, facts = _layer(dimension, layer)
@@ -149,7 +151,7 @@ def _dimension(entry: Any) -> DimensionSource:
         name=name,
         immutable=_field(entry, "immutable", _flag, False),
         slot_bytes=slot_bytes,
-        frequency=_field(entry, "frequency", _positive, 1.0),
+        frequency=frequency,
         in_plan=True,
         planned=planned,
     )

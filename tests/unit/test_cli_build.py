@@ -298,6 +298,7 @@ class TestPlan:
             (plan_of(size_mb="16"), ["size_mb: '16'"]),
             (plan_of(size_mb=-1), ["size_mb: -1"]),
             (plan_of(immutable="no"), ["immutable: 'no'"]),
+            (plan_of(frequency=1e39), [":1: ", "frequency"]),
             (plan_of(frequency=float("nan")), ["frequency: nan"]),
             (plan_of(frequency=-float("inf")), ["frequency: -inf"]),
             (plan_of(frequency=10**400), ["frequency: inf"]),
@@ -343,6 +344,16 @@ class TestPlan:
     def test_keys_that_are_not_used_are_told_of(self, source):
         (source / "dimensions.json").write_text(plan_of(colour="red", layers=[{"layer": 0, "keyword": ["a"]}]))
         assert layer(source, "x")[-1].endswith("dimensions.json: keys that are not used: colour, keyword\n")
+
+    @pytest.mark.parametrize("size_mb", [1.7e308, 10**29, 1])
+    def test_a_slot_larger_than_any_number_is_that_of_the_layout(self, size_mb, source):
+        (source / "dimensions.json").write_text(plan_of(size_mb=size_mb))
+        assert layer(source, "x")[0] == b"x"
+
+    def test_a_time_that_is_none(self, source, tmp_path):
+        (source / "D15" / "0.md").write_text("x")
+        result = run("build", source, tmp_path / "out", env={"SOURCE_DATE_EPOCH": "yesterday"})
+        fails(result, 1, "D15", "SOURCE_DATE_EPOCH", "'yesterday'")
 
     def test_a_plan_that_is_a_folder(self, source, tmp_path):
         (source / "dimensions.json").mkdir()

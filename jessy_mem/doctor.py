@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import mmap
 import os
 import re
@@ -19,8 +20,8 @@ from typing import Any
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.errors import ChecksumMismatch, ConsciousnessError
-from jessy_mem.ids import IdRegister
+from jessy_mem.errors import ChecksumMismatch, ConsciousnessError, DimensionNotFound, MappingError
+from jessy_mem.ids import LOCK_NAME, IdRegister
 from jessy_mem.layout import MAX_DIMENSION, default_layout, dimension_folder
 from jessy_mem.publish import is_temporary
 
@@ -35,8 +36,8 @@ REGION = "region.mmap"
 class Finding:
     """One thing that is wrong in a base folder.
 
-    `kind` is "stray temporary", "empty folder", "damaged", "wrong id", "duplicate id", "too large", "misnamed folder"
-    or "unreadable"; `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
+    `kind` is "stray temporary", "empty folder", "damaged", "wrong id", "duplicate id", "too large", "misnamed folder",
+    "unreadable" or "no dimension"; `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
     """
 
     kind: str
@@ -66,6 +67,8 @@ def verify_region(
     try:
         with MmapRegion(dimension_id, path) as region:
             return list(region.verify(progress))
+    except DimensionNotFound:
+        return [_absent(Path(path), dimension_id)]
     except ConsciousnessError as error:
         if not (isinstance(error, ChecksumMismatch) and error.field == "content_sha256"):
             return [error]
@@ -81,20 +84,27 @@ def verify_region(
 def examine(base_path: str | os.PathLike[str], progress: Progress | None = None) -> list[Finding]:
     """Everything that is wrong in a base folder, by path; it reads every byte of every region and changes nothing.
 
-    OSError if `base_path` is no folder that can be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
+    A folder without any dimension is no base folder, unless a manager keeps its register of ids there. OSError if
+    `base_path` is no folder that can be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as base:
     ...     _ = Path(base, ".region.mmap.0123456789abcdef.tmp").write_bytes(b"cut off")
     ...     [(finding.kind, finding.n_bytes, finding.removable) for finding in examine(base)]
-    [('stray temporary', 7, True)]
+    [('no dimension', 0, False), ('stray temporary', 7, True)]
     """
     base = Path(base_path)
     findings = list(_strays(base, base))
     regions: dict[Path, int] = {}
-    for folder in _folders(base):
+    folders = _folders(base)
+    if not folders and not os.path.lexists(base / LOCK_NAME):
+        detail = f"there is no Dnn/{REGION} in it; what a manager learns there, or 'jessy-mem build', makes one"
+        findings.append(Finding("no dimension", base, detail, base))
+    for folder in folders:
         file = folder / REGION
         try:
+            if not folder.is_dir():
+                raise _not_a_folder(folder)
             findings += _strays(base, folder)
             present = os.path.lexists(file)
             empty = not any(folder.iterdir()) and not folder.is_symlink()
@@ -156,7 +166,7 @@ def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | 
     for path, n_bytes in regions.items():
         report = None if progress is None else _shifted(progress, done_bytes, total_bytes)
         for error in verify_region(path, progress=report):
-            if isinstance(error, FileNotFoundError) and not os.path.lexists(path):  # forgotten, just now
+            if getattr(error, "errno", None) == errno.ENOENT and not os.path.lexists(path):  # forgotten, just now
                 continue
             kind = "unreadable" if isinstance(error, OSError) else "damaged"
             yield Finding(kind, path, _without_path(error, path), base, n_bytes)
@@ -177,9 +187,29 @@ def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | 
 
 
 def _folders(base: Path) -> list[Path]:
-    """The folders of dimensions, and those that look like it, by ascending id."""
-    found = [path for path in base.iterdir() if re.fullmatch(r"D[0-9]{1,20}", path.name) and path.is_dir()]
+    """The folders of dimensions, and what looks like it or stands in their place, by ascending id."""
+    found = [path for path in base.iterdir() if re.fullmatch(r"D[0-9]{1,20}", path.name)]
     return sorted(found, key=lambda path: (int(path.name[1:]), path.name))
+
+
+def _not_a_folder(folder: Path) -> OSError:
+    """Why what stands in the place of a folder is none."""
+    return NotADirectoryError(errno.ENOTDIR, _broken_link(folder) or os.strerror(errno.ENOTDIR), os.fspath(folder))
+
+
+def _absent(path: Path, dimension: int | None) -> ConsciousnessError:
+    """What is said of a region file that is not there: which link leads nowhere, or whose file it would be."""
+    broken = _broken_link(path) or _broken_link(path.parent)
+    if dimension is not None and not broken:
+        return DimensionNotFound(dimension, path)
+    return MappingError(errno.ENOENT, broken or os.strerror(errno.ENOENT), path)
+
+
+def _broken_link(path: Path) -> str:
+    """Where `path` leads, if it is a link to what is not there; else an empty text."""
+    if not path.is_symlink() or os.path.exists(path):
+        return ""
+    return f"{path.name} is a link to {os.readlink(path)}, which is not there"
 
 
 def _strays(base: Path, folder: Path) -> Iterator[Finding]:

@@ -1,14 +1,13 @@
 """The command line ``jessy-mem``: one file for each command, loaded when it is asked for.
 
 What a script may rely on: standard output carries the result and standard error everything else; the exit status is 0
-if all is sound, 1 if a problem was found, 2 for wrong use. Ctrl-C gives 130 and a closed pipe 141, as for other tools.
+if all is sound, 1 if a problem was found or the result could not be written, 2 for wrong use. Ctrl-C gives 130 and a
+reader that goes away 141, as for other tools. What cannot be said on standard error changes nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-import io
-import os
 import signal
 import sys
 import warnings
@@ -18,7 +17,8 @@ from typing import Any
 import click
 
 import jessy_mem as jm
-from jessy_mem.cli.paths import reason
+from jessy_mem.cli.paths import Problems, reason
+from jessy_mem.cli.streams import OutputLost, delivering, finish, give_up, prepare, say, tell
 
 __all__ = ["main"]
 
@@ -56,7 +56,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            ctx.fail(f"there is no command {name!r}; there are {', '.join(COMMANDS)}")
+            ctx.fail(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)
 
     def main(
@@ -69,68 +69,63 @@ class Commands(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        _print_what_the_terminal_can()
+        prepare()
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 status = self._status(args, prog_name, complete_var, **extra)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            status = _reader_is_gone()
+            finish()
+        except OutputLost as lost:
+            give_up(sys.stdout)
+            status = lost.status if lost.gone else _fail([str(lost)], lost.status)
         sys.exit(status)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            return _reader_is_gone()
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with delivering():  # the help
+            return super().make_context(*args, **extra)
 
     def _status(self, args: Any, prog_name: Any, complete_var: Any, **extra: Any) -> int:
         """Run the command; its exit status, after saying in one line what went wrong."""
         try:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra) or 0
         except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
+            tell(error.format_message())
             return 2
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "jessy-mem"
-            return _fail(f"{path}: {error.format_message()} See '{path} --help'.", 2)
+            return _fail([f"{path}: {error.format_message()} See '{path} --help'."], 2)
+        except Problems as error:
+            return _fail(error.lines, error.exit_code)
         except click.ClickException as error:
-            return _fail(error.format_message(), error.exit_code)
+            return _fail([error.format_message()], error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             return 128 + signal.SIGINT
-        except (jm.ConsciousnessError, OSError, ImportError, UnicodeDecodeError) as error:
-            return _fail(reason(error), 1)
+        except (jm.ConsciousnessError, OSError, ImportError, UnicodeError) as error:
+            return _fail([reason(error)], 1)
 
 
-def _fail(message: str, status: int) -> int:
-    """Say each line of `message` on standard error, marked as an error."""
-    for line in message.splitlines():
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {line}", err=True)
+def _fail(messages: Sequence[str], status: int) -> int:
+    """Say each of `messages` on a line of standard error, marked as an error."""
+    for message in messages:
+        say("error", "red", message)
     return status
 
 
-def _reader_is_gone() -> int:
-    """Let what is left in the buffer go to nobody, or the interpreter would complain at exit."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    return 128 + signal.SIGPIPE
-
-
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {message}", err=True)
+    say("warning", "yellow", str(message))
 
 
-def _print_what_the_terminal_can() -> None:
-    """A character that standard output cannot encode is escaped, instead of ending the program."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+HELP = """Layered content in memory-mapped files, under one hard budget.
+
+A dimension is a file BASE/Dnn/region.mmap, a layer is a slice of it with a depth, a frequency and keywords. Start with
+'jessy-mem demo'.
+
+Exit status: 0 all is sound, 1 a problem was found or the result could not be written, 2 wrong use, 130 Ctrl-C, 141 the
+reader of a pipe went away.
+"""
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="jessy-mem", prog_name="jessy-mem", message="%(prog)s %(version)s")
+@click.command(cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(jm.__version__, prog_name="jessy-mem", message="%(prog)s %(version)s")
 def main() -> None:
-    """Layered content in memory-mapped files, under one hard budget.
-
-    A dimension is a file BASE/Dnn/region.mmap, a layer is a slice of it with a depth, a frequency and keywords. Start
-    with 'jessy-mem demo'.
-    """
+    pass

@@ -11,6 +11,8 @@ from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.paths import EXISTING_FILE, FILE
+from jessy_mem.cli.streams import Command
 
 POLICIES = ("sieve", "lru", "lfu")
 
@@ -22,8 +24,16 @@ def _budgets(ctx: click.Context, param: click.Parameter, values: Sequence[str]) 
         raise click.BadParameter(f"{error}.") from error
 
 
-@click.command()
-@click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+HELP = """Replay the accesses recorded in TRACE over eviction policies and budgets, and compare byte hit ratios.
+
+A byte hit ratio is the share of bytes that were in memory when they were read: a miss has to load its whole
+dimension. A program records a trace with 'with memory.record_trace(TRACE):'. Budgets are what is left for
+dimensions that can be evicted, not for immutable ones.
+"""
+
+
+@click.command(cls=Command, help=HELP)
+@click.argument("trace", type=EXISTING_FILE)
 @click.option(
     "--budget",
     "budgets",
@@ -39,15 +49,9 @@ def _budgets(ctx: click.Context, param: click.Parameter, values: Sequence[str]) 
     multiple=True,
     help="A policy to replay; may be repeated. Default: all.",
 )
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the result into this PNG file.")
+@click.option("--plot", type=FILE, help="Draw the result into this PNG file.")
 @screen.json_option
 def command(trace: Path, budgets: Sequence[int], policies: Sequence[str], plot: Path | None, as_json: bool) -> int:
-    """Replay the accesses recorded in TRACE over eviction policies and budgets, and compare byte hit ratios.
-
-    A byte hit ratio is the share of bytes that were in memory when they were read: a miss has to load its whole
-    dimension. A program records a trace with 'with memory.record_trace(TRACE):'. Budgets are what is left for
-    dimensions that can be evicted, not for immutable ones.
-    """
     trace_bytes = trace.stat().st_size
     with screen.progress_bar("replaying") as report:
         try:
@@ -85,7 +89,7 @@ def _show(results: Sequence[jm.ReplayResult], trace: Path, plot: Path | None) ->
     headings = [">budget", *(f">{name}" for name in names), "best", "?>it loads"]
     rows = [_row(list(same_budget)) for _, same_budget in groupby(results, lambda result: result.budget_bytes)]
     n_accesses = results[0].hits + results[0].misses
-    out.print(Text(f"{n_accesses:,} accesses in {trace}", style="dim"), soft_wrap=True)
+    out.print(screen.text(f"{n_accesses:,} accesses in {trace}", style="dim"), soft_wrap=True)
     out.print(screen.table(out, "Byte hit ratio", headings, rows))
     top = max(result.byte_hit_ratio for result in results)
     first = next(result for result in results if result.byte_hit_ratio >= top - 0.01)
@@ -96,7 +100,7 @@ def _show(results: Sequence[jm.ReplayResult], trace: Path, plot: Path | None) ->
         soft_wrap=True,
     )
     if plot is not None:
-        out.print(Text(f"plot in {plot}"), soft_wrap=True)
+        out.print(screen.text(f"plot in {plot}"), soft_wrap=True)
 
 
 def _row(results: Sequence[jm.ReplayResult]) -> list[str | Text]:
@@ -105,7 +109,7 @@ def _row(results: Sequence[jm.ReplayResult]) -> list[str | Text]:
     best = [result.policy for result in results if result.miss_bytes == least]
     told_apart = len(best) < len(results)
     ratios = [
-        Text(f"{result.byte_hit_ratio:.1%}", style="bold green" if told_apart and result.policy in best else "")
+        screen.text(f"{result.byte_hit_ratio:.1%}", style="bold green" if told_apart and result.policy in best else "")
         for result in results
     ]
     named = ", ".join(best) if told_apart or len(results) == 1 else "all the same"

@@ -2,108 +2,143 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.navigator import KeywordNavigator, WeightedMean
-from jessy_mem.cli.paths import reason
+from jessy_mem.cli.paths import EXISTING_FOLDER, is_absent, reason, region_files
+from jessy_mem.cli.streams import Command
 
 N_LINES = 6
 MAX_TEXT_COLUMNS = 96
 
 
-@click.command()
-@click.argument("base", type=click.Path(exists=True, file_okay=False, path_type=Path))
+HELP = """Show the layers of BASE that have keywords among WORDS, best first: why they matched, their text, and the
+frequency that dominates.
+
+Keywords are compared without regard to case, in Unicode's NFC. A layer that cannot be read is told of, and the next one
+takes its place. The exit status is 1 if nothing is shown.
+
+\b
+Example:
+  jessy-mem ask BASE "what does a habit do to memory"
+"""
+
+
+@click.command(cls=Command, help=HELP)
+@click.argument("base", type=EXISTING_FOLDER)
 @click.argument("words", nargs=-1, required=True)
 @click.option("-n", "--most", default=3, show_default=True, type=click.IntRange(min=1), help="Show so many layers.")
 @click.option("--full", is_flag=True, help="Show the whole text of each layer.")
+@click.option("--simulate", is_flag=True, help="Invent the core dimensions that have no file in BASE.")
 @screen.json_option
-def command(base: Path, words: tuple[str, ...], most: int, full: bool, as_json: bool) -> int:
-    """Show the layers of BASE that have keywords among WORDS, best first: why they matched, their text, and the
-    frequency that dominates.
-
-    Core dimensions without a file in BASE are simulated, and said to be. The exit status is 1 if nothing matches.
-
-    \b
-    Example:
-      jessy-mem ask BASE "what does a habit do to memory"
-    """
+def command(base: Path, words: tuple[str, ...], most: int, full: bool, simulate: bool, as_json: bool) -> int:
     query = " ".join(words)
-    with jm.MmapManager(base_path=base) as memory:
-        _load(memory)
+    if not simulate:
+        region_files(base)  # says so if there is none
+    with jm.MmapManager(base_path=base, simulation="auto" if simulate else "never") as memory:
+        _load(memory, base)
         found = KeywordNavigator(memory).navigate(query)
-        paths = found[:most]
-        contexts = memory.load_contexts(paths, strict=True)
-        names = {path.dimension: memory.region(path.dimension).name for path in paths}
-    weights = [path.confidence for path in paths]
-    dominant = WeightedMean(weights).dominant_frequency(contexts.frequencies) if paths else None
+        answers = _read(memory, found, most)
+    dominant = None
+    if answers:
+        weights = [answer.path.confidence for answer in answers]
+        contexts = jm.ContextCollection(answer.context for answer in answers)
+        dominant = WeightedMean(weights).dominant_frequency(contexts.frequencies)
     if as_json:
         screen.print_json(
             {
                 "query": query,
                 "n_found": len(found),
                 "dominant_frequency": dominant,
-                "layers": [
-                    {
-                        "layer": str(context.layer_id),
-                        "dimension": names[path.dimension],
-                        "score": path.confidence,
-                        "matched": list(path.keywords),
-                        "frequency": context.frequency,
-                        "depth": context.depth,
-                        "source": context.source,
-                        "text": context.content,
-                    }
-                    for path, context in zip(paths, contexts, strict=True)
-                ],
+                "layers": [_as_dict(answer) for answer in answers],
             }
         )
-    elif not paths:
-        screen.console().print(Text(f"no layer has a keyword among: {query}"), soft_wrap=True)
-    else:
-        _show(screen.console(), paths, contexts, names, full)
-        n_more = len(found) - len(paths)
+    elif not found:
+        screen.console().print(f"no layer has a keyword among: {query}", soft_wrap=True)
+    elif answers:
+        _show(screen.console(), answers, full)
+        n_more = len(found) - len(answers)
         more = f"; {n_more} more matched" if n_more else ""
-        screen.console().print(Text(f"dominant frequency {dominant:.2f} Hz{more}", style="bold"))
-    return 0 if paths else 1
+        screen.console().print(screen.text(f"dominant frequency {dominant:.2f} Hz{more}", style="bold"))
+    return 0 if answers else 1
 
 
-def _load(memory: jm.MmapManager) -> None:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A layer that was found and read, and the name of its dimension."""
+
+    path: jm.NavigationPath
+    context: jm.LoadedContext
+    dimension: str
+
+
+def _load(memory: jm.MmapManager, base: Path) -> None:
     """Load everything there is, and say in a line each what is simulated and what is damaged."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="dimension D.* is simulated")
+        warnings.filterwarnings("ignore", message=".*simulated")
         report = memory.load_all()
     if report.simulated:
         names = ", ".join(f"D{dimension:02d}" for dimension in report.simulated)
         screen.warn(f"simulated, for there is no file: {names}")
-    for error in report.skipped.values():
-        screen.warn(reason(error))
+    for dimension, error in report.skipped.items():
+        if not is_absent(base, dimension, error):
+            screen.warn(reason(error))
 
 
-def _show(
-    out: Console, paths: list[jm.NavigationPath], contexts: jm.ContextCollection, names: dict[int, str], full: bool
-) -> None:
+def _read(memory: jm.MmapManager, found: Sequence[jm.NavigationPath], most: int) -> list[Answer]:
+    """The first `most` of the layers found that can be read; the others are told of."""
+    answers: list[Answer] = []
+    for path in found:
+        if len(answers) == most:
+            break
+        layer = jm.LayerId.checked(path.layers[0])
+        try:
+            answers.append(Answer(path, memory.load_context(layer), memory.region(path.dimension).name))
+        except (jm.ConsciousnessError, UnicodeError) as error:
+            screen.warn(f"{layer} cannot be shown: {reason(error)}")
+    return answers
+
+
+def _as_dict(answer: Answer) -> dict[str, Any]:
+    context = answer.context
+    return {
+        "layer": str(context.layer_id),
+        "dimension": answer.dimension,
+        "score": answer.path.confidence,
+        "matched": list(answer.path.keywords),
+        "frequency": context.frequency,
+        "depth": context.depth,
+        "source": context.source,
+        "text": context.content,
+    }
+
+
+def _show(out: Console, answers: Sequence[Answer], full: bool) -> None:
     width = max(20, min(out.width, MAX_TEXT_COLUMNS) - 2)
-    for path, context in zip(paths, contexts, strict=True):
+    for answer in answers:
+        path, context = answer.path, answer.context
         simulated = (", SIMULATED", "bold yellow") if context.source == "simulated" else ""
         out.print(
-            Text.assemble(
-                (f"{context.layer_id} {names[path.dimension]}", "bold cyan"),
+            screen.text(
+                (f"{context.layer_id} {answer.dimension}", "bold cyan"),
                 f"  score {path.confidence:.2f}, {context.frequency:.3g} Hz, depth {context.depth}",
                 simulated,
             )
         )
-        out.print(Text.assemble(("matched: ", "dim"), (", ".join(path.keywords), "green")))
-        lines = [line for part in context.content.strip().splitlines() for line in textwrap.wrap(part, width) or [""]]
+        out.print(screen.text(("matched: ", "dim"), (", ".join(path.keywords), "green")))
+        lines = screen.wrapped(out, context.content, width)
         shown = lines if full else lines[:N_LINES]
-        out.print(Text(textwrap.indent("\n".join(shown), "  ")), soft_wrap=True)
+        for line in shown:
+            out.print(screen.text("  " if line else "").append_text(line), soft_wrap=True)
         if len(shown) < len(lines):
             out.print(f"  ... {len(lines) - len(shown)} more lines (--full)", style="dim")
         out.print()

@@ -7,40 +7,35 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.measure import (
-    Ratio,
-    Timing,
-    machine,
-    measure_details,
-    measure_ratios,
-    measure_targets,
-    write_big_region,
-)
+from jessy_mem.cli.measure import HOW, Ratio, Timing, machine, measure, write_big_region
+from jessy_mem.cli.streams import Command
+
+HELP = """Measure access, loading, the pool and statistics, warm, in a temporary folder.
+
+Each row is the median of many short runs, with the quartiles beside it: of the best of several rounds, for what else
+the machine does makes the others slower. The repository's asv suite measures more.
+"""
 
 
-@click.command()
+@click.command(cls=Command, help=HELP)
 @screen.json_option
 def command(as_json: bool) -> None:
-    """Measure access, loading, the pool and statistics, warm, in a temporary folder.
-
-    Each row is the median of many short runs, with the quartiles beside it. The repository's asv suite measures more.
-    """
     with tempfile.TemporaryDirectory(prefix="jessy-mem-bench-") as folder:
         base = Path(folder)
         text = (jm.data_folder() / "content" / "D01" / "0.md").read_text(encoding="utf-8")
         write_big_region(base, text)
-        timings = [*measure_targets(base), *measure_details(base)]
-        ratios = measure_ratios(base)
+        measured = measure(base, with_details=True)
+    timings, ratios = [*measured.targets, *measured.details], measured.ratios
     if as_json:
         screen.print_json(
             {
                 "timings": [timing.to_dict() for timing in timings],
                 "ratios": [ratio.to_dict() for ratio in ratios],
                 "machine": machine(),
+                "how": HOW,
                 "cpus": os.cpu_count(),
             }
         )
@@ -63,4 +58,4 @@ def _show(timings: list[Timing], ratios: list[Ratio]) -> None:
     out.print(screen.table(out, "Times, warm", headings, rows))
     out.print()
     out.print(screen.ratio_table(out, ratios))
-    out.print(Text(machine(), style="dim"))
+    out.print(screen.text(f"{machine()}; {HOW}", style="dim"))

@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
 import jessy_mem as jm
-from jessy_mem.cli.paths import region_file
+from jessy_mem.cli.escape import escaped
+from jessy_mem.cli.paths import EXISTING, region_file
+from jessy_mem.cli.streams import Command, delivering, write
 
 CHUNK_BYTES = 1 << 20
 
+HELP = """Write the content of LAYER of the region FILE to standard output, byte for byte.
 
-@click.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+On a terminal, what it would obey instead of showing it is written as \\x1b, \\u202e and so on, and so is what is no
+text; --raw sends the bytes there too. LAYER is a number, or a name such as L0. Compressed layers are decompressed, and
+checksums compared.
+
+\b
+Examples:
+  jessy-mem cat BASE/D01/region.mmap 0
+  jessy-mem cat BASE D01/L0
+"""
+
+
+@click.command(cls=Command, help=HELP)
+@click.argument("file", type=EXISTING)
 @click.argument("layer")
-def command(file: Path, layer: str) -> None:
-    """Write the content of LAYER of the region FILE to standard output, byte for byte.
-
-    LAYER is a number, or a name such as L0. Compressed layers are decompressed, and checksums compared.
-
-    \b
-    Examples:
-      jessy-mem cat BASE/D01/region.mmap 0
-      jessy-mem cat BASE D01/L0
-    """
+@click.option("--raw", is_flag=True, help="Send the bytes as they are to a terminal too.")
+def command(file: Path, layer: str, raw: bool) -> None:
     path, number = _find(file, layer)
-    out = sys.stdout.buffer
     with jm.MmapRegion(None, path) as region, memoryview(region.layer(number)) as content:
-        for at in range(0, len(content), CHUNK_BYTES):
-            _write(out, content[at : at + CHUNK_BYTES])
-        out.flush()
+        chunks = (content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES))
+        if raw or not sys.stdout.isatty():
+            with delivering():
+                sys.stdout.flush()
+                for chunk in chunks:
+                    _write(sys.stdout.buffer, chunk)
+                sys.stdout.buffer.flush()
+        else:
+            for text in _shown(chunks):
+                write(text)
 
 
 def _write(out: BinaryIO, chunk: memoryview) -> None:
     """Write all of `chunk`; unbuffered output may take a part of it."""
     while chunk:
         chunk = chunk[out.write(chunk) :]
+
+
+def _shown(chunks: Iterator[memoryview]) -> Iterator[str]:
+    """The content as text that a terminal shows and does not obey."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    held = ""
+    for chunk in chunks:
+        text = held + decoder.decode(chunk)
+        held = "\r" if text.endswith("\r") else ""  # what follows may be its line feed
+        yield escaped(text.removesuffix(held).replace("\r\n", "\n"), keep="\n\t")
+    yield escaped(held + decoder.decode(b"", final=True), keep="\n\t")
 
 
 def _find(file: Path, layer: str) -> tuple[Path, int]:

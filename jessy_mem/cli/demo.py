@@ -15,9 +15,10 @@ from rich.text import Text
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.build import build
-from jessy_mem.cli.measure import Ratio, Timing, machine, measure_ratios, measure_targets, write_big_region
+from jessy_mem.cli.measure import HOW, Ratio, Timing, machine, measure, write_big_region
 from jessy_mem.cli.plan_map import plan_map
 from jessy_mem.cli.source import read_source
+from jessy_mem.cli.streams import Command
 
 JOKE = "A memory walks into a bar. The barman asks: the usual? The memory says: I was hoping you could tell me."
 LOW_HZ, HIGH_HZ, BAND_COLUMNS = 0.0, 4.5, 18
@@ -37,14 +38,16 @@ class Demo:
     seconds: float = 0.0
 
 
-@click.command()
+HELP = """Build the 14 core dimensions from the bundled texts, map them, read every layer without a copy, learn a new
+dimension and make it a file; then measure the targets of the design on this machine.
+
+Everything happens in a temporary folder, which is removed. It takes a few seconds.
+"""
+
+
+@click.command(cls=Command, help=HELP)
 @screen.json_option
 def command(as_json: bool) -> None:
-    """Build the 14 core dimensions from the bundled texts, map them, read every layer without a copy, learn a new
-    dimension and make it a file; then measure the targets of the design on this machine.
-
-    Everything happens in a temporary folder, which is removed. It takes a few seconds.
-    """
     begin = time.perf_counter()
     demo = Demo()
     with tempfile.TemporaryDirectory(prefix="jessy-mem-demo-") as folder:
@@ -52,8 +55,8 @@ def command(as_json: bool) -> None:
         big = Path(folder, "big")
         text = (jm.data_folder() / "content" / "D01" / "0.md").read_text(encoding="utf-8")
         write_big_region(big, text)
-        demo.targets = measure_targets(big)
-        demo.ratios = measure_ratios(big)
+        measured = measure(big)
+        demo.targets, demo.ratios = measured.targets, measured.ratios
     demo.seconds = time.perf_counter() - begin
     if as_json:
         screen.print_json(_as_dict(demo))
@@ -65,7 +68,7 @@ def command(as_json: bool) -> None:
 
 
 def _build_and_read(base: Path, demo: Demo) -> None:
-    sources = read_source(jm.data_folder())
+    sources = read_source(jm.data_folder()).dimensions
     build(sources, base)
     with jm.MmapManager(base_path=base, simulation="never") as memory:
         memory.load_all()
@@ -131,6 +134,7 @@ def _as_dict(demo: Demo) -> dict[str, Any]:
         "targets": [timing.to_dict() for timing in demo.targets],
         "ratios": [ratio.to_dict() for ratio in demo.ratios],
         "machine": machine(),
+        "how": HOW,
         "seconds": round(demo.seconds, 3),
     }
 
@@ -154,7 +158,8 @@ def _show(demo: Demo, out: Console) -> None:
     out.print()
     out.print(plan_map(jm.default_layout(), min(out.width, 100), out.options.ascii_only))
     out.print()
-    out.print(_what_happened(demo))
+    for line in _what_happened(demo):
+        out.print(line)
     out.print()
     _show_numbers(demo, out)
 
@@ -170,10 +175,10 @@ def _band_bar(facts: dict[str, Any], out: Console) -> Text:
     center = column(facts["frequency"])
     bar = [" "] * low + [line] * (high - low + 1)
     bar[center] = dot
-    return Text("".join(bar), style="cyan")
+    return screen.text("".join(bar), style="cyan")
 
 
-def _what_happened(demo: Demo) -> Text:
+def _what_happened(demo: Demo) -> list[str]:
     what = f"{demo.n_layers} layers, {screen.size(demo.n_bytes)}"
     lines = [f"{what}, read from mapped files; payload copies: {demo.copies}."]
     if demo.learned is not None:
@@ -183,7 +188,7 @@ def _what_happened(demo: Demo) -> Text:
             f"file of {screen.size(learned['size_bytes'])}, "
             + ("and it reads the same." if learned["same_bytes"] else "and IT READS DIFFERENTLY.")
         )
-    return Text("\n".join(lines))
+    return lines
 
 
 def _show_numbers(demo: Demo, out: Console) -> None:
@@ -204,4 +209,4 @@ def _show_numbers(demo: Demo, out: Console) -> None:
     )
     out.print()
     out.print(screen.ratio_table(out, demo.ratios))
-    out.print(Text(f"{machine()}; medians, warm; {demo.seconds:.1f} s in all", style="dim"))
+    out.print(screen.text(f"{machine()}; {HOW}; {demo.seconds:.1f} s in all", style="dim"))

@@ -6,21 +6,23 @@ import os
 from pathlib import Path
 
 import click
-from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.paths import EXISTING_FOLDER
+from jessy_mem.cli.streams import Command
+
+HELP = """Find stray temporary files, empty folders, damaged regions, and folders and ids that do not agree.
+
+Every byte of every region is read. The exit status is 1 if a problem is there, or is left after --clean.
+"""
 
 
-@click.command()
-@click.argument("base", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.command(cls=Command, help=HELP)
+@click.argument("base", type=EXISTING_FOLDER)
 @click.option("--clean", "cleaning", is_flag=True, help="Remove stray temporary files and empty folders, nothing else.")
 @screen.json_option
 def command(base: Path, cleaning: bool, as_json: bool) -> int:
-    """Find stray temporary files, empty folders, damaged regions, and folders and ids that do not agree.
-
-    Every byte of every region is read. The exit status is 1 if a problem is there, or is left after --clean.
-    """
     with screen.progress_bar("examining") as report:
         findings = jm.examine(base, report)
     removed = jm.clean(findings) if cleaning else []
@@ -44,22 +46,27 @@ def command(base: Path, cleaning: bool, as_json: bool) -> int:
 def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None:
     out = screen.console()
     for finding in removed:
-        out.print(Text.assemble(("removed  ", "green"), os.path.relpath(finding.path, base)), soft_wrap=True)
+        out.print(screen.text(("removed  ", "green"), _place(finding, base)), soft_wrap=True)
     for finding in left:
         style = "yellow" if finding.removable else "bold red"
-        out.print(Text.assemble((finding.kind, style), f"  {os.path.relpath(finding.path, base)}"), soft_wrap=True)
-        out.print(Text(f"    {finding.detail}"), soft_wrap=True)
+        out.print(screen.text((finding.kind, style), f"  {_place(finding, base)}"), soft_wrap=True)
+        out.print(screen.text(f"    {finding.detail}"), soft_wrap=True)
     if removed:
-        out.print(Text(f"{_files(removed)} removed, {_size(removed)} freed.", style="bold"))
+        out.print(screen.text(f"{_files(removed)} removed, {_size(removed)} freed.", style="bold"))
     strays = [finding for finding in left if finding.removable]
     if strays:
-        out.print(Text(f"--clean would remove {_files(strays)} and free {_size(strays)}.", style="bold"))
+        out.print(screen.text(f"--clean would remove {_files(strays)} and free {_size(strays)}.", style="bold"))
     damaged = len(left) - len(strays)
     if damaged:
         problems = "1 problem" if damaged == 1 else f"{damaged} problems"
-        out.print(Text(f"{problems} that --clean does not touch.", style="bold"))
+        out.print(screen.text(f"{problems} that --clean does not touch.", style="bold"))
     if not left:
-        out.print(Text.assemble(("sound", "green"), f"  {base}"), soft_wrap=True)
+        out.print(screen.text(("sound", "green"), f"  {base}"), soft_wrap=True)
+
+
+def _place(finding: jm.Finding, base: Path) -> str:
+    """Where it was found: under the base folder, or the base folder itself."""
+    return str(base) if finding.path == base else os.path.relpath(finding.path, base)
 
 
 def _files(findings: list[jm.Finding]) -> str:

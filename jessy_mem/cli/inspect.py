@@ -9,25 +9,27 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.paths import REGION, reason, region_file, region_files
+from jessy_mem.cli.paths import EXISTING, REGION, is_absent, reason, region_file, region_files
+from jessy_mem.cli.streams import Command
 
 N_LAYERS_SHOWN = 200
 NEVER_HERE = ("access", "first touch", "pool", "changes")  # nothing of the kind happens in an inspection
 
 
-@click.command()
-@click.argument("target", metavar="FILE|BASE", type=click.Path(exists=True, path_type=Path))
+HELP = """Show the header and the layers of a region FILE, or all dimensions of a folder BASE and the memory they take.
+
+The content of layers is not read, but for immutable dimensions; 'verify' reads it all. The exit status is 1 if a
+region of BASE cannot be loaded.
+"""
+
+
+@click.command(cls=Command, help=HELP)
+@click.argument("target", metavar="FILE|BASE", type=EXISTING)
 @screen.json_option
 def command(target: Path, as_json: bool) -> int:
-    """Show the header and the layers of a region FILE, or all dimensions of a folder BASE and the memory they take.
-
-    The content of layers is not read, but for immutable dimensions; 'verify' reads it all. The exit status is 1 if a
-    region of BASE cannot be loaded.
-    """
     if target.is_dir() and not (target / REGION).exists():
         return _inspect_base(target, as_json)
     with jm.MmapRegion(None, region_file(target)) as region:
@@ -111,8 +113,8 @@ def _inspect_base(base: Path, as_json: bool) -> int:
     with jm.MmapManager(base_path=base, simulation="never") as memory:
         report = memory.load_all()
         regions = [_region_dict(memory.region(dimension)) for dimension in report.loaded]
-        damaged = {d: error for d, error in report.skipped.items() if not isinstance(error, jm.DimensionNotFound)}
-        absent = [d for d, error in report.skipped.items() if isinstance(error, jm.DimensionNotFound)]
+        absent = [d for d, error in report.skipped.items() if is_absent(base, d, error)]
+        damaged = {d: error for d, error in report.skipped.items() if d not in absent}
         stats = memory.get_stats(residency=True)
     if as_json:
         screen.print_json(
@@ -128,9 +130,9 @@ def _inspect_base(base: Path, as_json: bool) -> int:
         out = screen.console()
         out.print(_base_table(regions, f"Dimensions in {base}", out))
         for error in damaged.values():
-            out.print(Text.assemble(("cannot be loaded  ", "bold red"), reason(error)), soft_wrap=True)
+            out.print(screen.text(("cannot be loaded  ", "bold red"), reason(error)), soft_wrap=True)
         if absent:
-            out.print(Text(f"not there: {', '.join(f'D{dimension:02d}' for dimension in absent)}", style="dim"))
+            out.print(screen.text(f"not there: {', '.join(f'D{dimension:02d}' for dimension in absent)}", style="dim"))
         out.print()
         rows = [(label, text) for label, text in stats.rows() if label not in NEVER_HERE]
         out.print(screen.facts("Memory with all of them loaded", rows))

@@ -1,7 +1,8 @@
-"""What ``demo`` and ``bench`` measure: each of the seed's targets, and ratios to the bare thing, in one run.
+"""What ``demo`` and ``bench`` measure: each target of the design, and ratios to the bare thing, in one run.
 
-Everything is measured warm. A time is the median of several runs, given with its quartiles. The two sides of a ratio
-take turns, so that both meet the same noise.
+Everything is measured warm, in rounds that take turns, so that what else the machine does meets every row in some
+rounds and none in all of them. A time is the median of one round's runs, given with their quartiles: the round is the
+one with the lowest median. The two sides of a ratio take turns in each round, so that both meet the same noise.
 """
 
 from __future__ import annotations
@@ -21,13 +22,23 @@ from typing import Any
 
 import jessy_mem as jm
 
-__all__ = ["Ratio", "Timing", "machine", "measure_details", "measure_ratios", "measure_targets", "write_big_region"]
+__all__ = [
+    "HOW",
+    "Measurements",
+    "Ratio",
+    "Timing",
+    "machine",
+    "measure",
+    "write_big_region",
+]
 
 BIG_BYTES = (16 << 20) - (64 << 10)  # content of the largest region that fits into the slot of 16 MiB
 N_LAYERS = 4
 BLOCK_BYTES = 10_000
-CREATION_NS = 1e6  # what making a manager may take: a hundredth of the seed's target
-N_RUNS = 200  # short ones: what else the machine does then hits few of them, and the median none
+CREATION_NS = 1e6  # what making a manager may take: a hundredth of its target
+N_ROUNDS = 5
+N_RUNS = 40  # in each round; short ones: what else the machine does hits few of them, and the median none
+HOW = f"warm; medians of {N_RUNS} runs, the best of {N_ROUNDS} rounds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class Timing:
     low_ns: float
     high_ns: float
     n_runs: int
-    target_ns: float | None = None  # the seed's
+    target_ns: float | None = None
 
     @classmethod
     def of(cls, name: str, runs_ns: list[float], target_ns: float | None = None) -> Timing:
@@ -87,66 +98,88 @@ def write_big_region(base: Path, text: str) -> Path:
     return builder.write(jm.region_path(base, 1))
 
 
-def measure_targets(base: Path) -> list[Timing]:
-    """The seed's five targets, on a base folder that holds the region of `write_big_region`."""
-    with _quiet(), jm.MmapManager(base_path=base, simulation="never") as memory:
-        memory.load_dimension(1)
-        return [
-            Timing.of("Initialization", _creations(base), 100e6),
-            Timing.of("Dimension Loading", _loads(memory), 50e6),
-            Timing.of("Layer Access", _loops(_access_timer(memory), 300, N_LAYERS), 1e6),
-            Timing.of("Stats Retrieval", _loops(timeit.Timer(memory.get_stats), 5), 1e6),
-            Timing.of("Pool Allocation", _allocations(memory), 10e3),
-        ]
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The best round of each row."""
+
+    targets: list[Timing]
+    ratios: list[Ratio]
+    details: list[Timing]
 
 
-def measure_details(base: Path) -> list[Timing]:
-    """What the targets leave out, on the same base folder."""
+def measure(base: Path, with_details: bool = False) -> Measurements:
+    """The five targets and the ratios, and what they leave out `with_details`, on a base folder that holds the region
+    of `write_big_region`."""
+    rounds = []
+    with _quiet():
+        for _ in range(N_ROUNDS):
+            with jm.MmapManager(base_path=base, simulation="never") as memory:
+                targets = _targets(memory, base)
+                details = _details(memory) if with_details else []
+                memory.unload_dimension(1)
+                rounds.append(Measurements(targets, _ratios(memory, base, targets[0]), details))
+    return Measurements(
+        [min(rows, key=lambda row: row.median_ns) for rows in zip(*(each.targets for each in rounds), strict=True)],
+        [min(rows, key=lambda row: row.ratio) for rows in zip(*(each.ratios for each in rounds), strict=True)],
+        [min(rows, key=lambda row: row.median_ns) for rows in zip(*(each.details for each in rounds), strict=True)],
+    )
+
+
+def _targets(memory: jm.MmapManager, base: Path) -> list[Timing]:
+    """The five targets; the region is loaded then."""
+    memory.load_dimension(1)
+    return [
+        Timing.of("Initialization", _creations(base), 100e6),
+        Timing.of("Dimension Loading", _loads(memory), 50e6),
+        Timing.of("Layer Access", _loops(_access_timer(memory), 300, N_LAYERS), 1e6),
+        Timing.of("Stats Retrieval", _loops(timeit.Timer(memory.get_stats), 5), 1e6),
+        Timing.of("Pool Allocation", _allocations(memory), 10e3),
+    ]
+
+
+def _details(memory: jm.MmapManager) -> list[Timing]:
+    """What the targets leave out; the region must be loaded."""
     big = (1, 0)
     spec = jm.LayerSpec(text="x" * 2000, keywords=("word",))
-    with _quiet(), jm.MmapManager(base_path=base, simulation="never") as memory:
-        memory.load_dimension(1)
-        view = memory.access_layer(big)
-        names = {"memory": memory, "view": view, "big": big, "region": memory.region(1)}
-        statements = {
-            "memoryview of a layer": ("memoryview(view)", 300),
-            "slice of 100 bytes": ("view[1000:1100]", 300),
-            f"text of {view.n_bytes >> 10} KiB, decoded": ("view.text", 1),
-            "region.access, checked slice": ("region.access(4096, 100)", 300),
-            "layers by keyword": ("memory.layers(keyword='word')", 100),
-            f"allocate and free {BLOCK_BYTES} bytes": (f"memory.allocate({BLOCK_BYTES}).free()", 50),
-        }
-        found = [
-            Timing.of(name, _loops(timeit.Timer(statement, globals=names), n_loops))
-            for name, (statement, n_loops) in statements.items()
-        ]
-        names.clear()  # a timer's function may outlive its use, views must not
-        return [*found, Timing.of("learn 4 layers of 2 KB", _learnings(memory, spec))]
+    view = memory.access_layer(big)
+    names = {"memory": memory, "view": view, "big": big, "region": memory.region(1)}
+    statements = {
+        "memoryview of a layer": ("memoryview(view)", 300),
+        "slice of 100 bytes": ("view[1000:1100]", 300),
+        f"text of {view.n_bytes >> 10} KiB, decoded": ("view.text", 1),
+        "region.access, checked slice": ("region.access(4096, 100)", 300),
+        "layers by keyword": ("memory.layers(keyword='word')", 100),
+        f"allocate and free {BLOCK_BYTES} bytes": (f"memory.allocate({BLOCK_BYTES}).free()", 50),
+    }
+    found = [
+        Timing.of(name, _loops(timeit.Timer(statement, globals=names), n_loops))
+        for name, (statement, n_loops) in statements.items()
+    ]
+    names.clear()  # a timer's function may outlive its use, views must not
+    return [*found, Timing.of("learn 4 layers of 2 KB", _learnings(memory, spec))]
+
+
+def _ratios(memory: jm.MmapManager, base: Path, creation: Timing) -> list[Ratio]:
+    """Loading and access against what they are made of; the region must not be loaded, and is then."""
+    path = jm.region_path(base, 1)
+    loads, bare_loads = _in_turn(lambda: _load(memory), lambda: _bare_load(path))
+    memory.load_dimension(1)
+    access, lookup = _access_timer(memory), _lookup_timer(memory)
+    n_loops = 300
+    hits, lookups = _in_turn(lambda: access.timeit(n_loops) * 1e9, lambda: lookup.timeit(n_loops) * 1e9)
+    for timer in (access, lookup):
+        timer.inner.__globals__.clear()  # type: ignore[attr-defined]  # views must not outlive their use
+    per_call = n_loops * N_LAYERS
+    return [
+        Ratio("create a manager", "allowed", creation.median_ns, CREATION_NS, 1.0),
+        Ratio("load_dimension", "open+fstat+mmap+close", loads, bare_loads, 2.0),
+        Ratio("access_layer", "dict[dimension, layer]", hits / per_call, lookups / per_call, 2.0),
+    ]
 
 
 def machine() -> str:
     """What the numbers were measured on."""
     return f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()} {platform.system()}"
-
-
-def measure_ratios(base: Path) -> list[Ratio]:
-    """Loading and access against what they are made of, on the same base folder."""
-    path = jm.region_path(base, 1)
-    with _quiet(), jm.MmapManager(base_path=base, simulation="never") as memory:
-        loads, bare_loads = _in_turn(lambda: _load(memory), lambda: _bare_load(path))
-        memory.load_dimension(1)
-        access, lookup = _access_timer(memory), _lookup_timer(memory)
-        n_loops = 300
-        hits, lookups = _in_turn(lambda: access.timeit(n_loops) * 1e9, lambda: lookup.timeit(n_loops) * 1e9)
-        for timer in (access, lookup):
-            timer.inner.__globals__.clear()  # type: ignore[attr-defined]  # views must not outlive their use
-        per_call = n_loops * N_LAYERS
-        creation_ns = statistics.median(_creations(base))
-        return [
-            Ratio("create a manager", "allowed", creation_ns, CREATION_NS, 1.0),
-            Ratio("load_dimension", "open+fstat+mmap+close", loads, bare_loads, 2.0),
-            Ratio("access_layer", "dict[dimension, layer]", hits / per_call, lookups / per_call, 2.0),
-        ]
 
 
 # One run of each ------------------------------------------------------------------------------------------------------

@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 import jessy_mem as jm
 
-__all__ = ["REGION", "dimension_of", "reason", "region_file", "region_files"]
+__all__ = [
+    "EXISTING",
+    "EXISTING_FILE",
+    "EXISTING_FOLDER",
+    "FILE",
+    "FOLDER",
+    "REGION",
+    "Problems",
+    "dimension_of",
+    "is_absent",
+    "is_broken",
+    "reason",
+    "region_file",
+    "region_files",
+    "shortened",
+]
 
 REGION = "region.mmap"
+N_PROBLEMS_SHOWN = 20
+
+
+class Place(click.Path):
+    """A path; ``~`` is the home folder, even where no shell has put it in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+EXISTING = Place(exists=True, path_type=Path)
+EXISTING_FILE = Place(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = Place(exists=True, file_okay=False, path_type=Path)
+FILE = Place(dir_okay=False, path_type=Path)
+FOLDER = Place(file_okay=False, path_type=Path)
+
+
+class Problems(click.ClickException):
+    """What was found to be wrong, one problem a line."""
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(problems))
+
+    @property
+    def lines(self) -> list[str]:
+        """What is said: the first of the problems, and how many more there are."""
+        return shortened(self.problems, N_PROBLEMS_SHOWN, "problems")
+
+
+def shortened(lines: Sequence[str], most: int, what: str) -> list[str]:
+    """`lines`, or the first `most` and a line that counts the others, which are `what`."""
+    more = len(lines) - most
+    return [*lines[:most], f"... and {more} more {what}"] if more > 0 else list(lines)
 
 
 def region_file(path: Path) -> Path:
@@ -37,15 +91,26 @@ def dimension_of(folder_name: str) -> int | None:
 
 
 def region_files(base: Path) -> list[Path]:
-    """The region files of all dimensions under `base`, by ascending id; wrong use if there is none."""
+    """The region files of all dimensions under `base`, by ascending id, broken links too; Problems if there is none."""
     found = {}
     for folder in base.iterdir():
         dimension = dimension_of(folder.name)
-        if dimension is not None and _present(folder / REGION):
+        if dimension is not None and (is_broken(folder) or _present(folder / REGION)):
             found[dimension] = folder / REGION
     if not found:
-        raise click.UsageError(f"{base} holds no dimension: there is no Dnn/{REGION} in it.")
+        raise Problems([f"{base} holds no dimension: there is no Dnn/{REGION} in it; 'jessy-mem build' makes them"])
     return [found[dimension] for dimension in sorted(found)]
+
+
+def is_broken(folder: Path) -> bool:
+    """Whether `folder` is there and is no folder: a file, or a link that leads nowhere."""
+    return os.path.lexists(folder) and not folder.is_dir()
+
+
+def is_absent(base: Path, dimension: int, error: Exception) -> bool:
+    """Whether a dimension is not there at all; a link that leads nowhere is something."""
+    path = jm.region_path(base, dimension)
+    return isinstance(error, jm.DimensionNotFound) and not (is_broken(path.parent) or os.path.lexists(path))
 
 
 def reason(error: BaseException) -> str:

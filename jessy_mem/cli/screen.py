@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from jessy_mem.cli.escape import escaped
+from jessy_mem.cli.streams import delivering, say, write
 
 if TYPE_CHECKING:
     from jessy_mem.cli.measure import Ratio
@@ -31,8 +35,10 @@ __all__ = [
     "ratio_table",
     "size",
     "table",
+    "text",
     "verdict",
     "warn",
+    "wrapped",
 ]
 
 Report = Callable[[int, int], None]  # (done bytes, total bytes)
@@ -44,6 +50,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 class _Console(Console):
+    """What is printed is never taken as markup, and is the result: a stream that does not take it is OutputLost."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with delivering():
+            super().print(*(text(each) if isinstance(each, str) else each for each in objects), **options)
+
     def on_broken_pipe(self) -> None:
         """Leave it to the one place that knows what a reader's leaving means; rich would exit with status 1."""
         raise
@@ -51,7 +63,25 @@ class _Console(Console):
 
 def console() -> Console:
     """A console on standard output as it is now."""
-    return _Console(highlight=False, emoji=False)
+    return _Console(highlight=False, emoji=False, markup=False)
+
+
+def text(*parts: str | tuple[str, str], style: str = "") -> Text:
+    """One line, put together from strings and (string, style); what a terminal would obey is escaped in each."""
+    return Text.assemble(
+        *(escaped(part) if isinstance(part, str) else (escaped(part[0]), part[1]) for part in parts), style=style
+    )
+
+
+def wrapped(out: Console, content: str, width: int) -> list[Text]:
+    """A text of many lines, each escaped and cut into lines of at most `width` columns; without those at its ends that
+    are empty."""
+    lines: list[Text] = []
+    for line in content.replace("\r\n", "\n").strip("\n").split("\n"):
+        lines += text(line.expandtabs()).wrap(out, width) or [Text()]
+    for each in lines:
+        each.rstrip()
+    return lines
 
 
 def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -61,7 +91,7 @@ def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequ
     terminal is narrow.
     """
     made = Table(
-        title=title,
+        title=text(title) if title else None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -76,7 +106,7 @@ def table(out: Console, title: str, headings: Sequence[str], rows: Iterable[Sequ
         marks = headings[i].removesuffix(heading)
         made.add_column(heading, justify="right" if ">" in marks else "left", no_wrap="~" not in marks, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in (row[i] for i in kept)))
+        made.add_row(*(text(cell) if isinstance(cell, str) else cell for cell in (row[i] for i in kept)))
     return made
 
 
@@ -103,11 +133,12 @@ def ratio_table(out: Console, ratios: Sequence[Ratio]) -> Table:
 
 def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     """A table of (label, text) without a heading."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    heading = text(title)
+    made = Table(title=heading, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
-    for label, text in rows:
-        made.add_row(Text(label), Text(text))
+    for label, fact in rows:
+        made.add_row(text(label), text(fact))
     return made
 
 
@@ -150,13 +181,13 @@ def band(frequencies: Sequence[float]) -> str:
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """One JSON document on standard output; ASCII only, so that any file name and any terminal will do."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """One JSON document on standard output; printable ASCII only, so that any file name and any terminal will do."""
+    write(json.dumps(value, indent=2, default=str, allow_nan=False).replace("\x7f", "\\u007f") + "\n")
 
 
 def warn(message: str) -> None:
     """One line on standard error."""
-    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {message}", err=True)
+    say("warning", "yellow", message)
 
 
 @contextmanager
@@ -172,7 +203,8 @@ def progress_bar(label: str) -> Iterator[Report]:
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task(label, total=None)
-    on_terminal, shown = sys.stderr.isatty(), False
+    on_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    shown = False
 
     def report(done_bytes: int, total_bytes: int) -> None:
         nonlocal shown

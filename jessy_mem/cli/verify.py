@@ -6,21 +6,22 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.paths import REGION, region_file, region_files
+from jessy_mem.cli.paths import EXISTING, REGION, region_file, region_files
+from jessy_mem.cli.streams import Command
+
+HELP = """Compare every byte of a region FILE, or of all regions under BASE, with its checksum.
+
+All damage is listed, not just the first. The exit status is 1 if there is any.
+"""
 
 
-@click.command()
-@click.argument("target", metavar="FILE|BASE", type=click.Path(exists=True, path_type=Path))
+@click.command(cls=Command, help=HELP)
+@click.argument("target", metavar="FILE|BASE", type=EXISTING)
 @screen.json_option
 def command(target: Path, as_json: bool) -> int:
-    """Compare every byte of a region FILE, or of all regions under BASE, with its checksum.
-
-    All damage is listed, not just the first. The exit status is 1 if there is any.
-    """
     whole_base = target.is_dir() and not (target / REGION).exists()
     files = region_files(target) if whole_base else [region_file(target)]
     sizes = [_size(file) for file in files]
@@ -49,13 +50,13 @@ def _show(damage: dict[Path, list[jm.ConsciousnessError]], sizes: list[int]) -> 
     out = screen.console()
     for (file, errors), n_bytes in zip(damage.items(), sizes, strict=True):
         verdict = ("sound  ", "green") if not errors else ("DAMAGED", "bold red")
-        out.print(Text.assemble(verdict, f"  {file}  ", (screen.size(n_bytes), "dim")), soft_wrap=True)
+        out.print(screen.text(verdict, f"  {file}  ", (screen.size(n_bytes), "dim")), soft_wrap=True)
         for error in errors:
-            out.print(Text(f"         {_detail(error, file)}"), soft_wrap=True)
+            out.print(screen.text(f"         {_detail(error, file)}"), soft_wrap=True)
     n_damaged = sum(1 for errors in damage.values() if errors)
     if len(damage) > 1:
         summary = f"{len(damage)} regions, {screen.size(sum(sizes))}: "
-        out.print(Text(summary + (f"{n_damaged} damaged" if n_damaged else "all sound"), style="bold"))
+        out.print(screen.text(summary + (f"{n_damaged} damaged" if n_damaged else "all sound"), style="bold"))
 
 
 def _detail(error: jm.ConsciousnessError, file: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -16,10 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import fails, flip, json_of, on_terminal, run, spawn
 
 import jessy_mem as jm
-from jessy_mem.cli import COMMANDS, main
+from jessy_mem.cli import COMMANDS
 from jessy_mem.cli.measure import Ratio, Timing
 from jessy_mem.cli.screen import PATIENCE_S
 
@@ -39,33 +38,6 @@ PLAN = {
         },
     ]
 }  # fmt: skip
-
-
-def run(*args: object, **options):
-    """Run the command line in this process."""
-    return CliRunner().invoke(main, [str(arg) for arg in args], **options)
-
-
-def spawn(*args: object, env: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess[bytes]:
-    """Run it as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "jessy_mem", *map(str, args)]
-    return subprocess.run(command, capture_output=True, env=os.environ | (env or {}), timeout=60, **options)
-
-
-def fails(result, status: int, *words: str) -> None:
-    """`result` failed with `status`, and each line of its message says 'error:'; together they have all `words`."""
-    assert result.exit_code == status, result.output
-    lines = result.stderr.splitlines()
-    assert lines, "nothing is said"
-    assert all(line.startswith("error: ") for line in lines), result.stderr
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in result.stderr
-
-
-def json_of(result, status: int = 0):
-    assert result.exit_code == status, result.output
-    return json.loads(result.stdout)
 
 
 @pytest.fixture
@@ -106,13 +78,6 @@ def interrupted(process: subprocess.Popen) -> tuple[bytes, bytes]:
             return process.communicate(timeout=10)
     process.kill()
     raise AssertionError(f"Ctrl-C does not end {process.args}: {process.communicate()}")
-
-
-def flip(path: Path, offset: int = -1) -> None:
-    """Damage one byte of a file."""
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0xFF
-    path.write_bytes(data)
 
 
 class TestFrame:
@@ -159,9 +124,10 @@ class TestFrame:
     def test_a_path_that_is_not_there_is_wrong_use(self, args):
         fails(run(*args), 2, "nowhere")
 
-    @pytest.mark.parametrize("command", ["inspect", "verify"])
-    def test_a_folder_without_dimensions_is_wrong_use(self, command, tmp_path):
-        fails(run(command, tmp_path), 2, "holds no dimension")
+    @pytest.mark.parametrize("args", [["inspect"], ["verify"], ["ask", "word"]])
+    def test_a_folder_without_dimensions_is_a_problem(self, args, tmp_path):
+        (tmp_path / "notes.txt").write_text("not a dimension")
+        fails(run(args[0], tmp_path, *args[1:]), 1, "holds no dimension", "Dnn/region.mmap", "jessy-mem build")
 
     def test_errors_in_a_process_have_no_traceback(self, tmp_path):
         (tmp_path / "region.mmap").write_bytes(b"short")
@@ -236,25 +202,6 @@ class TestTerminal:
         assert PATIENCE_S > 0.5, "what is done at once shows none"
 
 
-def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | None = None) -> bytes:
-    """What the command writes to a terminal."""
-    parent, child = pty.openpty()
-    command = [sys.executable, "-m", "jessy_mem", *map(str, args)] if code is None else [sys.executable, "-c", code]
-    kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
-    environment = kept | {"TERM": "xterm-256color", "COLUMNS": "80"} | (env or {})
-    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment)
-    os.close(child)
-    output = b""
-    try:
-        while piece := os.read(parent, 65536):
-            output += piece
-    except OSError:  # the terminal has no writer left
-        pass
-    os.close(parent)
-    assert process.wait(60) == 0, output
-    return output
-
-
 class TestBuild:
     def test_makes_a_region_of_each_dimension(self, source, tmp_path):
         report = json_of(run("build", source, tmp_path / "out", "--json"))
@@ -264,11 +211,6 @@ class TestBuild:
         with jm.MmapRegion(3, tmp_path / "out" / "D03" / "region.mmap") as region:
             view = region.layer(1)
             assert (view.text, view.depth, view.frequency, view.keywords) == (TEXTS[1], 1, 1.75, ("goal",))
-
-    def test_again_gives_the_next_generation(self, source, tmp_path):
-        run("build", source, tmp_path)
-        report = json_of(run("build", source, tmp_path, "--json"))
-        assert [each["generation"] for each in report["dimensions"]] == [2, 2]
 
     def test_the_bundled_content(self, tmp_path):
         result = run("build", jm.data_folder(), tmp_path)
@@ -294,8 +236,7 @@ class TestBuild:
             ("---\n\ndepth: 256\n---\n", 3, ["0..255"]),
             ("---\ndepth: -1\n---\n", 2, ["0..255"]),
             ("---\nkeywords: [a, b\n---\n", 2, ["bracket"]),
-            ("---\ncolour: blue\n---\n", 2, ["'colour'", "frequency, keywords, depth"]),
-            ("---\nno colon here\n---\n", 2, ["key: value"]),
+            ("---\ndepth: 1\nno colon here\n---\n", 3, ["key: value"]),
             ("---\nfrequency: 1\nText without an end", 1, ["not closed"]),
         ],
     )
@@ -378,9 +319,6 @@ class TestBuild:
     def test_a_plan_that_is_wrong(self, plan, words, source, tmp_path):
         (source / "dimensions.json").write_text(plan)
         fails(run("build", source, tmp_path / "out"), 1, *words)
-
-    def test_a_folder_without_a_plan_is_wrong_use(self, tmp_path):
-        fails(run("build", tmp_path, tmp_path / "out"), 2, "dimensions.json")
 
     def test_out_that_is_a_file_is_wrong_use(self, source):
         fails(run("build", source, source / "dimensions.json"), 2, "OUT")
@@ -547,7 +485,7 @@ class TestVerify:
             (base / "D05").mkdir(mode=0)
         report = json_of(run("verify", base, "--json"), 1)
         assert [len(each["damage"]) for each in report["files"]] == [0, 1, 0]
-        assert run("inspect", base).exit_code == (0 if hidden == "link" else 1)
+        assert run("inspect", base).exit_code == 1
 
     def test_a_file_that_is_no_region(self, tmp_path):
         (tmp_path / "notes.txt").write_text("just text " * 100)
@@ -561,9 +499,6 @@ class TestDoctor:
         result = run("doctor", base)
         assert result.exit_code == 0
         assert "sound" in result.stdout
-
-    def test_an_empty_folder_is_sound(self, tmp_path):
-        assert run("doctor", tmp_path).exit_code == 0
 
     def test_stray_files_are_found_told_and_removed(self, base):
         strays = [base / "D03" / ".region.mmap.0123456789abcdef.tmp", base / ".x.fedcba9876543210.tmp"]
@@ -682,7 +617,7 @@ class TestAsk:
 
     def test_simulation_and_damage_are_loud(self, base):
         flip(base / "D14" / "region.mmap")
-        result = run("ask", base, "trauma")
+        result = run("ask", base, "trauma", "--simulate")
         assert result.exit_code == 0
         assert "SIMULATED" in result.stdout
         first, second = result.stderr.splitlines()

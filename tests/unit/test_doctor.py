@@ -1,9 +1,13 @@
-"""Looking at a folder that others change meanwhile; what is found there otherwise is tested through the CLI."""
+"""Folders that others change meanwhile, that are no base, and links that lead nowhere; the rest through the CLI."""
 
 from __future__ import annotations
 
+import errno
 import shutil
 from unittest import mock
+
+import pytest
+from commands import run
 
 import jessy_mem as jm
 from jessy_mem import doctor
@@ -35,3 +39,70 @@ def test_examine_while_a_folder_goes(tmp_path):
     shutil.rmtree(gone)
     with mock.patch.object(doctor, "_folders", return_value=folders):
         assert jm.examine(tmp_path) == []
+
+
+def kinds(base) -> list[tuple[str, str]]:
+    return [(str(finding.path.relative_to(base)), finding.kind) for finding in jm.examine(base)]
+
+
+@pytest.mark.parametrize("leftover", ["", "notes.txt", "d15/region.mmap", "sub/D15/region.mmap"])
+def test_a_folder_without_dimensions_is_no_base(leftover, tmp_path):
+    if leftover:
+        (tmp_path / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / leftover).write_text("x")
+    (finding,) = jm.examine(tmp_path)
+    assert (finding.kind, finding.path, finding.removable) == ("no dimension", tmp_path, False)
+    assert "Dnn/region.mmap" in finding.detail
+    assert "build" in finding.detail
+    for command in ("doctor", "verify", "inspect"):
+        result = run(command, tmp_path)
+        assert result.exit_code == 1
+        assert "Dnn/region.mmap" in result.output
+    assert run("doctor", tmp_path, "--clean").exit_code == 1
+
+
+def test_a_base_whose_last_dimension_was_forgotten_is_sound(tmp_path):
+    with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
+        dimension = memory.create_proto_dimension("Gone", [jm.LayerSpec(text="x")])
+        memory.crystallize(dimension)
+        memory.forget(dimension)
+    assert jm.examine(tmp_path) == []
+
+
+BROKEN = {
+    "a link of the folder": ("D32", "nowhere"),
+    "a link of the file": ("D32/region.mmap", "../gone"),
+    "a loop": ("D32", "D32"),
+    "a link to a file": ("D32", "D15/region.mmap"),
+}
+
+
+@pytest.mark.parametrize(("place", "target"), BROKEN.values(), ids=list(BROKEN))
+def test_what_is_broken_is_named(place, target, tmp_path):
+    region(tmp_path, 15)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).symlink_to(target)
+    assert kinds(tmp_path) == [(place, "unreadable")]
+    for command in ("doctor", "verify", "inspect"):
+        result = run(command, tmp_path)
+        assert result.exit_code == 1
+        assert "D32" in result.output
+        assert "D00" not in result.output
+    if target in ("nowhere", "../gone"):
+        assert f"a link to {target}, which is not there" in run("verify", tmp_path).output
+    assert run("verify", tmp_path / "D15").exit_code == 0
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    region(tmp_path, 15)
+    (tmp_path / "D32").write_text("x")
+    assert kinds(tmp_path) == [("D32", "unreadable")]
+    assert "D32" in run("verify", tmp_path).stdout
+
+
+def test_verify_of_a_file_that_is_not_there(tmp_path):
+    (error,) = jm.verify_region(tmp_path / "region.mmap")
+    assert error.errno == errno.ENOENT
+    (error,) = jm.verify_region(tmp_path / "region.mmap", 32)
+    assert isinstance(error, jm.DimensionNotFound)
+    assert error.dimension == 32

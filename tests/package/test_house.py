@@ -137,9 +137,6 @@ POINTERS = {
     "image.content": "a result, of which a view is made",
     "format.format_magic": "a constant of C",
     "arena.address": "in a struct: an address for callers without the GIL",
-    "arena.memory": "the memory that blocks are of",
-    "arena.books": "one mapping for what is read through the fields after it",
-    "arena.tags": "atomics",
     "budget.memory": "the accounts as allocated",
     "budget.used": "numbers that the caller keeps on its stack",
 }

@@ -100,7 +100,7 @@ def check(found, expected, before):
         assert exact == expected["residency"], "residency"
         assert 0 <= real.resident_bytes <= real.mapped_bytes, "residency"
         assert real.pool_committed_bytes >= 0, "residency"
-        assert real.metadata_bytes > 0, "residency"
+        assert real.metadata_bytes > 0 or not found.access_count, "residency"
     assert {name: dataclasses.astuple(each) for name, each in found.segments.items()} == expected["segments"], (
         "segments"
     )

@@ -27,8 +27,8 @@ BROKEN = {  # name: (what breaks it, where that is noticed, what is said)
         "ledger = Ledger(100, {'a': 100}); ledger.reserve('a', 5); budget.release_more_than_was_charged(ledger, 6)",
         "budget.pyx", "(used_bytes >= n_bytes) (5, 6)",
     ),
-    "double free": ("pools.release_twice_without_a_look(pool)", "arena.pyx", "status != 0"),
-    "zone": ("pools.claim_beyond_the_words(pool)", "bitmap.pxd", "words.shape[0]) (5, 4)"),
+    "double free": ("pools.release_twice_without_a_look(pool)", "arena.pyx", "(!status) (0, 4096)"),
+    "zone": ("pools.claim_beyond_the_words(pool)", "bitmap.pxd", "(5, 4)"),
     "summary": ("pools.leave_a_word_lost(pool); del pool", "arena.pyx", "bitmap_count_lost"),
     "shard": (
         "h = LatencyHistogram(); h.record(5); latency.forget_the_groups(h); h.record(500); h.record(5)",

@@ -51,15 +51,23 @@ def test_no_descriptor_stays_open(mapped):
     assert bytes(memoryview(mapping)[:1]) == b"x"
 
 
-@pytest.mark.parametrize("huge", [False, True])
+@pytest.mark.parametrize("options", [{}, {"huge": True}, {"reserve": True}], ids=["plain", "huge", "reserve"])
 @pytest.mark.parametrize("n_bytes", [1, 4096, 3 << 20])
-def test_memory_without_a_file_is_zeroed_and_writable(n_bytes, huge):
-    mapping = Mapping(n_bytes, huge=huge)
+def test_memory_without_a_file_is_zeroed_and_writable(n_bytes, options):
+    mapping = Mapping(n_bytes, **options)
     with memoryview(mapping) as view:
         assert view == bytes(n_bytes)
         view[-1] = 7
         assert view[-1] == 7
     assert mapping.writable
+
+
+@needs_proc
+def test_reserved_memory_counts_when_it_is_touched():
+    mapping = Mapping(1 << 40, reserve=True)  # more than any machine here has
+    with memoryview(mapping) as view:
+        view[1 << 39] = 7
+        assert (view[1 << 39], view[-1]) == (7, 0)
 
 
 @needs_proc

@@ -27,6 +27,7 @@ DIRECTIVES = {
     "wraparound": False,
     "cdivision": True,
     "initializedcheck": False,
+    "auto_pickle": False,  # what Cython writes for it trusts the state that it is given
     "embedsignature": True,
     # So inspect.signature() knows functions and methods, and stubtest compares them with the stubs. Of a class it knows
     # what the docstring begins with, "Name(parameters)" and "--"; tests/package/test_stubs.py compares that.

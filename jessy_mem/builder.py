@@ -22,7 +22,7 @@ from jessy_mem._core.packing import pack_head, renumber_head, seal_head
 from jessy_mem.layout import MAX_LAYER, LayerId
 from jessy_mem.publish import Buffer, publish
 
-__all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_sealed"]
+__all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_immutable_file"]
 
 Progress = Callable[[int, int], object]
 
@@ -200,11 +200,14 @@ class RegionBuilder:
         self._specs: dict[int, LayerSpec] = {}
         self._passages: dict[int, Sequence[Passage]] = {}
 
-    def add_layer(self, spec: LayerSpec, passages: Sequence[Passage] = ()) -> RegionBuilder:
-        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder.
+    def add_layer(self, spec: LayerSpec) -> RegionBuilder:
+        """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder."""
+        return self._add_continued(spec, ())
 
-        `passages` go on where the text of `spec` ends. One that recurs is held once, so that a layer can be much larger
-        than what it is made from.
+    def _add_continued(self, spec: LayerSpec, passages: Sequence[Passage]) -> RegionBuilder:
+        """Add a layer whose text goes on with `passages`.
+
+        One that recurs is held once, so that a layer can be much larger than what it is made from.
         """
         if not isinstance(spec, LayerSpec):
             raise TypeError(f"layer {len(self._specs)}: {type(spec).__name__} is not a LayerSpec")
@@ -352,7 +355,7 @@ def _stored_generation(path: Path) -> int:
     return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
 
 
-def is_sealed(path: str | os.PathLike[str]) -> bool:
+def is_immutable_file(path: str | os.PathLike[str]) -> bool:
     """Whether there is a region file at `path` that says it is immutable; nothing else of it is looked at."""
     _, _, _, immutable = _stored_header(Path(path))
     return immutable

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
+from jessy_mem._core.records import LoadedContext
 from jessy_mem.layout import LayerId
 
 if TYPE_CHECKING:
@@ -66,50 +67,6 @@ class NavigationPath:
             raise TypeError(f"keywords: {self.keywords!r} is one str, expected a sequence of str")
         object.__setattr__(self, "layers", tuple(LayerId.checked(layer) for layer in self.layers))
         object.__setattr__(self, "keywords", tuple(self.keywords))
-
-
-class _View(Protocol):  # what a LayerView has
-    @property
-    def id(self) -> LayerId: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def frequency(self) -> float: ...
-    @property
-    def keywords(self) -> tuple[str, ...]: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def source(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedContext:
-    """One layer as text, with its metadata.
-
-    `frequency` is in Hz; `source` is ``"mmap"``, ``"pool"`` or ``"simulated"``. It owns its text: nothing that happens
-    to the region changes it. Immutable, so safe to share between threads. From the seed.
-
-    >>> LoadedContext(LayerId(1, 0), "A smile spreads.", 1.6, ("smile",), 0, "mmap").n_bytes
-    16
-    """
-
-    layer_id: LayerId
-    content: str
-    frequency: float
-    keywords: tuple[str, ...]
-    depth: int
-    source: str
-
-    @classmethod
-    def of(cls, view: _View) -> LoadedContext:
-        """The layer that `view`, a LayerView, shows; UnicodeDecodeError, naming the layer, if it is not text."""
-        return cls(view.id, view.text, view.frequency, view.keywords, view.depth, view.source)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the content as UTF-8."""
-        return len(self.content) if self.content.isascii() else len(self.content.encode())
 
 
 class ContextCollection(Sequence[LoadedContext]):

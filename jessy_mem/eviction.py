@@ -19,7 +19,7 @@ No policy is thread-safe: the caller holds a lock. `evictable` must not call the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Protocol
 
@@ -43,6 +43,9 @@ class Policy(Protocol):
 
     def victim(self, evictable: Callable[[int], bool]) -> int | None:
         """Remove and return the key to evict next, one that `evictable` allows; None if there is none."""
+
+    def put_back(self, keys: Sequence[int]) -> None:
+        """Undo: `keys`, the last that `victim` gave, in that order, stay after all, and are the next to go."""
 
     def __len__(self) -> int: ...
 
@@ -98,7 +101,7 @@ class Sieve:
         if node is self._hand:
             self._hand = node.newer
         node.older.newer, node.newer.older = node.newer, node.older
-        node.older = node.newer = node  # no cycle is left for the collector
+        node.older = node.newer = self._root  # no cycle is left for the collector
 
     def victim(self, evictable: Callable[[int], bool]) -> int | None:
         node = self._hand
@@ -113,6 +116,15 @@ class Sieve:
                 node.visited = False
             node = node.newer
         return None
+
+    def put_back(self, keys: Sequence[int]) -> None:
+        hand = self._hand
+        for key in keys:
+            node = self._nodes[key] = _Node(key)
+            node.older, node.newer = hand.older, hand
+            node.older.newer = hand.older = node
+        if keys:
+            self._hand = self._nodes[keys[0]]
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -138,8 +150,10 @@ class Ranked:
         self._heap: list[tuple[int, int, int]] = []
         self._aside: dict[int, None] = {}
         self._patience = 0  # evictions before the keys set aside are asked again
+        self._given: dict[int, tuple[int, int, int]] = {}  # ranks of the victims since the last insertion
 
     def insert(self, key: int) -> None:
+        self._given.clear()
         if key in self._ranks:
             self.touch(key)
         else:
@@ -167,6 +181,11 @@ class Ranked:
             self._take_back()
         return None
 
+    def put_back(self, keys: Sequence[int]) -> None:
+        for key in keys:
+            rank = self._ranks[key] = self._given.pop(key)
+            heappush(self._heap, rank)
+
     def _search(self, evictable: Callable[[int], bool]) -> int | None:
         """Remove and return the first key in the heap that can go; set aside those before it."""
         while self._heap:
@@ -179,7 +198,7 @@ class Ranked:
                 heapreplace(self._heap, rank)
             elif evictable(key):
                 heappop(self._heap)
-                del self._ranks[key]
+                self._given[key] = self._ranks.pop(key)
                 self._patience -= 1
                 return key
             else:

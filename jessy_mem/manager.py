@@ -1,24 +1,25 @@
 """MmapManager: the public face of the library.
 
-Reading is compiled and lives in LayerRegistry; which regions are mapped, and who pays for them, is RegionTable's. Here
-is what a user calls: loading, reading, the pool, addresses and numbers.
+Reading is compiled and lives in LayerRegistry; which regions are mapped, and who pays for them, is RegionTable's; what
+is learned, the Learner's. Here is what a user calls: loading, reading, learning, the pool, addresses and numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import logging
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
-from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import latency_summary, memory_stats, now_ticks, segment_stats
+from jessy_mem._core.registry import now_ticks, record_since
+from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
@@ -29,14 +30,18 @@ from jessy_mem.errors import (
     OutOfBounds,
     RegionNotFound,
 )
-from jessy_mem.ids import dimensions_in
+from jessy_mem.ids import IdRegister, dimensions_in
 from jessy_mem.layout import MAX_DIMENSION, LayerId
-from jessy_mem.learning import LearningTable
-from jessy_mem.stats import Lease, LoadReport, MemoryStats, Residency
-from jessy_mem.table import PressureCallback, logger
+from jessy_mem.learning import EvictCallback, Learner
+from jessy_mem.pressure import PressureCallback
+from jessy_mem.report import Times, state_of, stats_of
+from jessy_mem.stats import Lease, LoadReport, MemoryStats
+from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
 
 __all__ = ["MmapManager", "open_managers"]
+
+logger = logging.getLogger("jessy_mem")
 
 _numbers = count(1)
 _open: weakref.WeakValueDictionary[int, MmapManager] = weakref.WeakValueDictionary()
@@ -47,7 +52,7 @@ def open_managers() -> list[MmapManager]:
     return [manager for reference in _open.valuerefs() if (manager := reference()) is not None]
 
 
-class MmapManager(LearningTable):
+class MmapManager(RegionTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 
     Parameters
@@ -56,6 +61,8 @@ class MmapManager(LearningTable):
         The budget in MiB, or text such as "280MB"; 280 by default, or what `config` says.
     config : MemoryConfig, optional
         Everything else; `overrides` are fields of it that are changed for this manager.
+
+    Attributes: `config`, `layout` (the plan), `number` (names the manager among those of this process).
 
     Creating a manager reserves address space and maps no file. Thread-safe; `access_layer` takes no lock. A context
     manager. After `close` every method but `close` and `get_stats` raises ManagerClosed.
@@ -75,8 +82,11 @@ class MmapManager(LearningTable):
         if total_memory_mb is not None:
             overrides["total_memory_mb"] = total_memory_mb
         super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
-        self._loads, self._allocations, self._deallocations = (LatencyHistogram() for _ in range(3))
-        self.number = next(_numbers)  # names it among the managers of this process
+        self._times = Times()
+        ids = IdRegister(os.fspath(self.config.base_path), self.layout)
+        self._learner = Learner(weakref.proxy(self), ids, self.layout, self.config)  # weak: else both were a cycle
+        self._relieve = self._learner.relieve
+        self.number = next(_numbers)
         _open[self.number] = self
 
     # Loading
@@ -97,17 +107,17 @@ class MmapManager(LearningTable):
             if dimension in self._regions or dimension in self._evicted:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                self._places[dimension] = self._place_at(dimension, os.fspath(path), True)
+                self._opener.name_path(dimension, os.fspath(path))
             try:
                 region = self._open_region(dimension)
             except BaseException:
-                self._places.pop(dimension, None)
+                self._opener.forget_path(dimension)
                 raise
             self._install(dimension, region)
             return region
 
         region = self._changing(dimension, load)
-        self.finish(self._loads, begin_ticks)
+        record_since(self._times.loads, begin_ticks, self._timed)
         return region
 
     def load_all(self) -> LoadReport:
@@ -122,19 +132,18 @@ class MmapManager(LearningTable):
         skipped: dict[int, Exception] = {}
         found = dimensions_in(self.config.base_path)
         dimensions = sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found})
-        with self._simulating_ahead(dimensions):
-            for dimension in dimensions:
-                try:
-                    source = self._load_or_refresh(dimension)
-                except ManagerClosed:
-                    raise
-                except ConsciousnessError as error:
-                    logger.warning("dimension D%02d is skipped: %s", dimension, error)
-                    # The frames of its traceback would keep this report, and the manager, in a cycle.
-                    error.__traceback__ = error.__context__ = None
-                    skipped[dimension] = error
-                else:
-                    (simulated if source == "simulated" else loaded).append(dimension)
+        for dimension in dimensions:
+            try:
+                source = self._load_or_refresh(dimension)
+            except ManagerClosed:
+                raise
+            except ConsciousnessError as error:
+                logger.warning("dimension D%02d is skipped: %s", dimension, error)
+                # The frames of its traceback would keep this report, and the manager, in a cycle.
+                error.__traceback__ = error.__context__ = None
+                skipped[dimension] = error
+            else:
+                (simulated if source == "simulated" else loaded).append(dimension)
         return LoadReport(loaded, simulated, skipped)
 
     def _load_or_refresh(self, dimension: int) -> str:
@@ -155,19 +164,16 @@ class MmapManager(LearningTable):
 
     def _source_of(self, dimension: int) -> str | None:
         """Where a loaded dimension came from; one that is evicted stays so, and nothing is held afterwards."""
-        with self._lock:
-            known = self._regions.get(dimension) or self._evicted.get(dimension)
-            return None if known is None else known.source
+        known = self._known(dimension)
+        return None if known is None else known.source
 
     def unload_dimension(self, dimension_id: int) -> None:
         """Let go of a dimension; views of it live on. RegionNotFound if it is not loaded."""
         with self._lock:
-            dimension = self._number(dimension_id)
-            if self._evicted.pop(dimension, None) is None:
-                if self._loaded(dimension).source == "pool":
-                    raise RegionNotFound(dimension, "it is a proto-dimension; crystallize it, or forget it")
-                self._uninstall(dimension)
-            self._forget_facts(dimension)
+            dimension = self._checked(dimension_id)
+            if dimension not in self._evicted and self._loaded(dimension).source == "pool":
+                raise RegionNotFound(dimension, "it is a proto-dimension; crystallize it, or forget it")
+            self._remove(dimension)
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """Map the file that is there now, and swap it in; returns (old generation, new generation).
@@ -177,7 +183,7 @@ class MmapManager(LearningTable):
         content, or does not say that it is immutable too.
         """
         begin_ticks = now_ticks()
-        dimension = self._number(dimension_id)
+        dimension = self._checked(dimension_id)
 
         def swap() -> tuple[int, int]:
             # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
@@ -189,13 +195,13 @@ class MmapManager(LearningTable):
                 if known.source == "pool":
                     raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
                 old_generation = known.generation
-                self._install(dimension, self._open_region(dimension, known.source).in_place_of(old))
+                self._install(dimension, self._open_region(dimension, known.source)._in_place_of(old))
             finally:
                 old = known = None
             return old_generation, self._regions[dimension].generation
 
         generations = self._changing(dimension, swap)
-        self.finish(self._loads, begin_ticks)
+        record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
     # Reading; access_layer and load_context are LayerRegistry's
@@ -205,11 +211,11 @@ class MmapManager(LearningTable):
 
         It stays mapped and charged while somebody holds it. Its `close` does nothing: `unload_dimension` lets it go.
         """
-        dimension = self._number(dimension_id)
-        region: MmapRegion | None = self._regions.get(dimension)
+        dimension = self._checked(dimension_id)
+        region = self._regions.get(dimension)
         if region is None:
             try:
-                region = self.restore_region(dimension, 0)
+                region = self._restore(dimension, 0)
             except LayerNotFound as error:
                 raise RegionNotFound(dimension, error.hint) from None
         return region
@@ -224,9 +230,7 @@ class MmapManager(LearningTable):
         """
         with self._lock:
             self._check_open()
-            while self._unindexed:
-                self._index_now(next(iter(self._unindexed)))
-            return self._index.find(dimension, keyword, frequency)
+            return self._indexed().find(dimension, keyword, frequency)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
@@ -257,7 +261,7 @@ class MmapManager(LearningTable):
             data.append(np.empty(n_bytes, np.uint8))
             return data[0]
 
-        offsets = self.read_into(layer_ids, target_of)
+        offsets = self._read_into(layer_ids, target_of)
         return LayerBatch(data[0], np.array(offsets, np.int64))
 
     @contextlib.contextmanager
@@ -277,6 +281,70 @@ class MmapManager(LearningTable):
             finally:
                 self._remove_tracer(trace)
 
+    # Learning; how is the Learner's
+
+    def create_proto_dimension(self, name: str, layers: Sequence[LayerSpec], user: bool = False) -> int:
+        """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
+
+        Its layers are readable at once (source "pool") and found by keyword and frequency. The id is never given again
+        in this base folder. When the pool is full, `on_full` of the configuration decides. Raises LimitExceeded,
+        AllocationFailed, ValueError for what a RegionBuilder refuses, MappingError if the base folder cannot be
+        written. Thread-safe.
+        """
+        return self._learner.create(name, layers, user)
+
+    def append_layer(self, dimension_id: int, spec: LayerSpec) -> LayerId:
+        """Add a layer to a proto-dimension; returns its id. Who holds views keeps their bytes.
+
+        RegionNotFound if it is not a proto-dimension, ImmutableDimension, LimitExceeded; ValueError if the number of
+        the layer is taken. Thread-safe.
+        """
+        return self._learner.append(dimension_id, spec)
+
+    def update_layer(self, layer_id: tuple[int, int], spec: LayerSpec) -> LayerId:
+        """Replace a layer of a proto-dimension; returns its id. Who holds the old view keeps the old bytes.
+
+        Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
+        """
+        return self._learner.update(layer_id, spec)
+
+    def crystallize(self, dimension_id: int) -> Path:
+        """Make a proto-dimension a region file, durable and atomic; returns the file's path.
+
+        A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
+        ImmutableDimension, MappingError) the proto-dimension is still there, whole, and nothing is left of the file. A
+        file that another wrote in its place is not overwritten: MappingError with EEXIST. A dimension that is
+        crystallized already is left as it is. Blocks go with their last view. Thread-safe.
+        """
+        return self._learner.crystallize(dimension_id)
+
+    def forget(self, dimension_id: int) -> None:
+        """Remove a learned dimension for good, its file too; views of it live on. Durable when it returns.
+
+        ImmutableDimension for core and immutable dimensions; RegionNotFound for one that is not there, or was loaded
+        from a path of the caller's own. After a MappingError nothing but the file may be gone: call it again.
+        Thread-safe.
+        """
+        self._learner.forget(dimension_id)
+
+    def user_dimensions(self) -> list[int]:
+        """The user-specific dimensions that are loaded (ids from 1000), ascending."""
+        self._check_open()
+        first = self.layout.segments[2].first_dimension
+        with self._lock:
+            return sorted(dimension for dimension in {*self._regions, *self._evicted} if dimension >= first)
+
+    def on_evict(self, callback: EvictCallback) -> None:
+        """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.
+
+        `reason` is "drop". Called with no lock that a reader could wait for; an exception in it is logged and stops
+        nothing.
+        """
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable")
+        self._check_open()
+        self._learner.on_evict(callback)
+
     # The pool
 
     def allocate(self, n_bytes: int) -> Block:
@@ -284,7 +352,7 @@ class MmapManager(LearningTable):
         self._check_open()
         begin_ticks = now_ticks()
         block = self._allocate(n_bytes, "reserve")
-        self.finish(self._allocations, begin_ticks)
+        record_since(self._times.allocations, begin_ticks, self._timed)
         self._settle()
         return block
 
@@ -293,7 +361,7 @@ class MmapManager(LearningTable):
         self._check_open()
         begin_ticks = now_ticks()
         self._pool.deallocate(block)
-        self.finish(self._deallocations, begin_ticks)
+        record_since(self._times.deallocations, begin_ticks, self._timed)
 
     # Addresses of the plan
 
@@ -304,24 +372,17 @@ class MmapManager(LearningTable):
             offset = self.region(dimension).content_offset(layer)
         except RegionNotFound as error:
             raise LayerNotFound(dimension, layer, str(error)) from None
-        planned = self.layout.dimensions.get(dimension)
-        if planned is not None:
-            return planned.address + offset
         with self._lock:
-            self._place_new()
-            if dimension in self._addresses:
-                return self._addresses[dimension][0] + offset
-        raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
+            address = self._addressed().find(dimension)
+        if address is None:
+            raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
+        return address + offset
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
-        at = self._number(address)
+        at = self._checked(address)
         with self._lock:
-            self._place_new()
-            for dimension, (begin, n_bytes) in self._addresses.items():
-                if begin <= at < begin + n_bytes:
-                    return dimension, at - begin
-        return self.layout.resolve(at)
+            return self._addressed().resolve(at)
 
     # Numbers
 
@@ -330,86 +391,13 @@ class MmapManager(LearningTable):
 
         With `residency` also what memory it really is, which costs system calls for each mapping.
         """
-        with self._lock:
-            n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated = self.survey()
-            total, pressure, segments = self._ledger.snapshot()
-            pool = self._pool.stats()
-            access = latency_summary(self.hits)
-            used_bytes, limit_bytes, peak_bytes = total
-            evicted = self._evicted
-            simulated += [dimension for dimension, each in evicted.items() if each.source == "simulated"]
-            return memory_stats(
-                total_allocated_bytes=used_bytes,
-                total_used_bytes=min(content_bytes + pool.requested_bytes, used_bytes),  # read a moment apart
-                limit_bytes=limit_bytes,
-                available_bytes=limit_bytes - used_bytes,
-                utilization=100 * used_bytes / limit_bytes,
-                pressure=pressure,
-                dimensions_loaded=len(self._regions) + len(evicted),
-                layers_loaded=n_layers + sum([each.n_layers for each in evicted.values()]),
-                active_regions=n_mapped,
-                leased_bytes=used_bytes - evictable_bytes - pinned_bytes,
-                evictable_bytes=evictable_bytes,
-                pinned_bytes=pinned_bytes,
-                peak_usage_bytes=peak_bytes,
-                avg_access_latency_us=access.mean_ns / 1000,
-                access_latency=access,
-                first_touch_latency=latency_summary(self.first_touches),
-                load_latency=latency_summary(self._loads),
-                allocate_latency=latency_summary(self._allocations),
-                deallocate_latency=latency_summary(self._deallocations),
-                crystallize_latency=latency_summary(self._crystallizations),
-                access_count=self.access_count,
-                load_count=self._loads.n_events,
-                allocation_count=self._allocations.n_events,
-                deallocation_count=self._deallocations.n_events,
-                allocation_failures=self._n_failures,
-                crystallization_count=self._crystallizations.n_events,
-                evictions=self._n_evictions,
-                drops=self._n_drops,
-                copies=self.copies,
-                simulation_mode=bool(simulated),
-                simulated_dimensions=tuple(sorted(simulated)),
-                segments={name: segment_stats(numbers) for name, numbers in segments.items()},
-                pool=pool,
-                residency=self._residency(pool.used_bytes) if residency else None,
-            )
-
-    def _residency(self, pool_used_bytes: int) -> Residency:
-        mapped_bytes, resident_bytes, decompressed_bytes, table_bytes = self.residency()
-        committed_bytes = self._pool.committed_bytes()
-        other_bytes = max(pool_used_bytes - decompressed_bytes, 0)  # read at different moments
-        return Residency(mapped_bytes, resident_bytes, committed_bytes, other_bytes, decompressed_bytes, table_bytes)
+        return stats_of(self, self._learner, self._times, residency)
 
     def dump_state(self) -> dict[str, Any]:
         """All there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
         with self._lock:
             self._check_open()
-            regions = {str(dimension): self._region_state(dimension) for dimension in sorted(self._regions)}
-            return {
-                "stats": self.get_stats(residency=True).to_dict(),
-                "regions": regions,
-                "evicted": {str(dimension): each._asdict() for dimension, each in sorted(self._evicted.items())},
-                "leases": [dataclasses.asdict(lease) | {"taken_at": [*lease.taken_at]} for lease in self._leases()],
-                "config": self.config.to_dict(),
-            }
-
-    def _region_state(self, dimension: int) -> dict[str, Any]:
-        region = self._regions[dimension]
-        names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes")
-        layers: list[dict[str, Any]] = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
-        for layer in layers:
-            layer["keywords"] = list(layer["keywords"])
-        return {
-            "name": region.name,
-            "path": str(region.path),
-            "source": region.source,
-            "size": region.size,
-            "generation": region.generation,
-            "immutable": region.immutable,
-            "stale": region.stale,
-            "layers": layers,
-        }
+            return {"stats": self.get_stats(residency=True).to_dict(), **state_of(self)}
 
     def leases(self) -> list[Lease]:
         """What others hold of loaded and of retired generations, largest first."""
@@ -423,9 +411,8 @@ class MmapManager(LearningTable):
         """
         if not callable(callback):
             raise TypeError(f"{callback!r} is not callable")
-        with self._lock:
-            self._check_open()
-            self._callbacks = (*self._callbacks, callback)
+        self._check_open()
+        self._pressure.call(callback)
 
     # The end
 
@@ -441,7 +428,7 @@ class MmapManager(LearningTable):
                 logger.warning("closed with proto-dimensions that were not crystallized: %s", lost)
             with UnmapTogether():
                 for dimension in list(self._regions):
-                    self._uninstall(dimension)
+                    self._holders.remove(dimension)
             self._evicted.clear()
             self._pool.close()
 

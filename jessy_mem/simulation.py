@@ -7,26 +7,21 @@ anonymous memory, and the same compiled code reads it. Only where the bytes come
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.mapping import Mapping
-from jessy_mem._core.registry import make_region
+from jessy_mem._core.region import make_region
 from jessy_mem.builder import LayerSpec, PackedRegion, Passage, RegionBuilder
 from jessy_mem.context import ContextCollection, LoadedContext, NavigationPath
 from jessy_mem.errors import DimensionNotFound, LayerNotFound, MappingError
 from jessy_mem.layout import LayerId, MemoryLayout, default_layout, dimension_folder
 from jessy_mem.prose import write_paragraphs
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-__all__ = ["create_simulated_contexts", "simulate_dimension", "simulated_image", "simulating_ahead"]
+__all__ = ["create_simulated_contexts", "simulate_dimension", "simulated_image"]
 
 _PAGE_BYTES = 4096
 _HUGE_PAGE_BYTES = 2 << 20
@@ -78,7 +73,7 @@ def simulate_dimension(
         spec = LayerSpec(
             text=text, depth=layer.depth, frequency=layer.frequency, keywords=layer.keywords, layer=layer.layer
         )
-        builder.add_layer(spec, _passages(paragraphs, rng, layer_bytes - len(text.encode())))
+        builder._add_continued(spec, _passages(paragraphs, rng, layer_bytes - len(text.encode())))
     return builder.pack(1)
 
 
@@ -89,21 +84,18 @@ def simulated_image(
     seed: int = 0,
     scale: float = 0.0,
     admit: Callable[[int], Any] | None = None,
-    region: PackedRegion | None = None,
 ) -> Image:
     """A simulated dimension in memory, as an Image whose path is a name such as ``<simulated D01>``.
 
-    `admit(n_bytes)` is called with the region's size before memory is taken and returns its charge, or raises; `region`
-    is what `simulate_dimension` gave for it, if it was made already; the rest is as there. MappingError if there is no
-    memory. Thread-safe.
+    `admit(n_bytes)` is called with the region's size before memory is taken and returns its charge, or raises; the
+    rest is as in `simulate_dimension`. MappingError if there is no memory. Thread-safe.
 
     The memory is private and anonymous: no other process and no descriptor reaches it; the Image shows it read-only.
     Huge pages are asked for, since most of the time goes into page faults without them. At scale 1 most of it is to
     clear and fill the memory, and the SHA-256 of the immutable dimensions; docs/benchmarks.md has the times. The first
     time in a process the bundled text is read as well.
     """
-    if region is None:
-        region = simulate_dimension(dimension_id, layout, seed, scale)
+    region = simulate_dimension(dimension_id, layout, seed, scale)
     charge = admit(region.n_bytes) if admit is not None else None
     try:
         memory = _filled_memory(region)
@@ -121,43 +113,6 @@ def _filled_memory(region: PackedRegion) -> Mapping:
     memory = Mapping(n_bytes, huge=True)
     region.fill(memoryview(memory))
     return memory
-
-
-@contextmanager
-def simulating_ahead(
-    dimensions: Sequence[int],
-    made: dict[int, Future[PackedRegion]],
-    layout: MemoryLayout | None = None,
-    seed: int = 0,
-    scale: float = 0.0,
-) -> Iterator[None]:
-    """Inside, `dimensions` are invented one after the other in a thread, each for a Future in `made`.
-
-    To clear and fill the memory of a scaled dimension takes long too, and needs no GIL: of many, each is invented while
-    the one before is copied. What nobody took out of `made` is dropped at the end. For a single dimension nothing is to
-    be gained, and nothing is done.
-    """
-    if len(dimensions) < 2:
-        yield
-        return
-    from concurrent.futures import ThreadPoolExecutor  # which is not needed by whoever imports the package
-
-    def simulate(dimension: int) -> PackedRegion:
-        time.sleep(0)  # else whoever has a region to fill waits for the GIL through several dimensions
-        return simulate_dimension(dimension, layout, seed, scale)
-
-    with ThreadPoolExecutor(1, "jessy_mem-simulation") as thread:
-        ahead: dict[int, Future[PackedRegion]] = {}
-        with suppress(RuntimeError):  # without a thread, each is invented when its turn comes
-            for dimension in dimensions:
-                ahead[dimension] = thread.submit(simulate, dimension)
-        made.update(ahead)
-        try:
-            yield
-        finally:
-            for dimension, future in ahead.items():
-                if made.pop(dimension, None) is future:  # else somebody took it, and may be waiting for it
-                    future.cancel()
 
 
 def create_simulated_contexts(

@@ -1,31 +1,32 @@
 """RegionTable: which regions are mapped, who pays for them, and which go when room is needed.
 
-LayerRegistry reads the table without a lock; everything that changes it is here, under `_lock`. Bytes are charged
-before they are mapped. Whatever charges the ledger is followed by `_settle`, outside the lock, which evicts, logs and
-calls back when a threshold was crossed.
+LayerRegistry reads the table without a lock; everything that changes it is here, under `_lock`. A dimension enters by
+`_install` and leaves by `_remove`, or by `_unmap`, after which it is remembered and comes back on access. Bytes are
+charged before they are mapped. Whatever charges the ledger is followed by `_settle`, outside the lock, which evicts,
+logs and calls back when a threshold was crossed.
+
+What is not here is handed in or asked: opening.py brings the bytes, holders.pyx knows who holds what, eviction.py who
+goes first, pressure.py whom to tell; and how to make room when eviction cannot is the Learner's.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import index
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
-from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.image import Image
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block, PoolAllocator
-from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import LayerRegistry, make_region
-from jessy_mem.builder import PackedRegion
+from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.registry import LayerRegistry
+from jessy_mem.addresses import Addresses
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
@@ -36,15 +37,14 @@ from jessy_mem.errors import (
     ManagerClosed,
     RegionNotFound,
 )
+from jessy_mem.evicted import Evicted, EvictedDimensions
 from jessy_mem.eviction import make_policy
 from jessy_mem.index import LayerFacts, LayerIndex
-from jessy_mem.layout import MemoryLayout, default_layout, region_file
-from jessy_mem.simulation import simulated_image, simulating_ahead
+from jessy_mem.layout import MemoryLayout, default_layout
+from jessy_mem.opening import Opener, Place
+from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 __all__ = ["RegionTable"]
 
@@ -52,36 +52,17 @@ T = TypeVar("T")
 
 logger = logging.getLogger("jessy_mem")
 
-PressureCallback = Callable[[str, int, int], object]
-
-EVICT_TO_PERCENT = 70.0
-LOG_INTERVAL_S = 10.0
 N_HOLDERS_NAMED = 5
 N_LOOKS = 10  # before a request is refused: readers that are just passing by hold what they read for a moment
-
-
-class Evicted(NamedTuple):
-    """What is remembered of a region that was unmapped to make room, and comes back on access."""
-
-    generation: int
-    n_layers: int
-    source: str
-
-
-class Place(NamedTuple):
-    """Where a dimension belongs: what the plan, and whoever named a path, say of it."""
-
-    path: str
-    named: bool  # the path was given to load_dimension: a file that is missing there is never simulated
-    planned: bool
-    immutable: bool
-    segment: str
-    slot_bytes: int
-    allocate: Callable[[int], Block]  # gives blocks for decompressed layers
+MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 
 class RegionTable(LayerRegistry):
-    """The mapped regions of a base folder under one ledger. MmapManager is its public face."""
+    """The mapped regions of a base folder under one ledger. MmapManager is its public face.
+
+    `_relieve(segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did; it is
+    called with no lock held. A table alone cannot.
+    """
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
@@ -90,9 +71,6 @@ class RegionTable(LayerRegistry):
         growth = max(1.0, config.total_bytes / self.layout.total_bytes)
         ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
-        self._base_path = os.fspath(config.base_path)
-        self._evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
-        self._evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
         self._pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
@@ -101,104 +79,40 @@ class RegionTable(LayerRegistry):
             ledger=self._ledger,
             segment="reserve",
         )
+        self._pool._ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._allocators = {name: self._block_giver(name) for name in ceilings}
-        self._pool.ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._lock = threading.RLock()
         self._closed = False
-        self._policy = make_policy(config.eviction_policy)
-        self._evicted: dict[int, Evicted] = {}
-        self._places: dict[int, Place] = {}
+        self._relieve: Callable[[str, AllocationFailed | LimitExceeded, bool], bool] = lambda *refused: False
+        self._opener = Opener(config, self.layout)
+        self._pressure = Pressure(config)
+        self._policy = make_policy(config.eviction_policy)  # of what may be evicted, held or not
+        self._evicted = EvictedDimensions()
         self._index = LayerIndex()
-        # What no question has asked for yet: its facts, or None while they can be read from the region.
-        self._unindexed: dict[int, Sequence[LayerFacts] | None] = {}
-        self._ahead: dict[int, Future[PackedRegion]] = {}  # simulated dimensions that load_all is about to load
-        self._addresses: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
-        self._unplaced: dict[int, int] = {}  # those that need one: dimension -> bytes
-        self._callbacks: tuple[PressureCallback, ...] = ()
-        self._logged_at = float("-inf")
+        self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
+        self._addresses = Addresses(self.layout)
         self._n_evictions = self._n_failures = 0
         self._sites = CallSites()
         if config.trace:
             self._add_tracer(self._sites)
-        self.set_timed(config.record_latency)
+        self._set_timed(config.record_latency)
 
-    # Opening
+    # Opening and charging
 
     def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
-        """Map the file of `dimension`, or simulate it; charged, but in no table yet.
+        """The region of `dimension`, mapped or simulated, and charged, but in no table yet."""
+        place = self._opener.place_of(dimension)
+        return self._region_around(self._opener.open(place, partial(self._admit, place), known_source), place)
 
-        `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
-        invented text when the file is gone; what was simulated is simulated again without another warning.
-        """
-        place = self._place_of(dimension)
-        may_simulate = place.planned and not place.named and self.config.simulation != "never"
-        if may_simulate and self.config.simulation == "always":
-            return self._simulated_region(dimension)
-        try:
-            # No local variable holds the image: the traceback of an error would keep it mapped and charged.
-            region = make_region(
-                map_file(place.path, dimension, admit=partial(self._admit, dimension), immutable=place.immutable),
-                place.immutable,
-                place.allocate,
-                self.config.verify,
-            )
-        except (DimensionNotFound, InvalidRegion) as error:
-            damaged = isinstance(error, InvalidRegion)
-            if not may_simulate or known_source == "mmap" or (damaged and not self.config.simulate_damaged):
-                raise
-            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
-        else:
-            if place.immutable and region.generation == 0:
-                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
-            return region
-        if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED, %s", dimension, why)
-            warnings.warn(f"dimension D{dimension:02d} is simulated, {why}", stacklevel=5)
-        return self._simulated_region(dimension)
+    def _open_image(self, dimension: int) -> Image:
+        place = self._opener.place_of(dimension)
+        return self._opener.open(place, partial(self._admit, place))
 
-    def _simulated_region(self, dimension: int) -> MmapRegion:
-        ahead = self._ahead.pop(dimension, None)
-        image = simulated_image(
-            dimension,
-            self.layout,
-            seed=self.config.simulation_seed,
-            scale=self.config.simulation_scale,
-            admit=partial(self._admit, dimension),
-            region=None if ahead is None else ahead.result(),
-        )
-        return self._region_around(image, dimension)
-
-    def _simulating_ahead(self, dimensions: Iterable[int]) -> AbstractContextManager[None]:
-        """Inside, those of `dimensions` that will be simulated and scaled, as far as one can tell, are made ahead."""
-        config, known = self.config, {*self._regions, *self._evicted}
-        missing: list[int] = []
-        if config.simulation != "never" and config.simulation_scale:  # else there is nothing to be gained
-            missing = [each for each in dimensions if each in self.layout.dimensions and each not in known]
-        if config.simulation != "always":
-            missing = [each for each in missing if not os.path.exists(region_file(self._base_path, each))]
-        return simulating_ahead(missing, self._ahead, self.layout, config.simulation_seed, config.simulation_scale)
-
-    def _region_around(self, image: Image, dimension: int) -> MmapRegion:
-        place = self._place_of(dimension)
-        return make_region(image, place.immutable, place.allocate, self.config.verify)
+    def _region_around(self, image: Image, place: Place) -> MmapRegion:
+        return make_region(image, place.immutable, self._allocators[place.segment])
 
     def _place_of(self, dimension: int) -> Place:
-        place = self._places.get(dimension)
-        if place is None:
-            place = self._places[dimension] = self._place_at(dimension, region_file(self._base_path, dimension), False)
-        return place
-
-    def _place_at(self, dimension: int, path: str, named: bool) -> Place:
-        segment = self.layout.segment_of(dimension).name
-        return Place(
-            path,
-            named,
-            dimension in self.layout.dimensions,
-            self.layout.is_immutable(dimension),
-            segment,
-            self.layout.slot_bytes(dimension),
-            self._allocators[segment],
-        )
+        return self._opener.place_of(dimension)
 
     def _block_giver(self, segment: str) -> Callable[[int], Block]:
         """Gives blocks for decompressed layers, counted as copies. No cycle arises: it is weak."""
@@ -207,20 +121,17 @@ class RegionTable(LayerRegistry):
         def allocate(n_bytes: int) -> Block:
             owner = table()
             if owner is None:
-                return pool.allocate_in(n_bytes, segment)
+                return pool._allocate_in(n_bytes, segment)
             block = owner._allocate(n_bytes, segment)
-            owner.count_copies(1)
+            owner._count_copies(1)
             return block
 
         return allocate
 
-    # Charging
-
-    def _admit(self, dimension: int, n_bytes: int) -> Charge:
+    def _admit(self, place: Place, n_bytes: int) -> Charge:
         """The charge for a file of `n_bytes`, after making room if that is needed; LimitExceeded."""
-        place = self._place_of(dimension)
         if n_bytes > place.slot_bytes:
-            hint = f"the slot of D{dimension:02d} has {format_bytes(place.slot_bytes)}"
+            hint = f"the slot of D{place.dimension:02d} has {format_bytes(place.slot_bytes)}"
             raise LimitExceeded(0, place.slot_bytes, n_bytes, place.segment, hint=hint)
         while True:
             try:
@@ -234,15 +145,15 @@ class RegionTable(LayerRegistry):
         """A block charged to `segment`, after making room if that is needed. The caller holds no lock."""
         while True:
             try:
-                return self._pool.allocate_in(n_bytes, segment)
+                return self._pool._allocate_in(n_bytes, segment)
             except (AllocationFailed, LimitExceeded) as error:
                 # Without its traceback: kept in this frame, it would keep the frame, and the caller's block, alive.
                 refusal = error.with_traceback(None)
             if isinstance(refusal, LimitExceeded):
-                ceiling_bytes = self._pool.ceiling_bytes or self._ledger.limit_bytes
+                ceiling_bytes = self._pool._ceiling_bytes or self._ledger.limit_bytes
                 if self._make_room(segment, refusal.requested_bytes, ceiling_bytes):
                     continue
-            if not self._relieve(segment, refusal, allow_drop=True):
+            if not self._relieve(segment, refusal, True):
                 with self._lock:
                     self._n_failures += 1
                 raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
@@ -253,7 +164,7 @@ class RegionTable(LayerRegistry):
         held = [
             (lease.n_bytes, str(lease))
             for lease in self._leases()
-            if segment in ("total", self._place_of(lease.dimension).segment)
+            if segment in ("total", self.layout.segment_of(lease.dimension).name)
         ]
         pool_bytes, _ = self._pool.usage()
         if pool_bytes and segment in ("total", "reserve"):
@@ -266,127 +177,146 @@ class RegionTable(LayerRegistry):
 
     def _leases(self) -> list[Lease]:
         with self._lock:
-            found = [Lease(*each, taken_at=self._sites.of(each[0])) for each in self.holdings()]
+            found = [Lease(*each, taken_at=self._sites.of(each[0])) for each in self._holders.leases()]
         return sorted(found, key=lambda lease: -lease.n_bytes)
 
-    # Changing the table; the caller holds the lock
+    # Entering and leaving; the caller holds the lock
 
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers of `dimension` find, in place of the one before."""
-        old = self._regions.get(dimension)
-        self.adopt(dimension, region)
-        if old is not None:
-            self.retire(old)
-        else:
+        self._holders.install(dimension, region)
+        if region.immutable or region.source == "pool":
+            self._policy.remove(dimension)
+        elif dimension not in self._policy:
             self._policy.insert(dimension)
-        self._evicted.pop(dimension, None)
-        self._unindexed[dimension] = None
-        if dimension not in self.layout.dimensions:
-            self._unplaced[dimension] = region.size
+        self._evicted.remove(dimension)
+        if self._unindexed is not None:
+            self._unindexed.add(dimension)
+        self._addresses.put(dimension, region.size)
+        if self._n_visits > 2 * len(self._regions) + MIN_VISITS:
+            self._pass_on_visits()
 
-    def _uninstall(self, dimension: int) -> MmapRegion:
-        region = self._regions.pop(dimension)
-        self._policy.remove(dimension)
-        self.retire(region)
-        return region
-
-    def _forget_facts(self, dimension: int) -> None:
-        """Drop what is remembered of a dimension that is unloaded for good."""
+    def _remove(self, dimension: int) -> None:
+        """Let go of a dimension, mapped or evicted, and of all that is remembered of it; what is held is a lease."""
+        self._evicted.remove(dimension)
+        if dimension in self._regions:
+            self._policy.remove(dimension)
+            self._holders.remove(dimension)
         self._index.remove(dimension)
-        self._unindexed.pop(dimension, None)
-        self._addresses.pop(dimension, None)
-        self._unplaced.pop(dimension, None)
-        self._places.pop(dimension, None)
+        if self._unindexed is not None:
+            self._unindexed.discard(dimension)
+        self._addresses.remove(dimension)
+        self._opener.forget_path(dimension)
 
-    def _place_new(self) -> None:
-        """Give addresses to what came since anybody asked for one."""
-        for dimension, n_bytes in self._unplaced.items():
-            self._place(dimension, n_bytes)
-        self._unplaced.clear()
+    def _unmap(self, dimension: int, source: str | None = None) -> None:
+        """Take a region out of the table, and remember it: the next access maps it again, as what `source` says."""
+        region = self._regions[dimension]
+        evicted = Evicted(region.generation, region.n_layers, source or region.source, region.size)
+        facts: Sequence[LayerFacts] = ()
+        if self._unindexed is None:
+            facts = self._facts_of(region)
+        elif dimension in self._unindexed:
+            self._index_now(dimension)
+        del region
+        self._evicted.put(dimension, evicted, facts)
+        self._holders.remove(dimension)
 
-    def _place(self, dimension: int, n_bytes: int) -> None:
-        """Give a dimension outside the plan the first logical addresses of its segment that are free, or its own."""
-        begin, taken_bytes = self._addresses.pop(dimension, (0, 0))
-        if n_bytes <= taken_bytes:
-            self._addresses[dimension] = (begin, n_bytes)
-            return
-        segment = self.layout.segment_of(dimension)
-        address, end = segment.address, segment.address + segment.size_bytes
-        for begin, taken_bytes in sorted(self._addresses.values()):
-            if segment.address <= begin < end:
-                if begin - address >= n_bytes:
-                    break
-                address = max(address, begin + taken_bytes)
-        if n_bytes <= end - address:
-            self._addresses[dimension] = (address, n_bytes)
+    def _known(self, dimension: int) -> MmapRegion | Evicted | None:
+        """The region of a loaded dimension, or what is remembered of one that is evicted."""
+        with self._lock:
+            return self._regions.get(dimension) or self._evicted.get(dimension)
+
+    def _exchange(self, dimension: int, old: MmapRegion | None, image: Image | None) -> bool:
+        """Let `image` take the place of the region `old`, or of nothing; without one, the dimension is left unmapped.
+
+        False, and nothing has changed, if something else is there, or the table is closed. Takes the lock.
+        """
+        with self._lock:
+            if self._closed or self._regions.get(dimension) is not old or dimension in self._evicted:
+                return False
+            if image is None:
+                self._unmap(dimension, "mmap")
+            else:
+                self._install(dimension, self._region_around(image, self._opener.place_of(dimension)))
+            return True
 
     # Making room
 
     def _make_room(self, segment: str, n_bytes: int, bound_bytes: int) -> bool:
         """Evict until `n_bytes` more fit into `segment` and, with all others, into `bound_bytes`; whether they do.
 
-        What cannot be reached is not begun: then nothing is evicted.
+        What cannot be reached is not begun: victims are chosen before the first is unmapped, and if all of them would
+        not do, all stay. So a walk over what may go, N_LOOKS times at most, precedes nothing but a refusal.
         """
-
-        def excess_bytes() -> int:
-            used_bytes, limit_bytes, _ = self._ledger.segment_bytes()[segment]
-            return used_bytes + n_bytes - limit_bytes
-
-        def total_excess_bytes() -> int:
-            return self._ledger.used_bytes + n_bytes - bound_bytes
-
-        for _ in range(N_LOOKS):
+        n_looks = 0
+        while True:
             with self._lock:
-                can_go = self.evictable_regions()
-                in_segment = sum(size for each, size in can_go if self._place_of(each).segment == segment)
-                if excess_bytes() <= in_segment and total_excess_bytes() <= sum(size for _, size in can_go):
-                    self._evict_until(lambda: excess_bytes() <= 0, segment)
-                    self._evict_until(lambda: total_excess_bytes() <= 0)
-                if excess_bytes() <= 0 and total_excess_bytes() <= 0:
+                used_bytes, limit_bytes, _ = self._ledger.segment_bytes()[segment]
+                excess_bytes = used_bytes + n_bytes - limit_bytes
+                total_excess_bytes = self._ledger.used_bytes + n_bytes - bound_bytes
+                if excess_bytes <= 0 and total_excess_bytes <= 0:
                     return True
-            time.sleep(0)
-        return False
+                victims, n_held = self._choose_victims(segment, excess_bytes, total_excess_bytes)
+                with UnmapTogether():
+                    for victim in victims:
+                        self._evict(victim)
+            if not victims:
+                n_looks += 1
+                if not n_held or n_looks == N_LOOKS:
+                    return False
+                time.sleep(0)
 
-    def _evict_until(self, enough: Callable[[], bool], segment: str | None = None) -> None:
+    def _choose_victims(self, segment: str, excess_bytes: int, total_excess_bytes: int) -> tuple[list[int], int]:
+        """What has to go, first in `segment`, then anywhere; nothing if all would not do. And how many were held."""
+        self._pass_on_visits()
+        victims: list[int] = []
+        freed_bytes = n_held = 0
+
+        def may_go(dimension: int) -> bool:
+            nonlocal n_held
+            if self._holders.freed_bytes(dimension):
+                return True
+            n_held += 1
+            return False
+
+        def may_go_here(dimension: int) -> bool:
+            return self.layout.segment_of(dimension).name == segment and may_go(dimension)
+
+        for missing_bytes, able in ((excess_bytes, may_go_here), (total_excess_bytes, may_go)):
+            while freed_bytes < missing_bytes:
+                victim = self._policy.victim(able)
+                if victim is None:
+                    self._policy.put_back(victims)
+                    return [], n_held
+                victims.append(victim)
+                freed_bytes += self._holders.freed_bytes(victim)
+        return victims, n_held
+
+    def _evict_until(self, enough: Callable[[], bool]) -> None:
         """Evict what the policy gives up, until it is enough or nothing more can go. The caller holds the lock."""
-        for dimension in self.take_visited():
-            if dimension in self._policy:
-                self._policy.touch(dimension)
-
-        def evictable(dimension: int) -> bool:
-            return self._place_of(dimension).segment == segment and self.is_evictable(dimension)
-
-        can_go = self.is_evictable if segment is None else evictable
+        self._pass_on_visits()
         with UnmapTogether():
-            while not enough() and (victim := self._policy.victim(can_go)) is not None:
+            while not enough() and (victim := self._policy.victim(self._is_free)) is not None:
                 self._evict(victim)
 
+    def _is_free(self, dimension: int) -> bool:
+        return self._holders.freed_bytes(dimension) > 0
+
     def _evict(self, dimension: int) -> None:
-        """Unmap a region that the policy gave up; the next access maps it again."""
-        if dimension in self._unindexed:
-            self._unindexed[dimension] = self._facts_of(dimension)
-        self._evicted[dimension] = Evicted._make(self.withdraw(dimension))
+        """Unmap what the policy gave up."""
+        self._unmap(dimension)
         self._n_evictions += 1
 
-    def _index_now(self, dimension: int) -> None:
-        """Index a region that no question has asked for yet."""
-        if dimension in self._unindexed:
-            facts = self._unindexed.pop(dimension)
-            self._index.put(dimension, self._facts_of(dimension) if facts is None else facts)
+    def _pass_on_visits(self) -> None:
+        """Tell the policy what was read since it was last told."""
+        for dimension in self._take_visits():
+            self._policy.touch(dimension)
 
-    def _facts_of(self, dimension: int) -> Sequence[LayerFacts]:
-        """What the index is made from; nothing for a region whose keywords were overwritten."""
-        try:
-            return self._regions[dimension].layer_facts()
-        except InvalidRegion as error:
-            logger.warning("the layers of D%02d cannot be found by keyword or frequency: %s", dimension, error)
-            return []
-
-    def restore_region(self, dimension: int, layer: int) -> MmapRegion:
+    def _restore(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
 
         def restore() -> MmapRegion:
-            region: MmapRegion | None = self._regions.get(dimension)
+            region = self._regions.get(dimension)
             if region is not None:
                 return region
             evicted = self._evicted.get(dimension)
@@ -412,45 +342,94 @@ class RegionTable(LayerRegistry):
             except LimitExceeded as error:
                 # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
                 hopeless = error.requested_bytes > error.limit_bytes
-                if hopeless or not self._relieve(self._place_of(dimension).segment, error):
+                if hopeless or not self._relieve(self.layout.segment_of(dimension).name, error, False):
                     raise
             else:
                 self._settle()
                 return result
 
-    def _relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool = False) -> bool:
-        """Make room in another way than by eviction, the lock not held; whether that did anything."""
-        return False
+    def _helpful(
+        self, protos: Mapping[int, int], segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool
+    ) -> list[int] | None:
+        """Those of `protos` (dimension -> bytes of its block), in their order, that free something of what was refused.
 
-    # Pressure
+        Empty if all of them, and all that can be evicted, would not do; None if others have made room since then. One
+        that is held does not help: its bytes would not come free.
+        """
+        if isinstance(refusal, AllocationFailed):
+            return self._helpful_blocks(protos, refusal)
+        in_segment = refusal.segment == segment
+        with self._lock:
+            used_bytes = self._ledger.segment_bytes()[segment][0] if in_segment else self._ledger.used_bytes
+            if used_bytes < refusal.current_bytes:
+                return None
+            free = [(each, n_bytes) for each in protos if (n_bytes := self._holders.freed_bytes(each))]
+            evictable = self._holders.evictable()  # which are not evicted as long as that alone would not do
+        bound_bytes = refusal.limit_bytes
+        if in_segment:
+            free, evictable = (
+                [each for each in some if self.layout.segment_of(each[0]).name == segment] for some in (free, evictable)
+            )
+        elif for_block:
+            bound_bytes = self._pool._ceiling_bytes or bound_bytes
+        missing_bytes = refusal.current_bytes + refusal.requested_bytes - bound_bytes
+        if sum(n_bytes for _, n_bytes in free + evictable) < missing_bytes:
+            return []
+        return [dimension for dimension, _ in free]
+
+    def _helpful_blocks(self, protos: Mapping[int, int], refusal: AllocationFailed) -> list[int]:
+        with self._lock:
+            free = [dimension for dimension in protos if self._holders.freed_bytes(dimension)]
+        if self.config.strict_classes:
+            # Only blocks of the same class help, and nothing helps what is larger than the home of its class.
+            classes = self._pool.stats().classes
+            wanted = next((each for each in classes if each.block_size >= refusal.requested_bytes), classes[-1])
+            if refusal.requested_bytes > wanted.block_size * wanted.n_blocks:
+                return []
+            free = [each for each in free if min(protos[each], classes[-1].block_size) == wanted.block_size]
+        return free
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
-        if used_bytes >= self._evict_from_bytes:
+        if used_bytes >= self._pressure.evict_from_bytes:
             with self._lock:
-                self._evict_until(lambda: self._ledger.used_bytes <= self._evict_to_bytes)
+                self._evict_until(lambda: self._ledger.used_bytes <= self._pressure.evict_to_bytes)
         if crossings:
-            self._tell(crossings, used_bytes)
+            self._pressure.tell(crossings, used_bytes)
 
-    def _tell(self, crossings: tuple[str, ...], used_bytes: int) -> None:
-        """Log the gravest of `crossings`, unless another was logged just now, and call back for each."""
-        limit_bytes = self._ledger.limit_bytes
-        with self._lock:
-            now = time.monotonic()
-            is_due = self.config.enable_warnings and now - self._logged_at >= LOG_INTERVAL_S
-            if is_due:
-                self._logged_at = now
-            callbacks = self._callbacks
-        if is_due:
-            used, limit = format_bytes(used_bytes), format_bytes(limit_bytes)
-            logger.warning("memory pressure %s: %s of %s in use", crossings[-1], used, limit)
-        for level in crossings:
-            for callback in callbacks:
-                try:
-                    callback(level, used_bytes, limit_bytes)
-                except Exception:
-                    logger.exception("a pressure callback failed")
+    # What an index and addresses are made from, when somebody asks; the caller holds the lock
+
+    def _indexed(self) -> LayerIndex:
+        """The index of all layers there are."""
+        if self._unindexed is None:
+            self._unindexed = {*self._regions, *self._evicted}
+        while self._unindexed:
+            self._index_now(next(iter(self._unindexed)))
+        return self._index
+
+    def _index_now(self, dimension: int) -> None:
+        region = self._regions.get(dimension)
+        self._index.put(dimension, self._evicted.take_facts(dimension) if region is None else self._facts_of(region))
+        if self._unindexed is not None:
+            self._unindexed.discard(dimension)
+
+    def _facts_of(self, region: MmapRegion) -> Sequence[LayerFacts]:
+        """What the index is made from; nothing for a region whose keywords were overwritten."""
+        try:
+            return region.layer_facts()
+        except InvalidRegion as error:
+            where = f"D{region.dimension_id:02d}"
+            logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, error)
+            return []
+
+    def _addressed(self) -> Addresses:
+        """The addresses of all dimensions there are."""
+        if not self._addresses.in_use:
+            sizes = [(dimension, region.size) for dimension, region in self._regions.items()]
+            sizes += [(each, evicted.size) for each in self._evicted if (evicted := self._evicted.get(each))]
+            self._addresses.begin(sizes)
+        return self._addresses
 
     # Tracing
 
@@ -464,7 +443,7 @@ class RegionTable(LayerRegistry):
 
     # Small questions
 
-    def _number(self, dimension: int) -> int:
+    def _checked(self, dimension: int) -> int:
         """`dimension` as an int, if it is open who asks; TypeError for what is no integer."""
         self._check_open()
         return index(dimension)
@@ -474,7 +453,7 @@ class RegionTable(LayerRegistry):
             raise ManagerClosed
 
     def _loaded(self, dimension: int) -> MmapRegion:
-        region: MmapRegion | None = self._regions.get(dimension)
+        region = self._regions.get(dimension)
         if region is None:
             raise RegionNotFound(dimension)
         return region

@@ -109,7 +109,7 @@ class Accounting:
     def track_added_by_eviction(self):
         """Per hit, when eviction takes the visited marks before every 16 hits, far more often than it ever does."""
         memory = self.managers["counted"]
-        names = {"access": memory.access_layer, "layer_id": (1, 0), "ask": memory.take_visited}
+        names = {"access": memory.access_layer, "layer_id": (1, 0), "ask": memory._take_visits}
         hits = "; ".join(["access(layer_id)"] * 16)
         least = least_ns(on=(f"ask(); {hits}", names), off=(hits, names), ask=("ask()", names))
         return (least["on"] - least["off"] - least["ask"]) / 16

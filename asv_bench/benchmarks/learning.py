@@ -157,7 +157,7 @@ class Readers:
                     record(clock() - begin_ns)
                 sleep(0)  # who reads also does something else, some of it without the GIL
             worker.join()
-            hits = memory.hits
+            hits = memory._hits
         return {"in access_layer": hits.percentile(99.9), "for the caller": measured.percentile(99.9)}
 
     def ratio(self, measured: str, other: Callable[[jm.MmapManager], None]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import tracemalloc
 
 import jessy_mem as jm
 
@@ -135,6 +136,80 @@ class Eviction:
 
     def time_evict_all(self):
         self.memory._evict_until(lambda: False)
+
+
+class FullSegment:
+    """A load into a segment that is full with N small regions, so that one of them has to go."""
+
+    params = (20, 40) if common.SMALL else (300, 1000, 2000)
+    param_names = ("n_regions",)
+
+    def setup(self, n_regions):
+        self.folder = tempfile.TemporaryDirectory()
+        dimensions = range(15, 15 + n_regions + 1)
+        for dimension in dimensions:
+            path = small_region(self.folder.name, dimension)
+        options = {"base_path": self.folder.name, "simulation": "never"}
+        self.room = jm.MmapManager(**options)
+        full = {f"{level}_threshold": 100.0 for level in ("warning", "eviction", "critical")}
+        self.full = jm.MmapManager((n_regions + 0.5) * path.stat().st_size / (1 << 20), **options, **full)
+        for dimension in dimensions:
+            self.room.load_dimension(dimension)
+            self.full.load_dimension(dimension)
+
+    def teardown(self, n_regions):
+        self.room.close()
+        self.full.close()
+        self.folder.cleanup()
+
+    def load_with_room(self):
+        self.room.load_dimension(15)
+        return lambda: self.room.unload_dimension(15)
+
+    def load_into_full(self):
+        self.full.load_dimension(self.gone)
+        return self.forget_evicted
+
+    def forget_evicted(self):
+        (self.gone,) = self.full._evicted
+        self.full.unload_dimension(self.gone)
+
+    def track_ratio_to_a_load_with_room(self, n_regions):
+        self.room.unload_dimension(15)
+        self.forget_evicted()
+        medians = common.median_us(N_RUNS // 2, full=self.load_into_full, room=self.load_with_room)
+        return medians["full"] / medians["room"]
+
+    track_ratio_to_a_load_with_room.unit = "x"
+
+
+class Evicted:
+    """What is remembered of a dimension that was evicted, in bytes: one layer, one keyword, the index never asked."""
+
+    n_dimensions = 100 if common.SMALL else 10_000
+    unit = "bytes"
+
+    def track_bytes_for_each(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for dimension in range(15, 15 + self.n_dimensions):
+                small_region(folder, dimension)
+            with jm.MmapManager(1, base_path=folder, simulation="never") as memory:
+                memory.load_dimension(15)  # what is made once
+                memory.unload_dimension(15)
+                tracemalloc.start()
+                for dimension in range(15, 15 + self.n_dimensions):
+                    memory.load_dimension(dimension)
+                memory._evict_until(lambda: False)
+                n_bytes, _ = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+                assert memory.get_stats().active_regions == 0
+                return n_bytes / self.n_dimensions
+
+
+def small_region(base, dimension):
+    """A region file of one small layer with a keyword of its own."""
+    spec = jm.LayerSpec(content=b"x" * 1024, keywords=(f"word{dimension}",))
+    return jm.RegionBuilder(dimension, "Small").add_layer(spec).write(jm.region_path(base, dimension))
 
 
 class PrivateMemory:

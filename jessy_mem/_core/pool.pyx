@@ -19,7 +19,6 @@ from jessy_mem._core.c.atomic cimport (
     jm_load_relaxed,
     jm_store_relaxed,
 )
-from jessy_mem._core.c.frozen cimport Frozen, frozen_make, frozen_prepare
 from jessy_mem._core.c.os_memory cimport jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.typedefs cimport DOUBLE_FREE, LIMIT_EXCEEDED, MIB_BYTES, OK, Status
@@ -28,15 +27,13 @@ from jessy_mem._core.kernels.bitmap cimport Zone, bitmap_count_free, bitmap_long
 import os
 
 from jessy_mem import sizes
+from jessy_mem._core.records import PoolClassStats, PoolStats
 from jessy_mem.errors import ManagerClosed, error_of
-from jessy_mem.stats import PoolClassStats, PoolStats
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 cdef char *BYTES_FORMAT = "B"
-cdef Frozen CLASS_STATS = frozen_prepare(PoolClassStats)
-cdef Frozen STATS = frozen_prepare(PoolStats)
 
 if MAX_CLASSES != sizes.MAX_CLASSES or MIN_BLOCK_BYTES != sizes.MIN_BLOCK_BYTES:
     raise ImportError("arena.pxd and sizes.py disagree about the classes of a pool")
@@ -248,7 +245,7 @@ cdef class PoolAllocator:
         """
         return self.allocate_block(n_bytes, self.segment)
 
-    def allocate_in(self, n_bytes, str segment):
+    def _allocate_in(self, n_bytes, str segment):
         """As `allocate`, charged to another segment of the shared ledger until the block is freed."""
         self.check_open()
         if self.arena.ledger is None:
@@ -318,8 +315,8 @@ cdef class PoolAllocator:
             total = arena.total_of(k)
             n_blocks = (arena.zones[k].end_unit - arena.zones[k].first_unit) >> arena.classes[k].order
             used = total.used.delta, total.used.peak, total.n_borrowed, total.requested_bytes
-            classes.append(frozen_make(&CLASS_STATS, (arena.classes[k].block_bytes, n_blocks, *used)))
-        return frozen_make(&STATS, (tuple(classes), used_bytes, arena.limit_bytes, peak_bytes))
+            classes.append(PoolClassStats(arena.classes[k].block_bytes, n_blocks, *used))
+        return PoolStats(tuple(classes), used_bytes, arena.limit_bytes, peak_bytes)
 
     def trim(self):
         """Give the pages of free blocks back to the system: how many bytes of memory that freed."""
@@ -347,11 +344,11 @@ cdef class PoolAllocator:
         return f"<PoolAllocator: {used_bytes} of {limit_bytes} bytes in use>"
 
     @property
-    def ceiling_bytes(self):
+    def _ceiling_bytes(self):
         """Above how many bytes in the whole shared ledger new blocks are refused; None: only above its limit."""
         cdef uint64_t n_bytes = jm_load_relaxed(&self.made().ceiling_bytes)
         return None if n_bytes == UINT64_MAX else n_bytes
 
-    @ceiling_bytes.setter
-    def ceiling_bytes(self, n_bytes):
+    @_ceiling_bytes.setter
+    def _ceiling_bytes(self, n_bytes):
         jm_store_relaxed(&self.made().ceiling_bytes, UINT64_MAX if n_bytes is None else <uint64_t> n_bytes)

@@ -36,6 +36,3 @@ cdef class MmapRegion:
     cdef LayerView make_view(self, Image image, uint32_t i)
     cdef int decompress(self, LayerView view, LayerEntry *entry) except -1
     cdef Image current(self)
-
-# A region around an image that is open already.
-cdef MmapRegion region_of(Image image, bint immutable, object allocate)

@@ -29,7 +29,7 @@ from jessy_mem._core.kernels.span cimport span_copy_ascii, span_slice
 from jessy_mem._core.mapping cimport memoryview_of
 
 from jessy_mem import compression
-from jessy_mem._core.image import map_file
+from jessy_mem._core.image import checked, map_file
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId
@@ -178,11 +178,7 @@ cdef class MmapRegion:
             dimension_id = new_layer_id.checked((dimension_id, 0)).dimension
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
-        image = map_file(path, dimension_id or 0)
-        if verify == "open":
-            image.check_all()
-        elif verify == "never":
-            image.trusted = True
+        image = checked(map_file(path, dimension_id or 0), verify)
         self.allocate, self.image = private_memory, image
         self.is_immutable = image.immutable
 
@@ -332,7 +328,7 @@ cdef class MmapRegion:
         """
         return self.current().damage(progress)
 
-    def in_place_of(self, MmapRegion old):
+    def _in_place_of(self, MmapRegion old):
         """This region, if it may take the place of `old`; ImmutableDimension if that is immutable and says otherwise.
 
         The same content is the same name and the same bytes behind the header: generation and date may be others.
@@ -454,7 +450,8 @@ cdef class MmapRegion:
         return 0
 
 
-cdef MmapRegion region_of(Image image, bint immutable, object allocate):
+def make_region(Image image not None, bint immutable, allocate):
+    """A MmapRegion around an image that is open already; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     region.allocate, region.image = allocate, image
     region.is_immutable = immutable or image.immutable

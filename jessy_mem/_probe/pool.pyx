@@ -113,6 +113,8 @@ cdef class BitmapProbe:
 
     def __cinit__(self, uint64_t n_units):
         cdef uint64_t n_words = (n_units + WORD_UNITS - 1) // WORD_UNITS
+        if not 0 < n_units <= <uint64_t> 1 << 40:
+            raise ValueError(f"n_units: {n_units} is not in 1..2**40")
         self.words = memoryview(Mapping(n_words * sizeof(uint64_t))).cast("Q")
         self.summary = memoryview(Mapping((n_words // WORD_UNITS + 1) * sizeof(uint64_t))).cast("Q")
         self.n_units = n_units
@@ -120,26 +122,45 @@ cdef class BitmapProbe:
         if self.n_padding:
             self.words[n_words - 1] = run_mask(n_units, self.n_padding, n_words - 1)
 
-    cdef Zone zone(self, zone):
-        return zone_of(0, self.n_units) if zone is None else zone_of(zone[0], zone[1])
+    cdef Zone zone(self, zone) except *:
+        cdef uint64_t first, end
+        if zone is None:
+            return zone_of(0, self.n_units)
+        first, end = zone
+        if not first <= end <= self.n_units:
+            raise IndexError(f"zone: {zone} does not lie in 0..{self.n_units}")
+        return zone_of(first, end)
+
+    cdef int check_units(self, unit_index_t unit, uint64_t n_units) except -1:
+        if unit < 0 or n_units > self.n_units or <uint64_t> unit > self.n_units - n_units:
+            raise IndexError(f"{n_units} units from {unit} do not lie in 0..{self.n_units}")
+        return 0
 
     def claim(self, unsigned int order=0, zone=None):
         cdef Zone where = self.zone(zone)
+        if order > 6:
+            raise ValueError(f"order: {order} is more than a word")
         return bitmap_claim(self.words, self.summary, &where, order, &self.hint)
 
     def claim_run(self, uint64_t n_units, uint64_t align_units=1, zone=None):
         cdef Zone where = self.zone(zone)
         cdef uint64_t n_holds = 0
+        if n_units == 0 or align_units == 0:
+            raise ValueError(f"{n_units} units, aligned to {align_units}")
         return bitmap_claim_run(self.words, self.summary, &self.holds, &where, n_units, align_units, &n_holds)
 
     def release(self, unit_index_t unit, uint64_t n_units=1):
         """True when the units were released, False when the kernel reported DOUBLE_FREE."""
+        self.check_units(unit, n_units)
         return bitmap_release(self.words, self.summary, unit, n_units) == OK
 
     def is_claimed(self, uint64_t unit):
+        self.check_units(unit, 1)
         return jm_load_relaxed(&self.words[unit // WORD_UNITS]) >> (unit % WORD_UNITS) & 1 == 1
 
     def is_marked_full(self, uint64_t word):
+        if word >= <uint64_t> self.words.shape[0]:
+            raise IndexError(f"word {word} of {self.words.shape[0]}")
         return jm_load_relaxed(&self.summary[word // WORD_UNITS]) >> (word % WORD_UNITS) & 1 == 1
 
     def n_claimed(self):
@@ -147,6 +168,8 @@ cdef class BitmapProbe:
 
     def n_free(self, uint64_t n_units=1, zone=None):
         cdef Zone where = self.zone(zone)
+        if n_units == 0:
+            raise ValueError("n_units: 0")
         return bitmap_count_free(self.words, &where, n_units)
 
     def longest_free(self, zone=None):

@@ -465,7 +465,7 @@ class Injected(Exception):
 
 POINTS = [
     ("jessy_mem.table", "Charge"),
-    ("jessy_mem.table", "map_file"),
+    ("jessy_mem.opening", "map_file"),
     ("jessy_mem.table", "make_region"),
     ("jessy_mem.table.RegionTable", "_admit"),
     ("jessy_mem.table.RegionTable", "_install"),

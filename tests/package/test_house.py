@@ -15,11 +15,11 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
-OBJECTS = "mapping format packing budget image arena pool latency region registry".split()
+OBJECTS = "records mapping format packing budget image arena pool latency region holders registry".split()
 HOUSE = """
-    errors sizes compression eviction stats trace
-    layout config context index publish ids prose advice
-    builder simulation table protos learning manager exporters doctor
+    errors sizes units compression eviction layout stats trace
+    config context index publish ids prose advice addresses pressure evicted
+    builder simulation opening table protos learning report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -79,8 +79,8 @@ def test_counts_are_exact_under_threads(world, record_latency):
         timed = {
             "load": (stats.load_latency, 2 * n + 1),
             "allocate": (stats.allocate_latency, 2 * n),
-            "access": (stats.access_latency, stats.access_count - memory.first_touches.n_events),
-            "first touch": (stats.first_touch_latency, memory.first_touches.n_events),
+            "access": (stats.access_latency, stats.access_count - memory._first_touches.n_events),
+            "first touch": (stats.first_touch_latency, memory._first_touches.n_events),
         }
         for name, (summary, count) in timed.items():
             assert summary.count == (count if record_latency else 0), name

@@ -202,11 +202,13 @@ def test_text_that_is_not_unicode_names_its_layer(field, what):
 
 def test_passages_go_on_where_the_text_ends():
     passages = (Passage.of("größe, "), Passage.joined([Passage.of("c"), Passage.of(", ")])) * 2
-    made = RegionBuilder(1, "x").add_layer(LayerSpec(text="a, "), (*passages, Passage.of("größe, c, ").repeated(1)))
+    made = RegionBuilder(1, "x")._add_continued(
+        LayerSpec(text="a, "), (*passages, Passage.of("größe, c, ").repeated(1))
+    )
     layer = read_region(made.to_bytes()).layers[0]
     assert layer.content.decode() == "a, " + "größe, c, " * 3
     with pytest.raises(ValueError, match="passages"):
-        made.add_layer(LayerSpec(content=b"bytes"), passages)
+        made._add_continued(LayerSpec(content=b"bytes"), passages)
 
 
 def test_same_input_gives_the_same_bytes_with_source_date_epoch(monkeypatch, tmp_path):

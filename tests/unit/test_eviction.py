@@ -332,3 +332,39 @@ def test_evicting_1000_keys_is_fast(name):
 def test_unknown_name():
     with pytest.raises(ValueError, match="'fifo' is not an eviction policy: expected one of sieve, lru, lfu"):
         make_policy("fifo")
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_victims_that_are_put_back_stay_and_go_first(name):
+    policy = make_policy(name)
+    for key in range(10):
+        policy.insert(key)
+    for key in (0, 0, 3, 3, 3):
+        policy.touch(key)
+
+    def victims(n):
+        return [policy.victim(lambda key: key != 5) for _ in range(n)]
+
+    before = victims(4)
+    policy.put_back(before)
+    assert len(policy) == 10
+    assert all(key in policy for key in before)
+    assert victims(4) == before
+    policy.put_back([])
+    assert 5 not in victims(6)
+    assert policy.victim(lambda key: True) == 5
+    assert len(policy) == 0
+
+
+def test_counts_of_victims_that_are_put_back_are_kept():
+    policy = make_policy("lfu")
+    for key in range(3):
+        policy.insert(key)
+        for _ in range(2 - key):
+            policy.touch(key)
+    everything = [policy.victim(lambda key: True) for _ in range(3)]
+    assert everything == [2, 1, 0]
+    policy.put_back(everything)
+    policy.touch(2)
+    policy.touch(2)  # as often as 0, and later
+    assert [policy.victim(lambda key: True) for _ in range(3)] == [1, 0, 2]

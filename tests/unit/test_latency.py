@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jessy_mem._core.latency as latency
-import jessy_mem.stats
+import jessy_mem._core.records
 from helpers import HAS_PROC
 from jessy_mem._core.latency import LatencyHistogram, clock_name, clock_resolution_ns
 from jessy_mem._probe import latency as probe
@@ -358,6 +358,6 @@ def test_import_does_not_import_numpy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (jessy_mem.stats, 1)])
+@pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (jessy_mem._core.records, 2)])
 def test_examples_of_the_docstrings_run(module, n_examples):
     assert doctest.testmod(module, raise_on_error=True).attempted >= n_examples

@@ -1206,8 +1206,8 @@ class Announced:
 def test_room_that_others_made_meanwhile_is_taken(tmp_path, on_full):
     with manager(tmp_path, 1, on_full=on_full) as memory, ThreadPoolExecutor(1) as threads:
         block = memory.allocate(700 * KIB)
-        with memory._learning:
-            memory._learning = announced = Announced(memory._learning)
+        with memory._learner.protos.lock:
+            memory._learner.protos.lock = announced = Announced(memory._learner.protos.lock)
             future = threads.submit(learn, memory, 1, 1, 500 * KIB)
             assert announced.reached.wait(60)
             block.free()

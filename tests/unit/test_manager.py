@@ -1291,7 +1291,7 @@ def test_each_crossing_calls_back_exactly_once(world):
 def test_pressure_is_logged_once_in_ten_seconds(world, caplog, monkeypatch):
     """Callbacks are told of every crossing all the same."""
     readings_s = (1000.0, 1000.1, 1009.9, 1010.0, 1019.9, 1020.1)
-    monkeypatch.setattr("jessy_mem.table.time", SimpleNamespace(monotonic=iter(readings_s).__next__))
+    monkeypatch.setattr("jessy_mem.pressure.time", SimpleNamespace(monotonic=iter(readings_s).__next__))
     with pressure_manager(world) as memory:
         told = []
         memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))

@@ -413,7 +413,7 @@ def test_closed_pool_refuses_and_its_blocks_live_on():
     view[:] = b"x" * 4096
     pool.close()
     pool.close()
-    for use, *arguments in ((pool.allocate, 1), (pool.allocate_in, 1, "a"), (pool.deallocate, block), (pool.trim,)):
+    for use, *arguments in ((pool.allocate, 1), (pool._allocate_in, 1, "a"), (pool.deallocate, block), (pool.trim,)):
         with pytest.raises(errors.ManagerClosed):
             use(*arguments)
     assert pool.usage() == (4096, 4 * MIB)
@@ -507,7 +507,7 @@ def ledger():
 
 def test_blocks_are_charged_to_their_segment_and_refunded(ledger):
     pool = PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve")
-    block, user_block = pool.allocate(5000), pool.allocate_in(100, "user")
+    block, user_block = pool.allocate(5000), pool._allocate_in(100, "user")
     assert {name: used for name, (used, _, _) in ledger.segment_bytes().items()} == {
         "reserve": 16384,
         "user": 4096,
@@ -525,7 +525,7 @@ def test_segment_binds_before_the_pool(ledger):
     assert len(blocks) == 32
     assert isinstance(error, errors.LimitExceeded)
     assert (error.segment, error.current_bytes, error.requested_bytes) == ("reserve", 2 * MIB, 65536)
-    assert pool.allocate_in(65536, "user").capacity == 65536
+    assert pool._allocate_in(65536, "user").capacity == 65536
 
 
 def test_what_others_charge_binds_too(ledger):
@@ -538,12 +538,12 @@ def test_what_others_charge_binds_too(ledger):
 
 def test_ceiling_refuses_new_blocks_below_the_limit(ledger):
     pool = PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve")
-    assert pool.ceiling_bytes is None
-    pool.ceiling_bytes = MIB
+    assert pool._ceiling_bytes is None
+    pool._ceiling_bytes = MIB
     blocks, error = fill(pool, 65536)
     assert len(blocks) == 16
     assert str(MIB) in error.hint
-    pool.ceiling_bytes = None
+    pool._ceiling_bytes = None
     assert not pool.allocate(65536).freed
 
 
@@ -559,9 +559,9 @@ def test_segments_must_exist(pool, ledger):
     with pytest.raises(ValueError, match="segment"):
         PoolAllocator(SMALL, 4, ledger=ledger, segment="nope")
     with pytest.raises(ValueError, match="segment"):
-        PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve").allocate_in(1, "nope")
+        PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve")._allocate_in(1, "nope")
     with pytest.raises(ValueError, match="ledger"):
-        pool.allocate_in(1, "reserve")
+        pool._allocate_in(1, "reserve")
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------

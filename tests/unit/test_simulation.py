@@ -15,7 +15,7 @@ import weakref
 import pytest
 
 from jessy_mem import prose, simulation
-from jessy_mem._core.registry import make_region
+from jessy_mem._core.region import make_region
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.context import NavigationPath
 from jessy_mem.errors import DimensionNotFound, LimitExceeded, MappingError
@@ -275,12 +275,12 @@ def test_scaled_layer_goes_on_with_numbered_passages():
 def test_passages_give_the_same_bytes_as_one_text(immutable):
     def built(text, passages):
         builder = RegionBuilder(3, "Intention", immutable=immutable, created_ns=5)
-        return builder.add_layer(LayerSpec(text="a")).add_layer(LayerSpec(text=text), passages).to_bytes()
+        return builder.add_layer(LayerSpec(text="a"))._add_continued(LayerSpec(text=text), passages).to_bytes()
 
     passages = ["é", "smile ", "é", ""] * 3000
     assert built("x", [Passage.of(each) for each in passages]) == built("x" + "".join(passages), ())
     with pytest.raises(ValueError, match="passages"):
-        RegionBuilder(3, "Intention").add_layer(LayerSpec(content=b"x"), [Passage.of("y")])
+        RegionBuilder(3, "Intention")._add_continued(LayerSpec(content=b"x"), [Passage.of("y")])
 
 
 def test_memory_is_admitted_before_it_is_taken_and_released_with_the_last_view():

@@ -9,7 +9,6 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
 import warnings
 from dataclasses import FrozenInstanceError, fields
 
@@ -248,27 +247,21 @@ def test_scale_fills_the_plan(world, scale):
 
 @pytest.fixture
 def invented(monkeypatch):
-    """Which dimensions are invented, each with the name of the thread that does it."""
+    """Which dimensions are invented, in order."""
     found, real = [], simulation_module.simulate_dimension
 
     def simulate_dimension(dimension, *args, **options):
-        found.append((dimension, threading.current_thread().name))
+        found.append(dimension)
         return real(dimension, *args, **options)
 
     monkeypatch.setattr(simulation_module, "simulate_dimension", simulate_dimension)
     return found
 
 
-def threads_left():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("jessy_mem")]
-
-
-def test_scaled_dimensions_are_invented_ahead_each_once_and_come_out_the_same(world, invented):
+def test_scaled_dimensions_are_invented_each_once_and_come_out_the_same(world, invented):
     with manager(world, simulation="always", simulation_scale=0.1) as memory:
         assert memory.load_all().simulated == [*PLANNED]
-        assert [dimension for dimension, _ in invented] == [*PLANNED]
-        assert all(name.startswith("jessy_mem-simulation") for _, name in invented)
-        assert threads_left() == []
+        assert invented == [*PLANNED]
         for dimension in PLANNED:
             alone = b"".join(simulation_module.simulate_dimension(dimension, scale=0.1).pieces())
             assert bytes(memoryview(memory.region(dimension))) == alone
@@ -278,46 +271,20 @@ def test_scaled_dimensions_are_invented_ahead_each_once_and_come_out_the_same(wo
 
 
 @SILENT
-def test_only_what_is_missing_is_invented_ahead(world, invented):
+def test_only_what_is_missing_is_invented(world, invented):
     world.write_all(*range(1, 12))
     with manager(world, simulation="auto", simulation_scale=0.1) as memory:
         memory.load_dimension(12)
         del invented[:]
         assert memory.load_all().simulated == [12, 13, 14]
-        assert [dimension for dimension, _ in invented] == [13, 14]
+        assert invented == [13, 14]
     with manager(world, simulation="never", simulation_scale=0.1) as memory:
         assert memory.load_all().skipped.keys() == {12, 13, 14}
         assert len(invented) == 2
 
 
-@SILENT
-def test_a_file_that_appears_meanwhile_is_not_simulated_over(world, invented, monkeypatch):
-    load = jm.MmapManager.load_dimension
-
-    def write_and_load(memory, dimension):
-        if dimension == 5:
-            world.write(5)
-        return load(memory, dimension)
-
-    monkeypatch.setattr(jm.MmapManager, "load_dimension", write_and_load)
-    with manager(world, simulation="auto", simulation_scale=0.1) as memory:
-        assert memory.load_all().loaded == [5]
-        assert memory._ahead == {}
-        check_states(memory.get_stats())
-
-
-def test_without_a_thread_each_is_invented_in_its_turn(world, invented, monkeypatch):
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    with manager(world, simulation="always", simulation_scale=0.05) as memory:
-        assert memory.load_all().simulated == [*PLANNED]
-    assert {name for _, name in invented} == {threading.current_thread().name}
-
-
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_an_error_ahead_is_that_of_the_load_and_leaves_nothing(world, monkeypatch, error):
+def test_an_error_while_a_dimension_is_invented_leaves_nothing(world, monkeypatch, error):
     real = simulation_module.simulate_dimension
 
     def fail_at_three(dimension, *args):
@@ -331,8 +298,6 @@ def test_an_error_ahead_is_that_of_the_load_and_leaves_nothing(world, monkeypatc
             with pytest.raises(error):
                 memory.load_all()
         assert memory.get_stats().dimensions_loaded == 2
-        assert memory._ahead == {}
-        assert threads_left() == []
         check_states(memory.get_stats())
         assert memory.load_all().simulated == [*PLANNED]
 
@@ -342,7 +307,6 @@ def test_many_threads_load_all_at_once(world):
     with manager(world, simulation="always", simulation_scale=0.05) as memory:
         run_threads([lambda: reports.append(memory.load_all())] * 4)
         assert [report.simulated for report in reports] == [[*PLANNED]] * 4
-        assert memory._ahead == {}
         check_states(memory.get_stats())
 
 

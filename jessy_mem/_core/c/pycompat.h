@@ -3,7 +3,6 @@
 #define JESSY_MEM_PYCOMPAT_H
 
 #include <Python.h>
-#include <structmember.h> /* PyMemberDef, before 3.12 */
 
 /* A new reference to dict[key]; NULL without an exception if there is none, NULL with one if the key cannot be hashed.
    Safe against a concurrent change of the dict, with and without the GIL. */
@@ -58,26 +57,5 @@ static inline void jm_disown(PyObject *each)
 
 /* The same for the object that stands behind a typed memoryview and holds its buffer. */
 #define jm_disown_view(view) jm_disown((PyObject *)(view).memview)
-
-/* Where the instances of a class keep what the slot `name` (of its __slots__) holds; -1 with an error set. */
-static inline Py_ssize_t jm_slot_offset(PyObject *cls, PyObject *name)
-{
-    Py_ssize_t off_bytes = -1;
-    PyObject *slot = PyObject_GetAttr(cls, name);
-    if (slot == NULL)
-        return -1;
-    if (Py_IS_TYPE(slot, &PyMemberDescr_Type))
-        off_bytes = ((PyMemberDescrObject *)slot)->d_member->offset;
-    else
-        PyErr_Format(PyExc_TypeError, "%R of %R is no slot", name, cls);
-    Py_DECREF(slot);
-    return off_bytes;
-}
-
-/* Fill an empty slot of an object that nobody else knows yet. */
-static inline void jm_slot_fill(PyObject *each, Py_ssize_t off_bytes, PyObject *value)
-{
-    *(PyObject **)((char *)each + off_bytes) = Py_NewRef(value);
-}
 
 #endif

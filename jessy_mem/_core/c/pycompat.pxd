@@ -9,5 +9,3 @@ cdef extern from "c/pycompat.h":
     Py_ssize_t jm_dict_shared_values(object dict_, Py_ssize_t *n_values) noexcept  # those that others refer to
     void jm_disown(PyObject *each) noexcept  # free it at once with its last reference; before others know it
     void jm_disown_view(const uint8_t[::1] view) noexcept  # the same for what holds the buffer of a typed memoryview
-    Py_ssize_t jm_slot_offset(object cls, object name) except -1  # where instances keep what a slot holds
-    void jm_slot_fill(PyObject *each, Py_ssize_t off_bytes, object value) noexcept  # of a new object, still empty

@@ -1,0 +1,176 @@
+"""The loaded regions, and what reference counts tell of who else holds them: the only place that knows their meaning.
+
+Nothing is told when a view dies; whoever asks reads counts that exist anyway:
+
+    table --> MmapRegion --> views: {layer: LayerView} --> Image
+                   \\----------------------------------------^
+
+A region has one reference from the table, a view one from its region, an Image one from its region and one from each
+of its views. What is above that is a holder's: a region that was handed out, a view, a memoryview.
+
+HAZARD: who counts must not count himself. A region is looked at as the table holds it, through a borrowed pointer, or
+as the one variable that is left of it; nothing that can run other code stands between the look and its use. The caller
+holds the table's lock. A count may be out of date as soon as it is read. That is harmless: whoever took a view
+meanwhile keeps it, and its bytes stay charged; only the room that an eviction makes comes later.
+"""
+import weakref
+
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
+from libc.errno cimport errno
+from libc.stdint cimport uint64_t
+
+from jessy_mem._core.c.atomic cimport jm_load_relaxed
+from jessy_mem._core.c.os_memory cimport jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
+from jessy_mem._core.format cimport LayerEntry
+from jessy_mem._core.image cimport Image
+from jessy_mem._core.region cimport MmapRegion
+
+cdef enum:
+    MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
+
+
+cdef Py_ssize_t n_holders(PyObject *found) noexcept:
+    """How many views, memoryviews and handles of a region others hold; `found` is the table's reference to it."""
+    cdef Py_ssize_t n_views
+    cdef Py_ssize_t n_held = jm_refcount(found) - 1 + jm_dict_shared_values((<MmapRegion> found).views, &n_views)
+    return n_held + jm_refcount(<PyObject *> (<MmapRegion> found).image) - 1 - n_views
+
+
+cdef uint64_t held_bytes(Image image) noexcept:
+    """What is charged for a region and for its decompressed layers."""
+    return image.charged_bytes + jm_load_relaxed(&image.decompressed_bytes)
+
+
+cdef bint may_be_evicted(MmapRegion region):
+    return not region.is_immutable and region.image.source != "pool"
+
+
+cdef class Holders:
+    """Holders()\n--\n
+    The loaded regions by dimension, those that left while they were held, and who holds them.
+
+    Readers find a region in `regions` without a lock; whoever calls a method holds the table's.
+    """
+
+    def __cinit__(self):
+        self.regions = {}
+        self.retired = []
+        self.prune_at = MIN_RETIRED
+
+    def install(self, dimension, MmapRegion region not None):
+        """Let readers of `dimension` find `region`, in place of the one before, if there was one."""
+        cdef MmapRegion old = self.regions.get(dimension)
+        region.current()  # ManagerClosed if it is closed, or was never opened
+        region.is_owned = True
+        self.regions[dimension] = region
+        if old is not None and old is not region:
+            self.let_go(old)
+
+    def remove(self, dimension):
+        """Take a region out of the table; KeyError if there is none. It goes at once if nobody holds it."""
+        cdef MmapRegion region = self.regions.pop(dimension)
+        self.let_go(region)
+
+    cdef int let_go(self, MmapRegion region) except -1:
+        """Keep an eye on a region that left the table, if it is held: what is held of it is a lease now."""
+        region.is_owned = False
+        if n_holders(<PyObject *> region):
+            if len(self.retired) >= self.prune_at:
+                self.retired = [each for each in self.retired if each() is not None]
+                self.prune_at = 2 * len(self.retired) + MIN_RETIRED
+            self.retired.append(weakref.ref(region.image))
+        return 0
+
+    def freed_bytes(self, dimension):
+        """The bytes that come free when the dimension leaves the table: none as long as somebody holds it."""
+        cdef PyObject *found = PyDict_GetItem(self.regions, dimension)
+        if found == NULL or n_holders(found):
+            return 0
+        return held_bytes((<MmapRegion> found).image)
+
+    def evictable(self):
+        """What can be evicted now: list of (dimension, bytes that this frees). Walks all regions."""
+        cdef PyObject *found
+        cdef list able = []
+        for dimension in list(self.regions):
+            found = PyDict_GetItem(self.regions, dimension)
+            if found != NULL and may_be_evicted(<MmapRegion> found):
+                n_bytes = self.freed_bytes(dimension)
+                if n_bytes:
+                    able.append((dimension, n_bytes))
+        return able
+
+    def survey(self):
+        """One walk over the regions.
+
+        (layers, mapped content bytes, mapped regions, evictable bytes, pinned bytes, simulated dimensions as a list)
+        """
+        cdef PyObject *found
+        cdef Image image
+        cdef bint held
+        cdef list simulated = []
+        cdef uint64_t n_layers = 0, content_bytes = 0, n_mapped = 0, evictable_bytes = 0, pinned_bytes = 0
+        for dimension in list(self.regions):
+            found = PyDict_GetItem(self.regions, dimension)
+            if found == NULL:
+                continue
+            held = n_holders(found) != 0
+            image = (<MmapRegion> found).image
+            n_layers += image.n_layers
+            if image.source != "pool":
+                content_bytes += image.content_bytes
+                n_mapped += 1
+            if image.source == "simulated":
+                simulated.append(image.dimension_id)
+            if held:
+                continue
+            if may_be_evicted(<MmapRegion> found):
+                evictable_bytes += held_bytes(image)
+            else:
+                pinned_bytes += held_bytes(image)
+        return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated
+
+    def leases(self):
+        """What is held, loaded or retired: list of (dimension, generation, charged bytes, views, retired)."""
+        cdef PyObject *found
+        cdef Image image
+        cdef Py_ssize_t n_held
+        cdef list leases = []
+        for dimension in list(self.regions):
+            found = PyDict_GetItem(self.regions, dimension)
+            if found == NULL:
+                continue
+            n_held = n_holders(found)
+            if n_held > 0:
+                image = (<MmapRegion> found).image
+                leases.append((image.dimension_id, image.generation, held_bytes(image), n_held, False))
+        image = None
+        for reference in self.retired:
+            image = reference()
+            if image is not None:
+                n_held = jm_refcount(<PyObject *> image) - 1
+                if n_held > 0:  # else the last one has just gone
+                    leases.append((image.dimension_id, image.generation, held_bytes(image), n_held, True))
+        return leases
+
+    def residency(self):
+        """System calls for all that is mapped or held: (mapped, resident, decompressed, table bytes)."""
+        cdef MmapRegion region
+        cdef Image image
+        cdef uint64_t n_pages, n_resident, mapped_bytes = 0, resident_bytes = 0, decompressed_bytes = 0, table_bytes = 0
+        cdef set images = {region.image for region in list(self.regions.values())}
+        images.update([each for each in [reference() for reference in self.retired] if each is not None])
+        for image in images:
+            decompressed_bytes += jm_load_relaxed(&image.decompressed_bytes)
+            table_bytes += image.n_layers * sizeof(LayerEntry)
+            if image.source == "pool":
+                continue
+            with nogil:
+                failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
+            if failed:
+                raise OSError(errno, "mincore")
+            mapped_bytes += n_pages * jm_page_bytes()
+            resident_bytes += n_resident * jm_page_bytes()
+        return mapped_bytes, resident_bytes, decompressed_bytes, table_bytes

@@ -1,0 +1,75 @@
+"""What is remembered of dimensions that were unmapped to make room, and come back on access: some 100 bytes for each.
+
+A record is one `bytes` object, made by `marshal` for this process alone. As long as nobody has asked for layers by
+keyword or frequency it also holds what an index will be made from; then the index does.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from jessy_mem.index import LayerFacts
+
+__all__ = ["Evicted", "EvictedDimensions"]
+
+
+class Evicted(NamedTuple):
+    """A dimension that is loaded, but not mapped."""
+
+    generation: int
+    n_layers: int
+    source: str
+    size: int
+
+
+class EvictedDimensions:
+    """The evicted dimensions by id. Not thread-safe: the owner locks."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, bytes] = {}
+        self.n_layers = 0  # of all of them
+        self.simulated: set[int] = set()
+
+    def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] = ()) -> None:
+        """Remember a dimension, and the facts of its layers if no index has them."""
+        self.remove(dimension)
+        self._records[dimension] = marshal.dumps((*evicted, *facts))
+        self.n_layers += evicted.n_layers
+        if evicted.source == "simulated":
+            self.simulated.add(dimension)
+
+    def get(self, dimension: int) -> Evicted | None:
+        record = self._records.get(dimension)
+        return None if record is None else Evicted._make(marshal.loads(record)[:4])
+
+    def take_facts(self, dimension: int) -> list[LayerFacts]:
+        """What `put` was given for an index; it is not remembered any longer."""
+        record = marshal.loads(self._records[dimension])
+        self._records[dimension] = marshal.dumps(record[:4])
+        return list(record[4:])
+
+    def remove(self, dimension: int) -> bool:
+        """Forget a dimension; whether it was there."""
+        evicted = self.get(dimension)
+        if evicted is None:
+            return False
+        del self._records[dimension]
+        self.n_layers -= evicted.n_layers
+        self.simulated.discard(dimension)
+        return True
+
+    def clear(self) -> None:
+        self._records.clear()
+        self.simulated.clear()
+        self.n_layers = 0
+
+    def __contains__(self, dimension: object) -> bool:
+        return dimension in self._records
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)

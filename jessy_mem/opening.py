@@ -1,0 +1,116 @@
+"""Where a dimension belongs, and its bytes from there: its file or its simulation, as a checked Image.
+
+The charge is handed in: who opens decides nothing about room. Nothing here is a table, and no lock is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jessy_mem._core.budget import Charge
+from jessy_mem._core.image import Image, checked, map_file
+from jessy_mem.config import MemoryConfig
+from jessy_mem.errors import DimensionNotFound, InvalidRegion
+from jessy_mem.layout import MemoryLayout, region_file
+from jessy_mem.simulation import simulated_image
+
+__all__ = ["Opener", "Place"]
+
+logger = logging.getLogger("jessy_mem")
+
+Admit = Callable[[int], Charge]  # n_bytes -> their charge; LimitExceeded
+
+
+class Place(NamedTuple):
+    """Where a dimension belongs: what the plan, and whoever named a path, say of it."""
+
+    dimension: int
+    path: str
+    named: bool  # the path was given to load_dimension: a file that is missing there is never simulated
+    planned: bool
+    immutable: bool
+    segment: str
+    slot_bytes: int
+
+
+class Opener:
+    """Opens the dimensions of a base folder. Only the paths that somebody named are kept."""
+
+    def __init__(self, config: MemoryConfig, layout: MemoryLayout) -> None:
+        self._config = config
+        self._layout = layout
+        self._base_path = os.fspath(config.base_path)
+        self._named: dict[int, str] = {}
+
+    def place_of(self, dimension: int) -> Place:
+        layout, named = self._layout, self._named.get(dimension)
+        return Place(
+            dimension,
+            region_file(self._base_path, dimension) if named is None else named,
+            named is not None,
+            dimension in layout.dimensions,
+            layout.is_immutable(dimension),
+            layout.segment_of(dimension).name,
+            layout.slot_bytes(dimension),
+        )
+
+    def name_path(self, dimension: int, path: str) -> None:
+        """The file of `dimension` is at `path`, until that is forgotten."""
+        self._named[dimension] = path
+
+    def forget_path(self, dimension: int) -> None:
+        self._named.pop(dimension, None)
+
+    def open(self, place: Place, admit: Admit, known_source: str | None = None) -> Image:
+        """The file of a dimension, mapped and checked as the configuration says, or its simulation.
+
+        `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
+        invented text when the file is gone; what was simulated is simulated again without another warning.
+        """
+        config = self._config
+        may_simulate = place.planned and not place.named and config.simulation != "never"
+        if may_simulate and config.simulation == "always":
+            return self._simulated(place, admit)
+        try:
+            # No variable holds what is not checked yet: the traceback of an error would keep it mapped and charged.
+            image = checked(
+                map_file(place.path, place.dimension, admit=admit, immutable=place.immutable), config.verify
+            )
+        except (DimensionNotFound, InvalidRegion) as error:
+            damaged = isinstance(error, InvalidRegion)
+            if not may_simulate or known_source == "mmap" or (damaged and not config.simulate_damaged):
+                raise
+            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
+        else:
+            if place.immutable and image.generation == 0:
+                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
+            return image
+        if known_source is None:
+            logger.warning("dimension D%02d is SIMULATED, %s", place.dimension, why)
+            warnings.warn(f"dimension D{place.dimension:02d} is simulated, {why}", stacklevel=_levels_to_caller())
+        return self._simulated(place, admit)
+
+    def _simulated(self, place: Place, admit: Admit) -> Image:
+        return checked(
+            simulated_image(
+                place.dimension,
+                self._layout,
+                seed=self._config.simulation_seed,
+                scale=self._config.simulation_scale,
+                admit=admit,
+            ),
+            self._config.verify,
+        )
+
+
+def _levels_to_caller() -> int:
+    """The stack level of the first frame outside the package, as seen by the caller: what a warning points to."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "jessy_mem":
+        frame, level = frame.f_back, level + 1
+    return level

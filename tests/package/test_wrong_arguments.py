@@ -1,0 +1,223 @@
+"""No call of anything compiled, with any argument, ends the process: at worst it raises.
+
+Each class is tried in a process of its own. That process writes what it is about to do before it does it, so that the
+last line of one that died names the call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jessy_mem
+
+PACKAGE = Path(jessy_mem.__file__).parent
+SUFFIXES = (".pyd", ".so")
+MODULES = sorted(
+    {
+        f"jessy_mem.{path.parent.name}.{path.name.partition('.')[0]}"
+        for path in PACKAGE.glob("_*/*")
+        if path.suffix in SUFFIXES
+    }
+)
+CLASSES = [
+    (name, cls.__name__)
+    for name in MODULES
+    for cls in vars(importlib.import_module(name)).values()
+    if inspect.isclass(cls) and cls.__module__ == name
+]
+
+
+def test_all_that_is_compiled_is_found():
+    assert len(MODULES) >= 14
+    found = {name for _, name in CLASSES}
+    assert found >= {"Image", "Ledger", "Charge", "LayerRegistry", "Holders", "MmapRegion", "LayerView", "Block"}
+    assert found >= {"PoolAllocator", "Arena", "LatencyHistogram", "Mapping", "MemoryStats", "BitmapProbe"}
+
+
+def run(*arguments: str) -> None:
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, *arguments], text=True, capture_output=True, env=environment
+    )
+    assert done.returncode == 0, f"{done.returncode} after: {done.stdout[-300:]}\n{done.stderr[-2000:]}"
+    assert int(done.stdout.rsplit(None, 1)[-1]) > 0
+
+
+@pytest.mark.parametrize(("module", "cls"), CLASSES, ids=[name for _, name in CLASSES])
+def test_methods_take_anything(module, cls):
+    run(module, cls)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "._core." in name])  # probes loop as long as one says
+def test_functions_take_anything(module):
+    run(module)
+
+
+# The process that tries ---------------------------------------------------------------------------------------------
+
+LEFT_OUT = {"pairs_ns"}  # measures for as long as it is told to
+
+
+class Hostile:
+    """Gives itself out for a number, a buffer or a sequence, and is none."""
+
+    def __index__(self):
+        raise RuntimeError("no number")
+
+    def __len__(self):
+        return 1 << 40
+
+    def __getitem__(self, at):
+        raise RuntimeError("no sequence")
+
+    def __call__(self, *arguments):
+        return None
+
+
+def sound_objects(folder: Path) -> dict[str, object]:
+    """One object of each class that has been made rightly."""
+    import jessy_mem as jm
+    from jessy_mem._core import budget, holders, image, mapping, pool, records, region, registry
+    from jessy_mem._probe.pool import BitmapProbe
+
+    path = jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="some text", keywords=("word",))).write(folder / "r")
+    ledger = budget.Ledger(1 << 20, {"a": 1 << 20})
+    allocator = pool.PoolAllocator(((1, 4096),), 1)
+    block = allocator.allocate(100)
+    opened = region.MmapRegion(1, path)
+    table = holders.Holders()
+    table.install(1, region.MmapRegion(1, path))
+    read = registry.LayerRegistry()
+    read._holders.install(1, region.MmapRegion(1, path))
+    read.access_layer((1, 0))
+    summary = records.LatencySummary(1, 1, 1, 1, 1, 1, 1.0)
+    return {
+        "Ledger": ledger, "Charge": budget.Charge(ledger, "a", 10), "PoolAllocator": allocator, "Block": block,
+        "Image": image.map_file(path, 1), "Mapping": mapping.Mapping(4096), "UnmapTogether": mapping.UnmapTogether(),
+        "MmapRegion": opened, "LayerView": opened.layer(0), "Holders": table, "LayerRegistry": read,
+        "LatencyHistogram": jm.LatencyHistogram(), "LatencySummary": summary, "MemoryStats": jm.MmapManager().get_stats(),
+        "PoolStats": allocator.stats(), "PoolClassStats": allocator.stats().classes[0],
+        "SegmentStats": records.SegmentStats(1, 2, 3), "BitmapProbe": BitmapProbe(128),
+        "LoadedContext": records.LoadedContext(jm.LayerId(1, 0), "", 1.0, (), 0, "mmap"),
+    }  # fmt: skip
+
+
+def attempt(what: str, call) -> object:
+    """The result of `call`, or None if it raises, as it may."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+    attempt.n_calls += 1
+    try:
+        return call()
+    except Exception:
+        return None
+
+
+attempt.n_calls = 0
+
+
+def protocols(what: str, each: object) -> None:
+    """Everything that Python itself may do with an object."""
+    for name, use in {
+        "repr": repr, "str": str, "hash": hash, "len": len, "bool": bool, "bytes": bytes, "memoryview": memoryview,
+        "iter": lambda it: list(itertools.islice(iter(it), 3)), "contains": lambda it: 1 in it, "int": int,
+        "weakref": lambda it: __import__("weakref").ref(it), "equal": lambda it: it == it, "less": lambda it: it < it,
+        "other": lambda it: it == None, "copy": __import__("copy").copy, "deepcopy": __import__("copy").deepcopy,  # noqa: E711
+        "pickle": lambda it: __import__("pickle").loads(__import__("pickle").dumps(it)), "item": lambda it: it[0],
+        "slice": lambda it: it[-5:1 << 40], "huge item": lambda it: it[2**70], "set item": lambda it: it.__setitem__(0, 1),
+        "delete item": lambda it: it.__delitem__(0), "with": lambda it: it.__enter__() and it.__exit__(1, 2, 3),
+        "dir": dir, "asdict": __import__("dataclasses").asdict, "replace": __import__("dataclasses").replace,
+        "size": sys.getsizeof, "sum": lambda it: sum(memoryview(it)), "call": lambda it: it(), "index": lambda it: [1][it],
+    }.items():  # fmt: skip
+        attempt(f"{name}({what})", lambda use=use: use(each))
+
+
+def wrong_values(sound: dict[str, object]) -> list[object]:
+    bare = [
+        made for each in sound.values() if (made := attempt("new", lambda each=each: type(each).__new__(type(each))))
+    ]
+    return [
+        None, 0, -1, 7, 2**31, 2**70, -(2**70), True, 1.5, float("nan"), "", "name", b"", b"bytes", (), (1, 0), [], [None],
+        {}, {"a": 1}, {1: None}, object(), int, Hostile(), bytearray(8), memoryview(b"1234"), lambda *given: None,
+        *bare,
+    ]  # fmt: skip
+
+
+def try_callable(what: str, call, values: list[object]) -> None:
+    for n in range(4):
+        attempt(f"{what}: {n} times None", lambda n=n: call(*[None] * n))
+    attempt(f"{what}: 40 arguments", lambda: call(*[0] * 40))
+    attempt(f"{what}: unknown keyword", lambda: call(nobody_has_this=1))
+    for value in values:
+        for n in (1, 2, 3, 4):
+            attempt(f"{what}: {n} times {type(value).__name__}", lambda value=value, n=n: call(*[value] * n))
+        for given in (
+            (value, 0),
+            (0, value),
+            (1, value),
+            (value, "a", 1),
+            (1, value, 1),
+            (value, 1, "a"),
+            ("a", value),
+        ):
+            attempt(f"{what}: {type(value).__name__} among others", lambda given=given: call(*given))
+
+
+def try_object(what: str, each: object, values: list[object]) -> None:
+    protocols(what, each)
+    for name in dir(type(each)):
+        if name in LEFT_OUT or name in ("__class__", "__init_subclass__", "__subclasshook__", "__dir__"):
+            continue
+        value = attempt(f"getattr({what}, {name})", lambda name=name: getattr(each, name))
+        if callable(value):
+            try_callable(f"{what}.{name}", value, values)
+        else:
+            for other in values:
+                attempt(f"setattr({what}, {name})", lambda name=name, other=other: setattr(each, name, other))
+            attempt(f"delattr({what}, {name})", lambda name=name: delattr(each, name))
+    protocols(what, each)
+
+
+def main(module_name: str, class_name: str = "") -> None:
+    import tempfile
+
+    module = importlib.import_module(module_name)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        sound = sound_objects(Path(folder))
+        values = [*wrong_values(sound), *sound.values()]
+        if not class_name:
+            for name, function in list(vars(module).items()):
+                of_module = getattr(function, "__module__", module_name) == module_name
+                if callable(function) and not inspect.isclass(function) and of_module and name not in LEFT_OUT:
+                    try_callable(name, function, values)
+            return print(attempt.n_calls + 1)
+        cls = getattr(module, class_name)
+        try_callable(class_name, cls, values)
+        for _ in range(2):  # the second time with what the first time left behind
+            bare = attempt(f"{class_name}.__new__", lambda: cls.__new__(cls))
+            if bare is not None:
+                try_object(f"bare {class_name}", bare, values)
+        for value in values:  # what a constructor refused is used all the same
+            refused = attempt(f"{class_name}.__new__", lambda: cls.__new__(cls))
+            if refused is not None:
+                attempt(
+                    f"{class_name}.__init__", lambda refused=refused, value=value: refused.__init__(value, "a", 1, "b")
+                )
+                protocols(f"refused {class_name}", refused)
+        if class_name in sound:
+            try_object(class_name, sound[class_name], values)
+    return print(attempt.n_calls)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder
+    main(*sys.argv[1:])

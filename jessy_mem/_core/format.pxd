@@ -15,15 +15,20 @@ cdef enum:
     ZERO_AT = 176                  # from here on every header is zero
     RECORD_MIN_BYTES = 23          # a layer record without keywords
     RECORD_TAIL_BYTES = 12         # of them behind the keywords
-    EXTENSION_BYTES = 32
+    EXTENSION_BYTES = 32           # of a table entry in extension version 1
+    WIDE_EXTENSION_BYTES = 64      # and in version 2
     MAX_LAYERS = 65536
-    EXTENSION_VERSION = 1
-    FEATURE_COMPRESSED = 1         # bit of required_features
+    MAX_ATTRIBUTES_BYTES = 65536   # of one layer
+    EXTENSION_VERSION = 2          # the newest that is read and written
+    FEATURE_COMPRESSED = 1         # bits of required_features
+    FEATURE_DELTA = 2              # there may be tombstones; a layer that is not named is that of the file under it
+    KNOWN_FEATURES = 3
     OPTION_IMMUTABLE = 1           # bit of optional_features
     CODEC_RAW = 0
     CODEC_ZSTD = 1
     TEXT_UTF8 = 1                  # bits of text_flags
     TEXT_ASCII = 2
+    TEXT_TOMBSTONE = 4             # the layer was removed: no content, no keywords, no attributes
     SMALL_ALIGNMENT_BYTES = 64
     PAGE_ALIGNMENT_BYTES = 4096    # of contents of at least this many bytes
 
@@ -64,14 +69,27 @@ cdef packed struct LayerExtension:
     uint64_t zero_too
 
 
+cdef packed struct WideExtension:  # extension version 2
+    LayerExtension narrow
+    uint64_t created_ns
+    uint64_t attributes_offset
+    uint32_t attributes_size
+    uint32_t n_tokens
+    uint64_t zero
+
+
 cdef struct LayerEntry:            # one layer as checked, in private memory
     uint64_t content_off_bytes
     uint64_t xxh3
     uint64_t raw_bytes             # after decompression
-    uint64_t record_off_bytes      # of its record, for the keywords
+    uint64_t record_off_bytes      # of its record, for the keywords; that of the next record is where it ends
+    uint64_t created_ns            # of the file in extension version 1; 0 in plain V1
+    uint64_t attributes_off_bytes
     uint32_t content_bytes         # as stored
     uint32_t n_keywords
     uint32_t n_characters
+    uint32_t attributes_bytes      # of the JSON object; 0: none
+    uint32_t n_tokens              # 0: unknown
     float frequency_hz
     uint16_t layer
     uint8_t depth
@@ -122,6 +140,18 @@ cdef enum FaultCode:               # a rule of the format that a file breaks; fo
     MANY_CHARACTERS
     BAD_EXTENSION_ZERO
     BAD_GAP
+    IMMUTABLE_DELTA
+    UNANNOUNCED_TOMBSTONE
+    TOMBSTONE_KEYWORDS
+    TOMBSTONE_CONTENT
+    TOMBSTONE_CODEC
+    TOMBSTONE_CHECKSUM
+    TOMBSTONE_ATTRIBUTES
+    TOMBSTONE_TOKENS
+    LARGE_ATTRIBUTES
+    BAD_ATTRIBUTES_SIZE
+    BAD_ATTRIBUTES_OFFSET
+    BAD_ATTRIBUTES_UTF8
 
 
 cdef struct Fault:
@@ -133,6 +163,10 @@ cdef struct Fault:
 
 cdef inline const char *format_magic() noexcept nogil:
     return b"JESSY_MMAP_V1\0\0\0"
+
+
+cdef inline bint entry_is_tombstone(const LayerEntry *entry) noexcept nogil:
+    return entry.text_flags == TEXT_TOMBSTONE
 
 
 cdef inline uint64_t format_content_off(uint64_t end_off_bytes, uint64_t n_bytes) noexcept nogil:
@@ -150,22 +184,28 @@ cdef inline uint64_t format_content_off(uint64_t end_off_bytes, uint64_t n_bytes
 cdef bint format_check_header(
     const uint8_t[::1] head, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil
-# Fill `entries`, one for each layer of a checked header. `head` is the whole region, or the head of an extended one.
+# Where the head (header, records, table and attributes) of an extended file ends: past the table, which `head` holds, by
+# what the table says.
+cdef bint format_measure_head(
+    const uint8_t[::1] head, const Header *header, uint64_t *head_bytes, Fault *fault
+) noexcept nogil
+# Fill `entries`, one for each layer of a checked header, and one more that tells where the records end. `head` is the
+# whole region, or the head of an extended one.
 cdef bint format_read_layers(
-    const uint8_t[::1] head, const Header *header, LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, uint64_t head_bytes, LayerEntry *entries, Fault *fault
 ) noexcept nogil
 # Extended files: the bytes before the content of layer number `i`, from the content before or the head, are zero.
 # `region` reaches to that content at least.
 cdef bint format_check_gap(
-    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
+    const uint8_t[::1] region, uint64_t head_bytes, const LayerEntry *entries, uint32_t i, Fault *fault
 ) noexcept nogil
 
-# Where the head (header, records and extension table) of an extended file ends, by its checked header.
-cdef uint64_t format_head_bytes(const Header *header) noexcept nogil
+# Where the table of an extended file ends, by its checked header.
+cdef uint64_t format_table_end(const Header *header) noexcept nogil
 # The error for a fault.
 cdef object fault_error(const Fault *fault, const Header *header, str path)
-# A private copy of the head of an extended file, `header` in the place of its header.
-cdef bytes format_copy_head(const uint8_t[::1] head, const Header *header)
+# A private copy of the head of an extended file, `header` in the place of its header; None if its table has a fault.
+cdef bytes format_copy_head(const uint8_t[::1] region, const Header *header, Fault *fault)
 # XXH3-64 of the first `n_bytes` of `head`, the two digests of the header taken for zero.
 cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t n_bytes) except? 0
 # The keywords of one layer; read again from the file, so checked again: None if they are not what was opened.

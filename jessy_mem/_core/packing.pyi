@@ -1,14 +1,29 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, final
 
 from typing_extensions import Buffer
 
-def pack_head(
+@final
+class PackedRegion:
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def head(self) -> bytearray: ...
+    def seal(self, immutable: bool) -> None: ...
+    def renumber(self, dimension_id: int) -> None: ...
+    def pieces(self) -> Iterator[Buffer]: ...
+    def fill(self, target: Buffer) -> None: ...
+
+def pack_layers(
     dimension_id: int,
     name: bytes,
-    immutable: bool,
     generation: int,
     created_ns: int,
-    layers: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]],
-) -> tuple[bytearray, list[int], int]: ...
-def seal_head(head: Buffer, content_sha256: bytes | None = None) -> None: ...
-def renumber_head(head: Buffer, dimension_id: int) -> None: ...
+    layers: Mapping[int, Any],
+    passages: Mapping[int, Sequence[Any]] | None = None,
+    *,
+    immutable: bool = False,
+    delta: bool = False,
+) -> PackedRegion: ...

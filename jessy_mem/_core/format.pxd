@@ -4,8 +4,9 @@ A region is checked once, when it is opened. The header is copied before it is c
 from that copy and from `LayerEntry` records in private memory: a file that is changed behind the mapping, even while it
 is being opened, cannot lead a reader outside it.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from jessy_mem._core.fault cimport Fault
 from jessy_mem._core.kernels.span cimport span_align_up
 
 cdef enum:
@@ -29,6 +30,7 @@ cdef enum:
     TEXT_UTF8 = 1                  # bits of text_flags
     TEXT_ASCII = 2
     TEXT_TOMBSTONE = 4             # the layer was removed: no content, no keywords, no attributes
+    XXH3_OF_NOTHING = 0x2D06800538D394C2
     SMALL_ALIGNMENT_BYTES = 64
     PAGE_ALIGNMENT_BYTES = 4096    # of contents of at least this many bytes
 
@@ -98,69 +100,6 @@ cdef struct LayerEntry:            # one layer as checked, in private memory
     uint8_t verified               # atomic flag: the content was compared with xxh3
 
 
-cdef enum FaultCode:               # a rule of the format that a file breaks; format.pyx names each
-    NO_FAULT
-    NO_MEMORY                      # not the file's fault
-    SHORT_HEADER
-    BAD_MAGIC
-    BAD_EXTENSION_VERSION
-    BAD_REQUIRED_FEATURES
-    ZERO_DIMENSION_ID
-    BAD_DIMENSION_ID
-    BAD_NAME_LEN
-    BAD_NAME_UTF8
-    BAD_NAME_PADDING
-    TRUNCATED
-    BAD_TOTAL_SIZE
-    BAD_LAYER_COUNT
-    BAD_RESERVED
-    BAD_GENERATION
-    LARGE_METADATA_SIZE
-    BAD_METADATA_SIZE
-    BAD_EXTENSION_TABLE_OFFSET
-    BAD_TABLE_PADDING
-    BAD_DIGEST_PRESENCE
-    SHORT_METADATA
-    BAD_LAYER_ORDER
-    BAD_FREQUENCY
-    BAD_KEYWORD_COUNT
-    BAD_KEYWORD_LEN
-    BAD_KEYWORD_UTF8
-    BAD_CONTENT_OFFSET
-    BAD_CONTENT_BEGIN
-    BAD_CONTENT_SIZE
-    BAD_OVERLAP
-    BAD_CONTENT_END
-    BAD_RAW_SIZE
-    LARGE_RAW_SIZE
-    BAD_CODEC
-    UNANNOUNCED_CODEC
-    BAD_TEXT_FLAGS
-    FEW_CHARACTERS
-    MANY_CHARACTERS
-    BAD_EXTENSION_ZERO
-    BAD_GAP
-    IMMUTABLE_DELTA
-    UNANNOUNCED_TOMBSTONE
-    TOMBSTONE_KEYWORDS
-    TOMBSTONE_CONTENT
-    TOMBSTONE_CODEC
-    TOMBSTONE_CHECKSUM
-    TOMBSTONE_ATTRIBUTES
-    TOMBSTONE_TOKENS
-    LARGE_ATTRIBUTES
-    BAD_ATTRIBUTES_SIZE
-    BAD_ATTRIBUTES_OFFSET
-    BAD_ATTRIBUTES_UTF8
-
-
-cdef struct Fault:
-    FaultCode code
-    int64_t layer                  # layer_num, or -1: not about one layer
-    uint64_t found
-    uint64_t expected
-
-
 cdef inline const char *format_magic() noexcept nogil:
     return b"JESSY_MMAP_V1\0\0\0"
 
@@ -176,6 +115,10 @@ cdef inline uint64_t format_content_off(uint64_t end_off_bytes, uint64_t n_bytes
     )
 
 
+cdef inline uint64_t format_extension_bytes(const Header *header) noexcept nogil:
+    return EXTENSION_BYTES if header.extension_version < 2 else WIDE_EXTENSION_BYTES
+
+
 # All check bytes that nobody vouches for, in time and memory proportional to header and metadata.
 # They return True, or False, and then `fault` tells what is wrong.
 
@@ -184,15 +127,14 @@ cdef inline uint64_t format_content_off(uint64_t end_off_bytes, uint64_t n_bytes
 cdef bint format_check_header(
     const uint8_t[::1] head, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil
-# Where the head (header, records, table and attributes) of an extended file ends: past the table, which `head` holds, by
-# what the table says.
-cdef bint format_measure_head(
-    const uint8_t[::1] head, const Header *header, uint64_t *head_bytes, Fault *fault
-) noexcept nogil
 # Fill `entries`, one for each layer of a checked header, and one more that tells where the records end. `head` is the
-# whole region, or the head of an extended one.
+# whole region, or of an extended one what ends with the table.
 cdef bint format_read_layers(
-    const uint8_t[::1] head, const Header *header, uint64_t head_bytes, LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, LayerEntry *entries, Fault *fault
+) noexcept nogil
+# The attributes of all layers are valid UTF-8. `region` reaches to their end.
+cdef bint format_check_attributes(
+    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, Fault *fault
 ) noexcept nogil
 # Extended files: the bytes before the content of layer number `i`, from the content before or the head, are zero.
 # `region` reaches to that content at least.
@@ -202,11 +144,14 @@ cdef bint format_check_gap(
 
 # Where the table of an extended file ends, by its checked header.
 cdef uint64_t format_table_end(const Header *header) noexcept nogil
-# The error for a fault.
-cdef object fault_error(const Fault *fault, const Header *header, str path)
-# A private copy of the head of an extended file, `header` in the place of its header; None if its table has a fault.
-cdef bytes format_copy_head(const uint8_t[::1] region, const Header *header, Fault *fault)
-# XXH3-64 of the first `n_bytes` of `head`, the two digests of the header taken for zero.
-cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t n_bytes) except? 0
+# Where its head (header, records, table and attributes) ends, by entries that were read.
+cdef uint64_t format_head_bytes(const Header *header, const LayerEntry *entries) noexcept nogil
+# A private copy of an extended file up to the end of its table, `header` in the place of its header.
+cdef bytes format_copy_table(const uint8_t[::1] region, const Header *header)
+# XXH3-64 of a head, the two digests of the header taken for zero; `head` as for format_read_layers, `region` reaches
+# to `head_bytes`.
+cdef uint64_t format_head_checksum(
+    const uint8_t[::1] head, const uint8_t[::1] region, const Header *header, uint64_t head_bytes
+) except? 0
 # The keywords of one layer; read again from the file, so checked again: None if they are not what was opened.
 cdef tuple format_keywords(const uint8_t[::1] region, const LayerEntry *entry)

@@ -9,7 +9,7 @@ cdef class Image:
     cdef const uint8_t[::1] bytes    # the region, in its owner's buffer
     cdef readonly uint64_t n_bytes   # of it
     cdef Header header               # as checked, in private memory
-    cdef uint64_t head_bytes         # header, records, table and attributes; of an extended file
+    cdef uint64_t head_bytes         # header, records, table and attributes of an extended file
     cdef LayerEntry *layers          # ascending by layer; one more tells where the records end
     cdef readonly uint32_t n_layers  # tombstones included
     cdef readonly uint32_t n_live_layers
@@ -35,8 +35,11 @@ cdef class Image:
     # Compare the content of one layer with its checksum, once; ChecksumMismatch or InvalidRegion.
     cdef int check_content(self, uint32_t i) except -1
     # The same, always.
-    cdef int compare_head(self) except -1
     cdef int compare_content(self, uint32_t i) except -1
+    # Compare the head with its checksum: `head` ends with the table, `region` reaches to the attributes' end.
+    cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1
+    # The same, of the file as it is now.
+    cdef int compare_head(self) except -1
     # A compressed layer is one whole frame of the size that is declared, if a decoder is installed; InvalidRegion.
     cdef int check_frame(self, uint32_t i) except -1
     # The error for one that is not.
@@ -46,5 +49,7 @@ cdef class Image:
     cdef bytes attributes(self, uint32_t i)
     # The same as a new dict; InvalidRegion if they are no JSON object.
     cdef dict parse_attributes(self, uint32_t i)
+    # The error for what was read again and has changed.
+    cdef object changed_error(self, uint32_t i, str field)
     # Where the content of layer number `i`, as stored, lies.
     cdef const uint8_t *content(self, uint32_t i) except NULL

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 from typing_extensions import Buffer
@@ -9,11 +9,8 @@ class PackedRegion:
     def n_bytes(self) -> int: ...
     @property
     def n_layers(self) -> int: ...
-    @property
-    def head(self) -> bytearray: ...
-    def seal(self, immutable: bool) -> None: ...
     def renumber(self, dimension_id: int) -> None: ...
-    def pieces(self) -> Iterator[Buffer]: ...
+    def pieces(self) -> Iterator[bytearray | memoryview]: ...
     def fill(self, target: Buffer) -> None: ...
 
 def pack_layers(
@@ -21,8 +18,8 @@ def pack_layers(
     name: bytes,
     generation: int,
     created_ns: int,
-    layers: Mapping[int, Any],
-    passages: Mapping[int, Sequence[Any]] | None = None,
+    layers: dict[int, Any],
+    passages: dict[int, Sequence[Any]] | None = None,
     *,
     immutable: bool = False,
     delta: bool = False,

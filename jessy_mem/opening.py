@@ -41,13 +41,14 @@ class Place(NamedTuple):
 
 
 class Opener:
-    """Opens the dimensions of a base folder. Only the paths that somebody named are kept."""
+    """Opens the dimensions of a base folder. Of paths, only those that somebody named are kept."""
 
     def __init__(self, config: MemoryConfig, layout: MemoryLayout) -> None:
         self._config = config
         self._layout = layout
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
+        self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
 
     def place_of(self, dimension: int) -> Place:
         layout, named = self._layout, self._named.get(dimension)
@@ -86,6 +87,7 @@ class Opener:
                 immutable=place.immutable,
                 verify=config.verify,
                 deltas=not place.named or has_deltas(place.path),
+                bare=None if place.named else self._bare,
             )
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)

@@ -20,13 +20,16 @@ from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from jessy_mem._core.c.os_folder cimport jm_os_folder_numbers
+from jessy_mem._core.c.os_folder cimport jm_os_folder_mtime, jm_os_numbers_beside
 from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
 
 from jessy_mem._core.image import checked, map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
 from jessy_mem.layout import DELTA_DIGITS, DELTA_PREFIX, DELTA_SUFFIX, delta_file
+
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(str path)
 
 cdef enum:
     USUAL_DELTAS = 64  # more than a writer leaves
@@ -145,18 +148,25 @@ cdef tuple stack_facts_of(tuple stack, layers):
 
 
 def open_stack(
-    str path not None, uint64_t dimension_id, *, admit=None, bint immutable=False, str verify="lazy", bint deltas=True
+    str path not None,
+    uint64_t dimension_id,
+    *,
+    admit=None,
+    bint immutable=False,
+    str verify="lazy",
+    bint deltas=True,
+    dict bare=None,
 ):
     """The stack whose base is the file at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. Raises what `map_file` raises, for each of them;
-    then nothing stays open.
+    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension. Raises what
+    `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
     cdef tuple stack
     while True:
-        listed = delta_generations(path) if deltas and not immutable else []
+        listed = delta_generations(path, dimension_id, bare) if deltas and not immutable else []
         stack = laid_on(
             (checked(map_file(path, dimension_id, admit=admit_with(admit, 0), immutable=immutable), verify),),
             path, listed, admit, verify, listed == before,
@@ -234,20 +244,29 @@ cdef object identity_of(str path, dimension_id):
     return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
 
 
-def delta_generations(str path not None):
-    """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder."""
-    cdef bytes folder = os.fsencode(os.path.dirname(path) or ".")
-    cdef const char *folder_name = folder
+def delta_generations(str path not None, key=None, dict bare=None):
+    """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder.
+
+    `bare` remembers by `key` when names last changed in a folder that had none: to ask for that again is enough then.
+    """
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *base_path = encoded
     cdef const char *prefix_name = prefix
     cdef const char *suffix_name = suffix
     cdef uint64_t usual[USUAL_DELTAS]
     cdef uint64_t *numbers = usual
-    cdef int64_t n = 0, room = USUAL_DELTAS
+    cdef int64_t n = 0, room = USUAL_DELTAS, mtime_ns = 0
     cdef int failed = 0
+    if bare is not None and key in bare:
+        with nogil:
+            mtime_ns = jm_os_folder_mtime(base_path)
+        if mtime_ns == bare[key]:
+            return []
+        del bare[key]
     try:
         while True:
             with nogil:
-                n = jm_os_folder_numbers(folder_name, prefix_name, suffix_name, numbers, room)
+                n = jm_os_numbers_beside(base_path, prefix_name, suffix_name, numbers, room, &mtime_ns)
                 if n < 0:
                     failed = errno
             if n <= room:
@@ -259,8 +278,10 @@ def delta_generations(str path not None):
             if numbers == NULL:
                 raise MemoryError
         if n < 0 and failed not in (ENOENT, ENOTDIR):
-            raise MappingError(failed, os.strerror(failed), os.fsdecode(folder))
-        return sorted([numbers[i] for i in range(n)])
+            raise MappingError(failed, os.strerror(failed), path)
+        if n == 0 and mtime_ns and bare is not None:
+            bare[key] = mtime_ns
+        return sorted([numbers[i] for i in range(n)]) if n > 0 else []
     finally:
         if numbers != usual:
             free(numbers)

@@ -164,9 +164,7 @@ def extended_file(
         table += extension(layer)
         if version == 2:
             made = created_ns if layer.created_ns is None else layer.created_ns
-            table += WIDE.pack(
-                made, attributes_at if layer.attributes else 0, len(layer.attributes), layer.n_tokens, 0
-            )
+            table += WIDE.pack(made, attributes_at if layer.attributes else 0, len(layer.attributes), layer.n_tokens, 0)
             attributes_at += len(layer.attributes)
     head = HEADER.pack(
         dimension_id, len(name), name, cursor, len(layers), MAGIC, version,
@@ -273,8 +271,16 @@ def read_region(data: bytes) -> Region:
         assert offset + size <= len(data), "content behind the end"
         layers.append(Layer(number, data[offset : offset + size], depth, frequency, tuple(keywords), offset=offset))
     region = Region(
-        dimension_id, name[:name_len], generation, created_ns, bool(optional & 1), version > 0, tuple(layers), at,
-        bool(version and required & 2), version,
+        dimension_id,
+        name[:name_len],
+        generation,
+        created_ns,
+        bool(optional & 1),
+        version > 0,
+        tuple(layers),
+        at,
+        bool(version and required & 2),
+        version,
     )
     region.name.decode()
     if version == 0:

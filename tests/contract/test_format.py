@@ -394,7 +394,11 @@ def test_delta_says_that_it_is_one(version, region_file):
     with pytest.raises(InvalidRegion) as caught:
         map_file(path, 3, delta=True)
     error = caught.value
-    assert (error.field, error.found, error.expected) == ("required_features", "0x0", "bit 0x2, for the file is a delta")
+    assert (error.field, error.found, error.expected) == (
+        "required_features",
+        "0x0",
+        "bit 0x2, for the file is a delta",
+    )
 
 
 @pytest.mark.parametrize("where", ["first page", "table on it", "behind it"])

@@ -111,7 +111,9 @@ def test_merge_is_what_a_dict_says(base, deltas, plain, as_base, with_extra):
             specs = {layer.layer: spec_of(layer) for layer in layers}
             extra = pack_layers(77, b"another", 1, made_ns, specs, delta=True)
         else:
-            images.append(image_of(extended_file(layers, generation=generation, created_ns=made_ns, version=2, delta=True)))
+            images.append(
+                image_of(extended_file(layers, generation=generation, created_ns=made_ns, version=2, delta=True))
+            )
     packed = merge_images(images, as_base=as_base, generation=9, created_ns=CREATED_NS, extra=extra)
     region = read_region(bytes_of(packed))
     wanted = merged([base, *deltas], as_base)

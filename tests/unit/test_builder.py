@@ -109,9 +109,10 @@ def test_attributes_are_those_of_the_moment_when_the_spec_was_made():
     stored = RegionBuilder(1, "x").add_layer(spec).to_bytes()
     assert read_region(stored).layers[0].attributes == '{"n":1.5,"ort":"Köln","tags":["a"]}'.encode()
     assert pickle.loads(pickle.dumps(spec)) == spec == replace(spec)
-    assert RegionBuilder(1, "x", created_ns=5).add_layer(pickle.loads(pickle.dumps(spec))).to_bytes() == RegionBuilder(
-        1, "x", created_ns=5
-    ).add_layer(replace(spec)).to_bytes()
+    assert (
+        RegionBuilder(1, "x", created_ns=5).add_layer(pickle.loads(pickle.dumps(spec))).to_bytes()
+        == RegionBuilder(1, "x", created_ns=5).add_layer(replace(spec)).to_bytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,11 @@ def test_attributes_are_those_of_the_moment_when_the_spec_was_made():
 @pytest.mark.parametrize("immutable", [False, True])
 def test_region_is_written_with_the_lowest_version_that_can_say_it(fields, version, immutable, region_file):
     made = RegionBuilder(3, "Intention", created_ns=10**18, immutable=immutable)
-    data = made.add_layer(LayerSpec(text="one")).add_layer(LayerSpec(text="ß" * 5000, keywords=("word",), **fields)).to_bytes()
+    data = (
+        made.add_layer(LayerSpec(text="one"))
+        .add_layer(LayerSpec(text="ß" * 5000, keywords=("word",), **fields))
+        .to_bytes()
+    )
     region = read_region(data)
     assert (region.version, region.delta) == (version, False)
     known = {"attributes": {}, "n_tokens": 0, "created_ns": 10**18} | fields

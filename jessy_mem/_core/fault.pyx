@@ -1,5 +1,5 @@
 """The rules of the region file, and the error for each that a file breaks."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from jessy_mem.errors import InvalidRegion, RegionTruncated

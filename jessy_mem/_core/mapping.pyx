@@ -16,6 +16,7 @@ from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_pa
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 
+
 @cython.final
 @cython.no_gc  # holds no Python object
 cdef class Mapping:

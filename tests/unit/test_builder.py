@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import json
 import os
+import pickle
 import random
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
+from helpers import HAS_PROC, MAGIC, Layer, extended_file, mapped_regions, read_region
 from jessy_mem import compression
 from jessy_mem._core.format import read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
@@ -64,6 +67,102 @@ def builder(*texts: str, dimension_id: int = 15, **options) -> RegionBuilder:
 def test_spec_that_cannot_be_stored_is_refused_when_it_is_made(fields, message):
     with pytest.raises(ValueError, match=message):
         LayerSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attributes": [("a", 1)]}, "attributes: list is not a mapping"),
+        ({"attributes": "a"}, "attributes: str is not a mapping"),
+        ({"attributes": {1: "a"}}, "attributes: the key 1 is not str"),
+        ({"attributes": {"a": float("nan")}}, "attributes: Out of range float values are not JSON compliant"),
+        ({"attributes": {"a": -float("inf")}}, "attributes: Out of range"),
+        ({"attributes": {"a": b"bytes"}}, "attributes: Object of type bytes is not JSON serializable"),
+        ({"attributes": {"a": {1: 2, "b": 3}}}, "attributes: "),
+        ({"attributes": {"a": "half \ud800"}}, "attributes: .*surrogates not allowed"),
+        ({"attributes": {"a": "x" * 65529}}, "attributes: 65537 bytes of JSON, expected at most 65536"),
+        ({"n_tokens": -1}, r"n_tokens: -1 is not in 0\.\.2\*\*32 - 1"),
+        ({"n_tokens": 2**32}, "n_tokens: 4294967296 is not in"),
+        ({"n_tokens": 1.0}, r"n_tokens: 1\.0 is not in"),
+        ({"created_ns": -1}, r"created_ns: -1 is not in 0\.\.2\*\*64 - 1"),
+        ({"created_ns": 2**64}, "created_ns: 18446744073709551616 is not in"),
+        ({"created_ns": "now"}, "created_ns: 'now' is not in"),
+    ],
+)
+def test_what_is_known_of_a_layer_is_checked_when_it_is_said(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LayerSpec(text="a", **fields)
+
+
+def test_attributes_that_hold_themselves_are_refused():
+    endless = {}
+    endless["again"] = endless
+    with pytest.raises(ValueError, match="attributes: "):
+        LayerSpec(text="a", attributes=endless)
+
+
+def test_attributes_are_those_of_the_moment_when_the_spec_was_made():
+    tags = ["a"]
+    spec = LayerSpec(text="a", attributes={"tags": tags, "ort": "Köln", "n": 1.5})
+    tags.append("b")
+    assert spec.attributes == {"tags": ["a"], "ort": "Köln", "n": 1.5}
+    stored = RegionBuilder(1, "x").add_layer(spec).to_bytes()
+    assert read_region(stored).layers[0].attributes == '{"n":1.5,"ort":"Köln","tags":["a"]}'.encode()
+    assert pickle.loads(pickle.dumps(spec)) == spec == replace(spec)
+    assert (
+        RegionBuilder(1, "x", created_ns=5).add_layer(pickle.loads(pickle.dumps(spec))).to_bytes()
+        == RegionBuilder(1, "x", created_ns=5).add_layer(replace(spec)).to_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [
+        ({}, 1),
+        ({"attributes": {}}, 1),
+        ({"n_tokens": 0}, 1),
+        ({"created_ns": 10**18}, 1),
+        ({"attributes": {"a": None}}, 2),
+        ({"attributes": {"a": "x" * 65528}}, 2),
+        ({"n_tokens": 1}, 2),
+        ({"n_tokens": 2**32 - 1}, 2),
+        ({"created_ns": 0}, 2),
+        ({"created_ns": 2**64 - 1}, 2),
+    ],
+)
+@pytest.mark.parametrize("immutable", [False, True])
+def test_region_is_written_with_the_lowest_version_that_can_say_it(fields, version, immutable, region_file):
+    made = RegionBuilder(3, "Intention", created_ns=10**18, immutable=immutable)
+    data = (
+        made.add_layer(LayerSpec(text="one"))
+        .add_layer(LayerSpec(text="ß" * 5000, keywords=("word",), **fields))
+        .to_bytes()
+    )
+    region = read_region(data)
+    assert (region.version, region.delta) == (version, False)
+    known = {"attributes": {}, "n_tokens": 0, "created_ns": 10**18} | fields
+    layers = [Layer(0, b"one"), Layer(1, "ß".encode() * 5000, keywords=(b"word",), n_tokens=known["n_tokens"],
+                                      created_ns=known["created_ns"])]  # fmt: skip
+    if known["attributes"]:
+        layers[1] = replace(layers[1], attributes=json.dumps(known["attributes"], separators=(",", ":")).encode())
+    assert data == extended_file(layers, immutable=immutable, version=version)
+    with MmapRegion(3, region_file(data)) as opened:
+        assert opened.verify() == []
+        assert opened.layer(1).text == "ß" * 5000
+
+
+@pytest.mark.parametrize("fields", [{}, {"attributes": {"a": 1}}])
+def test_layer_that_is_removed_makes_a_delta(fields):
+    made = RegionBuilder(3, "Intention", created_ns=10**18)
+    made.add_layer(LayerSpec(text="one", **fields))._remove_layer(7)
+    with pytest.raises(ValueError, match="layer 7 was added before"):
+        made._remove_layer(7)
+    with pytest.raises(ValueError, match="layer 0 was added before"):
+        made._remove_layer(0)
+    layers = (Layer(0, b"one", attributes=b'{"a":1}' if fields else b""), Layer(7, b"", text_flags=4))
+    assert made.to_bytes() == extended_file(layers, version=2 if fields else 1, delta=True)
+    with pytest.raises(ValueError, match="layer 7: only a delta says that a layer is removed"):
+        pack_layers(3, b"x", 1, 0, {7: None})
 
 
 def test_spec_is_frozen_and_its_keywords_are_a_tuple():

@@ -10,6 +10,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from world import World, content_of, publish
 
 from helpers import Layer, extended_file, plain_file
 from jessy_mem._core import stack as stack_module
@@ -18,7 +19,6 @@ from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId, delta_file, has_deltas
-from world import World, content_of, publish
 
 
 @pytest.fixture
@@ -236,8 +236,10 @@ def test_a_delta_that_does_not_belong_to_the_base_is_refused_as_damage(world, ch
 
 
 def test_names_that_are_no_deltas_are_not_looked_at(world):
-    for name in ("delta-9.mmap", "delta-00000000000000009.mmap", "delta-000000000000000x.mmap", "delta-.mmap",
-                 "delta-0000000000000009.mmap.tmp", ".delta-0000000000000009.mmap", "delta-0000000000000000.mmap"):  # fmt: skip
+    names = (
+        "delta-9.mmap delta-00000000000000009.mmap delta-000000000000000x.mmap delta-.mmap .delta-0000000000000009.mmap"
+    )
+    for name in (*names.split(), "delta-0000000000000009.mmap.tmp", "delta-0000000000000000.mmap"):
         world.path(15).with_name(name).write_bytes(b"no region")
     assert delta_generations(str(world.path(15))) == [3, 8]
     assert delta_generations(str(world.path(99))) == []
@@ -437,7 +439,7 @@ LAYERS = st.dictionaries(st.integers(0, 12), st.booleans(), min_size=1, max_size
 def test_a_stack_is_like_a_dict_that_is_updated(tmp_path_factory, deltas):
     world = World(tmp_path_factory.mktemp("stack"))
     world.write(15, n_layers=4, n_bytes=32)
-    now = {layer: 1 for layer in range(4)}
+    now = dict.fromkeys(range(4), 1)
     numbers = {*now}
     for generation, delta in enumerate(deltas, 2):
         put = [layer for layer, is_put in delta.items() if is_put]

@@ -126,9 +126,10 @@ class IdRegister:
     def _used_up(self, which: int) -> LimitExceeded:
         n_ids = self._end[which] - self._first[which]
         hint = f"the ids {self._first[which]}..{self._end[which] - 1} of this base folder are used up"
+        hint += ", for an id is never given twice, whatever was forgotten; another base folder begins anew"
         if which == 0:
-            hint += "; user=True gives ids of the next segment"
-        return LimitExceeded(n_ids, n_ids, 1, self._names[which], hint=hint)
+            hint += ", and user=True gives ids of the next segment"
+        return LimitExceeded(n_ids, n_ids, 1, self._names[which], hint=hint, unit="ids")
 
 
 def _unlock(fd: int) -> None:

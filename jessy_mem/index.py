@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
+from typing import Any
 
+from jessy_mem import given
+from jessy_mem._core.format import stored_frequency
 from jessy_mem.layout import LayerId
 
 __all__ = ["LayerFacts", "LayerIndex"]
@@ -15,7 +17,7 @@ LayerFacts = tuple[int, int, float, tuple[str, ...], int, int]  # layer, depth, 
 
 
 class LayerIndex:
-    """Finds layers by keyword (compared case-folded) and by frequency. Not thread-safe: the owner locks."""
+    """Finds layers by keyword (NFC-normalised and case-folded) and by frequency. Not thread-safe: the owner locks."""
 
     def __init__(self) -> None:
         self._layers: dict[int, tuple[LayerId, ...]] = {}
@@ -32,13 +34,13 @@ class LayerIndex:
         self.remove(dimension)
         found: dict[str, list[LayerId]] = {}
         for layer, _, _, keywords, _, _ in facts:
-            for word in dict.fromkeys(keyword.casefold() for keyword in keywords):
+            for word in dict.fromkeys(map(given.folded, keywords)):
                 found.setdefault(word, []).append(LayerId(dimension, layer))
         for word, layers in found.items():
             self._keywords.setdefault(word, {})[dimension] = tuple(layers)
         self._words[dimension] = frozenset(found)
         self._layers[dimension] = tuple(LayerId(dimension, fact[0]) for fact in facts)
-        self._by_frequency[dimension] = [(fact[2], LayerId(dimension, fact[0])) for fact in facts]
+        self._by_frequency[dimension] = [(stored_frequency(fact[2]), LayerId(dimension, fact[0])) for fact in facts]
         self._sorted = None
 
     def remove(self, dimension: int) -> None:
@@ -56,9 +58,17 @@ class LayerIndex:
     def find(
         self, dimension: int | None = None, keyword: str | None = None, frequency: tuple[float, float] | None = None
     ) -> list[LayerId]:
-        """The layers that meet every condition given, ascending; `frequency` is (low, high) in Hz, inclusive."""
+        """The layers that meet every condition given, ascending; `frequency` is (low, high) in Hz, inclusive.
+
+        TypeError for a condition of the wrong kind.
+        """
+        if dimension is not None:
+            dimension = given.integer(dimension)
+        if keyword is not None and not isinstance(keyword, str):
+            hint = "a dimension is given by dimension=" if isinstance(keyword, int) else "ask for one word at a time"
+            raise TypeError(f"keyword: {keyword!r} is {type(keyword).__name__}, not str; {hint}")
         if keyword is not None:
-            holders = self._keywords.get(keyword.casefold(), {})
+            holders = self._keywords.get(given.folded(keyword), {})
             if dimension is not None:
                 found: Iterable[LayerId] = holders.get(dimension, ())
             else:
@@ -74,7 +84,7 @@ class LayerIndex:
         return [layer for each in sorted(self._layers) for layer in self._layers[each]]
 
     def _in_range(self, frequency: tuple[float, float]) -> list[LayerId]:
-        low, high = (_stored(bound) for bound in frequency)
+        low, high = _bounds(frequency)
         if not low <= high:  # nor if one is NaN
             return []
         if self._sorted is None:
@@ -84,11 +94,10 @@ class LayerIndex:
         return [layer for _, layer in self._sorted[begin:end]]
 
 
-def _stored(frequency: float) -> float:
-    """`frequency` as a region stores it, in 32 bits, so that a bound of 2.2 meets a layer of 2.2 Hz."""
+def _bounds(frequency: Any) -> tuple[float, float]:
+    """A range as regions store its ends, in 32 bits, so that a bound of 2.2 meets a layer of 2.2 Hz."""
     try:
-        return float(struct.unpack("<f", struct.pack("<f", frequency))[0])
-    except OverflowError:
-        return float("inf") if frequency > 0 else float("-inf")
-    except struct.error:
-        raise TypeError(f"frequency: {frequency!r} is not a number of Hz") from None
+        low, high = (stored_frequency(given.number(bound)) for bound in frequency)
+    except (TypeError, ValueError):
+        raise TypeError(f"frequency: {frequency!r} is not a pair (low, high) of numbers of Hz") from None
+    return low, high

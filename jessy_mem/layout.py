@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex
 
 from jessy_mem.errors import OutOfBounds
+from jessy_mem.given import integer
 
 __all__ = [
     "MAX_LAYER",
@@ -78,7 +78,7 @@ class LayerId(NamedTuple):
         except (TypeError, ValueError):
             raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
         try:
-            return cls(index(dimension), index(layer))
+            return cls(integer(dimension), integer(layer))
         except TypeError:
             raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
 
@@ -162,6 +162,12 @@ class MemoryLayout:
         self.dimensions: Mapping[int, DimensionPlan] = MappingProxyType(dimensions)
         if address > self.segments[0].size_bytes:
             raise ValueError(f"slots of {address} bytes do not fit into core, {self.segments[0].size_bytes} bytes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"dimensions": dict(self.dimensions)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"dimensions": MappingProxyType(state["dimensions"])})
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> MemoryLayout:

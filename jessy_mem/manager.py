@@ -13,14 +13,14 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
 from jessy_mem.builder import LayerSpec
-from jessy_mem.config import MemoryConfig
+from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
     ConsciousnessError,
@@ -77,11 +77,10 @@ class MmapManager(RegionTable):
         total_memory_mb: int | float | str | None = None,
         *,
         config: MemoryConfig | None = None,
-        **overrides: Any,
+        **overrides: Unpack[MemoryOptions],
     ) -> None:
-        if total_memory_mb is not None:
-            overrides["total_memory_mb"] = total_memory_mb
-        super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
+        made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
+        super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
         self._times = Times()
         ids = IdRegister(os.fspath(self.config.base_path), self.layout)
         self._learner = Learner(weakref.proxy(self), ids, self.layout, self.config)  # weak: else both were a cycle
@@ -107,7 +106,7 @@ class MmapManager(RegionTable):
             if dimension in self._regions or dimension in self._evicted:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                self._opener.name_path(dimension, os.fspath(path))
+                self._opener.name_path(dimension, os.path.abspath(path))
             try:
                 region = self._open_region(dimension)
             except BaseException:

@@ -99,7 +99,14 @@ class Protos:
                 raise ImmutableDimension(dimension)
         if self._layout.is_immutable(dimension):
             raise ImmutableDimension(dimension)
-        raise RegionNotFound(dimension, "it is not a proto-dimension, and only those are changed or crystallized")
+        if region is None:
+            raise RegionNotFound(dimension)
+        hint = (
+            f"its layers are in a file, {self._table._place_of(dimension).path}, and only proto-dimensions are changed or "
+            "crystallized; write a new file in its place with RegionBuilder and call "
+            f"reload_dimension({dimension}), or keep what is new in a proto-dimension of its own"
+        )
+        raise RegionNotFound(dimension, hint)
 
     def owns_file(self, dimension: int) -> bool:
         """Whether a file in the place of a proto-dimension's is its own: one that could not be taken away again."""

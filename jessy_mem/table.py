@@ -44,7 +44,7 @@ from jessy_mem.layout import MemoryLayout, default_layout
 from jessy_mem.opening import Opener, Place
 from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
-from jessy_mem.trace import CallSites, Tracer
+from jessy_mem.trace import CallSites, Tracer, Tracers
 
 __all__ = ["RegionTable"]
 
@@ -92,7 +92,7 @@ class RegionTable(LayerRegistry):
         self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
         self._addresses = Addresses(self.layout)
         self._n_evictions = self._n_failures = 0
-        self._sites = CallSites()
+        self._sites, self._tracing = CallSites(), Tracers()
         if config.trace:
             self._add_tracer(self._sites)
         self._set_timed(config.record_latency)
@@ -435,11 +435,11 @@ class RegionTable(LayerRegistry):
 
     def _add_tracer(self, tracer: Tracer) -> None:
         with self._lock:
-            self._use_tracers((*self._tracers, tracer))
+            self._use_tracers(self._tracing.add(tracer))
 
     def _remove_tracer(self, tracer: Tracer) -> None:
         with self._lock:
-            self._use_tracers(tuple(each for each in self._tracers if each is not tracer))
+            self._use_tracers(self._tracing.remove(tracer))
 
     # Small questions
 

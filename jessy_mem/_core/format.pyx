@@ -18,11 +18,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
+import shlex
+
 import xxhash
 
+from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
 
 from jessy_mem.errors import InvalidRegion, RegionTruncated
+from jessy_mem.looks import looks_like
 
 cdef extern from *:
     """
@@ -31,6 +35,7 @@ cdef extern from *:
     #endif
     """
 
+NEWER = "a newer jessy_mem wrote it; pip install -U jessy-mem"
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 
 cdef enum:
@@ -85,6 +90,11 @@ _RULES = {
 }
 
 
+def stored_frequency(double hz):
+    """`hz` as it is read when it was stored in 32 bits: 0 or infinite if they cannot hold it."""
+    return decimal_of(<float> hz)
+
+
 cdef bint fault_set(Fault *fault, FaultCode code, int64_t layer, uint64_t found, uint64_t expected) noexcept nogil:
     fault.code, fault.layer, fault.found, fault.expected = code, layer, found, expected
     return False
@@ -97,14 +107,18 @@ cdef object fault_error(const Fault *fault, const Header *header, str path):
     found = fault.found
     expected = expected.format(fault.expected, found)
     layer = None if fault.layer < 0 else fault.layer
+    hint = advice(path)
     if fault.code == SHORT_HEADER or fault.code == TRUNCATED:
-        return RegionTruncated(path, field, f"{found} bytes", expected, layer)
+        return RegionTruncated(path, field, f"{found} bytes", expected, layer, hint)
     if fault.code == SHORT_METADATA:
         found = f"{found} bytes"
     elif fault.code == BAD_MAGIC:
         found = repr(PyBytes_FromStringAndSize(<const char *> header.magic, 16))
+        hint = advice(path, PyBytes_FromStringAndSize(<const char *> header, sizeof(Header)))
+    elif fault.code == BAD_EXTENSION_VERSION:
+        hint = NEWER
     elif fault.code == BAD_REQUIRED_FEATURES:
-        found = hex(found)
+        found, hint = hex(found), NEWER
     elif fault.code == BAD_FREQUENCY:
         found = read_float(<uint32_t> fault.found)
     elif fault.code in (
@@ -112,7 +126,14 @@ cdef object fault_error(const Fault *fault, const Header *header, str path):
         BAD_KEYWORD_UTF8, BAD_EXTENSION_ZERO, BAD_GAP,
     ):
         found = "other bytes"
-    return InvalidRegion(path, field, found, expected, layer)
+    return InvalidRegion(path, field, found, expected, layer, hint)
+
+
+def advice(str path not None, bytes first=None):
+    """What to do about the file at `path`, which is no sound region; `first` are its first bytes if it may be none."""
+    kind = "" if first is None else looks_like(first)
+    command = "" if path.startswith("<") else f"jessy-mem verify {shlex.quote(path)} tells more"
+    return "; ".join([each for each in (f"it looks like {kind}" if kind else "", command) if each])
 
 
 cdef inline float read_float(uint32_t bits) noexcept nogil:

@@ -6,6 +6,9 @@ from typing_extensions import Buffer
 
 from jessy_mem.errors import InvalidRegion
 
+MFD_NOEXEC_SEAL: int
+REFUSED: set[int]
+
 @final
 class Image:
     charged_bytes: int

@@ -48,8 +48,12 @@ from jessy_mem._core.mapping cimport memoryview_of
 import xxhash
 
 from jessy_mem import compression
+from jessy_mem._core.format import advice
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
+
+MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
+REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 cdef int CHUNK_BYTES = 1 << 20
@@ -308,7 +312,7 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
     """
     cdef int fd, failed
     cdef jm_file_facts facts
-    cdef uint64_t n_bytes
+    cdef uint64_t n_bytes = 0
     cdef Image image
     cdef str text_path = os.fspath(path)
     try:
@@ -328,7 +332,8 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
             raise OSError(errno.EINVAL, "Not a regular file")
         n_bytes = facts.n_bytes
         if n_bytes < HEADER_BYTES:
-            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes")
+            hint = advice(text_path, os.pread(fd, HEADER_BYTES, 0))
+            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
         charge = admit(n_bytes) if admit is not None else None
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
         first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
@@ -339,7 +344,7 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
     except MappingError:
         raise
     except OSError as error:
-        raise MappingError.of(error, text_path) from None
+        raise MappingError.of(error, text_path, n_bytes) from None
     finally:
         os.close(fd)
 
@@ -361,9 +366,13 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
     cdef int sealed = sealed_copy(fd, path, n_bytes)
     cdef Image image
     try:
-        image = Image(map_descriptor(sealed, path, n_bytes), path, dimension_id, "mmap", charge, identity)
+        owner = private_copy(fd, path, n_bytes) if sealed < 0 else map_descriptor(sealed, path, n_bytes)
+        image = Image(owner, path, dimension_id, "mmap", charge, identity)
         if image.immutable:
-            found = sha256_of(sealed, format_head_bytes(&image.header))
+            if sealed < 0:
+                found = hashlib.sha256(memoryview(image)[format_head_bytes(&image.header):]).digest()
+            else:
+                found = sha256_of(sealed, format_head_bytes(&image.header))
             expected = PyBytes_FromStringAndSize(<const char *> image.header.content_sha256, 32)
             if found != expected:
                 raise ChecksumMismatch(path, "content_sha256", found.hex(), expected.hex())
@@ -371,19 +380,28 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
         else:
             image.check_all()
     finally:
-        os.close(sealed)
+        if sealed >= 0:
+            os.close(sealed)
     return image
 
 
-cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -1:
-    """A descriptor of a sealed copy; where the system has no sealed memory, of the file itself."""
+cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -2:
+    """A descriptor of a sealed copy; -1 where the system has no sealed memory, or refuses it."""
     cdef int copy
     cdef uint64_t done = 0
     cdef uint64_t moved
     if not hasattr(os, "memfd_create"):
-        return os.dup(fd)
+        return -1
     import fcntl
-    copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        try:  # what can be executed is refused where vm.memfd_noexec says so
+            copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # Linux before 6.3
+    except OSError:
+        return -1
     try:
         while done < n_bytes:
             moved = os.sendfile(copy, fd, done, min(n_bytes - done, <uint64_t> 1 << 30))
@@ -391,10 +409,28 @@ cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -1:
                 raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
             done += moved
         fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    except BaseException:
+    except BaseException as error:
         os.close(copy)
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            return -1
         raise
     return copy
+
+
+cdef object private_copy(int fd, str path, uint64_t n_bytes):
+    """The file in memory of this process alone, which no other can open, made read-only: a Mapping."""
+    cdef uint64_t done = 0
+    cdef uint64_t moved = 0
+    owner = Mapping(n_bytes)
+    with memoryview(owner) as whole:
+        while done < n_bytes:
+            with whole[done:done + CHUNK_BYTES] as part:
+                moved = os.preadv(fd, [part], done)
+            if moved == 0:
+                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
+            done += moved
+    owner.freeze()
+    return owner
 
 
 cdef bytes sha256_of(int fd, uint64_t off_bytes):

@@ -6,6 +6,7 @@ from jessy_mem._core.image cimport Image
 
 
 cdef class LayerView:
+    cdef object __weakref__
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
     cdef object payload              # the owner of decompressed bytes, or None
     cdef uint64_t payload_bytes      # its memory, which image.decompressed_bytes counts
@@ -24,6 +25,7 @@ cdef class LayerView:
 
 
 cdef class MmapRegion:
+    cdef object __weakref__
     cdef Image image                 # None once closed; read under critical_section(self)
     cdef object allocate             # n_bytes -> writable buffer for a decompressed layer
     cdef uint8_t is_immutable        # by the plan or by the file's flag

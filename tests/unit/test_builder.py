@@ -9,6 +9,8 @@ import os
 import random
 import stat
 import threading
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,75 @@ def builder(*texts: str, dimension_id: int = 15, **options) -> RegionBuilder:
 def test_spec_that_cannot_be_stored_is_refused_when_it_is_made(fields, message):
     with pytest.raises(ValueError, match=message):
         LayerSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"depth": np.uint8(3)}, {"depth": 3}),
+        ({"depth": np.array(3)}, {"depth": 3}),
+        ({"depth": True}, {"depth": 1}),
+        ({"layer": np.int64(500)}, {"layer": 500}),
+        ({"frequency": np.float32(0.5)}, {"frequency": 0.5}),
+        ({"frequency": np.float64(2.2)}, {"frequency": 2.2}),
+        ({"frequency": np.array(2.5)}, {"frequency": 2.5}),
+        ({"frequency": np.int16(7)}, {"frequency": 7.0}),
+        ({"frequency": Decimal("2.2")}, {"frequency": 2.2}),
+        ({"frequency": Fraction(5, 2)}, {"frequency": 2.5}),
+        ({"keywords": (word for word in ("joke", "pun"))}, {"keywords": ("joke", "pun")}),
+        ({"keywords": map(str.lower, ("Joke", "Pun"))}, {"keywords": ("joke", "pun")}),
+        ({"keywords": dict.fromkeys(("pun", "joke"))}, {"keywords": ("pun", "joke")}),
+        ({"keywords": np.array(["joke", "pun"])}, {"keywords": ("joke", "pun")}),
+        ({"keywords": {"pun", "joke", "wit"}}, {"keywords": ("joke", "pun", "wit")}),
+        ({"keywords": frozenset(("pun", "joke"))}, {"keywords": ("joke", "pun")}),
+    ],
+)
+def test_spec_keeps_plain_values_of_whatever_it_is_given(fields, kept):
+    spec = LayerSpec(text="a", **fields)
+    for field, value in kept.items():
+        assert getattr(spec, field) == value
+        assert type(getattr(spec, field)) is type(value)
+    assert {type(word) for word in spec.keywords} <= {str}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": np.float64(3)}, {"depth": Decimal(3)}, {"depth": np.array([3])}, {"layer": np.int64(65536)},
+        {"frequency": np.array([1.0])}, {"frequency": 1j}, {"frequency": Decimal("Infinity")},
+        {"frequency": Decimal("sNaN")}, {"frequency": np.float64("nan")}, {"frequency": b"1"}, {"frequency": 10**400},
+        {"keywords": 5}, {"keywords": b"joke"}, {"keywords": [["joke"]]}, {"keywords": (word for word in ("joke", 5))},
+    ],
+)  # fmt: skip
+def test_spec_refuses_what_is_no_number_or_no_words(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        LayerSpec(text="a", **fields)
+
+
+def test_same_set_of_keywords_gives_the_same_file(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    words = [f"word {i}" for i in range(100)]
+    files = {
+        RegionBuilder(1, "x").add_layer(LayerSpec(text="a", keywords=given)).to_bytes()
+        for given in (set(words), {*words[::-1]}, frozenset(words), sorted(words))
+    }
+    assert len(files) == 1
+
+
+def test_region_numbers_may_be_of_any_integer_type():
+    made = RegionBuilder(np.int32(15), "x", generation=np.uint64(2**63), created_ns=np.array(7))
+    region = read_region(made.add_layer(LayerSpec(text="a")).to_bytes())
+    assert (region.dimension_id, region.generation, region.created_ns) == (15, 2**63, 7)
+    assert [type(each) for each in (made.dimension_id, made.generation, made.created_ns)] == [int] * 3
+
+
+def test_name_is_the_same_however_an_accent_was_typed():
+    typed = ["Gef\N{LATIN SMALL LETTER U WITH DIAERESIS}hl", "Gefu\N{COMBINING DIAERESIS}hl"]
+    assert len({read_region(builder_of(name)).name for name in typed}) == 1
+
+
+def builder_of(name: str) -> bytes:
+    return RegionBuilder(1, name).add_layer(LayerSpec(text="a")).to_bytes()
 
 
 def test_spec_is_frozen_and_its_keywords_are_a_tuple():

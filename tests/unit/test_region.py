@@ -13,6 +13,8 @@ import resource
 import subprocess
 import sys
 import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -744,28 +746,93 @@ def test_changed_immutable_region_is_refused_at_open(region_file):
     assert caught.value.found == data[144:176].hex()
 
 
-def test_immutable_region_without_sealed_memory_is_checked_all_the_same(region_file, monkeypatch):
+def without_memfd(monkeypatch) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
+
+
+def refusing(call: str, number: int) -> Callable[..., None]:
+    """Let the system refuse `call`, as a sandbox does, with an error of this number."""
+
+    def arrange(monkeypatch) -> None:
+        def refuse(*_args, **_options):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, call, refuse, raising=False)
+
+    return arrange
+
+
+REFUSALS = [
+    without_memfd,
+    *(refusing("memfd_create", getattr(errno, name)) for name in "EPERM EACCES ENOSYS EMFILE EINVAL".split()),
+    *(refusing("sendfile", getattr(errno, name)) for name in "EPERM ENOSYS EINVAL".split()),
+]
+
+
+@pytest.mark.parametrize("arrange", REFUSALS)
+def test_immutable_region_without_sealed_memory_is_as_safe(arrange, region_file, monkeypatch):
+    if not hasattr(os, "memfd_create") and arrange is not without_memfd:
+        pytest.skip("needs memfd_create")
+    arrange(monkeypatch)
     data = extended_file(immutable=True)
-    with MmapRegion(3, region_file(data)) as region:
+    path = region_file(data)
+    with MmapRegion(3, path) as region:
         assert region.immutable
-        assert bytes(region.layer(0)) == SAMPLE[0].content
+        with path.open("r+b") as file:
+            file.truncate(0)
+        assert bytes(memoryview(region)) == data
+        assert memoryview(region).readonly
+        assert region.verify() == []
     with pytest.raises(ChecksumMismatch, match="content_sha256"):
         MmapRegion(3, region_file(damaged(data, SIZE - 1)))
 
 
+@needs_proc
+def test_private_copy_of_an_immutable_region_cannot_be_written(region_file, monkeypatch):
+    without_memfd(monkeypatch)
+    with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
+        address = np.frombuffer(region, np.uint8).__array_interface__["data"][0]
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        spans = [([int(end, 16) for end in each[0].split("-")], each[1]) for each in maps]
+        (mode,) = [mode for (begin, end), mode in spans if begin <= address < end]
+        assert mode == "r--p"
+
+
 @needs_memfd
-@pytest.mark.parametrize("call", ["memfd_create", "sendfile"])
-def test_refusal_while_sealing_is_a_mapping_error(call, region_file, monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_sealed_memory_is_never_executable_where_the_system_knows_that(known, region_file, monkeypatch):
+    make, asked = os.memfd_create, []
+
+    def make_and_note(name, flags):
+        asked.append(flags)
+        if not known and flags & image.MFD_NOEXEC_SEAL:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return make(name, flags & ~image.MFD_NOEXEC_SEAL | os.MFD_ALLOW_SEALING)
+
+    monkeypatch.setattr(os, "memfd_create", make_and_note)
+    with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
+        assert region.verify() == []
+    assert [flags & image.MFD_NOEXEC_SEAL for flags in asked] == ([8] if known else [8, 0])
+    assert all(flags & os.MFD_CLOEXEC for flags in asked)
+
+
+@needs_memfd
+def test_refusal_while_sealing_is_a_mapping_error(region_file, monkeypatch):
     path = region_file(extended_file(immutable=True))
-
-    def refuse(*_args, **_options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, call, refuse)
+    refusing("sendfile", errno.ENOSPC)(monkeypatch)
     with pytest.raises(MappingError) as caught:
         MmapRegion(3, path)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+
+
+@pytest.mark.parametrize(
+    "read", [lambda *_args: 0, lambda *_args: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error"))]
+)
+def test_file_that_cannot_be_copied_to_private_memory_is_an_error(read, region_file, monkeypatch):
+    without_memfd(monkeypatch)
+    monkeypatch.setattr(os, "preadv", read)
+    with pytest.raises((RegionTruncated, MappingError)):
+        MmapRegion(3, region_file(extended_file(immutable=True)))
 
 
 @needs_memfd
@@ -1136,3 +1203,92 @@ def test_opening_reads_no_content(region_file):
     reseal_content(data, sound)
     with MmapRegion(3, region_file(bytes(data))) as region:
         assert region.verify() == []
+
+
+# What a view and a region are to Python ---------------------------------------------------------------------------
+
+
+def test_view_equals_the_bytes_it_shows(region_file):
+    with MmapRegion(3, region_file(extended_file())) as region:
+        view, content = region.layer(0), SAMPLE[0].content
+        for same in (
+            content,
+            bytearray(content),
+            memoryview(content),
+            np.frombuffer(content, np.uint8),
+            mmap_of(content),
+        ):
+            assert view == same
+        assert content == view
+        for other in (content[:-1], content + b"x", bytes(len(content)), b"", "text", None, 5, [*content], (3, 0)):
+            assert view != other
+        assert view != memoryview(content)[::2]
+        assert region.layer(1 if len(SAMPLE[1].content) else 2) != content
+
+
+def mmap_of(content: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(content))
+    memory[:] = content
+    return memory
+
+
+def test_empty_view_equals_no_bytes(region_file):
+    with MmapRegion(3, region_file(extended_file((Layer(0, b""), Layer(1, b"x"))))) as region:
+        assert region.layer(0) == b""
+        assert region.layer(0) != b"x"
+
+
+def test_view_is_a_key_by_identity(region_file):
+    layers = (Layer(0, b"same"), Layer(1, b"same"))
+    with MmapRegion(3, region_file(extended_file(layers))) as region:
+        one, other = region.layer(0), region.layer(1)
+        assert one == region.layer(0)
+        assert one != other
+        assert len({one, other, region.layer(0)}) == 2
+        assert hash(one) == hash(region.layer(0))
+
+
+def test_weak_references_let_views_and_regions_go(region_file):
+    region = MmapRegion(3, region_file(extended_file()))
+    cache = weakref.WeakValueDictionary({"region": region, "view": region.layer(0)})
+    keys = weakref.WeakSet([region.layer(7)])
+    assert cache["view"] is region.layer(0)
+    assert list(keys) == [region.layer(7)]
+    kept = cache["view"]
+    region.close()
+    del region
+    assert dict(cache) == {"view": kept}
+    assert not keys
+    del kept
+    assert not dict(cache)
+
+
+def test_sizes_of_views_and_regions_are_their_own(region_file):
+    """What is mapped is the file's, and counts for no object."""
+    with MmapRegion(3, region_file(extended_file((Layer(0, b"x" * 1_000_000),)))) as region:
+        assert sys.getsizeof(region.layer(0)) < 500
+        assert sys.getsizeof(region) < 500
+    assert sys.getsizeof(region) < 500
+
+
+@pytest.mark.parametrize(
+    "written", [0.6, 0.1, 1.6, 2.2, 7, 1e-3, 0.0123, 432.1, 1e6, 123456.7, 1e-30, 3e38, 1.1754944e-38, 16777216]
+)
+def test_frequency_is_the_number_that_was_written(written, region_file):
+    data = RegionBuilder(3, "x").add_layer(LayerSpec(text="x", frequency=written)).to_bytes()
+    with MmapRegion(3, region_file(data)) as region:
+        assert region.layer(0).frequency == written
+        assert region.layer_facts()[0][2] == written
+
+
+def test_frequency_is_the_shortest_decimal_that_numpy_knows(region_file):
+    rng = np.random.default_rng(7)
+    bits = rng.integers(1, 0x7F800000, 2000, dtype=np.uint32).view(np.float32)
+    stored = [*bits, *rng.uniform(0.001, 1000, 500).astype(np.float32)]
+    builder = RegionBuilder(3, "x")
+    for frequency in stored:
+        builder.add_layer(LayerSpec(content=b"", frequency=frequency))
+    with MmapRegion(3, region_file(builder.to_bytes())) as region:
+        shown = [facts[2] for facts in region.layer_facts()]
+    assert (np.array(shown, np.float32) == np.array(stored)).all()
+    assert [len(repr(each)) for each in shown] == [len(repr(float(str(each)))) for each in stored]

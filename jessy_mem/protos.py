@@ -102,8 +102,8 @@ class Protos:
         if region is None:
             raise RegionNotFound(dimension)
         hint = (
-            f"its layers are in a file, {self._table._place_of(dimension).path}, and only proto-dimensions are changed or "
-            "crystallized; write a new file in its place with RegionBuilder and call "
+            f"its layers are in a file, {self._table._place_of(dimension).path}, and only proto-dimensions are changed "
+            "or crystallized; write a new file in its place with RegionBuilder and call "
             f"reload_dimension({dimension}), or keep what is new in a proto-dimension of its own"
         )
         raise RegionNotFound(dimension, hint)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
+import mmap
 import os
 import random
 import stat
@@ -392,15 +392,10 @@ def test_compressed_layer_is_read_as_it_was(region_file):
         assert facts[0] == (len(layers[0].content), len(text))
 
 
-def test_compression_without_a_library_names_the_extra(monkeypatch):
-    compression._zstd.cache_clear()
-    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    try:
-        assert not compression.is_available()
-        with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
-            builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
-    finally:
-        compression._zstd.cache_clear()
+def test_compression_without_a_library_names_the_extra(without_zstd):
+    assert not compression.is_available()
+    with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
+        builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
 
 
 # Publishing -------------------------------------------------------------------------------------------------------
@@ -488,16 +483,15 @@ def test_progress_grows_to_the_size_of_the_file(tmp_path):
     assert len(seen) > 3
 
 
-def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):
+def test_short_writes_are_gone_on_with(tmp_path, inject):
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)]))
-    path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
-    monkeypatch.undo()
+    with inject.instead("os.write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)])):
+        path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
     assert [layer.content for layer in read_region(path.read_bytes()).layers] == [b"x" * 1000, b"y" * 5000]
 
 
-def no_space(*_args, **_options):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_space():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
@@ -505,14 +499,12 @@ def no_space(*_args, **_options):
     [(call, there) for there in (False, True) for call in ("open", "write", "fsync", "rename")]
     + [("mkdir", False), ("fchmod", True)],
 )
-def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, monkeypatch):
+def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, inject):
     path = tmp_path / "base" / "D15" / "region.mmap"
     old = builder("old").write(path).read_bytes() if there else None
     before = files_below(tmp_path)
-    monkeypatch.setattr(os, call, no_space)
-    with pytest.raises(MappingError, match="No space left on device") as caught:
+    with inject(no_space(), f"os.{call}"), pytest.raises(MappingError, match="No space left on device") as caught:
         builder("new").write(path)
-    monkeypatch.undo()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert isinstance(caught.value.__cause__, OSError)
     assert files_below(tmp_path) == before
@@ -521,24 +513,18 @@ def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there,
     assert read_region(path.read_bytes()).layers[0].content == b"new"
 
 
-def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, monkeypatch):
-    write, left = os.write, [3]
-
-    def write_some(fd, data):
-        left[0] -= 1
-        return write(fd, data[:100]) if left[0] else no_space()
-
+def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, inject):
+    write = os.write
     path = tmp_path / "region.mmap"
     old = builder("old").write(path).read_bytes()
-    monkeypatch.setattr(os, "write", write_some)
-    with pytest.raises(MappingError):
+    some = inject.instead("os.write", lambda fd, data: write(fd, data[:100]))
+    with some, inject(no_space(), "os.write", at=2), pytest.raises(MappingError):
         builder("x" * 10_000).write(path)
-    monkeypatch.undo()
     assert files_below(tmp_path) == ["region.mmap"]
     assert path.read_bytes() == old
 
 
-def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, monkeypatch):
+def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, inject):
     path = tmp_path / "region.mmap"
     builder("old").write(path)
     fsync, synced = os.fsync, []
@@ -546,13 +532,11 @@ def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, mo
     def fsync_files(fd):
         synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
         if synced[-1]:
-            no_space()
+            raise no_space()
         fsync(fd)
 
-    monkeypatch.setattr(os, "fsync", fsync_files)
-    with pytest.raises(MappingError):
+    with inject.instead("os.fsync", fsync_files), pytest.raises(MappingError):
         builder("new").write(path)
-    monkeypatch.undo()
     assert synced == [False, True]  # the file before its name, the folder after
     assert files_below(tmp_path) == ["region.mmap"]
     assert read_region(path.read_bytes()).layers[0].content == b"new"
@@ -588,12 +572,12 @@ def test_file_in_the_place_of_a_folder_is_refused(tmp_path):
     assert files_below(tmp_path) == ["D15"]
 
 
-def test_temporary_file_is_a_recognisable_sibling(tmp_path, monkeypatch):
+def test_temporary_file_is_a_recognisable_sibling(tmp_path, inject):
     seen = []
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda source, target: (seen.append(source), rename(source, target)))
-    builder().write(tmp_path / "region.mmap")
-    builder().write(tmp_path / "region.mmap")
+    with inject.instead("os.rename", lambda source, target: (seen.append(source), rename(source, target))):
+        builder().write(tmp_path / "region.mmap")
+        builder().write(tmp_path / "region.mmap")
     assert len(set(seen)) == 2
     for temporary in seen:
         assert temporary.parent == tmp_path
@@ -648,3 +632,16 @@ def test_most_layers_that_a_region_can_have():
     data = made.to_bytes()
     assert len(data) == 256 + 65536 * (23 + 32)
     assert [layer.layer for layer in read_region(data).layers] == list(range(65536))
+
+
+def test_content_of_more_than_32_bits_is_refused():
+    content = mmap.mmap(-1, 2**32)  # no page of it is ever touched
+    with pytest.raises(ValueError, match="layer 0: 4294967296 bytes, a layer stores at most 4294967295"):
+        RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()
+
+
+def test_file_that_cannot_be_read_is_replaced_by_generation_1(tmp_path, inject):
+    path = builder("old", generation=7).write(tmp_path / "region.mmap")
+    with inject(OSError(errno.EIO, "I/O error"), "pathlib.Path.open"):
+        builder("new").write(path)
+    assert read_region(path.read_bytes()).generation == 1

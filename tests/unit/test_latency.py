@@ -446,6 +446,7 @@ def test_import_does_not_import_numpy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.thread_unsafe(reason="doctest looks at one module at a time")
 @pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (jessy_mem._core.records, 2)])
 def test_examples_of_the_docstrings_run(module, n_examples):
     assert doctest.testmod(module, raise_on_error=True).attempted >= n_examples

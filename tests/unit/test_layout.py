@@ -250,3 +250,8 @@ def test_plan_that_is_incomplete_names_what_is_missing(path, where, plan):
 def test_plan_that_is_wrong_says_how(value, path, message, plan):
     with pytest.raises(ValueError, match=message):
         MemoryLayout(changed(plan, value, *path))
+
+
+def test_no_segment_pays_for_dimension_0():
+    with pytest.raises(ValueError, match="dimension 0: expected at least 1"):
+        default_layout().segment_of(0)

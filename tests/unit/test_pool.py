@@ -469,6 +469,7 @@ def resident_bytes():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.thread_unsafe(reason="looks at the pages of the process")
 def test_trim_gives_free_pages_back_and_keeps_live_ones():
     pool = PoolAllocator()
     assert pool.trim() == 0

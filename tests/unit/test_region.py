@@ -22,6 +22,7 @@ import pytest
 
 from helpers import (
     HAS_PROC,
+    HUNG_S,
     SAMPLE,
     Holdings,
     Layer,
@@ -33,7 +34,6 @@ from helpers import (
     reseal_content,
 )
 from jessy_mem import compression
-from jessy_mem._core import image
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import LayerView, MmapRegion, make_region
@@ -358,6 +358,7 @@ def test_mapping_goes_with_the_region_when_nothing_was_taken(region_file):
     assert before.new() == []
 
 
+@pytest.mark.thread_unsafe(reason="looks at all descriptors of the process")
 @needs_proc
 @pytest.mark.parametrize("immutable", [False, True])
 def test_mapped_region_holds_no_descriptor(immutable, region_file):
@@ -461,7 +462,7 @@ def test_process_that_holds_views_exits_silently(region_file):
         "late = Late()\n"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(region_file(DATA))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -508,7 +509,7 @@ def test_file_changed_in_place_cannot_lead_a_reader_outside(region_file):
             region.layer(1)
 
 
-def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatch):
+def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):
     path = region_file(DATA)
     pread = os.pread
 
@@ -517,8 +518,7 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatc
         os.truncate(path, 4096)
         return first
 
-    monkeypatch.setattr(os, "pread", shorten)
-    with pytest.raises(RegionTruncated) as caught:
+    with inject.instead("os.pread", shorten), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert caught.value.path == str(path)
     assert caught.value.expected == f"a file of {SIZE} bytes"
@@ -528,16 +528,11 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatc
 
 
 @pytest.mark.parametrize("call", ["open", "pread"])
-def test_refusal_of_the_system_is_a_mapping_error(call, region_file, monkeypatch):
+def test_refusal_of_the_system_is_a_mapping_error(call, region_file, inject):
     path = region_file(DATA)
-
-    def refuse(*_args, **_options):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(MappingError) as caught:
+    refusal = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with inject(refusal, f"os.{call}"), pytest.raises(MappingError) as caught:
         MmapRegion(3, path)
-    monkeypatch.undo()
     assert (caught.value.errno, caught.value.filename) == (errno.EMFILE, str(path))
 
 
@@ -671,6 +666,7 @@ def test_residency_is_a_share_and_prefetch_raises_it(region_file):
 
 @needs_proc
 @needs_memfd
+@pytest.mark.thread_unsafe(reason="looks at all mappings of the process")
 def test_immutable_region_is_mapped_from_sealed_memory(region_file):
     path = region_file(extended_file(immutable=True))
     before = set(mapped_regions())
@@ -691,7 +687,7 @@ def test_immutable_region_is_mapped_from_sealed_memory(region_file):
 
 @needs_proc
 @needs_memfd
-def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatch):
+def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, inject):
     import fcntl
 
     make, kept = os.memfd_create, []
@@ -700,8 +696,9 @@ def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatc
         kept.append(make(*args))
         return os.dup(kept[0])
 
-    monkeypatch.setattr(os, "memfd_create", make_and_keep)
-    with MmapRegion(3, region_file(extended_file(immutable=True))):
+    with inject.instead("os.memfd_create", make_and_keep):
+        region = MmapRegion(3, region_file(extended_file(immutable=True)))
+    with region:
         (fd,) = kept
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         assert seals & fcntl.F_SEAL_WRITE
@@ -717,7 +714,7 @@ def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatc
 
 @needs_memfd
 @needs_proc
-def test_memory_is_sealed_before_it_is_checked(region_file, monkeypatch):
+def test_memory_is_sealed_before_it_is_checked(region_file, inject):
     import fcntl
 
     control, added = fcntl.fcntl, []
@@ -727,9 +724,9 @@ def test_memory_is_sealed_before_it_is_checked(region_file, monkeypatch):
             added.append((argument, os.readlink(f"/proc/self/fd/{fd}")))
         return control(fd, command, argument)
 
-    monkeypatch.setattr(fcntl, "fcntl", record)
-    with MmapRegion(3, region_file(extended_file(immutable=True))):
-        ((seals, name),) = added
+    with inject.instead("fcntl.fcntl", record):
+        MmapRegion(3, region_file(extended_file(immutable=True))).close()
+    ((seals, name),) = added
     assert seals == fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
     assert name.startswith("/memfd:jessy_mem")
 
@@ -836,17 +833,16 @@ def test_file_that_cannot_be_copied_to_private_memory_is_an_error(read, region_f
 
 
 @needs_memfd
-def test_file_shortened_while_it_is_sealed_is_truncated(region_file, monkeypatch):
+def test_file_shortened_while_it_is_sealed_is_truncated(region_file, inject):
     path = region_file(extended_file(immutable=True))
-    monkeypatch.setattr(os, "sendfile", lambda *_args: 0)
-    with pytest.raises(RegionTruncated) as caught:
+    with inject.instead("os.sendfile", lambda *_args: 0), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert (caught.value.found, caught.value.expected) == ("0 bytes", f"a file of {SIZE} bytes")
 
 
 @needs_proc
 @needs_memfd
-def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, monkeypatch):
+def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, inject):
     """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
 
     def older_system(n_bytes, fd, private=False):
@@ -854,9 +850,10 @@ def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return Mapping(n_bytes, fd, private=private)
 
-    monkeypatch.setattr(image, "Mapping", older_system)
     before = set(mapped_regions())
-    with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
+    with inject.instead("jessy_mem._core.image.Mapping", older_system):
+        region = MmapRegion(3, region_file(extended_file(immutable=True)))
+    with region:
         (line,) = [line for line in mapped_regions() if line not in before]
         assert line.split()[1] == "r--p"
         assert bytes(memoryview(region)) == extended_file(immutable=True)
@@ -889,6 +886,7 @@ class Charge:
         Charge.alive -= 1
 
 
+@pytest.mark.thread_unsafe(reason="looks at all mappings of the process")
 @pytest.mark.parametrize("immutable", [False, True])
 def test_charge_is_asked_before_the_file_is_mapped_and_lives_as_long_as_it(immutable, region_file):
     path = region_file(extended_file(immutable=immutable))
@@ -910,6 +908,7 @@ def test_charge_is_asked_before_the_file_is_mapped_and_lives_as_long_as_it(immut
     assert Charge.alive == 0
 
 
+@pytest.mark.thread_unsafe(reason="all threads share the count of charges")
 @pytest.mark.parametrize("immutable", [False, True])
 def test_charge_is_given_back_when_the_file_is_refused(immutable, region_file):
     data = damaged(extended_file(immutable=immutable), SOUND.layers[0].offset if immutable else 0)
@@ -1122,19 +1121,11 @@ def test_refusal_of_the_owner_is_passed_on_and_changes_nothing(region_file):
     assert bytes(region.layer(0)) == raw
 
 
-def test_compressed_layer_without_a_decoder_names_the_extra(region_file, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr("importlib.import_module", missing)
-    compression._zstd.cache_clear()
-    try:
-        with MmapRegion(3, region_file(compressed_file(b"x" * 40, 100))) as region:
-            with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
-                region.layer(0)
-            assert region.verify() == []  # what can be compared is
-    finally:
-        compression._zstd.cache_clear()
+def test_compressed_layer_without_a_decoder_names_the_extra(region_file, without_zstd):
+    with MmapRegion(3, region_file(compressed_file(b"x" * 40, 100))) as region:
+        with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
+            region.layer(0)
+        assert region.verify() == []  # what can be compared is
 
 
 def test_damage_of_a_compressed_layer_is_found_before_it_is_decompressed(region_file):
@@ -1190,6 +1181,7 @@ def test_layers_with_holes_are_found(region_file):
                     region.layer(number)
 
 
+@pytest.mark.thread_unsafe(reason="looks at the pages of the process")
 def test_opening_reads_no_content(region_file):
     """Damage in content does not stop a region from opening: only the head is looked at."""
     layers = tuple(Layer(i, b"x" * 8192) for i in range(4))

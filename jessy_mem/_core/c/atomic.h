@@ -66,6 +66,9 @@ static inline void jm_max_relaxed(uint64_t *p, uint64_t v)
 static inline void *jm_ptr_load_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void jm_ptr_store_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 
+/* What was read before is read before whatever follows, for example "is what I read still good?". */
+static inline void jm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+
 /* Byte flags, for example "this layer's checksum has been compared". */
 static inline uint8_t jm_flag_load_acquire(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline uint8_t jm_flag_load_relaxed(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }

@@ -3,7 +3,10 @@ from libc.stdint cimport int64_t, uint64_t
 
 from jessy_mem._core.mapping cimport Mapping
 
-cdef enum Found:
+cdef enum:
+    N_ENTRIES = 1024  # changes that the ring holds
+
+cdef enum Found:  # at the path
     MAPPED
     NO_PAGE    # nothing, or something else
     NO_MEMORY  # a page, on a file system that does not map it

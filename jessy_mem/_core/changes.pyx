@@ -46,7 +46,6 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd) noexcept
 
 cdef enum:
-    N_ENTRIES = 1024
     ENTRY_WORDS = 4
     HEADER_BYTES = 64
     SEQUENCE_WORD = 8        # byte 64

@@ -1,9 +1,10 @@
-"""Doors to the page of changes for tests and benchmarks: the hot path's comparison in a C loop."""
+"""Doors to the page of changes for tests and benchmarks: the hot path's comparison in a C loop, and writers at once."""
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.c.atomic cimport jm_load_acquire, jm_load_relaxed
+from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_monotonic_ns
-from jessy_mem._core.changes cimport ChangePage
+from jessy_mem._core.changes cimport N_ENTRIES, ChangePage
+from jessy_mem._probe.workers cimport Worker, run_workers, wait_for
 
 jm_clock_init()
 
@@ -60,3 +61,54 @@ def compare_cost_ns(ChangePage page not None, const uint64_t[::1] walk not None,
     if n_other:
         raise ValueError("the page changed meanwhile")
     return (end_ns - begin_ns) / <double> n
+
+
+cdef struct Writers:
+    void *pages[2]         # ChangePages of the same file
+    uint64_t n_rounds
+    uint64_t n_met         # atomic
+
+
+cdef void meet(Writers *task, uint64_t n) noexcept nogil:
+    jm_add_acq_rel(&task.n_met, 1)
+    wait_for(&task.n_met, 2 * n)
+
+
+# Both write one change at once; then one looks. counts: rounds in which both are told, in which everybody is told to
+# look at everything, and in which a change is lost.
+cdef void write_at_once(Worker *me, ChangePage page) noexcept nogil:
+    cdef Writers *task = <Writers *> me.task
+    cdef uint64_t[2] events
+    cdef uint64_t before, raised, generation = 0, n_met = 0, n_round
+    for n_round in range(task.n_rounds):
+        before = jm_load_acquire(page.word)
+        n_met += 1
+        meet(task, n_met)
+        page.write_entry(<uint64_t> 1 << 32 | me.number, n_round)
+        n_met += 1
+        meet(task, n_met)
+        if me.number == 0:
+            raised = jm_load_acquire(page.word) - before
+            if raised > N_ENTRIES:
+                me.counts[1] += 1
+            elif (
+                raised == 2 and page.read_entry(before + 1, &events[0], &generation)
+                and page.read_entry(before + 2, &events[1], &generation) and events[0] != events[1]
+            ):
+                me.counts[0] += 1
+            else:
+                me.counts[2] += 1
+        n_met += 1
+        meet(task, n_met)
+
+
+cdef void writer_job(Worker *me) noexcept nogil:
+    write_at_once(me, <ChangePage> (<Writers *> me.task).pages[me.number])
+
+
+def writers_without_a_lock(ChangePage one not None, ChangePage other not None, uint64_t n_rounds):
+    """Two threads write a change each, at once, `n_rounds` times: (both told, told to look, lost)."""
+    cdef Writers task
+    task.pages[0], task.pages[1], task.n_rounds, task.n_met = <void *> one, <void *> other, n_rounds, 0
+    counts = run_workers(writer_job, &task, 2)[1:]
+    return tuple(counts[:3])

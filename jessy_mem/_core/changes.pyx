@@ -80,7 +80,8 @@ cdef inline bint is_our_kind(const jm_file_facts *facts) noexcept nogil:
 
 @cython.final
 cdef class ChangePage:
-    """The newest changes of one base folder, as all processes see them.
+    """ChangePage(folder)\n--\n
+    The newest changes of one base folder, as all processes see them.
 
     Made without touching a file: there is no page yet, and `sequence` is 0. `open` looks for it. The object stays,
     files come and go under it.

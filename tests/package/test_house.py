@@ -131,6 +131,10 @@ def test_nogil_is_never_without_noexcept(path):
 
 # What no typed memoryview can be, in the declarations of the objects: each with its reason.
 POINTERS = {
+    "guard.base": "an address to watch, whoever owns the memory; nothing is read through it",
+    "changes.word": "one number for atomics, read by a hot path",
+    "changes.event": "numbers that the caller keeps on its stack",
+    "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
     "region.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",

@@ -62,6 +62,14 @@ static inline void jm_max_relaxed(uint64_t *p, uint64_t v)
     }
 }
 
+/* Lower *p to at most v. */
+static inline void jm_min_relaxed(uint64_t *p, uint64_t v)
+{
+    uint64_t seen = jm_load_relaxed(p);
+    while (seen > v && !jm_cas_weak_relaxed(p, &seen, v)) {
+    }
+}
+
 /* A pointer to something that was built before: who sees the pointer sees all of it. */
 static inline void *jm_ptr_load_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void jm_ptr_store_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }

@@ -18,7 +18,7 @@ STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = "records mapping format packing budget image arena pool latency region holders registry".split()
 HOUSE = """
     errors sizes units compression eviction layout stats trace
-    config context index publish ids prose advice addresses pressure evicted
+    config context index locking publish batch journal names register ids prose advice addresses pressure evicted
     builder simulation opening table protos learning report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other

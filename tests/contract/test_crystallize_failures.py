@@ -15,7 +15,7 @@ from helpers import read_region
 from jessy_mem.ids import LOCK_NAME
 
 CALLS = (  # what crystallizing calls
-    *(f"os.{name}" for name in "open mkdir write fsync rename pread".split()),
+    *(f"os.{name}" for name in "open mkdir write fsync link pread".split()),
     "fcntl.flock",
     "jessy_mem._core.image.Mapping",  # it calls mmap(2) itself, where a test cannot come between
 )
@@ -102,7 +102,7 @@ FAULTS = [  # the call, its errno, how often it is called at least
     ("os.write", errno.EIO, 1),
     ("os.fsync", errno.EIO, 3),
     ("os.fsync", errno.ENOSPC, 3),
-    ("os.rename", errno.EIO, 1),
+    ("os.link", errno.EIO, 1),
     ("os.pread", errno.EIO, 1),
     ("fcntl.flock", errno.ENOLCK, 1),
     ("jessy_mem._core.image.Mapping", errno.ENOMEM, 1),
@@ -130,7 +130,7 @@ def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, inject, ca
     proto.check_crystallized()  # though all errors, with their tracebacks, are still there
 
 
-@pytest.mark.parametrize("call", ["os.open", "os.write", "os.fsync", "os.rename", *CALLS[-2:]])
+@pytest.mark.parametrize("call", ["os.open", "os.write", "os.fsync", "os.link", *CALLS[-2:]])
 def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, inject, call):
     """The way back fails at the same call, too."""
     for fault in inject.one_by_one(lambda at: inject(OSError(errno.EIO, "I/O error"), call, at=at)):
@@ -249,8 +249,8 @@ def order_of(inject, *names: str):
     calls = []
 
     def noted(name, function):
-        def call(target, *args):
-            function(target, *args)
+        def call(target, *args, **options):
+            function(target, *args, **options)
             info = os.fstat(target) if isinstance(target, int) else None
             calls.append((name, info.st_ino, info.st_size) if info else (name, 0, 0))
 
@@ -264,12 +264,12 @@ def order_of(inject, *names: str):
 
 def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(proto, inject):
     """A power cut between any two calls finds the whole file, or none."""
-    with order_of(inject, "fsync", "rename") as calls:
+    with order_of(inject, "fsync", "link") as calls:
         path = proto.memory.crystallize(proto.dimension)
     file, folder, base = (each.stat() for each in (path, path.parent, proto.base))
     assert calls == [
         ("fsync", file.st_ino, proto.region.size),
-        ("rename", 0, 0),
+        ("link", 0, 0),
         ("fsync", folder.st_ino, folder.st_size),
         ("fsync", base.st_ino, base.st_size),
     ]

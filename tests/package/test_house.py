@@ -20,7 +20,7 @@ OBJECTS = """
 """.split()
 HOUSE = """
     errors given sizes units looks compression eviction layout stats trace
-    config context index publish ids prose advice addresses pressure evicted
+    config context index locking publish batch journal names register ids prose advice addresses pressure evicted
     builder simulation opening table protos learning report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other

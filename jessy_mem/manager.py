@@ -137,7 +137,7 @@ class MmapManager(RegionTable):
             except ManagerClosed:
                 raise
             except ConsciousnessError as error:
-                logger.warning("dimension D%02d is skipped: %s", dimension, error)
+                logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
                 # The frames of its traceback would keep this report, and the manager, in a cycle.
                 error.__traceback__ = error.__context__ = None
                 skipped[dimension] = error

@@ -419,8 +419,9 @@ class RegionTable(LayerRegistry):
         try:
             return region.layer_facts()
         except InvalidRegion as error:
+            # As text: who keeps the record would keep its traceback, and with it the region.
             where = f"D{region.dimension_id:02d}"
-            logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, error)
+            logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, str(error))
             return []
 
     def _addressed(self) -> Addresses:

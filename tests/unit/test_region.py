@@ -34,6 +34,7 @@ from helpers import (
     reseal_content,
 )
 from jessy_mem import compression
+from jessy_mem._core import image
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import LayerView, MmapRegion, make_region

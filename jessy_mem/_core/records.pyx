@@ -1,8 +1,8 @@
 """Small values that are made often: what a reader gets of a layer, and what is counted.
 
-Frozen dataclasses like any other (fields, ``asdict``, ``replace``, equal, hashed and pickled by value), compiled, so that
-one is made in tens of nanoseconds. Their docstrings begin with the signature, which Cython does not write for them.
-jessy_mem.context and jessy_mem.stats are where they are at home.
+Frozen dataclasses like any other (fields, ``asdict``, ``replace``, equal, hashed and pickled by value), compiled, so
+that one is made in tens of nanoseconds. Their docstrings begin with the signature, which Cython does not write for
+them. jessy_mem.context and jessy_mem.stats are where they are at home.
 """
 import html
 from collections.abc import Mapping

@@ -53,7 +53,9 @@ T = TypeVar("T")
 logger = logging.getLogger("jessy_mem")
 
 N_HOLDERS_NAMED = 5
-N_LOOKS = 10  # before a request is refused: readers that are just passing by hold what they read for a moment
+# Looks before a request is refused: readers that pass by hold what they read for a moment. Beside 4 readers one look
+# refused 29 % of all loads that had room, beside 16 it was 92 %; two refused 0.06 %, three none (RefusedBesideReaders).
+N_LOOKS = 5
 MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 

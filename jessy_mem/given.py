@@ -31,7 +31,8 @@ def integer_in(field: str, value: Any, low: int, high: int) -> int:
     except (TypeError, ValueError):
         found = low - 1
     if not low <= found <= high:
-        raise ValueError(f"{field}: {value!r} is not in {low}..{'2**64 - 1' if high == 2**64 - 1 else high}")
+        most = f"2**{high.bit_length()} - 1" if high in (2**32 - 1, 2**64 - 1) else high
+        raise ValueError(f"{field}: {value!r} is not in {low}..{most}")
     return found
 
 

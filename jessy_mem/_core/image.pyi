@@ -6,8 +6,6 @@ from typing_extensions import Buffer
 
 from jessy_mem.errors import InvalidRegion
 
-MFD_NOEXEC_SEAL: int
-REFUSED: set[int]
 
 @final
 class Image:
@@ -17,11 +15,15 @@ class Image:
     @property
     def n_layers(self) -> int: ...
     @property
+    def n_live_layers(self) -> int: ...
+    @property
     def content_bytes(self) -> int: ...
     @property
     def dimension_id(self) -> int: ...
     @property
     def immutable(self) -> bool: ...
+    @property
+    def is_delta(self) -> bool: ...
     @property
     def generation(self) -> int: ...
     @property
@@ -55,4 +57,5 @@ def map_file(
     *,
     admit: Callable[[int], Any] | None = None,
     immutable: bool = False,
+    delta: bool = False,
 ) -> Image: ...

@@ -8,6 +8,7 @@ buffer; views own the Image; nothing points back, so the last view's death unmap
 """
 import errno
 import hashlib
+import json
 import os
 
 cimport cython
@@ -25,67 +26,60 @@ from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_flag_store_release
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view
+from jessy_mem._core.fault cimport MISSING_DELTA, Fault, fault_error, fault_set
 from jessy_mem._core.format cimport (
     CODEC_RAW,
+    FEATURE_DELTA,
     HEADER_BYTES,
     PAGE_ALIGNMENT_BYTES,
     OPTION_IMMUTABLE,
-    Fault,
     Header,
     LayerEntry,
-    fault_error,
+    entry_is_tombstone,
+    format_check_attributes,
     format_check_gap,
     format_check_header,
-    format_copy_head,
+    format_copy_table,
     format_head_bytes,
     format_head_checksum,
     format_keywords,
     format_read_layers,
+    format_table_end,
 )
-from jessy_mem._core.kernels.span cimport span_slice
+from jessy_mem._core.kernels.span cimport span_is_utf8, span_slice
 from jessy_mem._core.mapping cimport memoryview_of
 
 import xxhash
 
 from jessy_mem import compression
-from jessy_mem._core.format import advice
+from jessy_mem._core.fault import advice
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
-
-MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
-REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
-cdef int CHUNK_BYTES = 1 << 20
+cdef object decode_json = json.JSONDecoder(parse_constant=int).decode  # what is no JSON: int("NaN") is a ValueError
 # A FIFO in the place of a file does not block, and a terminal does not become this process's own.
 cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-cdef inline uint64_t near_end(const Header *header) noexcept nogil:
-    """The end of the last page of the head, and never less than where the first content can begin."""
+cdef inline uint64_t near_end(uint64_t end_off_bytes) noexcept nogil:
+    """The end of the last page of a head that ends there, and never less than where the first content can begin."""
     cdef uint64_t page_bytes = max(<uint64_t> jm_page_bytes(), <uint64_t> PAGE_ALIGNMENT_BYTES)
-    return (format_head_bytes(header) // page_bytes + 1) * page_bytes
+    return (end_off_bytes // page_bytes + 1) * page_bytes
 
 
 cdef bint check_near_gaps(
-    const uint8_t[::1] head, const Header *header, const LayerEntry *layers, Fault *fault
+    const uint8_t[::1] region, uint64_t head_bytes, uint32_t n_layers, const LayerEntry *layers, Fault *fault
 ) noexcept nogil:
     """Gaps on the pages of the head, which are in memory anyway; check_content looks at the others."""
-    cdef uint64_t near_bytes = near_end(header)
+    cdef uint64_t near_bytes = near_end(head_bytes)
     cdef uint32_t i = 0
-    while i < header.layer_count and (i == 0 or layers[i].content_off_bytes <= near_bytes):
-        if not format_check_gap(head, header, layers, i, fault):
+    while i < n_layers and (i == 0 or layers[i].content_off_bytes <= near_bytes):
+        if not format_check_gap(region, head_bytes, layers, i, fault):
             return False
         i += 1
     return True
-
-
-cdef int check_head(const uint8_t[::1] head, const Header *header, str path) except -1:
-    """Compare header, records and extension table with metadata_xxh3."""
-    cdef uint64_t found = format_head_checksum(head, format_head_bytes(header))
-    if found != header.metadata_xxh3:
-        raise ChecksumMismatch(path, "metadata_xxh3", f"{found:#018x}", f"{header.metadata_xxh3:#018x}")
-    return 0
 
 
 @cython.final
@@ -156,34 +150,40 @@ cdef class Image:
         with nogil:
             sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
         if not sound:
-            raise fault_error(&fault, &self.header, path)
+            raise fault_error(&fault, path, PyBytes_FromStringAndSize(<const char *> &self.header, sizeof(Header)))
         self.extended = self.header.extension_version != 0
-        if self.extended:
-            # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
-            if min(near_end(&self.header), self.n_bytes) <= <uint64_t> len(first):
-                head = begin
-            else:
-                begin = self.bytes
-                head = format_copy_head(begin, &self.header)
-        else:
+        head = begin
+        if not self.extended:
             head = self.bytes
-        self.layers = <LayerEntry *> malloc(self.header.layer_count * sizeof(LayerEntry))
+        # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
+        elif min(near_end(format_table_end(&self.header)), self.n_bytes) > <uint64_t> len(first):
+            begin = self.bytes
+            head = format_copy_table(begin, &self.header)
+        self.layers = <LayerEntry *> malloc((<size_t> self.header.layer_count + 1) * sizeof(LayerEntry))
         if self.layers == NULL:
             raise MemoryError
         with nogil:
-            sound = format_read_layers(head, &self.header, self.layers, &fault) and (
-                not self.extended or check_near_gaps(begin, &self.header, self.layers, &fault)
-            )
+            sound = format_read_layers(head, &self.header, self.layers, &fault)
+        if sound and self.extended:
+            self.head_bytes = format_head_bytes(&self.header, self.layers)
+            if min(near_end(self.head_bytes), self.n_bytes) > <uint64_t> len(first):
+                begin = self.bytes
+            with nogil:
+                sound = format_check_attributes(begin, &self.header, self.layers, &fault) and check_near_gaps(
+                    begin, self.head_bytes, self.header.layer_count, self.layers, &fault
+                )
         if not sound:
-            raise fault_error(&fault, &self.header, path)
+            raise fault_error(&fault, path)
         self.n_layers, self.dimension_id = self.header.layer_count, self.header.dimension_id
         for i in range(self.n_layers):
             jm_assert(self.layers[i].content_off_bytes <= self.n_bytes - self.layers[i].content_bytes, i, self.n_bytes)
             self.content_bytes += self.layers[i].content_bytes
+            self.n_live_layers += not entry_is_tombstone(&self.layers[i])
         self.charged_bytes = self.n_bytes
         if self.extended:
-            check_head(head, &self.header, path)
+            self.check_head(head, begin)
         self.immutable = self.extended and self.header.optional_features & OPTION_IMMUTABLE != 0
+        self.is_delta = self.extended and self.header.required_features & FEATURE_DELTA != 0
         self.generation = self.header.generation
         self.name = PyUnicode_DecodeUTF8(
             <const char *> self.header.dimension_name, self.header.dimension_name_len, NULL
@@ -232,18 +232,27 @@ cdef class Image:
         cdef bint sound
         cdef uint64_t found
         with nogil:
-            sound = format_check_gap(self.bytes, &self.header, self.layers, i, &fault)
+            sound = format_check_gap(self.bytes, self.head_bytes, self.layers, i, &fault)
         if not sound:
-            raise fault_error(&fault, &self.header, self.path)
+            raise fault_error(&fault, self.path)
         found = xxh3_64_intdigest(memoryview_of(self, self.content(i), entry.content_bytes))
         if found != entry.xxh3:
             raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
         return 0
 
+    cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1:
+        """Compare header, records and table, which `head` holds, and attributes, in `region`, with metadata_xxh3."""
+        cdef uint64_t found = format_head_checksum(head, region, &self.header, self.head_bytes)
+        if found != self.header.metadata_xxh3:
+            raise ChecksumMismatch(
+                self.path, "metadata_xxh3", f"{found:#018x}", f"{self.header.metadata_xxh3:#018x}"
+            )
+        return 0
+
     cdef int compare_head(self) except -1:
         if memcmp(&self.bytes[0], &self.header, sizeof(Header)) != 0:
             raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
-        return check_head(self.bytes, &self.header, self.path)
+        return self.check_head(self.bytes, self.bytes)
 
     cdef int check_frame(self, uint32_t i) except -1:
         cdef LayerEntry *entry = &self.layers[i]
@@ -263,10 +272,38 @@ cdef class Image:
     cdef tuple keywords(self, uint32_t i):
         keywords = format_keywords(self.bytes, &self.layers[i])
         if keywords is None:
-            raise InvalidRegion(
-                self.path, "keyword", "other bytes than at open", "an unchanged file", self.layers[i].layer
-            )
+            raise self.changed_error(i, "keyword")
         return keywords
+
+    cdef object changed_error(self, uint32_t i, str field):
+        return InvalidRegion(self.path, field, "other bytes than at open", "an unchanged file", self.layers[i].layer)
+
+    cdef bytes attributes(self, uint32_t i):
+        cdef LayerEntry *entry = &self.layers[i]
+        cdef bytes copy
+        if entry.attributes_bytes == 0:
+            return b""
+        copy = PyBytes_FromStringAndSize(
+            <const char *> span_slice(self.bytes, entry.attributes_off_bytes, entry.attributes_bytes),
+            entry.attributes_bytes,
+        )
+        if not span_is_utf8(<const uint8_t *> <const char *> copy, entry.attributes_bytes):
+            raise self.changed_error(i, "attributes")
+        return copy
+
+    cdef dict parse_attributes(self, uint32_t i):
+        cdef bytes stored = self.attributes(i)
+        if not stored:
+            return {}
+        try:
+            found = decode_json(stored.decode())
+        except (ValueError, RecursionError):  # no JSON, or deeper than anybody can read
+            found = None
+        if type(found) is not dict:
+            raise InvalidRegion(
+                self.path, "attributes", "something else", "one JSON object", self.layers[i].layer
+            )
+        return found
 
     def check_all(self):
         """Compare every layer with its checksum; the first damage is raised."""
@@ -288,6 +325,7 @@ cdef class Image:
                 if self.extended:
                     self.compare_content(i)
                     self.check_frame(i)
+                    self.parse_attributes(i)
             except InvalidRegion as error:
                 found.append(error)
             if progress is not None:
@@ -304,12 +342,14 @@ def checked(Image image not None, str verify):
     return image
 
 
-def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
+def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, bint delta=False):
     """Map the region file at `path`, checked, as an Image.
 
     `admit(n_bytes)` is called with the file's size before it is mapped and returns its charge, or raises. A file that
-    is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest.
+    is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest. Of one
+    that is opened as a `delta` the file must say that it is one.
     """
+    cdef Fault fault
     cdef int fd, failed
     cdef jm_file_facts facts
     cdef uint64_t n_bytes = 0
@@ -338,6 +378,9 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
         first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
         image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
+        if delta and not image.is_delta:
+            fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
+            raise fault_error(&fault, text_path)
         if immutable or image.immutable:
             image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity)
         return image
@@ -363,16 +406,16 @@ cdef object map_descriptor(int fd, str path, uint64_t n_bytes):
 
 cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity):
     """Copy the file into memory that nobody can change or shorten, map that, and compare its digest."""
-    cdef int sealed = sealed_copy(fd, path, n_bytes)
     cdef Image image
+    sealed = sealed_copy(fd, path, n_bytes)
     try:
-        owner = private_copy(fd, path, n_bytes) if sealed < 0 else map_descriptor(sealed, path, n_bytes)
+        owner = private_copy(fd, path, n_bytes) if sealed is None else map_descriptor(sealed, path, n_bytes)
         image = Image(owner, path, dimension_id, "mmap", charge, identity)
         if image.immutable:
-            if sealed < 0:
-                found = hashlib.sha256(memoryview(image)[format_head_bytes(&image.header):]).digest()
+            if sealed is None:
+                found = hashlib.sha256(memoryview(image)[image.head_bytes:]).digest()
             else:
-                found = sha256_of(sealed, format_head_bytes(&image.header))
+                found = sha256_of(sealed, image.head_bytes)
             expected = PyBytes_FromStringAndSize(<const char *> image.header.content_sha256, 32)
             if found != expected:
                 raise ChecksumMismatch(path, "content_sha256", found.hex(), expected.hex())
@@ -380,65 +423,6 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
         else:
             image.check_all()
     finally:
-        if sealed >= 0:
+        if sealed is not None:
             os.close(sealed)
     return image
-
-
-cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -2:
-    """A descriptor of a sealed copy; -1 where the system has no sealed memory, or refuses it."""
-    cdef int copy
-    cdef uint64_t done = 0
-    cdef uint64_t moved
-    if not hasattr(os, "memfd_create"):
-        return -1
-    import fcntl
-    try:
-        try:  # what can be executed is refused where vm.memfd_noexec says so
-            copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # Linux before 6.3
-    except OSError:
-        return -1
-    try:
-        while done < n_bytes:
-            moved = os.sendfile(copy, fd, done, min(n_bytes - done, <uint64_t> 1 << 30))
-            if moved == 0:
-                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
-            done += moved
-        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    except BaseException as error:
-        os.close(copy)
-        if isinstance(error, OSError) and error.errno in REFUSED:
-            return -1
-        raise
-    return copy
-
-
-cdef object private_copy(int fd, str path, uint64_t n_bytes):
-    """The file in memory of this process alone, which no other can open, made read-only: a Mapping."""
-    cdef uint64_t done = 0
-    cdef uint64_t moved = 0
-    owner = Mapping(n_bytes)
-    with memoryview(owner) as whole:
-        while done < n_bytes:
-            with whole[done:done + CHUNK_BYTES] as part:
-                moved = os.preadv(fd, [part], done)
-            if moved == 0:
-                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
-            done += moved
-    owner.freeze()
-    return owner
-
-
-cdef bytes sha256_of(int fd, uint64_t off_bytes):
-    """SHA-256 from `off_bytes` to the end, read and not mapped, so that the pages do not count as this process's."""
-    digest = hashlib.sha256()
-    while True:
-        chunk = os.pread(fd, CHUNK_BYTES, off_bytes)
-        if not chunk:
-            return digest.digest()
-        digest.update(chunk)
-        off_bytes += len(chunk)

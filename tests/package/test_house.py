@@ -16,10 +16,11 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
-    guard records mapping changes format packing budget image arena pool counts latency region holders registry
+    guard records mapping changes fault format packing budget image merge arena pool counts latency region holders
+    registry
 """.split()
 HOUSE = """
-    errors given sizes units looks compression eviction layout stats trace
+    errors sealed given sizes units looks compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
     builder simulation opening table protos learning report manager exporters doctor
 """.split()
@@ -142,6 +143,8 @@ POINTERS = {
     "region.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
     "image.content": "a result, of which a view is made",
     "format.format_magic": "a constant of C",
+    "packing.head": "memory that grows while a region is laid out; others get it through the buffer protocol",
+    "packing.first": "in structs, and spans of what the layers hold",
     "arena.address": "in a struct: an address for callers without the GIL",
     "budget.memory": "the accounts as allocated",
     "budget.used": "numbers that the caller keeps on its stack",

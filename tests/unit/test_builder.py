@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import mmap
 import os
+import pickle
 import random
 import stat
 import threading
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -16,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
-from jessy_mem import builder as builder_module
+from helpers import HAS_PROC, MAGIC, Layer, extended_file, mapped_regions, read_region
 from jessy_mem import compression
 from jessy_mem._core.format import read_header
-from jessy_mem._core.packing import pack_head, renumber_head, seal_head
+from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.errors import MappingError
@@ -138,6 +140,102 @@ def builder_of(name: str) -> bytes:
     return RegionBuilder(1, name).add_layer(LayerSpec(text="a")).to_bytes()
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attributes": [("a", 1)]}, "attributes: list is not a mapping"),
+        ({"attributes": "a"}, "attributes: str is not a mapping"),
+        ({"attributes": {1: "a"}}, "attributes: the key 1 is not str"),
+        ({"attributes": {"a": float("nan")}}, "attributes: Out of range float values are not JSON compliant"),
+        ({"attributes": {"a": -float("inf")}}, "attributes: Out of range"),
+        ({"attributes": {"a": b"bytes"}}, "attributes: Object of type bytes is not JSON serializable"),
+        ({"attributes": {"a": {1: 2, "b": 3}}}, "attributes: "),
+        ({"attributes": {"a": "half \ud800"}}, "attributes: .*surrogates not allowed"),
+        ({"attributes": {"a": "x" * 65529}}, "attributes: 65537 bytes of JSON, expected at most 65536"),
+        ({"n_tokens": -1}, r"n_tokens: -1 is not in 0\.\.2\*\*32 - 1"),
+        ({"n_tokens": 2**32}, "n_tokens: 4294967296 is not in"),
+        ({"n_tokens": 1.0}, r"n_tokens: 1\.0 is not in"),
+        ({"created_ns": -1}, r"created_ns: -1 is not in 0\.\.2\*\*64 - 1"),
+        ({"created_ns": 2**64}, "created_ns: 18446744073709551616 is not in"),
+        ({"created_ns": "now"}, "created_ns: 'now' is not in"),
+    ],
+)
+def test_what_is_known_of_a_layer_is_checked_when_it_is_said(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LayerSpec(text="a", **fields)
+
+
+def test_attributes_that_hold_themselves_are_refused():
+    endless = {}
+    endless["again"] = endless
+    with pytest.raises(ValueError, match="attributes: "):
+        LayerSpec(text="a", attributes=endless)
+
+
+def test_attributes_are_those_of_the_moment_when_the_spec_was_made():
+    tags = ["a"]
+    spec = LayerSpec(text="a", attributes={"tags": tags, "ort": "Köln", "n": 1.5})
+    tags.append("b")
+    assert spec.attributes == {"tags": ["a"], "ort": "Köln", "n": 1.5}
+    stored = RegionBuilder(1, "x").add_layer(spec).to_bytes()
+    assert read_region(stored).layers[0].attributes == '{"n":1.5,"ort":"Köln","tags":["a"]}'.encode()
+    assert pickle.loads(pickle.dumps(spec)) == spec == replace(spec)
+    assert (
+        RegionBuilder(1, "x", created_ns=5).add_layer(pickle.loads(pickle.dumps(spec))).to_bytes()
+        == RegionBuilder(1, "x", created_ns=5).add_layer(replace(spec)).to_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [
+        ({}, 1),
+        ({"attributes": {}}, 1),
+        ({"n_tokens": 0}, 1),
+        ({"created_ns": 10**18}, 1),
+        ({"attributes": {"a": None}}, 2),
+        ({"attributes": {"a": "x" * 65528}}, 2),
+        ({"n_tokens": 1}, 2),
+        ({"n_tokens": 2**32 - 1}, 2),
+        ({"created_ns": 0}, 2),
+        ({"created_ns": 2**64 - 1}, 2),
+    ],
+)
+@pytest.mark.parametrize("immutable", [False, True])
+def test_region_is_written_with_the_lowest_version_that_can_say_it(fields, version, immutable, region_file):
+    made = RegionBuilder(3, "Intention", created_ns=10**18, immutable=immutable)
+    data = (
+        made.add_layer(LayerSpec(text="one"))
+        .add_layer(LayerSpec(text="ß" * 5000, keywords=("word",), **fields))
+        .to_bytes()
+    )
+    region = read_region(data)
+    assert (region.version, region.delta) == (version, False)
+    known = {"attributes": {}, "n_tokens": 0, "created_ns": 10**18} | fields
+    layers = [Layer(0, b"one"), Layer(1, "ß".encode() * 5000, keywords=(b"word",), n_tokens=known["n_tokens"],
+                                      created_ns=known["created_ns"])]  # fmt: skip
+    if known["attributes"]:
+        layers[1] = replace(layers[1], attributes=json.dumps(known["attributes"], separators=(",", ":")).encode())
+    assert data == extended_file(layers, immutable=immutable, version=version)
+    with MmapRegion(3, region_file(data)) as opened:
+        assert opened.verify() == []
+        assert opened.layer(1).text == "ß" * 5000
+
+
+@pytest.mark.parametrize("fields", [{}, {"attributes": {"a": 1}}])
+def test_layer_that_is_removed_makes_a_delta(fields):
+    made = RegionBuilder(3, "Intention", created_ns=10**18)
+    made.add_layer(LayerSpec(text="one", **fields))._remove_layer(7)
+    with pytest.raises(ValueError, match="layer 7 was added before"):
+        made._remove_layer(7)
+    with pytest.raises(ValueError, match="layer 0 was added before"):
+        made._remove_layer(0)
+    layers = (Layer(0, b"one", attributes=b'{"a":1}' if fields else b""), Layer(7, b"", text_flags=4))
+    assert made.to_bytes() == extended_file(layers, version=2 if fields else 1, delta=True)
+    with pytest.raises(ValueError, match="layer 7: only a delta says that a layer is removed"):
+        pack_layers(3, b"x", 1, 0, {7: None})
+
+
 def test_spec_is_frozen_and_its_keywords_are_a_tuple():
     words = ["joke", "pun"]
     spec = LayerSpec(text="a", keywords=words)
@@ -244,20 +342,19 @@ def test_text_flags_tell_what_the_content_is(content, flags, characters):
     assert (layer.text_flags, layer.characters) == (flags, characters)
 
 
-@pytest.mark.parametrize("at", range(-5, 2))
+@pytest.mark.parametrize("n_before", [0, 31, 4096, 65533, 2_000_000])
 @pytest.mark.parametrize(
     ("word", "flags", "characters"),
     [("\N{GRINNING FACE}".encode(), 1, 1), (b"\xe2\x82", 0, 0), (b"\x80", 0, 0), (b"ascii", 3, 5)],
 )
-def test_text_flags_of_a_content_that_is_decoded_in_parts(at, word, flags, characters):
-    before, after = builder_module._DECODED_BYTES + at, 2 * builder_module._DECODED_BYTES
-    content = b"".join([b"x" * before, word, b"y" * after])
+def test_text_flags_of_a_content_of_any_length(n_before, word, flags, characters):
+    content = b"".join([b"x" * n_before, word, b"y" * 40])
     layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()).layers[0]
-    assert (layer.text_flags, layer.characters) == (flags, flags and before + characters + after)
+    assert (layer.text_flags, layer.characters) == (flags, flags and n_before + characters + 40)
 
 
 def test_text_flags_of_a_content_that_is_cut_off_in_a_character():
-    content = b"x" * (2 * builder_module._DECODED_BYTES - 1) + "ß".encode()
+    content = b"x" * 70_000 + "ß".encode()
     for end, flags in ((None, 1), (-1, 0)):
         layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content[:end])).to_bytes()).layers[0]
         assert layer.text_flags == flags
@@ -302,14 +399,57 @@ def test_source_date_epoch_that_is_no_time_is_refused(epoch, monkeypatch):
         builder().to_bytes()
 
 
-def test_head_refuses_what_would_overflow_its_fields():
-    layer = (0, 0, 1.0, [], 0, 0, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match="name: 65 bytes"):
-        pack_head(1, b"x" * 65, False, 1, 0, [layer])
-    with pytest.raises(OverflowError):
-        pack_head(1, b"x", False, 1, 0, [(0, 0, 1.0, [], 2**32, 0, 0, 0, 0, 0)])
+def test_packing_refuses_what_would_overflow_its_fields():
+    spec = LayerSpec(text="x")
+    for name in (b"", b"x" * 65):
+        with pytest.raises(ValueError, match=f"name: {len(name)} bytes"):
+            pack_layers(1, name, 1, 0, {0: spec})
+    for layers in ({}, dict.fromkeys(range(65537), spec)):
+        with pytest.raises(ValueError, match="at least one layer, and at most 65536"):
+            pack_layers(1, b"x", 1, 0, layers)
+    for layer in (-1, 65536, 2**40):
+        with pytest.raises(ValueError, match=f"layer {layer} is not in"):
+            pack_layers(1, b"x", 1, 0, {layer: spec})
+
+
+def test_packed_region_is_made_by_packing_only():
     with pytest.raises(TypeError):
-        pack_head(1, b"x", False, 1, 0, [(0, 0, 1.0, ["text"], 0, 0, 0, 0, 0, 0)])
+        PackedRegion()
+    empty = PackedRegion.__new__(PackedRegion)
+    assert (empty.n_bytes, empty.n_layers, list(empty.pieces())) == (0, 0, [])
+    empty.fill(bytearray(1))
+    with pytest.raises(ValueError, match="nothing was packed"):
+        empty.renumber(1)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 4096, 65535, 65536, 70_000, 3 << 20])
+@pytest.mark.parametrize("n_layers", [1, 2, 60])
+def test_pieces_are_what_fills_a_buffer(n_bytes, n_layers):
+    contents = [bytes([65 + i]) * (n_bytes if i % 3 else 7) for i in range(n_layers)]
+    packed = pack_layers(1, b"x", 1, 0, {i: LayerSpec(content=content) for i, content in enumerate(contents)})
+    pieces = list(packed.pieces())
+    assert all(len(piece) for piece in pieces)
+    assert len(pieces) <= 2 + 2 * n_layers * (n_bytes >= 65536) + packed.n_bytes // (1 << 20)
+    data = bytearray(b"\xff") * packed.n_bytes
+    packed.fill(data)
+    assert b"".join(pieces) == data
+    assert [layer.content for layer in read_region(bytes(data)).layers] == contents
+
+
+def test_packed_region_that_does_not_fit_writes_nothing():
+    packed = builder("one").pack(1)
+    target = bytearray(packed.n_bytes - 1)
+    with pytest.raises(ValueError, match=f"{packed.n_bytes} bytes do not fit into {packed.n_bytes - 1}"):
+        packed.fill(target)
+    with pytest.raises(BufferError):
+        packed.fill(bytes(packed.n_bytes))
+    assert target == bytes(packed.n_bytes - 1)
+    target.append(1)  # which a bytearray whose buffer is held refuses
+
+
+def test_pieces_outlive_what_they_come_from():
+    long = next(piece for piece in builder("x" * 100_000).pack(1).pieces() if isinstance(piece, memoryview))
+    assert long == b"x" * 100_000
 
 
 def test_packed_region_fills_a_buffer_that_held_other_bytes():
@@ -333,7 +473,7 @@ def test_header_tells_what_the_region_is():
     assert read_header(io.BytesIO(data)) == (77, "Humor", 5, True)
     packed = builder("one").pack(3)
     packed.renumber(2**31)
-    assert read_header(io.BytesIO(packed.head)) == (2**31, "Humor", 3, False)
+    assert read_header(io.BytesIO(b"".join(packed.pieces()))) == (2**31, "Humor", 3, False)
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:255], lambda data: b"", lambda data: data[:84] + bytes(172)])
@@ -346,18 +486,6 @@ def test_header_with_a_wrong_name_is_told_without_reading_outside_it():
     data[4:9] = b"\xff\xff\xff\xff\xff"  # the length of the name, and its first byte
     (_, name, _, _) = read_header(io.BytesIO(data))
     assert name == "\N{REPLACEMENT CHARACTER}umor" + "\0" * 59
-
-
-def test_head_of_wrong_size_is_not_sealed():
-    head = bytearray(255)
-    for seal in (seal_head, lambda head: renumber_head(head, 1)):
-        with pytest.raises(ValueError, match="head: 255 bytes"):
-            seal(head)
-        with pytest.raises(BufferError):
-            seal(bytes(256))
-    with pytest.raises(ValueError, match="content_sha256: 31 bytes"):
-        seal_head(bytearray(256), bytes(31))
-    assert head == bytes(255)
 
 
 def test_packed_bytes_are_published_as_they_are(tmp_path):

@@ -17,6 +17,7 @@ from world import World
 
 import jessy_mem as jm
 from helpers import (
+    DELTA_SAMPLE,
     EXTENSION_FIELDS,
     HAS_PROC,
     HEADER_FIELDS,
@@ -60,13 +61,33 @@ def test_reader_fails_for_every_flipped_byte(immutable, kind):
         ("layers[0].zero", 3, "reserved bytes of the extension"),
         ("layers[1].layer_num", 0, "layer_num"),
         ("generation", 0, "generation"),
-        ("required_features", 2, "required_features"),
+        ("required_features", 4, "required_features"),
         ("content_sha256", b"x", "content_sha256"),
         ("total_size", 300, "total_size"),
     ],
 )
 def test_reader_names_the_rule_that_a_resealed_file_breaks(field, value, message):
     data = bytearray(extended_file())
+    region = read_region(bytes(data))
+    patch(data, region, field, value)
+    reseal(data, region)
+    with pytest.raises(AssertionError, match=message):
+        read_region(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("required_features", 0, "a tombstone in no delta"),
+        ("optional_features", 1, "an immutable delta"),
+        ("layers[1].n_tokens", 1, "a tombstone that says something"),
+        ("layers[2].zero_last", 1, "reserved bytes of the extension"),
+        ("layers[2].attributes_offset", 3, "attributes_offset"),
+        ("layers[2].attributes", b'["source","test"]', "attributes"),
+    ],
+)
+def test_reader_names_the_rule_that_a_resealed_delta_breaks(field, value, message):
+    data = bytearray(extended_file(DELTA_SAMPLE, version=2, delta=True))
     region = read_region(bytes(data))
     patch(data, region, field, value)
     reseal(data, region)

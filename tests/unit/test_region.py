@@ -33,8 +33,7 @@ from helpers import (
     read_region,
     reseal_content,
 )
-from jessy_mem import compression
-from jessy_mem._core import image
+from jessy_mem import compression, sealed
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import LayerView, MmapRegion, make_region
@@ -803,14 +802,14 @@ def test_sealed_memory_is_never_executable_where_the_system_knows_that(known, re
 
     def make_and_note(name, flags):
         asked.append(flags)
-        if not known and flags & image.MFD_NOEXEC_SEAL:
+        if not known and flags & sealed.MFD_NOEXEC_SEAL:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return make(name, flags & ~image.MFD_NOEXEC_SEAL | os.MFD_ALLOW_SEALING)
+        return make(name, flags & ~sealed.MFD_NOEXEC_SEAL | os.MFD_ALLOW_SEALING)
 
     monkeypatch.setattr(os, "memfd_create", make_and_note)
     with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
         assert region.verify() == []
-    assert [flags & image.MFD_NOEXEC_SEAL for flags in asked] == ([8] if known else [8, 0])
+    assert [flags & sealed.MFD_NOEXEC_SEAL for flags in asked] == ([8] if known else [8, 0])
     assert all(flags & os.MFD_CLOEXEC for flags in asked)
 
 

@@ -42,7 +42,7 @@ class EvictedDimensions:
             self.remove(dimension)
         generation, n_layers, source, size = evicted
         head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source))
-        self._records[dimension] = head + marshal.dumps(facts) if facts else head
+        self._records[dimension] = head + marshal.dumps(list(facts)) if facts else head
         self.n_layers += evicted.n_layers
         if evicted.source == "simulated":
             self.simulated.add(dimension)

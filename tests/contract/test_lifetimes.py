@@ -392,6 +392,59 @@ def test_immutable_dimensions_are_never_evicted(world, dimension):
         check_states(stats)
 
 
+class Asking:
+    """A policy that counts what it is asked."""
+
+    def __init__(self, policy):
+        self.policy, self.asked, self.back = policy, [], []
+
+    def victim(self, evictable):
+        return self.policy.victim(lambda key: self.asked.append(key) or evictable(key))
+
+    def put_back(self, keys):
+        self.back += keys
+        self.policy.put_back(keys)
+
+    def __getattr__(self, name):
+        return getattr(self.policy, name)
+
+    def __contains__(self, key):
+        return key in self.policy
+
+
+@pytest.mark.parametrize("policy", ["sieve", "lru", "lfu"])
+def test_room_for_a_load_is_asked_of_its_victims_only(world, policy):
+    dimensions = range(15, 55)
+    world.write_all(1, *dimensions, 55)
+    with small_manager(world, len(dimensions), eviction_policy=policy) as memory:
+        for dimension in dimensions:
+            memory.load_dimension(dimension)
+        memory._policy = asking = Asking(memory._policy)
+        memory.load_dimension(55)
+        assert [*memory._evicted] == asking.asked == [15]
+        assert asking.back == []
+
+
+@pytest.mark.parametrize("policy", ["sieve", "lru", "lfu"])
+def test_a_load_that_is_refused_has_evicted_nothing_and_leaves_the_order(world, policy):
+    world.write_all(15, 16, 17, 18)
+    size, large = world.path(15).stat().st_size, world.write(19, n_bytes=5000).stat().st_size
+    total_bytes = large + size // 2
+    assert 4 * size <= total_bytes  # all four fit, and all must go for the large one
+    with manager(world, total_memory_mb=total_bytes / MIB, eviction_policy=policy, **NO_EVICTION) as memory:
+        for dimension in (15, 16, 17, 18):
+            memory.load_dimension(dimension)
+        held = memory.access_layer((17, 0))
+        memory._policy = asking = Asking(memory._policy)
+        with pytest.raises(jm.LimitExceeded):
+            memory.load_dimension(19)
+        assert asking.back[:3] == [15, 16, 18]
+        assert ([*memory._regions], len(memory._evicted)) == ([15, 16, 17, 18], 0)
+        del held
+        memory.load_dimension(19)
+        assert [*memory._evicted][:3] == [15, 16, 18]
+
+
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_leased_dimensions_are_never_evicted(world, holder):
     world.write_all(1, 2, 3)

@@ -6,7 +6,6 @@ from typing_extensions import Buffer
 
 from jessy_mem.errors import InvalidRegion
 
-
 @final
 class Image:
     charged_bytes: int

@@ -159,6 +159,18 @@ def region_facts(region):
     return region["size"], region["source"], layers
 
 
+def homes_of(pools, limit_bytes):
+    """Block size -> blocks at home: as configured, or each class's share of a smaller limit in whole largest blocks."""
+    homes = {block_size: int(size_mb * MIB) for size_mb, block_size in pools}
+    total_bytes, largest = sum(homes.values()), max(homes)
+    if total_bytes > limit_bytes:
+        shares = {
+            size: -(-n_bytes * limit_bytes // (total_bytes * largest)) * largest for size, n_bytes in homes.items()
+        }
+        homes = {size: min(n_bytes, shares[size]) for size, n_bytes in homes.items()}
+    return {size: n_bytes // size for size, n_bytes in homes.items()}
+
+
 class Run:
     """One manager and its oracle, and what is held of both."""
 
@@ -171,9 +183,12 @@ class Run:
         options = {"pool_configs": pools, "record_latency": scenario.timed, "eviction_policy": scenario.policy}
         options["trace"] = scenario.trace
         self.memory = Manager(scenario.total_mb, base_path=base, on_full=scenario.on_full, **options)
-        homes = {block_size: int(size_mb * MIB) // block_size for size_mb, block_size in pools}
         self.oracle = oracle_class(
-            self.memory.config.total_bytes, homes, scenario.on_full, scenario.timed, simulated_files(base)
+            self.memory.config.total_bytes,
+            homes_of(pools, self.memory.config.total_bytes),
+            scenario.on_full,
+            scenario.timed,
+            simulated_files(base),
         )
         self.holds = []  # (what is held, generation, its counter, layer or None)
         self.blocks = []  # (block, its piece)

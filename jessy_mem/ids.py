@@ -1,140 +1,215 @@
-"""Dimension ids that are given once in a base folder, whatever process asks, and the lock that publishing takes.
+"""Ids that are given once in a base folder, and names that are unique in it, whatever process asks.
 
-The register is one small file, ``BASE/.jessy_mem.lock``: it is locked (flock, exclusive) while an id is given or a file
-published, and it holds the next free id of each dynamic segment. Readers never touch it. It is written in place and in
-one piece, and fsynced before a folder is removed. If it is lost, the ids start behind the highest dimension folder that
-there is: a power cut may bring back the id of a proto-dimension that had no file, and died with it.
+The register is one small file, ``BASE/.jessy_mem.lock``: it is locked (locking.py) while something is given or a file
+published, and tells what was given (journal.py). Readers never lock it. The truth about names are the region files: the
+register saves reading all of them, and knows what has no file yet.
+
+    a name is taken    while its dimension has a file, or a process that made it and lives, or was made for all
+
+Claims are appended, and what was appended first counts: so two processes on a file system whose locks do nothing do
+not get the same id either. If the register is lost, the ids start behind the highest dimension folder that there is,
+and the names are read from the files: a power cut may bring back the id of a proto-dimension that had no file, and died
+with it.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from operator import gt
-from pathlib import Path
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from jessy_mem.errors import LimitExceeded, MappingError
-from jessy_mem.layout import MAX_DIMENSION, MemoryLayout, dimension_folder
-from jessy_mem.publish import make_folder
+from jessy_mem import journal
+from jessy_mem.errors import LimitExceeded
+from jessy_mem.layout import dimension_folder, region_file
+from jessy_mem.locking import process_key
+from jessy_mem.names import checked_name, dimensions_in, dimensions_of, stored_names
+from jessy_mem.register import FOR_ALL, LOCK_NAME, Register
 
-__all__ = ["LOCK_NAME", "IdRegister", "dimensions_in"]
-
-LOCK_NAME = ".jessy_mem.lock"
-
-_LINE_BYTES = 44  # two numbers of up to 20 digits
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # what a link leads to is not ours to write
+__all__ = ["LOCK_NAME", "IdRegister", "Reservation", "dimensions_in"]
 
 
-def dimensions_in(base_path: str | os.PathLike[str]) -> list[int]:
-    """The dimensions that have a folder in `base_path`, ascending; none if it cannot be read."""
-    try:
-        names = os.listdir(base_path)
-    except OSError:
-        return []
-    numbers = (int(name[1:]) for name in names if name[:1] == "D" and name[1:].isascii() and name[1:].isdecimal())
-    return sorted(number for number in numbers if 0 < number <= MAX_DIMENSION and dimension_folder(number) in names)
+class Reservation(NamedTuple):
+    """The dimension that has a name, and whether it was given just now."""
+
+    dimension: int
+    is_new: bool
 
 
-class IdRegister:
-    """Gives ids of the dynamic segments of one base folder. Safe between threads and processes."""
+class IdRegister(Register):
+    """Gives the ids and names of one base folder. Safe between threads, processes and forks."""
 
-    def __init__(self, base_path: str, layout: MemoryLayout) -> None:
-        self._base_path = base_path
-        self._path = os.path.join(base_path, LOCK_NAME)
-        # The first dynamic segment ends where the next begins; the last one ends nowhere.
-        dynamic = layout.segments[1:]
-        self._names = [segment.name for segment in dynamic]
-        self._first = [segment.first_dimension for segment in dynamic]
-        self._end = [*self._first[1:], MAX_DIMENSION + 1]
-        self._free = list(self._first)  # no id below was left when this register was last looked at
+    # Ids
 
     @contextmanager
     def locked(self, durable: bool = False) -> Iterator[None]:
-        """Hold the lock, exclusively; MappingError if the folder cannot be written.
+        """Hold the folder's lock; MappingError if the folder cannot be written, LockTimeout.
 
         `durable`: what was given is on the disk before, so that an id does not come back when its folder is removed.
         """
-        fd = self._lock()
+        self._begin()
         try:
             if durable:
-                try:
-                    self._write(fd, self._read(fd))
-                    os.fsync(fd)
-                except OSError as error:
-                    raise MappingError.of(error, self._path) from error
+                with self._errors():
+                    self._append([])
+                    os.fsync(self._lock.descriptor)
             yield
         finally:
-            _unlock(fd)
+            self._lock.__exit__(None, None, None)
 
     def give(self, segment: str) -> int:
-        """The next id of `segment`, never to be given again in this folder; LimitExceeded when there is none left."""
-        which = self._names.index(segment)
-        fd = self._lock()
+        """The next id of "reserve" or "user", never to be given again in this folder; it has no name yet.
+
+        LimitExceeded when there is none left, LockTimeout, MappingError.
+        """
+        with self._writing():
+            while True:
+                dimension = self._free_id(segment)
+                if self._claim(dimension, FOR_ALL, ""):
+                    return dimension
+
+    def reserve(self, name: str, segment: str, for_all: bool = False) -> Reservation:
+        """The dimension of that name; a new id of "reserve" or "user" for it if there is none.
+
+        It keeps the name while this process lives or it has a region file, or, with `for_all`, until it is released. Of
+        any number of processes and threads that ask at once, one gets a new id, and the others the same one. Durable
+        with the file, or with `locked(durable=True)`. Raises ValueError, TypeError, LimitExceeded, LockTimeout,
+        MappingError.
+        """
+        name = checked_name(name)
+        self.refresh()  # mostly all that there is to read is read without the lock
+        with self._writing():
+            if not self._has_scanned:
+                self.scan()
+            while True:
+                holder = self._holder(name)
+                if holder is None:
+                    holder = self._planned.get(name)
+                if holder is not None:
+                    return Reservation(holder, False)
+                dimension = self._free_id(segment)
+                if self._claim(dimension, FOR_ALL if for_all else process_key(), name):
+                    return Reservation(dimension, True)
+
+    def release(self, dimension: int, durable: bool = True) -> None:
+        """Let the name of a dimension be free, and its id stay given, before its file is removed."""
+        with self._writing():
+            self._append([journal.line("-", dimension)])
+            with self._mutex:
+                self._names.remove(dimension)
+            if durable:
+                os.fsync(self._lock.descriptor)
+            self._shorten()
+
+    # Names
+
+    def find(self, name: str) -> int | None:
+        """The dimension that has the name, the lowest if several files do; None if there is none.
+
+        What other processes did since is seen by `refresh`, or when the name is not known. Takes no lock of the folder.
+        """
+        found = self._names.by_name.get(name)
+        if found is not None and found not in self._unsure:
+            return found
+        name = checked_name(name)
+        self.refresh()
+        return self._holder(name)
+
+    def names(self) -> dict[str, int]:
+        """All names of the folder, and which dimension has each."""
+        self.refresh()
+        with self._mutex:
+            found = dict(self._names.by_name)
+            unsure = [name for name, dimension in found.items() if dimension in self._unsure]
+        for name in unsure:
+            if self._holder(name) is None:
+                del found[name]
+        return found
+
+    def name_of(self, dimension: int) -> str | None:
+        """The name of a dimension; None if it has none, or is not known."""
+        return self._names.of.get(dimension)
+
+    def duplicates(self) -> dict[str, list[int]]:
+        """Names that several dimensions have, because files came with them: ids ascending."""
+        self.refresh()
+        with self._mutex:
+            return self._names.duplicates()
+
+    def note(self, dimension: int, name: str) -> None:
+        """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim."""
+        with self._mutex:
+            if self._names.of.get(dimension) != name:
+                self._names.put(dimension, name)
+                self._unwritten[dimension] = name
+            self._unsure.discard(dimension)
+
+    def refresh(self) -> None:
+        """Read what others appended to the register; the first time also the names of files it does not know."""
         try:
-            free = self._read(fd)
-            given = free[which]
-            while os.path.lexists(os.path.join(self._base_path, dimension_folder(given))):
-                given += 1
-            if given >= self._end[which]:
-                raise self._used_up(which)
-            free[which] = given + 1
-            self._write(fd, free)
-        except OSError as error:
-            raise MappingError.of(error, self._path) from error
+            facts = os.stat(self._path, follow_symlinks=False)
+            if self._has_scanned and (self._inode, self._size) == (facts.st_ino, facts.st_size):
+                return
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # none, or not for this user: then the files are asked
+            if not self._has_scanned:
+                self.scan()
+            return
+        try:
+            with self._errors():
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    self._follow(fd)
         finally:
-            _unlock(fd)
-        return given
+            os.close(fd)
+        if not self._has_scanned:
+            self.scan()
 
-    def _lock(self) -> int:
-        """The register's descriptor, locked until it is closed."""
-        try:
+    def scan(self) -> None:
+        """Look at the folders: names of files that the register does not know, names that have lost their files.
+
+        MappingError if that cannot be done now.
+        """
+        with self._mutex, self._errors():
             try:
-                fd = os.open(self._path, _OPEN_FLAGS, 0o666)
-            except FileNotFoundError:
-                make_folder(Path(self._base_path))
-                fd = os.open(self._path, _OPEN_FLAGS, 0o666)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            except BaseException:
-                os.close(fd)
-                raise
-        except OSError as error:
-            raise MappingError.of(error, self._path) from error
-        return fd
+                there = set(dimensions_of(os.listdir(self._base_path)))
+            except FileNotFoundError:  # the folder is not made yet
+                return
+            for dimension, name in stored_names(self._base_path, sorted(there - self._names.of.keys())):
+                self._names.put(dimension, name)
+                self._unwritten[dimension] = name
+            for dimension in self._names.of.keys() - there:
+                if not self._is_kept(dimension):
+                    self._names.remove(dimension)
+                    self._unwritten[dimension] = ""
+            self._has_scanned = True
 
-    def _read(self, fd: int) -> list[int]:
-        """The next free id of each segment. What this process gave is not forgotten if the file is lost."""
-        try:
-            free = [int(number) for number in os.pread(fd, _LINE_BYTES, 0).split()]
-        except ValueError:
-            free = []
-        if len(free) != len(self._first) or any(map(gt, free, self._end)):
-            found = dimensions_in(self._base_path)
-            bounds = zip(self._first, self._end, strict=True)
-            free = [max((n + 1 for n in found if first <= n < end), default=first) for first, end in bounds]
-        return list(map(max, free, self._free))
+    def _holder(self, name: str) -> int | None:
+        """The dimension that has the name and keeps it."""
+        with self._mutex:
+            while (dimension := self._names.by_name.get(name)) is not None:
+                is_kept = self._is_kept(dimension)  # asked first: its last deed may have been the file
+                if os.path.lexists(region_file(self._base_path, dimension)):
+                    self._unsure.discard(dimension)
+                elif not is_kept:
+                    self._names.remove(dimension)
+                    self._unwritten[dimension] = ""
+                    continue
+                return dimension
+        return None
 
-    def _write(self, fd: int, free: list[int]) -> None:
-        line = b"%20d %20d" % tuple(free)
-        if os.pwrite(fd, line, 0) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._free = free
-
-    def _used_up(self, which: int) -> LimitExceeded:
-        n_ids = self._end[which] - self._first[which]
-        hint = f"the ids {self._first[which]}..{self._end[which] - 1} of this base folder are used up"
-        if which == 0:
-            hint += "; user=True gives ids of the next segment"
-        return LimitExceeded(n_ids, n_ids, 1, self._names[which], hint=hint)
-
-
-def _unlock(fd: int) -> None:
-    """Unlock and close. Closing alone would leave it locked as long as a child lives that was forked meanwhile."""
-    try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_UN)
-    finally:
-        os.close(fd)
+    def _free_id(self, segment: str) -> int:
+        ranges = self._layout.ids_of(segment)
+        for first, last in ranges:
+            free = first
+            while free <= last:
+                behind = self._behind(free)
+                if behind is not None:
+                    free = behind
+                elif free in self._layout.dimensions or os.path.lexists(f"{self._base_path}/{dimension_folder(free)}"):
+                    free += 1
+                else:
+                    return free
+        n_ids = sum(last + 1 - first for first, last in ranges)
+        hint = f"the ids {', '.join(f'{first}..{last}' for first, last in ranges)} of this base folder are used up"
+        raise LimitExceeded(n_ids, n_ids, 1, segment, hint=hint)

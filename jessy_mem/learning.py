@@ -134,7 +134,7 @@ class Learner:
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
         if known is None and not os.path.lexists(place.path):
-            raise RegionNotFound(dimension, f"and there is no file at {place.path}")
+            raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
         if known.immutable if isinstance(known, MmapRegion) else is_immutable_file(place.path):
             raise ImmutableDimension(dimension, "forgetting it")
         if known is not None and known.source == "pool" and not self.protos.owns_file(dimension):

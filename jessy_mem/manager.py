@@ -14,14 +14,14 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
 from jessy_mem.builder import LayerSpec
-from jessy_mem.config import MemoryConfig
+from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
     ConsciousnessError,
@@ -81,11 +81,10 @@ class MmapManager(LayerTable):
         total_memory_mb: int | float | str | None = None,
         *,
         config: MemoryConfig | None = None,
-        **overrides: Any,
+        **overrides: Unpack[MemoryOptions],
     ) -> None:
-        if total_memory_mb is not None:
-            overrides["total_memory_mb"] = total_memory_mb
-        super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
+        made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
+        super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
         self._times = Times()
         ids = IdRegister(os.fspath(self.config.base_path), self.layout)
         self._learner = Learner(weakref.proxy(self), ids, self.layout, self.config)  # weak: else both were a cycle
@@ -111,7 +110,7 @@ class MmapManager(LayerTable):
             if dimension in self._regions or dimension in self._evicted:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                self._opener.name_path(dimension, os.fspath(path))
+                self._opener.name_path(dimension, os.path.abspath(path))
             try:
                 region = self._open_region(dimension)
             except BaseException:
@@ -142,7 +141,7 @@ class MmapManager(LayerTable):
             except ManagerClosed:
                 raise
             except ConsciousnessError as error:
-                logger.warning("dimension D%02d is skipped: %s", dimension, error)
+                logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
                 # The frames of its traceback would keep this report, and the manager, in a cycle.
                 error.__traceback__ = error.__context__ = None
                 skipped[dimension] = error
@@ -322,9 +321,8 @@ class MmapManager(LayerTable):
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
         self._check_open()
-        first = self.layout.segments[2].first_dimension
         with self._lock:
-            return sorted(dimension for dimension in {*self._regions, *self._evicted} if dimension >= first)
+            return sorted(filter(self.layout.is_user, {*self._regions, *self._evicted}))
 
     def on_evict(self, callback: EvictCallback) -> None:
         """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.

@@ -51,15 +51,16 @@ class Opener:
         self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
 
     def place_of(self, dimension: int) -> Place:
-        layout, named = self._layout, self._named.get(dimension)
+        planned, named = self._layout.dimensions.get(dimension), self._named.get(dimension)
+        segment = self._layout.segment_of(dimension)
         return Place(
             dimension,
             region_file(self._base_path, dimension) if named is None else named,
             named is not None,
-            dimension in layout.dimensions,
-            layout.is_immutable(dimension),
-            layout.segment_of(dimension).name,
-            layout.slot_bytes(dimension),
+            planned is not None,
+            planned is not None and planned.immutable,
+            segment.name,
+            segment.size_bytes if planned is None else planned.size_bytes,
         )
 
     def name_path(self, dimension: int, path: str) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import xxhash
 
+HUNG_S = 600  # what takes longer hangs, however busy the machine is
+
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 
 HEADER_BYTES = 256
@@ -338,6 +340,19 @@ def read_region(data: bytes) -> Region:
     return replace(region, layers=tuple(extended), head_size=head_size)
 
 
+class RegionFiles:
+    """Write bytes to a region file in `folder` and return its path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, data: bytes, name: str = "region.mmap") -> Path:
+        path = self.folder / name
+        path.unlink(missing_ok=True)  # to write into a file that was emptied may wait for the disk
+        path.write_bytes(data)
+        return path
+
+
 # Golden files -----------------------------------------------------------------------------------------------------
 
 QUIET = b"Deep down the same words return, and return again, until they are quiet. " * 40
@@ -429,15 +444,20 @@ class Holdings:
         self.files = open_files()
         self.mappings = mapped_regions()
 
-    def new(self) -> list[str]:
-        files = [f"descriptor {fd}: {path}" for fd, path in open_files().items() if self.files.get(fd) != path]
-        return files + [line for line in mapped_regions() if line not in self.mappings]
+    def new(self, now: Holdings | None = None) -> list[str]:
+        now = now or Holdings()
+        files = [f"descriptor {fd}: {path}" for fd, path in now.files.items() if self.files.get(fd) != path]
+        return files + [line for line in now.mappings if line not in self.mappings]
 
-    def assert_nothing_new(self) -> None:
-        if self.new():
+    def assert_nothing_new(self) -> Holdings:
+        """What is held now, which is nothing that was not before."""
+        now = Holdings()
+        if self.new(now):
             gc.collect()  # cycles that are garbage are no leak
-        left = self.new()
+            now = Holdings()
+        left = self.new(now)
         assert not left, f"still held: {left}"
+        return now
 
 
 def run_threads(targets):

@@ -30,13 +30,13 @@ from pathlib import Path
 from world import content_of, manager
 
 import jessy_mem as jm
-from helpers import read_region
+from helpers import HUNG_S, read_region
 from jessy_mem._core import image
 
 N_LAYERS = 2
 LAYER_BYTES = 5000
 CALLS = [
-    *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync rename".split()),
+    *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync link rename".split()),
     *((os, name) for name in "unlink rmdir sendfile".split()),
     (fcntl, "flock"),
     (image, "Mapping"),
@@ -140,7 +140,7 @@ def serve() -> None:
 class Learner:
     """The process, seen from a test. A context manager; what hangs is killed after `timeout_s`."""
 
-    def __init__(self, timeout_s: float = 300) -> None:
+    def __init__(self, timeout_s: float = HUNG_S) -> None:
         here = os.fspath(Path(__file__).resolve().parent)
         main = f"import sys; sys.path.insert(0, {here!r}); import learner; learner.serve()"
         command = [sys.executable, "-W", "error", "-c", main]

@@ -148,6 +148,15 @@ def manager(world: World | Path, total_memory_mb=280, **overrides) -> jm.MmapMan
     return jm.MmapManager(total_memory_mb, base_path=base, **{"simulation": "never", **overrides})
 
 
+def mapped_dimensions(memory: jm.MmapManager) -> set[int]:
+    """Those that are loaded and not evicted."""
+    return {int(dimension) for dimension in memory.dump_state()["regions"]}
+
+
+def evicted_dimensions(memory: jm.MmapManager) -> set[int]:
+    return {int(dimension) for dimension in memory.dump_state()["evicted"]}
+
+
 def check_reading(memory: jm.MmapManager, dimension: int, generation: int = 1, n_layers: int = 4, n_bytes=1000) -> None:
     """Every layer of `dimension` is what `World.write` put there."""
     for layer in range(n_layers):

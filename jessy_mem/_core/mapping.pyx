@@ -12,7 +12,7 @@ from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
 
-from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 
@@ -59,6 +59,12 @@ cdef class Mapping:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.base, self.n_bytes, not self.writable, flags)
+
+    def freeze(self):
+        """Let nobody write to it again; for its maker, who holds no writable view any more. OSError if refused."""
+        self.writable = False
+        if jm_os_protect(self.base, self.n_bytes) != 0:
+            raise OSError(errno, os.strerror(errno))
 
     def __reduce__(self):
         raise TypeError("a Mapping cannot be copied or pickled")

@@ -5,6 +5,7 @@ from jessy_mem._core.image cimport Image
 
 
 cdef class LayerView:
+    cdef object __weakref__
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
     cdef object payload              # the owner of decompressed bytes, or None
     cdef object known_attributes     # a read-only mapping, once they were asked for; None before, and if they are nested

@@ -11,6 +11,7 @@ import tracemalloc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -855,7 +856,7 @@ def assert_same(opened: MmapRegion, region: Region) -> None:
         assert view.id == (region.dimension_id, layer.layer)
         assert bytes(view) == layer.content
         assert view.depth == layer.depth
-        assert view.frequency == struct.unpack("<f", struct.pack("<f", layer.frequency))[0]
+        assert view.frequency == float(str(np.float32(layer.frequency)))  # numpy's shortest decimal
         assert view.keywords == tuple(word.decode() for word in layer.keywords)
         assert view.source == "mmap"
         assert opened.content_offset(layer.layer) == layer.offset

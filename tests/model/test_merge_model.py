@@ -135,8 +135,10 @@ def test_merge_takes_compressed_layers_as_they_are_stored():
 
 
 def test_merge_of_a_merge_is_the_same_in_any_grouping():
-    layers = [((Layer(i, b"%d" % g), Layer(9 - i, b"", text_flags=4)) if i < 9 - i else
-               (Layer(9 - i, b"", text_flags=4), Layer(i, b"%d" % g))) for g, i in enumerate((0, 3, 9, 5, 7))]  # fmt: skip
+    layers = []
+    for generation, number in enumerate((0, 3, 9, 5, 7)):
+        pair = (Layer(number, b"%d" % generation), Layer(9 - number, b"", text_flags=4))
+        layers.append(pair if number < 9 - number else pair[::-1])
     parts = [image_of(extended_file(each, generation=g + 2, delta=True)) for g, each in enumerate(layers)]
     base = image_of(extended_file())
 

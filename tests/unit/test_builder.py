@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
 import json
+import mmap
 import os
 import pickle
 import random
 import stat
 import threading
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,75 @@ def builder(*texts: str, dimension_id: int = 15, **options) -> RegionBuilder:
 def test_spec_that_cannot_be_stored_is_refused_when_it_is_made(fields, message):
     with pytest.raises(ValueError, match=message):
         LayerSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"depth": np.uint8(3)}, {"depth": 3}),
+        ({"depth": np.array(3)}, {"depth": 3}),
+        ({"depth": True}, {"depth": 1}),
+        ({"layer": np.int64(500)}, {"layer": 500}),
+        ({"frequency": np.float32(0.5)}, {"frequency": 0.5}),
+        ({"frequency": np.float64(2.2)}, {"frequency": 2.2}),
+        ({"frequency": np.array(2.5)}, {"frequency": 2.5}),
+        ({"frequency": np.int16(7)}, {"frequency": 7.0}),
+        ({"frequency": Decimal("2.2")}, {"frequency": 2.2}),
+        ({"frequency": Fraction(5, 2)}, {"frequency": 2.5}),
+        ({"keywords": (word for word in ("joke", "pun"))}, {"keywords": ("joke", "pun")}),
+        ({"keywords": map(str.lower, ("Joke", "Pun"))}, {"keywords": ("joke", "pun")}),
+        ({"keywords": dict.fromkeys(("pun", "joke"))}, {"keywords": ("pun", "joke")}),
+        ({"keywords": np.array(["joke", "pun"])}, {"keywords": ("joke", "pun")}),
+        ({"keywords": {"pun", "joke", "wit"}}, {"keywords": ("joke", "pun", "wit")}),
+        ({"keywords": frozenset(("pun", "joke"))}, {"keywords": ("joke", "pun")}),
+    ],
+)
+def test_spec_keeps_plain_values_of_whatever_it_is_given(fields, kept):
+    spec = LayerSpec(text="a", **fields)
+    for field, value in kept.items():
+        assert getattr(spec, field) == value
+        assert type(getattr(spec, field)) is type(value)
+    assert {type(word) for word in spec.keywords} <= {str}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": np.float64(3)}, {"depth": Decimal(3)}, {"depth": np.array([3])}, {"layer": np.int64(65536)},
+        {"frequency": np.array([1.0])}, {"frequency": 1j}, {"frequency": Decimal("Infinity")},
+        {"frequency": Decimal("sNaN")}, {"frequency": np.float64("nan")}, {"frequency": b"1"}, {"frequency": 10**400},
+        {"keywords": 5}, {"keywords": b"joke"}, {"keywords": [["joke"]]}, {"keywords": (word for word in ("joke", 5))},
+    ],
+)  # fmt: skip
+def test_spec_refuses_what_is_no_number_or_no_words(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        LayerSpec(text="a", **fields)
+
+
+def test_same_set_of_keywords_gives_the_same_file(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    words = [f"word {i}" for i in range(100)]
+    files = {
+        RegionBuilder(1, "x").add_layer(LayerSpec(text="a", keywords=given)).to_bytes()
+        for given in (set(words), {*words[::-1]}, frozenset(words), sorted(words))
+    }
+    assert len(files) == 1
+
+
+def test_region_numbers_may_be_of_any_integer_type():
+    made = RegionBuilder(np.int32(15), "x", generation=np.uint64(2**63), created_ns=np.array(7))
+    region = read_region(made.add_layer(LayerSpec(text="a")).to_bytes())
+    assert (region.dimension_id, region.generation, region.created_ns) == (15, 2**63, 7)
+    assert [type(each) for each in (made.dimension_id, made.generation, made.created_ns)] == [int] * 3
+
+
+def test_name_is_the_same_however_an_accent_was_typed():
+    typed = ["Gef\N{LATIN SMALL LETTER U WITH DIAERESIS}hl", "Gefu\N{COMBINING DIAERESIS}hl"]
+    assert len({read_region(builder_of(name)).name for name in typed}) == 1
+
+
+def builder_of(name: str) -> bytes:
+    return RegionBuilder(1, name).add_layer(LayerSpec(text="a")).to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -449,15 +520,10 @@ def test_compressed_layer_is_read_as_it_was(region_file):
         assert facts[0] == (len(layers[0].content), len(text))
 
 
-def test_compression_without_a_library_names_the_extra(monkeypatch):
-    compression._zstd.cache_clear()
-    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    try:
-        assert not compression.is_available()
-        with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
-            builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
-    finally:
-        compression._zstd.cache_clear()
+def test_compression_without_a_library_names_the_extra(without_zstd):
+    assert not compression.is_available()
+    with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
+        builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
 
 
 # Publishing -------------------------------------------------------------------------------------------------------
@@ -545,16 +611,15 @@ def test_progress_grows_to_the_size_of_the_file(tmp_path):
     assert len(seen) > 3
 
 
-def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):
+def test_short_writes_are_gone_on_with(tmp_path, inject):
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)]))
-    path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
-    monkeypatch.undo()
+    with inject.instead("os.write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)])):
+        path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
     assert [layer.content for layer in read_region(path.read_bytes()).layers] == [b"x" * 1000, b"y" * 5000]
 
 
-def no_space(*_args, **_options):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_space():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
@@ -562,14 +627,12 @@ def no_space(*_args, **_options):
     [(call, there) for there in (False, True) for call in ("open", "write", "fsync", "rename")]
     + [("mkdir", False), ("fchmod", True)],
 )
-def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, monkeypatch):
+def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, inject):
     path = tmp_path / "base" / "D15" / "region.mmap"
     old = builder("old").write(path).read_bytes() if there else None
     before = files_below(tmp_path)
-    monkeypatch.setattr(os, call, no_space)
-    with pytest.raises(MappingError, match="No space left on device") as caught:
+    with inject(no_space(), f"os.{call}"), pytest.raises(MappingError, match="No space left on device") as caught:
         builder("new").write(path)
-    monkeypatch.undo()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert isinstance(caught.value.__cause__, OSError)
     assert files_below(tmp_path) == before
@@ -578,24 +641,18 @@ def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there,
     assert read_region(path.read_bytes()).layers[0].content == b"new"
 
 
-def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, monkeypatch):
-    write, left = os.write, [3]
-
-    def write_some(fd, data):
-        left[0] -= 1
-        return write(fd, data[:100]) if left[0] else no_space()
-
+def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, inject):
+    write = os.write
     path = tmp_path / "region.mmap"
     old = builder("old").write(path).read_bytes()
-    monkeypatch.setattr(os, "write", write_some)
-    with pytest.raises(MappingError):
+    some = inject.instead("os.write", lambda fd, data: write(fd, data[:100]))
+    with some, inject(no_space(), "os.write", at=2), pytest.raises(MappingError):
         builder("x" * 10_000).write(path)
-    monkeypatch.undo()
     assert files_below(tmp_path) == ["region.mmap"]
     assert path.read_bytes() == old
 
 
-def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, monkeypatch):
+def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, inject):
     path = tmp_path / "region.mmap"
     builder("old").write(path)
     fsync, synced = os.fsync, []
@@ -603,13 +660,11 @@ def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, mo
     def fsync_files(fd):
         synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
         if synced[-1]:
-            no_space()
+            raise no_space()
         fsync(fd)
 
-    monkeypatch.setattr(os, "fsync", fsync_files)
-    with pytest.raises(MappingError):
+    with inject.instead("os.fsync", fsync_files), pytest.raises(MappingError):
         builder("new").write(path)
-    monkeypatch.undo()
     assert synced == [False, True]  # the file before its name, the folder after
     assert files_below(tmp_path) == ["region.mmap"]
     assert read_region(path.read_bytes()).layers[0].content == b"new"
@@ -645,16 +700,21 @@ def test_file_in_the_place_of_a_folder_is_refused(tmp_path):
     assert files_below(tmp_path) == ["D15"]
 
 
-def test_temporary_file_is_a_recognisable_sibling(tmp_path, monkeypatch):
+def test_temporary_file_is_a_recognisable_sibling(tmp_path, inject):
     seen = []
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda source, target: (seen.append(source), rename(source, target)))
-    builder().write(tmp_path / "region.mmap")
-    builder().write(tmp_path / "region.mmap")
+
+    def seen_rename(source, target, **folders):
+        seen.append(source)
+        rename(source, target, **folders)
+
+    with inject.instead("os.rename", seen_rename):
+        builder().write(tmp_path / "region.mmap")
+        builder().write(tmp_path / "region.mmap")
     assert len(set(seen)) == 2
     for temporary in seen:
-        assert temporary.parent == tmp_path
-        assert is_temporary(temporary)
+        assert os.path.dirname(temporary) == ""  # of the same folder
+        assert is_temporary(tmp_path / temporary)
 
 
 @pytest.mark.parametrize(
@@ -705,3 +765,16 @@ def test_most_layers_that_a_region_can_have():
     data = made.to_bytes()
     assert len(data) == 256 + 65536 * (23 + 32)
     assert [layer.layer for layer in read_region(data).layers] == list(range(65536))
+
+
+def test_content_of_more_than_32_bits_is_refused():
+    content = mmap.mmap(-1, 2**32)  # no page of it is ever touched
+    with pytest.raises(ValueError, match="layer 0: 4294967296 bytes, a layer stores at most 4294967295"):
+        RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()
+
+
+def test_file_that_cannot_be_read_is_replaced_by_generation_1(tmp_path, inject):
+    path = builder("old", generation=7).write(tmp_path / "region.mmap")
+    with inject(OSError(errno.EIO, "I/O error"), "pathlib.Path.open"):
+        builder("new").write(path)
+    assert read_region(path.read_bytes()).generation == 1

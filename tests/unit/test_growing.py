@@ -211,7 +211,7 @@ def test_a_stack_is_evicted_whole_and_comes_back_whole(world):
         memory.load_dimension(16)
         assert [*memory._evicted] == [15]
         evicted = memory._evicted.get(15)
-        assert (evicted.generation, evicted.n_layers, evicted.name) == (2, 5, "dimension 15")
+        assert (evicted.generation, evicted.n_layers) == (2, 5)
         assert evicted.size == sizes(world, 2)
         assert memory.get_stats().layers_loaded == 6
         assert memory.layers(15, keyword="delta") == [(15, 1), (15, 7)]

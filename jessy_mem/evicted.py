@@ -15,7 +15,7 @@ from jessy_mem.index import LayerFacts
 
 __all__ = ["Evicted", "EvictedDimensions"]
 
-_HEAD = struct.Struct("<QQIB")  # generation, size, layers, source
+_HEAD = struct.Struct("<QQIBB")  # generation, size, layers, source, bytes of the name, which follows
 _SOURCES = ("mmap", "simulated")
 
 
@@ -26,6 +26,7 @@ class Evicted(NamedTuple):
     n_layers: int
     source: str
     size: int
+    name: str = ""
 
 
 class EvictedDimensions:
@@ -35,13 +36,15 @@ class EvictedDimensions:
         self._records: dict[int, bytes] = {}
         self.n_layers = 0  # of all of them
         self.simulated: set[int] = set()
+        self.changed: set[int] = set()  # those whose files are others now: what is remembered is how they were
 
     def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] = ()) -> None:
         """Remember a dimension, and the facts of its layers if no index has them."""
         if dimension in self._records:
             self.remove(dimension)
-        generation, n_layers, source, size = evicted
-        head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source))
+        generation, n_layers, source, size, text = evicted
+        name = text.encode()
+        head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source), len(name)) + name
         self._records[dimension] = head + marshal.dumps(list(facts)) if facts else head
         self.n_layers += evicted.n_layers
         if evicted.source == "simulated":
@@ -51,15 +54,22 @@ class EvictedDimensions:
         record = self._records.get(dimension)
         if record is None:
             return None
-        generation, size, n_layers, source = _HEAD.unpack_from(record)
-        return Evicted(generation, n_layers, _SOURCES[source], size)
+        generation, size, n_layers, source, n_bytes = _HEAD.unpack_from(record)
+        name = record[_HEAD.size : _HEAD.size + n_bytes].decode()
+        return Evicted(generation, n_layers, _SOURCES[source], size, name)
 
     def take_facts(self, dimension: int) -> list[LayerFacts]:
         """What `put` was given for an index; it is not remembered any longer."""
         record = self._records[dimension]
-        self._records[dimension] = record[: _HEAD.size]
-        facts: list[LayerFacts] = marshal.loads(record[_HEAD.size :]) if len(record) > _HEAD.size else []
+        end = _HEAD.size + record[_HEAD.size - 1]
+        self._records[dimension] = record[:end]
+        facts: list[LayerFacts] = marshal.loads(record[end:]) if len(record) > end else []
         return facts
+
+    def mark_changed(self, dimension: int) -> None:
+        """The files of a dimension are others now: what an index would be made from is not remembered any longer."""
+        self.take_facts(dimension)
+        self.changed.add(dimension)
 
     def remove(self, dimension: int) -> bool:
         """Forget a dimension; whether it was there."""
@@ -68,11 +78,13 @@ class EvictedDimensions:
             return False
         self.n_layers -= _HEAD.unpack_from(record)[2]
         self.simulated.discard(dimension)
+        self.changed.discard(dimension)
         return True
 
     def clear(self) -> None:
         self._records.clear()
         self.simulated.clear()
+        self.changed.clear()
         self.n_layers = 0
 
     def __contains__(self, dimension: object) -> bool:

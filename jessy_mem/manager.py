@@ -1,7 +1,8 @@
 """MmapManager: the public face of the library.
 
 Reading is compiled and lives in LayerRegistry; which regions are mapped, and who pays for them, is RegionTable's; what
-is learned, the Learner's. Here is what a user calls: loading, reading, learning, the pool, addresses and numbers.
+layers there are, LayerTable's; what is learned, the Learner's. Here is what a user calls: loading, reading, learning,
+the pool, addresses and numbers.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.ids import IdRegister, dimensions_in
+from jessy_mem.layers import LayerTable
 from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import EvictCallback, Learner
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.report import Times, state_of, stats_of
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
-from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
 
 __all__ = ["MmapManager", "open_managers"]
@@ -52,7 +53,7 @@ def open_managers() -> list[MmapManager]:
     return [manager for reference in _open.valuerefs() if (manager := reference()) is not None]
 
 
-class MmapManager(RegionTable):
+class MmapManager(LayerTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 
     Parameters
@@ -63,6 +64,9 @@ class MmapManager(RegionTable):
         Everything else; `overrides` are fields of it that are changed for this manager.
 
     Attributes: `config`, `layout` (the plan), `number` (names the manager among those of this process).
+
+    A read-only Mapping of LayerId to LayerView over all that is loaded: ``memory[layer_id]``, ``in``, ``len`` and
+    iteration. As long as it is open it is true, even if it is empty.
 
     Creating a manager reserves address space and maps no file. Thread-safe; `access_layer` takes no lock. A context
     manager. After `close` every method but `close` and `get_stats` raises ManagerClosed.
@@ -203,7 +207,7 @@ class MmapManager(RegionTable):
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
-    # Reading; access_layer and load_context are LayerRegistry's
+    # Reading; access_layer and load_context are LayerRegistry's, layers and the Mapping LayerTable's
 
     def region(self, dimension_id: int) -> MmapRegion:
         """The region of a loaded dimension, mapped again if it was evicted; RegionNotFound.
@@ -218,18 +222,6 @@ class MmapManager(RegionTable):
             except LayerNotFound as error:
                 raise RegionNotFound(dimension, error.hint) from None
         return region
-
-    def layers(
-        self, dimension: int | None = None, keyword: str | None = None, frequency: tuple[float, float] | None = None
-    ) -> list[LayerId]:
-        """The layers of all loaded dimensions that meet every condition, ascending.
-
-        `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. Evicted dimensions count as
-        loaded.
-        """
-        with self._lock:
-            self._check_open()
-            return self._indexed().find(dimension, keyword, frequency)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
@@ -371,7 +363,7 @@ class MmapManager(RegionTable):
         except RegionNotFound as error:
             raise LayerNotFound(dimension, layer, str(error)) from None
         with self._lock:
-            address = self._addressed().find(dimension)
+            address = self._catalogue.addressed().find(dimension)
         if address is None:
             raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
         return address + offset
@@ -380,7 +372,7 @@ class MmapManager(RegionTable):
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
         at = self._checked(address)
         with self._lock:
-            return self._addressed().resolve(at)
+            return self._catalogue.addressed().resolve(at)
 
     # Numbers
 

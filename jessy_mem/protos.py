@@ -30,7 +30,7 @@ from jessy_mem.errors import AllocationFailed, ImmutableDimension, LimitExceeded
 from jessy_mem.evicted import Evicted
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MemoryLayout
-from jessy_mem.opening import Place
+from jessy_mem.opening import Place, Stack
 from jessy_mem.publish import NewFile
 from jessy_mem.stats import format_bytes
 
@@ -52,11 +52,11 @@ class Table(Protocol):
     def _allocate(self, n_bytes: int, segment: str) -> Block:
         """A block of the pool, after making room if that is needed; LimitExceeded, AllocationFailed."""
 
-    def _open_image(self, dimension: int) -> Image:
-        """The file of a dimension, mapped and charged; LimitExceeded if there is no room."""
+    def _open_stack(self, dimension: int) -> Stack:
+        """The files of a dimension, mapped and charged; LimitExceeded if there is no room."""
 
-    def _exchange(self, dimension: int, old: MmapRegion | None, image: Image | None) -> bool:
-        """Let `image` take the place of `old` for all readers; without one, it is mapped on the next access.
+    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
+        """Let `stack` take the place of `old` for all readers; without one, it is mapped on the next access.
 
         False if something else is there.
         """
@@ -128,7 +128,7 @@ class Protos:
         self.n_bytes[dimension] = block.capacity  # before others can find it, and remove it
         done = False
         try:
-            done = self._table._exchange(dimension, old, image)
+            done = self._table._exchange(dimension, old, (image,))
         finally:
             if not done and known is not None:
                 self.n_bytes[dimension] = known
@@ -166,10 +166,10 @@ class Protos:
         record_since(self.crystallizations, begin_ticks, self._timed)
         return path
 
-    def _open_if_it_fits(self, dimension: int) -> Image | None:
+    def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""
         try:
-            return self._table._open_image(dimension)
+            return self._table._open_stack(dimension)
         except LimitExceeded:
             return None
 
@@ -200,5 +200,5 @@ def specs_of(region: MmapRegion) -> dict[int, LayerSpec]:
             layer=layer,
             compress=stored_bytes != raw_bytes,
         )
-        for layer, depth, frequency, keywords, stored_bytes, raw_bytes in region.layer_facts()
+        for layer, depth, frequency, keywords, stored_bytes, raw_bytes, _ in region.layer_facts()
     }

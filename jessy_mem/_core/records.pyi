@@ -2,7 +2,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jessy_mem._core.region import LayerView
+from jessy_mem._core.view import LayerView
 from jessy_mem.layout import LayerId
 from jessy_mem.stats import Residency
 

@@ -16,13 +16,13 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
-    guard records mapping changes fault format packing budget image merge arena pool counts latency region holders
-    registry
+    guard records mapping changes fault format packing budget image merge arena pool counts latency stack view region
+    holders registry
 """.split()
 HOUSE = """
     errors sealed given sizes units looks compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
-    builder simulation opening table protos learning report manager exporters doctor
+    builder simulation opening catalogue table layers protos learning report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

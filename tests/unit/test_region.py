@@ -36,7 +36,8 @@ from helpers import (
 from jessy_mem import compression, sealed
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.mapping import Mapping
-from jessy_mem._core.region import LayerView, MmapRegion, make_region
+from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.view import LayerView
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import (
     ChecksumMismatch,
@@ -87,7 +88,7 @@ def test_layer_facts_are_those_of_the_records(region):
     for facts, layer in zip(region.layer_facts(), SOUND.layers, strict=True):
         words = tuple(word.decode() for word in layer.keywords)
         size = len(layer.content)
-        assert facts == (layer.layer, layer.depth, pytest.approx(layer.frequency), words, size, size)
+        assert facts == (layer.layer, layer.depth, pytest.approx(layer.frequency), words, size, size, 10**18)
 
 
 def test_region_is_made_once(region, region_file):

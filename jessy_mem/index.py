@@ -74,7 +74,7 @@ class LayerIndex:
         gone = {layer: known.pop(layer) for layer in removed if layer in known}
         for layer, _, frequency, keywords, _, _, created_ns in facts:
             words = tuple({sys.intern(given.folded(keyword)): None for keyword in keywords})
-            come[layer] = _Known(LayerId(dimension, layer), frequency, created_ns, words)
+            come[layer] = _Known(LayerId(dimension, layer), stored_frequency(frequency), created_ns, words)
             if layer in known:
                 gone[layer] = known.pop(layer)
         known |= come

@@ -77,7 +77,7 @@ class LayerTable(RegionTable):
     def __contains__(self, layer_id: object) -> bool:
         self._check_open()
         try:
-            dimension, layer = LayerId.of(layer_id)
+            dimension, layer = LayerId.of(layer_id)  # type: ignore[arg-type]
         except TypeError:
             return False
         region = self._regions.get(dimension)

@@ -158,11 +158,11 @@ def open_stack(
     bint deltas=True,
     dict bare=None,
 ):
-    """The stack whose base is the file at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
+    """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension. Raises what
-    `map_file` raises, for each of them; then nothing stays open.
+    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension.
+    Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
     cdef tuple stack
@@ -215,7 +215,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
 
 
 cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, bint again):
-    """`stack` with the deltas of `generations` that are newer; None if one has gone, unless it is looked for `again`."""
+    """`stack` with the deltas of `generations` that are newer; None if one has gone, and is not looked for `again`."""
     cdef Image newest
     for generation in generations:
         newest = stack[PyTuple_GET_SIZE(stack) - 1]

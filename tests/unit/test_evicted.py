@@ -11,9 +11,9 @@ FACTS = [(0, 1, 2.5, ("joke", "größe"), 100, 100), (7, 0, 1.0, (), 20, 60)]
 
 def test_what_was_put_is_given_back_until_it_is_removed():
     evicted = EvictedDimensions()
-    evicted.put(15, Evicted(2**63, 2, "mmap", 4096), FACTS)
+    evicted.put(15, Evicted(2**63, 2, "mmap", 4096, "Größe"), FACTS)
     evicted.put(1, Evicted(0, 5, "simulated", 1 << 33))
-    assert evicted.get(15) == (2**63, 2, "mmap", 4096)
+    assert evicted.get(15) == (2**63, 2, "mmap", 4096, "Größe")
     assert evicted.get(1) == Evicted(0, 5, "simulated", 1 << 33)
     assert (evicted.get(2), 2 in evicted, 15 in evicted, len(evicted), [*evicted]) == (None, False, True, 2, [15, 1])
     assert (evicted.n_layers, evicted.simulated) == (7, {1})

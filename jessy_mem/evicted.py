@@ -15,7 +15,7 @@ from jessy_mem.index import LayerFacts
 
 __all__ = ["Evicted", "EvictedDimensions"]
 
-_HEAD = struct.Struct("<QQIBB")  # generation, size, layers, source, bytes of the name, which follows
+_HEAD = struct.Struct("<QQIB")  # generation, size, layers, source
 _SOURCES = ("mmap", "simulated")
 
 
@@ -26,7 +26,6 @@ class Evicted(NamedTuple):
     n_layers: int
     source: str
     size: int
-    name: str = ""
 
 
 class EvictedDimensions:
@@ -38,14 +37,13 @@ class EvictedDimensions:
         self.simulated: set[int] = set()
         self.changed: set[int] = set()  # those whose files are others now: what is remembered is how they were
 
-    def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] = ()) -> None:
-        """Remember a dimension, and the facts of its layers if no index has them."""
+    def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] | None = None, name: str = "") -> None:
+        """Remember a dimension; its name and the facts of its layers, too, if no index has them."""
         if dimension in self._records:
             self.remove(dimension)
-        generation, n_layers, source, size, text = evicted
-        name = text.encode()
-        head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source), len(name)) + name
-        self._records[dimension] = head + marshal.dumps(list(facts)) if facts else head
+        generation, n_layers, source, size = evicted
+        head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source))
+        self._records[dimension] = head if facts is None else head + marshal.dumps((name, list(facts)))
         self.n_layers += evicted.n_layers
         if evicted.source == "simulated":
             self.simulated.add(dimension)
@@ -54,17 +52,17 @@ class EvictedDimensions:
         record = self._records.get(dimension)
         if record is None:
             return None
-        generation, size, n_layers, source, n_bytes = _HEAD.unpack_from(record)
-        name = record[_HEAD.size : _HEAD.size + n_bytes].decode()
-        return Evicted(generation, n_layers, _SOURCES[source], size, name)
+        generation, size, n_layers, source = _HEAD.unpack_from(record)
+        return Evicted(generation, n_layers, _SOURCES[source], size)
 
-    def take_facts(self, dimension: int) -> list[LayerFacts]:
-        """What `put` was given for an index; it is not remembered any longer."""
+    def take_facts(self, dimension: int) -> tuple[str, list[LayerFacts]]:
+        """The name and the facts that `put` was given for an index; they are not remembered any longer."""
         record = self._records[dimension]
-        end = _HEAD.size + record[_HEAD.size - 1]
-        self._records[dimension] = record[:end]
-        facts: list[LayerFacts] = marshal.loads(record[end:]) if len(record) > end else []
-        return facts
+        self._records[dimension] = record[: _HEAD.size]
+        if len(record) == _HEAD.size:
+            return "", []
+        name, facts = marshal.loads(record[_HEAD.size :])
+        return name, facts
 
     def mark_changed(self, dimension: int) -> None:
         """The files of a dimension are others now: what an index would be made from is not remembered any longer."""

@@ -36,9 +36,9 @@ class _Known(NamedTuple):
 
 
 class LayerIndex:
-    """Finds layers by keyword, frequency, age and name. Not thread-safe: the owner locks.
+    """Finds layers by keyword (NFC-normalised and case-folded), frequency, age and name.
 
-    Keywords are compared NFC-normalised and case-folded, names NFC-normalised.
+    Not thread-safe: the owner locks.
     """
 
     def __init__(self) -> None:
@@ -107,10 +107,11 @@ class LayerIndex:
         since_ns: int | None = None,
         before_ns: int | None = None,
     ) -> list[LayerId]:
-        """The layers that meet every condition given, ascending; TypeError for a condition of the wrong kind.
+        """The layers that meet every condition given, ascending.
 
         `frequency` is (low, high) in Hz, inclusive. `name` is that of a dimension, or its beginning followed by ``*``.
-        A layer was made at `since_ns` or later, and earlier than `before_ns`.
+        A layer was made at `since_ns` or later, and earlier than `before_ns`. TypeError for a condition of the wrong
+        kind.
         """
         if dimension is not None:
             dimension = given.integer(dimension)

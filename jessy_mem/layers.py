@@ -45,6 +45,8 @@ class LayerTable(RegionTable):
         that meet all other conditions. Evicted dimensions count as loaded.
         """
         self._check_open()
+        if where is not None and not isinstance(where, Mapping):
+            raise TypeError(f"where: {where!r} is {type(where).__name__}, not a dict of attributes")
         self._read_changed()
         with self._lock:
             self._check_open()
@@ -58,7 +60,7 @@ class LayerTable(RegionTable):
         except LayerNotFound:  # it is not loaded any more
             return False
         except InvalidRegion as error:
-            logger.warning("%s cannot be found by its attributes: %s", layer_id, error)
+            logger.warning("%s cannot be found by its attributes: %s", layer_id, str(error))
             return False
         return found is not None and all(key in found and found[key] == value for key, value in where.items())
 

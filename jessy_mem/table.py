@@ -282,7 +282,7 @@ class RegionTable(LayerRegistry):
             try:
                 self._restore(dimension, 0)
             except (LayerNotFound, InvalidRegion) as error:
-                logger.warning("the layers of D%02d cannot be found: %s", dimension, error)
+                logger.warning("the layers of D%02d cannot be found: %s", dimension, str(error))
 
     # Making room
 

@@ -31,6 +31,7 @@ from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
 from jessy_mem._core.stack cimport (
     Place,
+    checked_stack,
     layer_number,
     stack_bytes,
     stack_facts,
@@ -468,9 +469,7 @@ cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
 def make_region(images, bint immutable, allocate):
     """A MmapRegion around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
-    cdef tuple stack = (images,) if isinstance(images, Image) else images
-    if not stack or not all([isinstance(image, Image) for image in stack]):
-        raise TypeError("make_region: expected an Image or a tuple of Images")
+    cdef tuple stack = checked_stack((images,) if isinstance(images, Image) else images)
     region.allocate = allocate
     region.set_stack(stack)
     region.is_immutable = immutable or base_of(stack).immutable

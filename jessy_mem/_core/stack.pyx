@@ -40,6 +40,12 @@ cdef bytes suffix = DELTA_SUFFIX.encode()
 assert DELTA_DIGITS == 16  # what os_folder.h counts
 
 
+cdef tuple checked_stack(tuple stack):
+    if not stack or not all([isinstance(image, Image) for image in stack]):
+        raise TypeError("a stack is a tuple of Images, the base first")
+    return stack
+
+
 cdef int64_t layer_number(layer) except -2:
     cdef int64_t number
     try:
@@ -123,8 +129,8 @@ cdef tuple facts_at(tuple stack, const Place *place):
     cdef Image image = image_at(stack, place.file)
     cdef LayerEntry *entry = &image.layers[place.entry]
     return (
-        entry.layer, entry.depth, decimal_of(entry.frequency_hz), image.keywords(place.entry), entry.content_bytes,
-        entry.raw_bytes, entry.created_ns,
+        entry.layer, entry.depth, decimal_of(entry.frequency_hz), image.keywords(place.entry),
+        entry.content_bytes, entry.raw_bytes, entry.created_ns,
     )
 
 
@@ -182,7 +188,7 @@ def reopen_stack(tuple stack not None, str path not None, *, admit=None, str ver
 
     `stack` itself if nothing has; None if the base is another file now, so that all is to be opened.
     """
-    cdef Image base = stack[0]
+    cdef Image base = checked_stack(stack)[0]
     cdef list listed, before = None
     cdef tuple kept, grown
     while True:
@@ -204,7 +210,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
 
     Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
-    cdef Image base = stack[0], image
+    cdef Image base = checked_stack(stack)[0], image
     cdef str name = delta_file(path, generation)
     image = map_file(name, base.dimension_id, admit=admit_with(admit, stack_bytes(stack)), delta=True)
     if image.generation != generation:

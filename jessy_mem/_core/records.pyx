@@ -14,6 +14,10 @@ from jessy_mem.layout import LayerId
 from jessy_mem.units import format_bytes, format_ns
 
 
+# Cython 3.3 writes its memoryview code into every module with a dataclass, and finds its type only where one is used.
+cdef const unsigned char[::1] needed_by_dataclasses = None
+
+
 cdef class Record:
     """What a compiled dataclass lacks: the words of the others for what is frozen, and a way to be pickled."""
 
@@ -42,7 +46,7 @@ cdef class LoadedContext(Record):
     layer_id: LayerId
     content: str
     frequency: float
-    keywords: tuple[str, ...]
+    keywords: tuple
     depth: int
     source: str
 
@@ -123,7 +127,7 @@ cdef class PoolStats(Record):
     """PoolStats(classes, used_bytes, limit_bytes, peak_bytes)\n--\n
     The pool: its classes, smallest first, and the bytes charged for their blocks."""
 
-    classes: tuple[PoolClassStats, ...]
+    classes: tuple
     used_bytes: int
     limit_bytes: int
     peak_bytes: int
@@ -198,8 +202,8 @@ cdef class MemoryStats(Record):
     drops: int  # proto-dimensions given up with on_full="drop"
     copies: int  # payload copies made: decoded text, read_many, decompressed layers
     simulation_mode: bool
-    simulated_dimensions: tuple[int, ...]
-    segments: Mapping[str, SegmentStats]
+    simulated_dimensions: tuple
+    segments: Mapping
     pool: PoolStats
     residency: Residency | None = None
 

@@ -15,7 +15,6 @@ an old generation holds its block, and the charge.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import ImmutableDimension, LimitExceeded, MappingError, RegionNotFound
 from jessy_mem.ids import IdRegister
-from jessy_mem.publish import publish, withdraw
+from jessy_mem.publish import NewFile
 from jessy_mem.stats import format_bytes
 from jessy_mem.table import Evicted, RegionTable
 
@@ -45,7 +44,7 @@ class ProtoTable(RegionTable):
         self._learning = threading.RLock()
         self._ids = IdRegister(os.fspath(config.base_path), self.layout)
         self._protos: dict[int, int] = {}  # the bytes of their blocks, in the order of their creation
-        self._left_behind: set[int] = set()  # proto-dimensions with a file of ours that could not be taken away again
+        self._left_behind: dict[int, NewFile] = {}  # files of proto-dimensions that could not be taken away again
         self._crystallizations = LatencyHistogram()
 
     def _proto(self, dimension: int) -> MmapRegion:
@@ -82,7 +81,7 @@ class ProtoTable(RegionTable):
 
     def _drop_from_table(self, dimension: int) -> None:
         self._protos.pop(dimension, None)
-        self._left_behind.discard(dimension)
+        self._left_behind.pop(dimension, None)
         self._evicted.pop(dimension, None)
         if dimension in self._regions:
             self._uninstall(dimension)
@@ -96,20 +95,20 @@ class ProtoTable(RegionTable):
         self._proto(dimension)
         path = Path(self._place_of(dimension).path)
         with self._ids.locked():
-            if os.path.lexists(path) and dimension not in self._left_behind:
-                raise MappingError(errno.EEXIST, "another wrote the file of this dimension", path)
+            if dimension in self._left_behind:
+                self._left_behind.pop(dimension).take_back()
+            file = NewFile(path)
             proto = self._proto(dimension)
             try:
                 with memoryview(proto) as whole:
-                    publish([whole], path)
+                    file.publish([whole])
                 self._take_place(dimension, proto, self._open_if_it_fits(dimension))
             except BaseException:
                 if self._regions.get(dimension) is proto:
-                    self._take_back(dimension, path)
+                    self._take_back(dimension, file)
                 raise
             finally:
                 del proto  # the traceback of an error would keep it, and its block
-        self._left_behind.discard(dimension)
         self.finish(self._crystallizations, begin_ticks)
         return path
 
@@ -132,12 +131,12 @@ class ProtoTable(RegionTable):
                 self._uninstall(dimension)
             del self._protos[dimension]
 
-    def _take_back(self, dimension: int, path: Path) -> None:
+    def _take_back(self, dimension: int, file: NewFile) -> None:
         """Remove the file of a proto-dimension that could not take its place, or remember that it is ours."""
         with contextlib.suppress(MappingError):
-            withdraw(path)
-        if os.path.lexists(path):
-            self._left_behind.add(dimension)
+            file.take_back()
+        if file.is_there():
+            self._left_behind[dimension] = file
 
 
 def packed_region(dimension: int, name: str, specs: Sequence[LayerSpec]) -> PackedRegion:

@@ -251,7 +251,9 @@ class LockTimeout(ConsciousnessError, TimeoutError):
         self.timeout_s = timeout_s
         self.holder_pid = holder_pid
         holder = "another process" if holder_pid is None else f"process {holder_pid}"
-        super().__init__(f"{self.path}: {holder} held the lock for {timeout_s:g} s; lock_timeout_s says how long to wait")
+        super().__init__(
+            f"{self.path}: {holder} held the lock for {timeout_s:g} s; lock_timeout_s says how long to wait"
+        )
         self.errno = errno.ETIMEDOUT
         self.filename = self.path
 

@@ -6,9 +6,10 @@ register saves reading all of them, and knows what has no file yet.
 
     a name is taken    while its dimension has a file, or a process that made it and lives, or was made for all
 
-Claims are appended, and what was appended first counts: so two processes on a file system whose locks do nothing do not
-get the same id either. If the register is lost, the ids start behind the highest dimension folder that there is, and the
-names are read from the files: a power cut may bring back the id of a proto-dimension that had no file, and died with it.
+Claims are appended, and what was appended first counts: so two processes on a file system whose locks do nothing do
+not get the same id either. If the register is lost, the ids start behind the highest dimension folder that there is,
+and the names are read from the files: a power cut may bring back the id of a proto-dimension that had no file, and died
+with it.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from jessy_mem import journal
 from jessy_mem.errors import ConsciousnessError, LimitExceeded, MappingError
-from jessy_mem.layout import MAX_DIMENSION, MemoryLayout, dimension_folder, region_file
+from jessy_mem.layout import MemoryLayout, dimension_folder, region_file
 from jessy_mem.locking import FolderLock, is_alive, process_key, renew_in_child, share
-from jessy_mem.names import NameMap, checked_name, stored_names
+from jessy_mem.names import NameMap, checked_name, dimensions_in, dimensions_of, stored_names
 from jessy_mem.publish import make_folder, sync_folder
 
 __all__ = ["LOCK_NAME", "IdRegister", "Reservation", "dimensions_in"]
@@ -41,19 +42,6 @@ _MAX_BYTES = 256 << 20  # a register that is larger is none
 _READ_BYTES = 8 << 20
 _SMALL_BYTES, _BYTES_EACH = 64 << 10, 256  # written anew from there on, when it has more than that for each name
 _FOR_ALL = "-"
-
-
-def dimensions_in(base_path: str | os.PathLike[str]) -> list[int]:
-    """The dimensions that have a folder in `base_path`, ascending; none if it cannot be read."""
-    try:
-        return _dimensions(os.listdir(base_path))
-    except OSError:
-        return []
-
-
-def _dimensions(names: Iterable[str]) -> list[int]:
-    found = {name: int(name[1:]) for name in names if name[:1] == "D" and name[1:].isascii() and name[1:].isdecimal()}
-    return sorted(n for name, n in found.items() if 0 < n <= MAX_DIMENSION and name == dimension_folder(n))
 
 
 class Reservation(NamedTuple):
@@ -74,9 +62,9 @@ class IdRegister:
         self._lock = FolderLock(self._path, lock_timeout_s)
         self._names = NameMap()
         self._given: dict[int, int] = {}  # what the journal says is given: first id -> the one behind the last
+        self._nonces: dict[int, str] = {}  # of the claims of what has no file yet
         self._floor: dict[int, int] = {}  # the same, of what else this process knows
         self._unsure: set[int] = set()  # dimensions whose name may be free: made by a process that may have ended
-        self._accepted: set[str] = set()
         self._unwritten: dict[int, str] = {}  # what the journal does not tell: names of files; "": it has none any more
         self._mutex = threading.RLock()
         self._start_again()
@@ -92,7 +80,7 @@ class IdRegister:
 
     def _start_again(self) -> None:
         self._token: str | None = None
-        self._end = 0  # of the last whole line that was read
+        self._end = _JOURNAL  # of the last whole line that was read
         self._is_torn = False
         self._seen: tuple[int, int] | None = None  # inode and size
         self._has_scanned = False
@@ -105,10 +93,11 @@ class IdRegister:
 
         `durable`: what was given is on the disk before, so that an id does not come back when its folder is removed.
         """
-        with self._writing() as fd:
+        with self._writing():
             if durable:
                 with self._errors():
-                    os.fsync(self._append(fd, []))
+                    self._append([])
+                    os.fsync(self._lock.descriptor)
             yield
 
     def give(self, segment: str) -> int:
@@ -116,10 +105,10 @@ class IdRegister:
 
         LimitExceeded when there is none left, LockTimeout, MappingError.
         """
-        with self._writing() as fd, self._errors():
+        with self._writing(), self._errors():
             while True:
                 dimension = self._free_id(segment)
-                if self._claim(fd, dimension, _FOR_ALL, ""):
+                if self._claim(dimension, _FOR_ALL, ""):
                     return dimension
 
     def reserve(self, name: str, segment: str, for_all: bool = False) -> Reservation:
@@ -132,7 +121,7 @@ class IdRegister:
         """
         name = checked_name(name)
         self.refresh()  # mostly all that there is to read is read without the lock
-        with self._writing() as fd, self._errors():
+        with self._writing(), self._errors():
             if not self._has_scanned:
                 self.scan()
             while True:
@@ -142,18 +131,18 @@ class IdRegister:
                 if holder is not None:
                     return Reservation(holder, False)
                 dimension = self._free_id(segment)
-                if self._claim(fd, dimension, _FOR_ALL if for_all else process_key(), name):
+                if self._claim(dimension, _FOR_ALL if for_all else process_key(), name):
                     return Reservation(dimension, True)
 
     def release(self, dimension: int, durable: bool = True) -> None:
         """Let the name of a dimension be free, and its id stay given, before its file is removed."""
-        with self._writing() as fd, self._errors():
-            fd = self._append(fd, [journal.line("-", dimension)])
+        with self._writing(), self._errors():
+            self._append([journal.line("-", dimension)])
             with self._mutex:
                 self._names.remove(dimension)
             if durable:
-                os.fsync(fd)
-            self._shorten(fd)
+                os.fsync(self._lock.descriptor)
+            self._shorten()
 
     # Names
 
@@ -191,7 +180,7 @@ class IdRegister:
             return self._names.duplicates()
 
     def note(self, dimension: int, name: str) -> None:
-        """Tell the name that the file of a dimension has, where it was just read; others learn it with the next claim."""
+        """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim."""
         with self._mutex:
             if self._names.of.get(dimension) != name:
                 self._names.put(dimension, name)
@@ -210,8 +199,9 @@ class IdRegister:
                 self.scan()
             return
         try:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                self._follow(fd)
+            with self._errors():
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    self._follow(fd)
         finally:
             os.close(fd)
         if not self._has_scanned:
@@ -224,7 +214,7 @@ class IdRegister:
         """
         with self._mutex, self._errors():
             try:
-                there = set(_dimensions(os.listdir(self._base_path)))
+                there = set(dimensions_of(os.listdir(self._base_path)))
             except FileNotFoundError:  # the folder is not made yet
                 return
             for dimension, name in stored_names(self._base_path, sorted(there - self._names.of.keys())):
@@ -258,23 +248,19 @@ class IdRegister:
     # The file
 
     @contextmanager
-    def _writing(self) -> Iterator[int]:
-        """The register, locked and read to its end."""
-        try:
+    def _writing(self) -> Iterator[None]:
+        """The register is locked, and was read to its end."""
+        with self._errors():
             try:
                 fd = self._lock.__enter__()
             except FileNotFoundError:
                 make_folder(Path(self._base_path))
                 fd = self._lock.__enter__()
-        except OSError as error:
-            if isinstance(error, ConsciousnessError):
-                raise
-            raise MappingError.of(error, self._path) from error
         try:
             with self._errors():
                 self._follow(fd)
                 self._read_first_line(fd)
-            yield fd
+            yield
         finally:
             self._lock.__exit__(None, None, None)
 
@@ -290,34 +276,34 @@ class IdRegister:
     def _follow(self, fd: int) -> set[str]:
         """Read what is new in the journal; returns the nonces of the claims that count."""
         with self._mutex:
-            facts = os.fstat(fd)
-            head = os.pread(fd, _JOURNAL + journal.HEAD_BYTES, 0)
-            token = journal.token_of(head)
-            if facts.st_size > _MAX_BYTES or token is None:
-                token = None
-                self._seen = (facts.st_ino, facts.st_size)
-            if token is None or token != self._token or facts.st_size < self._end:
-                scanned = self._has_scanned and token is None  # what is lost was read
-                self._start_again()
-                self._token, self._end, self._has_scanned = token, _JOURNAL, scanned
-                if token is not None:
+            try:
+                facts = os.fstat(fd)
+                token = journal.token_of(os.pread(fd, _JOURNAL + journal.HEAD_BYTES, 0))
+                if token is None or facts.st_size > _MAX_BYTES:  # lost: what was read of it still holds
+                    self._token, self._is_torn, self._seen = None, False, (facts.st_ino, facts.st_size)
+                    return set()
+                if token != self._token or facts.st_size < self._end:
                     self._floor = _joined(self._floor, self._given)
-                    self._given = {}
-                    self._names = NameMap()
-            if token is None:
-                return set()
-            accepted = set()
-            at, rest = self._end, b""
-            while data := os.pread(fd, _READ_BYTES, at):
-                at += len(data)
-                whole, newline, rest = (rest + data).rpartition(b"\n")
-                if newline:
-                    accepted |= self._apply(whole)
-                rest = rest if len(rest) < 1024 else b"\0"  # no line is that long
-            self._is_torn = bool(rest)
-            self._end = at - len(rest) if rest != b"\0" else at
-            self._seen = (facts.st_ino, at)
-            return accepted
+                    self._start_again()
+                    self._token, self._given, self._names, self._nonces = token, {}, NameMap(), {}
+                return self._read_on(fd, facts.st_ino)
+            except BaseException:
+                self._start_again()  # with all of it, for what was applied in part
+                raise
+
+    def _read_on(self, fd: int, inode: int) -> set[str]:
+        accepted = set()
+        at, rest = self._end, b""
+        while data := os.pread(fd, _READ_BYTES, at):
+            at += len(data)
+            whole, newline, rest = (rest + data).rpartition(b"\n")
+            if newline:
+                accepted |= self._apply(whole)
+            rest = rest if len(rest) < 1024 else b"\0"  # no line is that long
+        self._is_torn = bool(rest)
+        self._end = at - len(rest)
+        self._seen = (inode, at)
+        return accepted
 
     def _apply(self, data: bytes) -> set[str]:
         accepted = set()
@@ -333,6 +319,7 @@ class IdRegister:
                     continue
                 accepted.add(event.nonce)
                 if event.name:
+                    self._nonces[dimension] = event.nonce
                     names.put(dimension, event.name, event.owner)
                     if event.owner not in (me, _FOR_ALL):
                         self._unsure.add(dimension)
@@ -382,31 +369,35 @@ class IdRegister:
         hint = f"the ids {', '.join(f'{first}..{last}' for first, last in ranges)} of this base folder are used up"
         raise LimitExceeded(n_ids, n_ids, 1, segment, hint=hint)
 
-    def _claim(self, fd: int, dimension: int, owner: str, name: str) -> bool:
+    def _claim(self, dimension: int, owner: str, name: str) -> bool:
         """Append that an id, and a name, are given; whether no other claim came first."""
         nonce = secrets.token_hex(6)
-        fd = self._append(fd, [journal.line("+", dimension, owner, nonce, name)], dimension)
-        is_ours = nonce in self._accepted
-        self._shorten(fd)
-        return is_ours
+        accepted = self._append([journal.line("+", dimension, owner, nonce, name)], dimension)
+        self._shorten()
+        return nonce in accepted
 
-    def _append(self, fd: int, lines: list[bytes], given: int | None = None) -> int:
-        """Append lines, `given` being an id that they give, and read them; the descriptor to go on with."""
+    def _append(self, lines: list[bytes], given: int | None = None) -> set[str]:
+        """Append lines, `given` being an id that they give, and read them: the nonces of the claims that count."""
+        fd, before = self._lock.descriptor, []
         if self._token is None and os.fstat(fd).st_size > _JOURNAL:  # whatever it is, it is no journal
-            fd = self._write_anew(fd)
+            fd = self._write_anew()
         elif self._token is None:
-            lines = [journal.line("!", secrets.token_hex(8)), *self._everything(), *lines]
+            before = [journal.line("!", secrets.token_hex(8)), *self._everything()]
         with self._mutex:
-            unwritten = [journal.line("=", *each) if each[1] else journal.line("-", each[0]) for each in self._unwritten.items()]
+            for dimension, name in self._unwritten.items():
+                before.append(journal.line("=", dimension, name) if name else journal.line("-", dimension))
         _write_all(fd, self._first_line(given), 0)
-        if unwritten or lines:
+        if before or lines:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
             try:
-                _write_all(fd, b"".join([b"\n" * self._is_torn, *lines[:1], *unwritten, *lines[1:]]))
+                _write_all(fd, b"".join([b"\n" * self._is_torn, *before, *lines]))
             finally:
                 fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
-        self._accepted = self._follow(fd)
-        return fd
+        accepted = self._follow(fd)
+        if not self._lock.is_current():  # where locks do nothing, another wrote it anew meanwhile
+            self._lock.renew()
+            accepted = self._follow(self._lock.descriptor)
+        return accepted
 
     def _first_line(self, given: int | None = None) -> bytes:
         """What a process of before may give next."""
@@ -430,32 +421,33 @@ class IdRegister:
                 if os.path.lexists(region_file(self._base_path, dimension)):
                     lines.append(journal.line("=", dimension, name))
                 elif is_kept:
-                    lines.append(journal.line("+", dimension, self._names.owner_of[dimension], "-", name))
+                    owner, nonce = self._names.owner_of[dimension], self._nonces.get(dimension, "-")
+                    lines.append(journal.line("+", dimension, owner, nonce, name))
             lines += [journal.line("^", *each) for each in sorted(_joined(self._floor, self._given).items())]
         return lines
 
-    def _shorten(self, fd: int) -> None:
+    def _shorten(self) -> None:
         """Write the register anew if most of it is of the past."""
-        if os.fstat(fd).st_size > max(_SMALL_BYTES, _BYTES_EACH * len(self._names.of)):
-            self._write_anew(fd)
+        if os.fstat(self._lock.descriptor).st_size > max(_SMALL_BYTES, _BYTES_EACH * len(self._names.of)):
+            self._write_anew()
 
-    def _write_anew(self, fd: int) -> int:
+    def _write_anew(self) -> int:
         """Put a short register in the place of this one, under the same lock; its descriptor."""
-        token = secrets.token_hex(8)
+        old, token = self._lock.descriptor, secrets.token_hex(8)
         temporary = os.path.join(self._base_path, f".{LOCK_NAME}.{token}.tmp")
         new = self._lock.open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
         try:
             share(new, self._base_path)
             fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._unwritten.clear()  # it is part of everything
+            end = self._end if self._token is not None else _JOURNAL + journal.HEAD_BYTES
             _write_all(new, b"".join([self._first_line(), journal.line("!", token), *self._everything()]))
             os.fsync(new)
             os.rename(temporary, self._path)
             sync_folder(Path(self._base_path))
-            with suppress(OSError):  # where locks do nothing, another may have appended meanwhile
-                if self._token is not None and (late := os.pread(fd, _READ_BYTES, self._end)):
-                    os.lseek(new, 0, os.SEEK_END)
-                    _write_all(new, late)
+            if journal.token_of(os.pread(old, end, 0)) is not None:
+                # What another appended meanwhile, where locks do nothing.
+                _write_all(new, os.pread(old, _READ_BYTES, end))
+            self._unwritten.clear()  # it was part of everything
             self._lock.adopt(new)
         except BaseException:
             if self._lock.descriptor != new:

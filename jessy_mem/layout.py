@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from operator import index
 from pathlib import Path
 from types import MappingProxyType
@@ -330,9 +331,8 @@ def _ranges(entries: Sequence[Mapping[str, Any]]) -> list[Ranges]:
     if n_given == len(entries):
         ranges = [tuple((index(first), index(last)) for first, last in entry["dimensions"]) for entry in entries]
         flat = sorted(each for some in ranges for each in some)
-        bounds = [bound for each in flat for bound in each]
-        is_apart = all(last < first for (_, last), (first, _) in zip(flat, flat[1:], strict=False))
-        if not (all(ranges) and bounds == sorted(bounds) and is_apart and 1 <= bounds[0] and bounds[-1] <= MAX_DIMENSION):
+        is_sound = all(ranges) and all(1 <= first <= last <= MAX_DIMENSION for first, last in flat)
+        if not (is_sound and all(last < first for (_, last), (first, _) in pairwise(flat))):
             raise ValueError(f"segments: dimensions: {flat} are not ranges in 1..{MAX_DIMENSION} that lie apart")
         return ranges
     if n_given:

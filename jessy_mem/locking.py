@@ -61,7 +61,7 @@ os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_i
 
 
 class FolderLock:
-    """The lock on a file, made if it is missing, in a folder that is there. A context manager that gives the descriptor.
+    """The lock on a file of a folder, made if it is missing. A context manager that gives the descriptor.
 
     A thread may take it again while it has it. Safe between threads, processes and forks. A child that was forked
     inside has not got it.
@@ -120,6 +120,17 @@ class FolderLock:
         """That of the file, while the lock is held."""
         return self._fd
 
+    def is_current(self) -> bool:
+        """Whether the file that is held is still the one of that name."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path, follow_symlinks=False))
+        return False
+
+    def renew(self) -> None:
+        """Hold the file that has the name now, instead of the one that had it."""
+        self._drop()
+        self._take(None if self.timeout_s is None else time.monotonic() + self.timeout_s)
+
     def open_file(self, path: str, flags: int, mode: int = 0o666) -> int:
         """Open a file whose descriptor no child keeps."""
         with _gate:
@@ -135,9 +146,8 @@ class FolderLock:
         while True:
             self._open()
             self._wait(deadline)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._fd), os.stat(self.path, follow_symlinks=False)):
-                    return
+            if self.is_current():
+                return
             self._drop()  # the file was replaced while this thread waited
 
     def _open(self) -> None:

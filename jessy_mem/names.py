@@ -11,9 +11,9 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from jessy_mem.layout import dimension_folder
+from jessy_mem.layout import MAX_DIMENSION, dimension_folder
 
-__all__ = ["MAX_NAME_BYTES", "NameMap", "checked_name", "stored_names"]
+__all__ = ["MAX_NAME_BYTES", "NameMap", "checked_name", "dimensions_in", "dimensions_of", "stored_names"]
 
 MAX_NAME_BYTES = 64
 
@@ -36,6 +36,20 @@ def checked_name(name: str) -> str:
     if not 0 < n_bytes <= MAX_NAME_BYTES:
         raise ValueError(f"name: {name!r} has {n_bytes} bytes, a name has 1..{MAX_NAME_BYTES}")
     return normalised
+
+
+def dimensions_in(base_path: str | os.PathLike[str]) -> list[int]:
+    """The dimensions that have a folder in `base_path`, ascending; none if it cannot be read."""
+    try:
+        return dimensions_of(os.listdir(base_path))
+    except OSError:
+        return []
+
+
+def dimensions_of(names: Iterable[str]) -> list[int]:
+    """The dimensions that have their folder among `names`, ascending."""
+    found = {name: int(name[1:]) for name in names if name[:1] == "D" and name[1:].isascii() and name[1:].isdecimal()}
+    return sorted(n for name, n in found.items() if 0 < n <= MAX_DIMENSION and name == dimension_folder(n))
 
 
 class NameMap:

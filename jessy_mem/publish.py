@@ -6,7 +6,7 @@ name (or with a temporary one, where the system has no such files), fsynced, and
     a new file:     linked to its name, which fails if that is taken: nobody's file is overwritten
     a replacement:  linked to a temporary name and renamed over the old one
 
-and then the folder is fsynced. What is taken back is the very file that was linked, and no other that came in its place.
+and then the folder is fsynced. What is taken back is the very file that was linked, no other that came in its place.
 A path in a base folder is reached without following a link in it; the base folder itself may be reached through links.
 """
 
@@ -18,25 +18,18 @@ import os
 import secrets
 import stat
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
-from jessy_mem.locking import renew_in_child
 
-__all__ = ["Batch", "NewFile", "is_temporary", "make_folder", "publish", "publish_many", "remove", "withdraw"]
+__all__ = ["NewFile", "is_temporary", "make_folder", "publish", "remove", "sync_folder", "withdraw"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int], object]
 Identity = tuple[int, int, int, int]
-T = TypeVar("T")
 
 _WRITE_BYTES = 4 << 20
-_N_THREADS = 16
 _NAMELESS = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
 _NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -57,7 +50,7 @@ def publish(
     file grows.
     """
     file = NewFile(target, follow_links)
-    file._publish(pieces, progress, None, exclusive)
+    file._publish(pieces, progress, exclusive)
     return file
 
 
@@ -75,12 +68,29 @@ class NewFile:
         self._identity: Identity | None = None  # of what was written, set before it has its name
         self._made: list[Path] = []  # the folders that were made for it
 
-    def publish(self, pieces: Iterable[Buffer], progress: Progress | None = None, batch: Batch | None = None) -> None:
+    def publish(self, pieces: Iterable[Buffer], durable: bool = True) -> None:
         """Write `pieces` and give the file its name; AlreadyPublished if that is taken, LinkRefused, MappingError.
 
-        Durable when it returns, or, with a `batch`, when that is synced. After an error nothing is left of it.
+        Durable when it returns, unless that is left to a Batch (batch.py). After an error nothing is left of it.
         """
-        self._publish(pieces, progress, batch, exclusive=True)
+        self._publish(pieces, None, exclusive=True, durable=durable)
+
+    def sync(self) -> None:
+        """Make durable what was written, not its name; nothing to do if that is gone, or another file's by now."""
+        try:
+            folder = open_folder(self.path.parent, self._follow_links)
+            try:
+                fd = os.open(self.path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            if self.is_there():
+                raise
+            return
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def is_there(self) -> bool:
         """Whether the name has the very file that was published."""
@@ -98,41 +108,50 @@ class NewFile:
             raise MappingError.of(error, self.path) from error
 
     def _publish(
-        self, pieces: Iterable[Buffer], progress: Progress | None, batch: Batch | None, exclusive: bool
+        self, pieces: Iterable[Buffer], progress: Progress | None, exclusive: bool, durable: bool = True
     ) -> None:
-        if batch is not None:
-            batch.sync_if_due()
         try:
-            self._write(pieces, progress, exclusive, durable=batch is None)
-            if batch is None:
-                # One after the other: a journal that commits the first has mostly nothing left to do for the others.
-                for folder in self._folders():
-                    sync_folder(folder)
-            else:
-                batch._add(self)
+            self.write(pieces, progress, exclusive, durable)
+            # One after the other: a journal that commits the first has mostly nothing left to do for the others.
+            for folder in self.folders() if durable else ():
+                sync_folder(folder)
         except BaseException as error:
-            self._undo(exclusive)
+            self.undo(exclusive)
             if isinstance(error, OSError) and not isinstance(error, ConsciousnessError):
                 raise MappingError.of(error, self.path) from error
             raise
 
-    def _folders(self) -> list[Path]:
+    def folders(self) -> list[Path]:
         """The folders with a new name in them: its own, then those of the folders made for it."""
         return [self.path.parent, *(made.parent for made in reversed(self._made))]
 
-    def _undo(self, exclusive: bool) -> None:
+    def undo(self, exclusive: bool = True) -> None:
+        """Take back what `write` did, as far as that goes."""
         if exclusive:
             with contextlib.suppress(OSError):
                 self._unlink()
         _remove_folders(self._made)
 
     def _unlink(self) -> None:
-        if self.is_there():
+        if not self.is_there():
+            return
+        try:
             remove(self.path, self._follow_links)
+        except LinkRefused:
+            raise
+        except OSError:  # no descriptor is left; it is the very file, wherever that path leads
+            os.unlink(self.path)
 
-    def _write(self, pieces: Iterable[Buffer], progress: Progress | None, exclusive: bool, durable: bool) -> None:
+    def write(
+        self,
+        pieces: Iterable[Buffer],
+        progress: Progress | None = None,
+        exclusive: bool = True,
+        durable: bool = True,
+    ) -> None:
+        """Write the file and give it its name, which is not durable yet. After an error `undo` is to be called."""
         _make_folder(self.path.parent, self._made)
-        folder = _open_folder(self.path.parent, self._follow_links)
+        folder = open_folder(self.path.parent, self._follow_links)
         try:
             draft = _Draft(folder, self.path.name)
             try:
@@ -194,10 +213,12 @@ class _Draft:
         os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self.folder, follow_symlinks=True)
 
     def close(self) -> None:
-        os.close(self.fd)
-        if self.has_temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(self.temporary, dir_fd=self.folder)
+        try:
+            os.close(self.fd)
+        finally:
+            if self.has_temporary:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.temporary, dir_fd=self.folder)
 
 
 def link_or_rename(name: str, new_name: str, folder: int) -> None:
@@ -224,165 +245,6 @@ def rename_new(name: str, new_name: str, folder: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-# Many files -----------------------------------------------------------------------------------------------------------
-
-
-def publish_many(files: Iterable[tuple[NewFile, Sequence[Buffer]]]) -> list[ConsciousnessError | None]:
-    """Publish new files side by side, each folder fsynced once; for each file None, or why it is not there."""
-    made = list(files)
-
-    def write(item: tuple[NewFile, Sequence[Buffer]]) -> None:
-        file, pieces = item
-        try:
-            file._write(pieces, None, exclusive=True, durable=True)
-        except BaseException:
-            file._undo(exclusive=True)
-            raise
-
-    try:
-        errors = side_by_side(write, made)
-        failed = _sync_folders([file for (file, _), error in zip(made, errors, strict=True) if error is None])
-    except BaseException:
-        for file, _ in made:
-            file._undo(exclusive=True)
-        raise
-    outcomes: list[ConsciousnessError | None] = []
-    for (file, _), error in zip(made, errors, strict=True):
-        failure = error or next((failed[folder] for folder in file._folders() if folder in failed), None)
-        if failure is not None and error is None:
-            file._undo(exclusive=True)
-        if failure is None or isinstance(failure, ConsciousnessError):
-            outcomes.append(failure)
-        else:
-            outcomes.append(MappingError.of(failure, file.path))
-    return outcomes
-
-
-class Batch:
-    """Files that have their names and are not durable yet: `sync` makes them, all at once. Thread-safe.
-
-    Only new files: what replaces another is always durable, for what it replaces may have been.
-    """
-
-    def __init__(self, window_s: float = 1.0) -> None:
-        self.window_s = window_s
-        self._waiting: dict[Path, NewFile] = {}
-        self._failed: dict[Path, tuple[NewFile, OSError | ConsciousnessError]] = {}
-        self._since = 0.0
-        self._renew()
-        renew_in_child(self)
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()  # of the two dicts
-        self._syncing = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def _add(self, file: NewFile) -> None:
-        with self._lock:
-            if not self._waiting:
-                self._since = time.monotonic()
-            self._waiting[file.path] = file
-
-    def sync_if_due(self) -> None:
-        """Make durable what waits since `window_s`: whoever writes next calls it before. MappingError."""
-        if self._waiting and time.monotonic() - self._since >= self.window_s:
-            self.sync()
-
-    def sync(self) -> None:
-        """Make everything durable that was written before this call. MappingError names a file that is not.
-
-        The system tells of a write that failed only once: such a file is reported by each call until it is removed or
-        replaced.
-        """
-        with self._syncing:
-            with self._lock:
-                files = list(self._waiting.values())
-            errors = side_by_side(_sync_file, files)
-            failed = _sync_folders(files)
-            with self._lock:
-                for file, error in zip(files, errors, strict=True):
-                    reason = error or next((failed[f] for f in file._folders() if f in failed), None)
-                    if reason is not None:
-                        self._failed[file.path] = (file, reason)
-                    if self._waiting.get(file.path) is file:
-                        del self._waiting[file.path]
-                self._since = time.monotonic()
-                self._failed = {path: each for path, each in self._failed.items() if each[0].is_there()}
-                for path, (_, reason) in self._failed.items():
-                    raise MappingError.of(reason, path) from reason
-
-
-def _sync_folders(files: Iterable[NewFile]) -> dict[Path, OSError | ConsciousnessError]:
-    """Make the names of files durable, each folder once; those that could not be, and why."""
-    folders = list(dict.fromkeys(folder for file in files for folder in file._folders()))
-    errors = side_by_side(sync_folder, folders)
-    return {folder: error for folder, error in zip(folders, errors, strict=True) if error is not None}
-
-
-def _sync_file(file: NewFile) -> None:
-    """Make a file durable; one that is gone, or another by now, needs nothing."""
-    try:
-        folder = _open_folder(file.path.parent, file._follow_links)
-        try:
-            fd = os.open(file.path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
-        finally:
-            os.close(folder)
-    except FileNotFoundError:
-        return
-    except OSError:
-        if file.is_there():
-            raise
-        return
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def side_by_side(call: Callable[[T], object], items: Sequence[T]) -> list[OSError | ConsciousnessError | None]:
-    """Call it with each item, in some threads where there are many; for each None, or its error.
-
-    What waits for the disk waits together: a file system commits many at once. This thread works too, so it goes on
-    where no thread can be started, as at the end of the interpreter.
-    """
-    outcomes: list[OSError | ConsciousnessError | None] = [None] * len(items)
-    left = deque(range(len(items)))
-    broken: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while left:
-                number = left.popleft()
-                try:
-                    call(items[number])
-                except (OSError, ConsciousnessError) as error:
-                    outcomes[number] = error
-        except IndexError:  # another took the last one
-            pass
-        except BaseException as error:
-            left.clear()
-            broken.append(error)
-
-    threads: list[threading.Thread] = []
-    try:
-        for _ in range(min(_N_THREADS, len(items)) - 1 if len(items) > 2 else 0):
-            thread = threading.Thread(target=work, name="jessy_mem-publish", daemon=True)
-            thread.start()
-            threads.append(thread)
-    except RuntimeError:
-        pass
-    try:
-        work()
-    finally:
-        for thread in threads:
-            thread.join()
-    if broken:
-        raise broken[0]
-    return outcomes
-
-
 # Taking away ----------------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +266,7 @@ def withdraw(*targets: Path) -> None:
 
 def remove(path: Path, follow_links: bool = False) -> None:
     """Unlink a file; LinkRefused if its folder is a link."""
-    folder = _open_folder(path.parent, follow_links)
+    folder = open_folder(path.parent, follow_links)
     try:
         os.unlink(path.name, dir_fd=folder)
     finally:
@@ -449,7 +311,8 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _open_folder(folder: Path, follow_links: bool) -> int:
+def open_folder(folder: Path, follow_links: bool) -> int:
+    """Its descriptor; LinkRefused if it is a link that is not to be followed."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         return os.open(folder, flags if follow_links else flags | os.O_NOFOLLOW)

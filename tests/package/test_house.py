@@ -18,7 +18,7 @@ STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = "mapping format budget image arena pool latency region registry".split()
 HOUSE = """
     errors compression eviction stats trace
-    layout config context index locking publish journal names ids prose advice
+    layout config context index locking publish batch journal names ids prose advice
     builder simulation table protos learning manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other

@@ -265,7 +265,7 @@ class RegionBuilder:
             if progress is not None:
                 progress(done_bytes, region.n_bytes)
 
-        publish(region.pieces(), target, report)
+        publish(region.pieces(), target, report, follow_links=True)
         return target
 
 

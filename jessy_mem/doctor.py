@@ -23,7 +23,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError, DimensionNotFound, MappingError
 from jessy_mem.ids import LOCK_NAME, IdRegister
 from jessy_mem.layout import MAX_DIMENSION, default_layout, dimension_folder
-from jessy_mem.publish import is_temporary
+from jessy_mem.publish import is_temporary, remove
 
 __all__ = ["Finding", "clean", "examine", "verify_region"]
 
@@ -149,7 +149,7 @@ def _remove(finding: Finding) -> bool:
     folder = finding.path
     if is_temporary(finding.path):
         try:
-            finding.path.unlink()
+            remove(finding.path, follow_links=finding.path.parent == finding.base_path)
         except FileNotFoundError:
             return False
         folder = finding.path.parent

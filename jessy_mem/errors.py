@@ -15,15 +15,19 @@ from typing import Any
 
 __all__ = [
     "AllocationFailed",
+    "AlreadyPublished",
     "ChecksumMismatch",
     "ConsciousnessError",
     "DimensionAlreadyLoaded",
+    "DimensionExists",
     "DimensionNotFound",
     "DoubleFree",
     "ImmutableDimension",
     "InvalidRegion",
     "LayerNotFound",
     "LimitExceeded",
+    "LinkRefused",
+    "LockTimeout",
     "ManagerClosed",
     "MappingError",
     "MemoryError",
@@ -132,6 +136,19 @@ class DimensionAlreadyLoaded(ConsciousnessError, ValueError):
         )
 
 
+class DimensionExists(ConsciousnessError, FileExistsError):
+    """There is a dimension of that name in the base folder. Nothing was changed."""
+
+    def __init__(self, name: str, dimension: int) -> None:
+        self.name = name
+        self.dimension = dimension
+        super().__init__(f"dimension {name!r} exists: it is D{dimension:02d}; ensure_dimension({name!r}) gives its id")
+        self.errno = errno.EEXIST
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class OutOfBounds(ConsciousnessError, IndexError):
     """A slice that does not lie inside its region, or an address outside the plan."""
 
@@ -207,6 +224,41 @@ class MappingError(MemoryError, OSError):
     def of(cls, error: OSError, path: str | os.PathLike[str]) -> MappingError:
         """The same failure as `error`, as this library's kind, about `path`."""
         return cls(error.errno, error.strerror or str(error), path)
+
+
+class AlreadyPublished(MappingError, FileExistsError):
+    """Another published a file in that place first. It was not overwritten."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        MappingError.__init__(self, errno.EEXIST, "another published a file in this place, and it stays", self.path)
+
+
+class LinkRefused(MappingError):
+    """A link in a base folder, symbolic or hard, that something would be written or removed through."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        reason = "it is a link, and nothing outside the base folder is written or removed"
+        MappingError.__init__(self, errno.ELOOP, reason, self.path)
+
+
+class LockTimeout(ConsciousnessError, TimeoutError):
+    """Another held the lock of the base folder all the time. ``holder_pid`` is its process, None if nobody knows."""
+
+    def __init__(self, path: str | os.PathLike[str], timeout_s: float, holder_pid: int | None) -> None:
+        self.path = os.fspath(path)
+        self.timeout_s = timeout_s
+        self.holder_pid = holder_pid
+        holder = "another process" if holder_pid is None else f"process {holder_pid}"
+        super().__init__(
+            f"{self.path}: {holder} held the lock for {timeout_s:g} s; lock_timeout_s says how long to wait"
+        )
+        self.errno = errno.ETIMEDOUT
+        self.filename = self.path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 BY_STATUS: tuple[type[ConsciousnessError] | None, ...] = (

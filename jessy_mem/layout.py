@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from operator import index
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
 
@@ -37,6 +39,10 @@ __all__ = [
 MIB_BYTES = 1 << 20
 MAX_LAYER = 65535
 MAX_DIMENSION = 2**32 - 1  # the width of the header's field
+
+Ranges = tuple[tuple[int, int], ...]
+_IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}
+"""What learning gives in a layout that has no segment of that name."""
 
 
 class LayerId(NamedTuple):
@@ -131,22 +137,36 @@ class DimensionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A range of logical addresses with a budget of its own."""
+    """A range of logical addresses with a budget of its own, and the dimensions that it pays for.
+
+    `dimensions` are ranges (first, last), in the order in which learning gives their ids.
+    """
 
     name: str
     size_bytes: int
     first_dimension: int
     address: int
+    dimensions: Ranges = ()
+
+
+Planned = TypeVar("Planned", Segment, DimensionPlan)
 
 
 class MemoryLayout:
     """Segments and slots, and which address belongs to which.
 
-    Immutable, so safe to share between threads.
+    Immutable, so safe to share between threads. Equal to another that plans the same.
     """
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
-        """`plan` is the parsed ``dimensions.json``; ValueError names the entry that is wrong."""
+        """`plan` is the parsed ``dimensions.json``; ValueError names the entry that is wrong.
+
+        Each of its "segments" has a "name"; "size_mb", or "share" of the plan's "total_mb"; and "first_dimension", or
+        "dimensions": ranges of ids such as ``[[15, 999], [2147483648, 4294967295]]``. Without ranges a segment ends
+        where the next begins and the last at 2**31; the second also has the ids from there on. "dimensions" of the plan
+        are the slots, which lie in the first segment; there may be none. A dimension that no range names belongs to the
+        last segment.
+        """
         address = 0
         dimensions: dict[int, DimensionPlan] = {}
         try:
@@ -156,29 +176,96 @@ class MemoryLayout:
                     raise ValueError(f"dimension {planned.id} is planned twice")
                 dimensions[planned.id] = planned
                 address += planned.size_bytes
-            self.segments = _segments(plan["segments"])
+            segments = _segments(plan["segments"], plan.get("total_mb"))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the plan of dimensions is incomplete: {error!r}") from error
-        self.dimensions: Mapping[int, DimensionPlan] = MappingProxyType(dimensions)
-        if address > self.segments[0].size_bytes:
-            raise ValueError(f"slots of {address} bytes do not fit into core, {self.segments[0].size_bytes} bytes")
+        if address > segments[0].size_bytes:
+            raise ValueError(f"slots of {address} bytes do not fit into core, {segments[0].size_bytes} bytes")
+        self._hold(segments, dimensions)
+
+    def _hold(self, segments: tuple[Segment, ...], dimensions: Mapping[int, DimensionPlan]) -> None:
+        self.segments = segments
+        self.dimensions: Mapping[int, DimensionPlan] = MappingProxyType(dict(dimensions))
+        self.id_ranges: Ranges = tuple(sorted({*self.ids_of("reserve"), *self.ids_of("user")}))
+        """All that learning gives ids of, ascending."""
+        self._owners = sorted((first, last, i) for i, each in enumerate(segments) for first, last in each.dimensions)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> MemoryLayout:
         """Read a plan from a file such as the bundled ``dimensions.json``."""
         return cls(json.loads(Path(path).read_text(encoding="utf-8")))
 
+    @classmethod
+    def free(cls, total_mb: int | float) -> MemoryLayout:
+        """A layout of one segment, "memory", and no slots: any dimension takes what there is.
+
+        Learning gives the same ids as in the bundled plan, so both may be used on one base folder.
+
+        >>> layout = MemoryLayout.free(64)
+        >>> layout.slot_bytes(1) == layout.slot_bytes(15) == 64 * MIB_BYTES
+        True
+        """
+        return cls({"dimensions": [], "segments": [{"name": "memory", "size_mb": total_mb, "first_dimension": 1}]})
+
+    def scaled(self, total_bytes: int) -> MemoryLayout:
+        """The layout with all slots and segments larger alike, to `total_bytes` in all; itself if that is not more."""
+        own_bytes = self.total_bytes
+        if total_bytes <= own_bytes:
+            return self
+
+        def grown(items: Iterable[Planned]) -> list[Planned]:
+            found, address = [], 0
+            for each in items:
+                found.append(replace(each, size_bytes=each.size_bytes * total_bytes // own_bytes, address=address))
+                address += found[-1].size_bytes
+            return found
+
+        return _restored(tuple(grown(self.segments)), {each.id: each for each in grown(self.dimensions.values())})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.segments, dict(self.dimensions))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MemoryLayout):
+            return NotImplemented
+        return self.segments == other.segments and self.dimensions == other.dimensions
+
+    def __hash__(self) -> int:
+        return hash(self.segments)
+
+    def __repr__(self) -> str:
+        return f"MemoryLayout({', '.join(f'{each.name}: {each.size_bytes} bytes' for each in self.segments)})"
+
     @property
     def total_bytes(self) -> int:
         """The end of the address space: 280 MiB in the bundled plan."""
         return sum(segment.size_bytes for segment in self.segments)
 
+    def ids_of(self, segment: str) -> Ranges:
+        """The ids that learning gives for "reserve" or "user": ranges, used one after the other.
+
+        Those of the segment of that name; those of the bundled plan where the layout has none: 15..999 and from 2**31
+        for the reserve, 1000..2**31 - 1 for users. ValueError for any other name that there is no segment of.
+        """
+        for each in self.segments:
+            if each.name == segment:
+                return each.dimensions
+        if segment not in _IDS:
+            raise ValueError(f"segment: {segment!r} is not one of {', '.join([each.name for each in self.segments])}")
+        return _IDS[segment]
+
+    def is_user(self, dimension: int) -> bool:
+        """Whether `dimension` has an id of those given for users."""
+        return any(first <= dimension <= last for first, last in self.ids_of("user"))
+
     def segment_of(self, dimension: int) -> Segment:
         """The segment that pays for `dimension`."""
-        for segment in reversed(self.segments):
-            if segment.first_dimension <= dimension:
-                return segment
-        raise ValueError(f"dimension {dimension}: expected at least 1")
+        if dimension < 1:
+            raise ValueError(f"dimension {dimension}: expected at least 1")
+        at = bisect_right(self._owners, (dimension, MAX_DIMENSION + 1, 0)) - 1
+        if at >= 0 and dimension <= self._owners[at][1]:
+            return self.segments[self._owners[at][2]]
+        return self.segments[-1]
 
     def slot_bytes(self, dimension: int) -> int:
         """The most that the region file of `dimension` may take: its slot, or its whole segment outside the plan."""
@@ -196,6 +283,12 @@ class MemoryLayout:
             if planned.address <= address < planned.address + planned.size_bytes:
                 return planned.id, address - planned.address
         raise OutOfBounds(address, 1, self.total_bytes)
+
+
+def _restored(segments: tuple[Segment, ...], dimensions: Mapping[int, DimensionPlan]) -> MemoryLayout:
+    layout = object.__new__(MemoryLayout)
+    layout._hold(segments, dimensions)
+    return layout
 
 
 def _dimension(entry: Mapping[str, Any], address: int) -> DimensionPlan:
@@ -216,26 +309,57 @@ def _dimension(entry: Mapping[str, Any], address: int) -> DimensionPlan:
     )
 
 
-def _segments(entries: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
+def _segments(entries: Sequence[Mapping[str, Any]], total_mb: Any) -> tuple[Segment, ...]:
+    if not entries:
+        raise ValueError("segments: there is no segment")
+    ranges = _ranges(entries)
     segments: list[Segment] = []
     address = 0
-    for entry in entries:
-        size_bytes = _size_bytes(entry)
-        segments.append(Segment(entry["name"], size_bytes, entry["first_dimension"], address))
+    for entry, dimensions in zip(entries, ranges, strict=True):
+        size_bytes = _share_bytes(entry, total_mb) if "share" in entry else _size_bytes(entry)
+        segments.append(Segment(entry["name"], size_bytes, dimensions[0][0], address, dimensions))
         address += size_bytes
-    if not segments:
-        raise ValueError("segments: there is no segment")
-    first = [segment.first_dimension for segment in segments]
-    if first[0] != 1 or first != sorted(set(first)):
-        raise ValueError(f"segments: their first dimensions do not ascend from 1: {first}")
+    names = [segment.name for segment in segments]
+    if len(set(names)) < len(names):
+        raise ValueError(f"segments: two have the same name: {names}")
     return tuple(segments)
+
+
+def _ranges(entries: Sequence[Mapping[str, Any]]) -> list[Ranges]:
+    """The ids of each segment: as they are given, or from one first dimension to the next."""
+    n_given = sum("dimensions" in entry for entry in entries)
+    if n_given == len(entries):
+        ranges = [tuple((index(first), index(last)) for first, last in entry["dimensions"]) for entry in entries]
+        flat = sorted(each for some in ranges for each in some)
+        is_sound = all(ranges) and all(1 <= first <= last <= MAX_DIMENSION for first, last in flat)
+        if not (is_sound and all(last < first for (_, last), (first, _) in pairwise(flat))):
+            raise ValueError(f"segments: dimensions: {flat} are not ranges in 1..{MAX_DIMENSION} that lie apart")
+        return ranges
+    if n_given:
+        raise ValueError("segments: some have dimensions and some have not")
+    first = [entry["first_dimension"] for entry in entries]
+    if first[0] != 1 or first != sorted(set(first)) or first[-1] >= 2**31:
+        raise ValueError(f"segments: their first dimensions do not ascend from 1: {first}")
+    ends = [*first[1:], 2**31]
+    ranges = [((begin, end - 1),) for begin, end in zip(first, ends, strict=True)]
+    dynamic = min(1, len(ranges) - 1)
+    ranges[dynamic] = (*ranges[dynamic], (2**31, MAX_DIMENSION))
+    return ranges
+
+
+def _share_bytes(entry: Mapping[str, Any], total_mb: Any) -> int:
+    share = entry["share"]
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(f"{entry['name']}: share: {share!r} is not a share of 0..1")
+    return max(1, int(share * _size_bytes({"name": "the plan", "size_mb": total_mb})))
 
 
 def _size_bytes(entry: Mapping[str, Any]) -> int:
     size_mb = entry["size_mb"]
-    if isinstance(size_mb, bool) or not isinstance(size_mb, int) or size_mb <= 0:
+    is_number = isinstance(size_mb, (int, float)) and not isinstance(size_mb, bool)
+    if not is_number or not 0 < size_mb < 2**40 or size_mb * MIB_BYTES < 1:
         raise ValueError(f"{entry['name']}: size_mb: {size_mb!r} is not a number of MiB above 0")
-    return size_mb * MIB_BYTES
+    return int(size_mb * MIB_BYTES)
 
 
 @cache

@@ -330,9 +330,8 @@ class MmapManager(RegionTable):
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
         self._check_open()
-        first = self.layout.segments[2].first_dimension
         with self._lock:
-            return sorted(dimension for dimension in {*self._regions, *self._evicted} if dimension >= first)
+            return sorted(filter(self.layout.is_user, {*self._regions, *self._evicted}))
 
     def on_evict(self, callback: EvictCallback) -> None:
         """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.

@@ -15,8 +15,6 @@ an old generation holds its block, and the charge.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +31,7 @@ from jessy_mem.evicted import Evicted
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Place
-from jessy_mem.publish import publish, withdraw
+from jessy_mem.publish import NewFile
 from jessy_mem.stats import format_bytes
 
 __all__ = ["Protos", "Table", "packed_region", "specs_of"]
@@ -86,7 +84,7 @@ class Protos:
         self._ids = ids
         self._layout = layout
         self._timed = timed
-        self._left_behind: set[int] = set()  # those with a file of ours that could not be taken away again
+        self._left_behind: dict[int, NewFile] = {}  # files of ours that could not be taken away again
 
     def get(self, dimension: int) -> MmapRegion:
         """The proto-dimension; ImmutableDimension or RegionNotFound if it is something else."""
@@ -133,7 +131,7 @@ class Protos:
 
     def remove(self, dimension: int) -> None:
         self.n_bytes.pop(dimension, None)
-        self._left_behind.discard(dimension)
+        self._left_behind.pop(dimension, None)
         self._table._remove(dimension)
 
     def publish(self, dimension: int) -> Path:
@@ -142,22 +140,23 @@ class Protos:
         self.get(dimension)
         path = Path(self._table._place_of(dimension).path)
         with self._ids.locked():
-            if os.path.lexists(path) and dimension not in self._left_behind:
-                raise MappingError(errno.EEXIST, "another wrote the file of this dimension", path)
+            if dimension in self._left_behind:
+                self._left_behind.pop(dimension).take_back()
+            file = NewFile(path)
             proto = self.get(dimension)
             try:
                 with memoryview(proto) as whole:
-                    publish([whole], path)
+                    file.publish([whole])
                 # If it was closed meanwhile: with the file nothing is lost.
                 self._table._exchange(dimension, proto, self._open_if_it_fits(dimension))
             except BaseException:
                 if self._table._known(dimension) is proto:
-                    self._take_back(dimension, path)
+                    self._take_back(dimension, file)
                 raise
             finally:
                 del proto  # the traceback of an error would keep it, and its block
         self.n_bytes.pop(dimension, None)
-        self._left_behind.discard(dimension)
+        self._left_behind.pop(dimension, None)
         record_since(self.crystallizations, begin_ticks, self._timed)
         return path
 
@@ -168,12 +167,12 @@ class Protos:
         except LimitExceeded:
             return None
 
-    def _take_back(self, dimension: int, path: Path) -> None:
+    def _take_back(self, dimension: int, file: NewFile) -> None:
         """Remove the file of a proto-dimension that could not take its place, or remember that it is ours."""
         with contextlib.suppress(MappingError):
-            withdraw(path)
-        if os.path.lexists(path):
-            self._left_behind.add(dimension)
+            file.take_back()
+        if file.is_there():
+            self._left_behind[dimension] = file
 
 
 def packed_region(dimension: int, name: str, specs: Sequence[LayerSpec]) -> PackedRegion:

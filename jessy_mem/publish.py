@@ -1,7 +1,13 @@
-"""Publish a file in one atomic and durable step, and take it away again.
+"""Publish files in one atomic and durable step, and take them away again.
 
-Publishing never touches the file that is there, for others may have it mapped: a sibling temporary file is written,
-fsynced and renamed over it, and then the folder is fsynced.
+Publishing never touches a file that is there, for others may have it mapped. The bytes are written to a file without a
+name (or with a temporary one, where the system has no such files), fsynced, and then
+
+    a new file:     linked to its name, which fails if that is taken: nobody's file is overwritten
+    a replacement:  linked to a temporary name and renamed over the old one
+
+and then the folder is fsynced. What is taken back is the very file that was linked, no other that came in its place.
+A path in a base folder is reached without following a link in it; the base folder itself may be reached through links.
 """
 
 from __future__ import annotations
@@ -10,66 +16,278 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from jessy_mem.errors import MappingError
+from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
 
-__all__ = ["is_temporary", "make_folder", "publish", "withdraw"]
+__all__ = ["NewFile", "is_temporary", "make_folder", "publish", "remove", "sync_folder", "withdraw"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int], object]
+Identity = tuple[int, int, int, int]
 
 _WRITE_BYTES = 4 << 20
+_NAMELESS = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
+_NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
-def publish(pieces: Iterable[Buffer], target: Path, progress: Progress | None = None) -> None:
-    """Write `pieces` beside `target`, fsync, rename over `target`, fsync the folder. MappingError on failure.
+def publish(
+    pieces: Iterable[Buffer],
+    target: Path,
+    progress: Progress | None = None,
+    *,
+    exclusive: bool = False,
+    follow_links: bool = False,
+) -> NewFile:
+    """Write `pieces`, fsync, give the file its name, fsync the folder. MappingError on failure.
 
-    ``progress(done_bytes)`` is called as the file grows.
+    `exclusive`: a file that is there stays, AlreadyPublished; else it is replaced, and its mode is kept.
+    `follow_links`: the folder of `target` may be a link; LinkRefused if not. ``progress(done_bytes)`` is called as the
+    file grows.
     """
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    made: list[Path] = []
-    try:
-        _make_folder(target.parent, made)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    file = NewFile(target, follow_links)
+    file._publish(pieces, progress, exclusive)
+    return file
+
+
+class NewFile:
+    """A file on its way to its name, and the way back: known before it is there, so that nothing comes between.
+
+    Not to be shared between threads.
+    """
+
+    __slots__ = ("_follow_links", "_identity", "_made", "path")
+
+    def __init__(self, path: Path, follow_links: bool = False) -> None:
+        self.path = path
+        self._follow_links = follow_links
+        self._identity: Identity | None = None  # of what was written, set before it has its name
+        self._made: list[Path] = []  # the folders that were made for it
+
+    def publish(self, pieces: Iterable[Buffer], durable: bool = True) -> None:
+        """Write `pieces` and give the file its name; AlreadyPublished if that is taken, LinkRefused, MappingError.
+
+        Durable when it returns, unless that is left to a Batch (batch.py). After an error nothing is left of it.
+        """
+        self._publish(pieces, None, exclusive=True, durable=durable)
+
+    def sync(self) -> None:
+        """Make durable what was written, not its name; nothing to do if that is gone, or another file's by now."""
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(fd, os.stat(target).st_mode & 0o7777)
-            _write(fd, pieces, progress)
+            folder = open_folder(self.path.parent, self._follow_links)
+            try:
+                fd = os.open(self.path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            if self.is_there():
+                raise
+            return
+        try:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, target)
-        # One after the other: a journal that commits the first has mostly nothing left to do for the others.
-        for folder in (target.parent, *(each.parent for each in reversed(made))):
-            sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        _remove_folders(made)
-        if isinstance(error, OSError):
-            raise MappingError.of(error, target) from error
-        raise
+
+    def is_there(self) -> bool:
+        """Whether the name has the very file that was published."""
+        try:
+            return self._identity is not None and _identity(os.lstat(self.path)) == self._identity
+        except OSError:
+            return False
+
+    def take_back(self) -> None:
+        """Remove the file, durably, and its folder if that can go then. Another's file in its place stays."""
+        try:
+            self._unlink()
+            _remove_empty(self.path.parent)
+        except OSError as error:
+            raise MappingError.of(error, self.path) from error
+
+    def _publish(
+        self, pieces: Iterable[Buffer], progress: Progress | None, exclusive: bool, durable: bool = True
+    ) -> None:
+        try:
+            self.write(pieces, progress, exclusive, durable)
+            # One after the other: a journal that commits the first has mostly nothing left to do for the others.
+            for folder in self.folders() if durable else ():
+                sync_folder(folder)
+        except BaseException as error:
+            self.undo(exclusive)
+            if isinstance(error, OSError) and not isinstance(error, ConsciousnessError):
+                raise MappingError.of(error, self.path) from error
+            raise
+
+    def folders(self) -> list[Path]:
+        """The folders with a new name in them: its own, then those of the folders made for it."""
+        return [self.path.parent, *(made.parent for made in reversed(self._made))]
+
+    def undo(self, exclusive: bool = True) -> None:
+        """Take back what `write` did, as far as that goes."""
+        if exclusive:
+            with contextlib.suppress(OSError):
+                self._unlink()
+        _remove_folders(self._made)
+
+    def _unlink(self) -> None:
+        if not self.is_there():
+            return
+        try:
+            remove(self.path, self._follow_links)
+        except LinkRefused:
+            raise
+        except OSError:  # no descriptor is left; it is the very file, wherever that path leads
+            os.unlink(self.path)
+
+    def write(
+        self,
+        pieces: Iterable[Buffer],
+        progress: Progress | None = None,
+        exclusive: bool = True,
+        durable: bool = True,
+    ) -> None:
+        """Write the file and give it its name, which is not durable yet. After an error `undo` is to be called."""
+        _make_folder(self.path.parent, self._made)
+        folder = open_folder(self.path.parent, self._follow_links)
+        try:
+            draft = _Draft(folder, self.path.name)
+            try:
+                if not exclusive:
+                    draft.take_mode()
+                _write(draft.fd, pieces, progress)
+                if durable:
+                    os.fsync(draft.fd)
+                self._identity = _identity(os.fstat(draft.fd))
+                draft.give_name(exclusive)
+            except FileExistsError as error:
+                raise AlreadyPublished(self.path) from error
+            finally:
+                draft.close()
+        finally:
+            os.close(folder)
 
 
-def withdraw(target: Path) -> None:
-    """Unlink what was published at `target`, and its folder if that can go then, durably. MappingError on failure."""
+class _Draft:
+    """The open file that is written: nameless if that can be, else, or for a moment, with a temporary name."""
+
+    def __init__(self, folder: int, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.temporary = f".{name}.{secrets.token_hex(8)}.tmp"
+        self.has_temporary = False
+        if _NAMELESS:
+            try:
+                self.fd = os.open(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, 0o666, dir_fd=folder)
+                return
+            except OSError as error:
+                if error.errno not in _NO_NAMELESS:
+                    raise
+        self.has_temporary = True
+        self.fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
+
+    def take_mode(self) -> None:
+        """The mode of the file that will be replaced, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            facts = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+            if stat.S_ISREG(facts.st_mode):
+                os.fchmod(self.fd, facts.st_mode & 0o7777)
+
+    def give_name(self, exclusive: bool) -> None:
+        """The last step: FileExistsError if it is to be exclusive and the name is taken."""
+        if exclusive and self.has_temporary:
+            link_or_rename(self.temporary, self.name, self.folder)
+        elif exclusive:
+            self._link(self.name)
+        else:
+            if not self.has_temporary:
+                self.has_temporary = True
+                self._link(self.temporary)
+            os.rename(self.temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            self.has_temporary = False
+
+    def _link(self, name: str) -> None:
+        # With a descriptor of the folder it is linkat, which follows the link that /proc shows.
+        os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self.folder, follow_symlinks=True)
+
+    def close(self) -> None:
+        try:
+            os.close(self.fd)
+        finally:
+            if self.has_temporary:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.temporary, dir_fd=self.folder)
+
+
+def link_or_rename(name: str, new_name: str, folder: int) -> None:
+    """Give a file a new name in the same folder; FileExistsError if that is taken. The old name may stay."""
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-        with contextlib.suppress(OSError):  # a folder that is not empty stays
-            os.rmdir(target.parent)
-        with contextlib.suppress(FileNotFoundError):
-            sync_folder(target.parent if target.parent.is_dir() else target.parent.parent)
+        os.link(name, new_name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except OSError as error:
-        raise MappingError.of(error, target) from error
+        if error.errno not in _NO_LINKS:
+            raise
+        rename_new(name, new_name, folder)
+
+
+def rename_new(name: str, new_name: str, folder: int) -> None:
+    """Rename in a folder, FileExistsError if the new name is taken: renameat2, or what macOS calls it."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    call, flag = ("renameatx_np", 4) if sys.platform == "darwin" else ("renameat2", 1)  # RENAME_EXCL, RENAME_NOREPLACE
+    rename = getattr(libc, call, None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, "this system can neither link nor rename without overwriting")
+    if rename(folder, os.fsencode(name), folder, os.fsencode(new_name), ctypes.c_uint(flag)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+# Taking away ----------------------------------------------------------------------------------------------------------
+
+
+def withdraw(*targets: Path) -> None:
+    """Unlink files of one folder, in this order, and the folder if that can go then, durably. MappingError on failure.
+
+    LinkRefused if the folder is a link.
+    """
+    try:
+        for target in targets:
+            with contextlib.suppress(FileNotFoundError):
+                remove(target)
+        _remove_empty(targets[0].parent)
+    except OSError as error:
+        if isinstance(error, ConsciousnessError):
+            raise
+        raise MappingError.of(error, targets[0]) from error
+
+
+def remove(path: Path, follow_links: bool = False) -> None:
+    """Unlink a file; LinkRefused if its folder is a link."""
+    folder = open_folder(path.parent, follow_links)
+    try:
+        os.unlink(path.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Make durable that files of a folder are gone, and the folder too if it is empty."""
+    with contextlib.suppress(OSError):  # a folder that is not empty stays
+        os.rmdir(folder)
+    with contextlib.suppress(FileNotFoundError):
+        sync_folder(folder if folder.is_dir() else folder.parent)
 
 
 def is_temporary(path: Path) -> bool:
     """Whether `path` is named like a file that an interrupted publish leaves behind."""
     stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
     return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
 
 
 def make_folder(folder: Path) -> None:
@@ -81,6 +299,26 @@ def make_folder(folder: Path) -> None:
             sync_folder(each.parent)
     except BaseException:
         _remove_folders(made)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def open_folder(folder: Path, follow_links: bool) -> int:
+    """Its descriptor; LinkRefused if it is a link that is not to be followed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(folder, flags if follow_links else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if not follow_links and folder.is_symlink():
+            raise LinkRefused(folder) from error
         raise
 
 
@@ -104,15 +342,6 @@ def _make_folder(folder: Path, made: list[Path]) -> None:
         made.append(folder)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _write(fd: int, pieces: Iterable[Buffer], progress: Progress | None) -> None:
     done_bytes = 0
     for piece in pieces:
@@ -126,6 +355,11 @@ def _write(fd: int, pieces: Iterable[Buffer], progress: Progress | None) -> None
                 done_bytes += n_bytes
                 if progress is not None:
                     progress(done_bytes)
+
+
+def _identity(facts: os.stat_result) -> Identity:
+    """What tells a file from every other: a number alone may be another's, once the first file is gone."""
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _is_hex(text: str) -> bool:

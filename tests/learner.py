@@ -36,7 +36,7 @@ from jessy_mem._core import image
 N_LAYERS = 2
 LAYER_BYTES = 5000
 CALLS = [
-    *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync rename".split()),
+    *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync link rename".split()),
     *((os, name) for name in "unlink rmdir sendfile".split()),
     (fcntl, "flock"),
     (image, "Mapping"),

@@ -22,7 +22,7 @@ CALLS = {  # what crystallizing calls: name -> the module it is called from
     "mkdir": os,
     "write": os,
     "fsync": os,
-    "rename": os,
+    "link": os,
     "pread": os,
     "flock": fcntl,
     "Mapping": image,
@@ -139,7 +139,7 @@ FAULTS = [  # the call, its errno, how often it is called at least
     ("write", errno.EIO, 1),
     ("fsync", errno.EIO, 3),
     ("fsync", errno.ENOSPC, 3),
-    ("rename", errno.EIO, 1),
+    ("link", errno.EIO, 1),
     ("pread", errno.EIO, 1),
     ("flock", errno.ENOLCK, 1),
     ("Mapping", errno.ENOMEM, 1),
@@ -169,7 +169,7 @@ def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, call, numb
     proto.check_crystallized()  # though all errors, with their tracebacks, are still there
 
 
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename", "Mapping", "flock"])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "link", "Mapping", "flock"])
 def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, call):
     """The way back fails at the same call, too."""
     at = 0
@@ -295,8 +295,8 @@ def order_of(*names: str):
     calls = []
 
     def noted(name, function):
-        def call(target, *args):
-            function(target, *args)
+        def call(target, *args, **options):
+            function(target, *args, **options)
             info = os.fstat(target) if isinstance(target, int) else None
             calls.append((name, info.st_ino, info.st_size) if info else (name, 0, 0))
 
@@ -310,12 +310,12 @@ def order_of(*names: str):
 
 def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(proto):
     """A power cut between any two calls finds the whole file, or none."""
-    with order_of("fsync", "rename") as calls:
+    with order_of("fsync", "link") as calls:
         path = proto.memory.crystallize(proto.dimension)
     file, folder, base = (each.stat() for each in (path, path.parent, proto.base))
     assert calls == [
         ("fsync", file.st_ino, proto.region.size),
-        ("rename", 0, 0),
+        ("link", 0, 0),
         ("fsync", folder.st_ino, folder.st_size),
         ("fsync", base.st_ino, base.st_size),
     ]

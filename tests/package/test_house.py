@@ -17,8 +17,8 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = "records mapping format packing budget image arena pool latency region holders registry".split()
 HOUSE = """
-    errors sizes units compression eviction layout stats trace
-    config context index publish ids prose advice addresses pressure evicted
+    errors sizes units compression eviction stats trace
+    layout config context index locking publish batch journal names ids prose advice addresses pressure evicted
     builder simulation opening table protos learning report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other

@@ -520,13 +520,18 @@ def test_file_in_the_place_of_a_folder_is_refused(tmp_path):
 def test_temporary_file_is_a_recognisable_sibling(tmp_path, monkeypatch):
     seen = []
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda source, target: (seen.append(source), rename(source, target)))
+
+    def seen_rename(source, target, **folders):
+        seen.append(source)
+        rename(source, target, **folders)
+
+    monkeypatch.setattr(os, "rename", seen_rename)
     builder().write(tmp_path / "region.mmap")
     builder().write(tmp_path / "region.mmap")
     assert len(set(seen)) == 2
     for temporary in seen:
-        assert temporary.parent == tmp_path
-        assert is_temporary(temporary)
+        assert os.path.dirname(temporary) == ""  # of the same folder
+        assert is_temporary(tmp_path / temporary)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,30 @@ TABLE = [
         {"errno": errno.ENOSPC, "strerror": "No space left on device", "filename": "x.mmap"},
         f"[Errno {errno.ENOSPC}] No space left on device: 'x.mmap'",
     ),
+    (
+        errors.AlreadyPublished(Path("base/D15/region.mmap")),
+        FileExistsError,
+        {"path": "base/D15/region.mmap", "errno": errno.EEXIST, "filename": "base/D15/region.mmap"},
+        "another published a file in this place, and it stays: 'base/D15/region.mmap'",
+    ),
+    (
+        errors.LinkRefused(Path("base/D15")),
+        errors.MappingError,
+        {"path": "base/D15", "errno": errno.ELOOP, "filename": "base/D15"},
+        "it is a link, and nothing outside the base folder is written or removed: 'base/D15'",
+    ),
+    (
+        errors.DimensionExists("user:ann", 1000),
+        FileExistsError,
+        {"name": "user:ann", "dimension": 1000, "errno": errno.EEXIST},
+        "dimension 'user:ann' exists: it is D1000; ensure_dimension('user:ann') gives its id",
+    ),
+    (
+        errors.LockTimeout("base/lock", 2.5, 4711),
+        TimeoutError,
+        {"path": "base/lock", "timeout_s": 2.5, "holder_pid": 4711, "errno": errno.ETIMEDOUT, "filename": "base/lock"},
+        "base/lock: process 4711 held the lock for 2.5 s",
+    ),
     (errors.MemoryError("no memory"), builtins.MemoryError, {"args": ("no memory",)}, "no memory"),
     (errors.ConsciousnessError("why"), Exception, {"args": ("why",)}, "why"),
 ]  # fmt: skip

@@ -168,7 +168,7 @@ def test_address_outside_the_slots_is_out_of_bounds(address):
 @pytest.mark.parametrize(
     ("dimension", "segment", "slot_mib"),
     [(1, "core", 16), (14, "core", 4), (15, "reserve", 80), (999, "reserve", 80), (1000, "user", 32),
-     (2**32 - 1, "user", 32)],
+     (2**31 - 1, "user", 32), (2**31, "reserve", 80), (2**32 - 1, "reserve", 80)],
 )  # fmt: skip
 def test_segment_and_slot_of_a_dimension(dimension, segment, slot_mib):
     layout = default_layout()

@@ -19,6 +19,7 @@ import jessy_mem as jm
 from helpers import read_region
 from jessy_mem import compression
 from jessy_mem.ids import LOCK_NAME
+from jessy_mem.journal import line
 
 KIB = 1 << 10
 
@@ -308,12 +309,23 @@ def test_id_loaded_from_a_path_of_its_own_is_passed_over(tmp_path):
     assert own.read_bytes() == before
 
 
-def test_ids_are_used_up(tmp_path):
+def test_ids_of_the_reserve_go_on_behind_those_of_the_users(tmp_path):
     (tmp_path / LOCK_NAME).write_bytes(b"%20d %20d" % (999, 1000))
     with manager(tmp_path) as memory:
-        assert learn(memory) == 999
+        assert [learn(memory), learn(memory), learn(memory, user=True)] == [999, 2**31, 1000]
+        assert memory.user_dimensions() == [1000]
+    with manager(tmp_path) as memory:
+        assert [learn(memory), learn(memory, user=True)] == [2**31 + 1, 1001]
+
+
+def test_ids_are_used_up(tmp_path):
+    first = b"%20d %20d  \n" % (1000, 1000)
+    journal = line("!", "0123456789abcdef") + line("^", 2**31, 2**32 - 1)
+    (tmp_path / LOCK_NAME).write_bytes(first + journal)
+    with manager(tmp_path) as memory:
+        assert learn(memory) == 2**32 - 1
         before = used(memory)
-        with pytest.raises(jm.LimitExceeded, match=r"15\.\.999.*user=True"):
+        with pytest.raises(jm.LimitExceeded, match=r"15\.\.999, 2147483648\.\.4294967295"):
             learn(memory)
         assert used(memory) == before
         assert learn(memory, user=True) == 1000

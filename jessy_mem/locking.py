@@ -1,0 +1,284 @@
+"""The lock of a base folder: one writer at a time, whatever process; and whether a process that wrote is still there.
+
+The lock is flock on one file. It belongs to the open file, which a forked child shares: so the descriptor is closed in
+each child, where that unlocks nothing, and the lock goes with the process that took it, however that ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import stat
+import threading
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+from weakref import WeakSet
+
+from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
+
+__all__ = ["FolderLock", "is_alive", "process_key", "renew_in_child"]
+
+_OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO is not waited for
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.01
+
+
+class Renewable(Protocol):
+    """What holds a lock of threads, which a child may find locked by a thread that it does not have."""
+
+    def _renew(self) -> None: ...
+
+
+# A fork waits until no descriptor is just being opened: one that nobody knows of yet could not be closed in the child.
+_gate = threading.RLock()
+_descriptors: set[int] = set()
+_renewables: WeakSet[Renewable] = WeakSet()
+
+
+def renew_in_child(it: Renewable) -> None:
+    """Call ``it._renew()`` in each child that is forked from now on."""
+    with _gate:
+        _renewables.add(it)
+
+
+def _forked() -> None:
+    for fd in _descriptors:
+        with suppress(OSError):
+            os.close(fd)
+    _descriptors.clear()
+    for it in list(_renewables):
+        it._renew()
+    _process_key.cache_clear()
+    _gate.release()
+
+
+os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_forked)
+
+
+class FolderLock:
+    """The lock on a file of a folder, made if it is missing. A context manager that gives the descriptor.
+
+    A thread may take it again while it has it. Safe between threads, processes and forks. A child that was forked
+    inside has not got it.
+    """
+
+    def __init__(self, path: str, timeout_s: float | None = 10.0) -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+        self._renew()
+        renew_in_child(self)
+
+    def _renew(self) -> None:
+        self._mutex = threading.RLock()
+        self._depth = 0
+        self._fd = -1
+
+    def __enter__(self) -> int:
+        """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else self.timeout_s):
+            raise LockTimeout(self.path, self.timeout_s or 0, os.getpid())
+        depth = self._depth
+        try:
+            if not depth:
+                self._take(deadline)
+            self._depth = depth + 1
+            return self._fd
+        except BaseException:
+            self._depth = depth
+            if not depth:
+                self._drop()
+            self._mutex.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._depth:  # in a child that was forked inside
+            return
+        try:
+            if self._depth == 1:
+                self._drop()
+        finally:
+            self._depth -= 1
+            self._mutex.release()
+
+    def adopt(self, fd: int) -> None:
+        """Go on with another open file, locked already, that takes the place of this one. The lock is held."""
+        with _gate:
+            _descriptors.add(fd)
+        old, self._fd = self._fd, fd
+        _close(old)
+
+    @property
+    def descriptor(self) -> int:
+        """That of the file, while the lock is held."""
+        return self._fd
+
+    def is_current(self) -> bool:
+        """Whether the file that is held is still the one of that name."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path, follow_symlinks=False))
+        return False
+
+    def renew(self) -> None:
+        """Hold the file that has the name now, instead of the one that had it."""
+        self._drop()
+        self._take(None if self.timeout_s is None else time.monotonic() + self.timeout_s)
+
+    def open_file(self, path: str, flags: int, mode: int = 0o666) -> int:
+        """Open a file whose descriptor no child keeps."""
+        with _gate:
+            fd = os.open(path, flags | os.O_CLOEXEC, mode)
+            _descriptors.add(fd)
+        return fd
+
+    def close_file(self, fd: int) -> None:
+        """Close what `open_file` gave."""
+        _close(fd)
+
+    def _take(self, deadline: float | None) -> None:
+        while True:
+            self._open()
+            self._wait(deadline)
+            if self.is_current():
+                return
+            self._drop()  # the file was replaced while this thread waited
+
+    def _open(self) -> None:
+        try:
+            try:
+                self._fd = self.open_file(self.path, _OPEN_FLAGS)
+            except FileNotFoundError:
+                with suppress(FileExistsError):  # another was faster
+                    self._fd = self.open_file(self.path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
+                    share(self._fd, os.path.dirname(self.path))
+                if self._fd < 0:
+                    self._fd = self.open_file(self.path, _OPEN_FLAGS)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
+                raise LinkRefused(self.path) from error
+            raise
+        facts = os.fstat(self._fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise MappingError(errno.EINVAL, "it is no regular file", self.path)
+        if facts.st_nlink > 1:
+            raise LinkRefused(self.path)
+
+    def _wait(self, deadline: float | None) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                left_s = pause_s if deadline is None else deadline - time.monotonic()
+                if left_s <= 0:
+                    raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self._fd)) from None
+                time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
+                pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+
+    def _drop(self) -> None:
+        fd, self._fd = self._fd, -1
+        _close(fd)
+
+
+def _close(fd: int) -> None:
+    """Unlock and close. Closing alone would leave it locked while a child of a bare fork() of C has it."""
+    if fd < 0:
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        with _gate:
+            _descriptors.discard(fd)
+            os.close(fd)
+
+
+def share(fd: int, folder: str) -> None:
+    """Let whoever may write into `folder` write a new file of it, whatever the umask."""
+    facts = os.stat(folder or ".")
+    with suppress(OSError):  # not a member of that group
+        if os.fstat(fd).st_gid != facts.st_gid:
+            os.fchown(fd, -1, facts.st_gid)
+    with suppress(OSError):  # a file system without modes
+        os.fchmod(fd, (facts.st_mode & 0o666) | 0o600)
+
+
+def _holder_of(fd: int) -> int | None:
+    """The process that has the lock on an open file, as far as the system tells."""
+    facts = os.fstat(fd)
+    device = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}"
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] != "FLOCK":  # or "->": it waits
+                continue
+            where, _, inode = words[5].rpartition(":")
+            if inode == str(facts.st_ino) and int(words[4]) > 0:
+                found.append((where == device, int(words[4])))
+    # On some file systems the device is not the one that stat tells.
+    exact = [pid for is_same, pid in found if is_same] or [pid for _, pid in found]
+    return exact[0] if len(exact) == 1 else None
+
+
+# Processes ------------------------------------------------------------------------------------------------------------
+
+
+def process_key() -> str:
+    """This process, told apart from every other that had or will have its number."""
+    return _process_key()
+
+
+@cache
+def _process_key() -> str:
+    pid = os.getpid()
+    return f"{pid}.{_started(pid) or 0}.{_surroundings()}"
+
+
+def is_alive(key: str) -> bool:
+    """Whether the process of that key runs. One in another container of this machine is taken to."""
+    if key == process_key():
+        return True
+    pid, _, rest = key.partition(".")
+    started, _, surroundings = rest.partition(".")
+    if not (pid.isascii() and pid.isdecimal() and started.isascii() and started.isdecimal()):
+        return False
+    if surroundings != _surroundings():
+        return surroundings.partition(".")[0] == _surroundings().partition(".")[0]
+    found = _started(int(pid))
+    if found is not None or os.path.isdir("/proc/self"):
+        return found == int(started)
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _started(pid: int) -> int | None:
+    """When a process was started, in ticks since the system was; None if it has ended, or nobody knows."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if words[0] in "ZX" else int(words[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+@cache
+def _surroundings() -> str:
+    """What a process number is true in: this run of the system, and this container."""
+    boot = space = "0"
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        space = str(os.stat("/proc/self/ns/pid").st_ino)
+    return f"{boot}.{space}"

@@ -1,0 +1,384 @@
+"""The lock of a base folder: who has it, who waits and for how long, and what a forked child does not keep."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from unittest import mock
+
+import pytest
+
+import jessy_mem as jm
+from jessy_mem import locking
+from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
+from jessy_mem.ids import IdRegister
+from jessy_mem.locking import FolderLock, is_alive, process_key
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "lock")
+
+
+def is_locked(path) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+@pytest.fixture
+def holder(path):
+    """Another process that has the lock until its input ends."""
+    command = [sys.executable, "-c", HOLD, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+        process.kill()
+
+
+def test_lock_is_held_inside_only(path):
+    lock = FolderLock(path)
+    with lock as fd:
+        assert is_locked(path)
+        with lock as again:
+            assert again == fd
+        assert is_locked(path)
+    assert not is_locked(path)
+
+
+def test_threads_take_turns(path):
+    locks, inside, n_inside = [FolderLock(path) for _ in range(2)], [], 0
+
+    def work(lock):
+        nonlocal n_inside
+        for _ in range(50):
+            with lock:
+                n_inside += 1
+                inside.append(n_inside)
+                n_inside -= 1
+
+    threads = [threading.Thread(target=work, args=(locks[i % 2],)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == [1] * 300
+
+
+def test_stopped_process_is_named_by_who_waited_long_enough(path, holder):
+    holder.send_signal(signal.SIGSTOP)
+    begin_s = time.monotonic()
+    with pytest.raises(LockTimeout, match=f"process {holder.pid} held the lock for 0.2 s") as told:
+        FolderLock(path, 0.2).__enter__()
+    assert time.monotonic() - begin_s >= 0.2
+    assert (told.value.path, told.value.timeout_s, told.value.holder_pid) == (path, 0.2, holder.pid)
+    assert isinstance(told.value, TimeoutError)
+    assert told.value.errno == errno.ETIMEDOUT
+
+
+def test_holder_that_the_system_does_not_tell_is_another_process(path, holder):
+    with mock.patch.object(locking.Path, "read_text", side_effect=OSError), pytest.raises(LockTimeout) as told:
+        FolderLock(path, 0).__enter__()
+    assert told.value.holder_pid is None
+    assert "another process" in str(told.value)
+
+
+def test_thread_that_holds_it_is_named_too(path):
+    lock, inside, leave = FolderLock(path, 0.05), threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    for waiting in (lock, FolderLock(path, 0.05)):
+        with pytest.raises(LockTimeout) as told:
+            waiting.__enter__()
+        assert told.value.holder_pid == os.getpid()
+    leave.set()
+    thread.join()
+    with lock:
+        pass
+
+
+def test_who_waits_gets_it_when_it_is_free(path, holder):
+    lock, got = FolderLock(path, None), threading.Event()
+
+    def wait():
+        with lock:
+            got.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not got.wait(0.1)
+    holder.stdin.close()
+    thread.join()
+    assert got.is_set()
+
+
+def test_interrupt_ends_the_wait_and_leaves_no_descriptor(path, holder):
+    lock = FolderLock(path, None)
+    open_before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with mock.patch("time.sleep", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        lock.__enter__()
+    assert not open_before or len(os.listdir("/proc/self/fd")) == open_before
+    holder.kill()
+    holder.wait()
+    with lock:
+        pass
+
+
+@pytest.mark.parametrize("call", ["os.open", "os.fstat", "os.stat", "fcntl.flock"])
+def test_interrupt_at_each_call_leaves_it_free(path, call):
+    function, at = {"os": os, "fcntl": fcntl}[call.split(".")[0]].__dict__[call.split(".")[1]], 0
+    lock = FolderLock(path, 1)
+    while True:
+        n_calls = [0]
+
+        def interrupts(*args, _n_calls=n_calls, _at=at, **options):
+            _n_calls[0] += 1
+            if _n_calls[0] == _at + 1:
+                raise KeyboardInterrupt
+            return function(*args, **options)
+
+        with mock.patch(call, interrupts), suppress(KeyboardInterrupt), lock:
+            pass
+        assert not os.path.exists(path) or not is_locked(path)
+        if n_calls[0] <= at:
+            break
+        at += 1
+    assert at
+    with lock:
+        assert is_locked(path)
+
+
+def test_file_that_was_replaced_while_one_waited_is_not_the_lock(path, tmp_path):
+    """Whoever writes the file anew holds both."""
+    lock, flock, seen = FolderLock(path), fcntl.flock, []
+
+    def replaces(fd, operation):
+        if operation & fcntl.LOCK_EX and not seen:
+            seen.append(os.fstat(fd).st_ino)
+            (tmp_path / "new").touch()
+            os.rename(tmp_path / "new", path)
+        flock(fd, operation)
+
+    with mock.patch("fcntl.flock", replaces), lock as fd:
+        assert os.path.samestat(os.fstat(fd), os.stat(path))
+        assert os.fstat(fd).st_ino != seen[0]
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder", "link to nothing"])
+def test_what_is_no_file_of_its_own_is_refused(tmp_path, path, kind):
+    other = tmp_path / "other"
+    other.write_bytes(b"theirs")
+    make = {
+        "link": lambda: os.symlink(other, path),
+        "link to nothing": lambda: os.symlink(tmp_path / "nothing", path),
+        "hard link": lambda: os.link(other, path),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": lambda: os.mkdir(path),
+    }
+    make[kind]()
+    with pytest.raises(LinkRefused if "link" in kind else (MappingError, IsADirectoryError)):
+        FolderLock(path).__enter__()
+    assert other.read_bytes() == b"theirs"
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777, 0o700, 0o2775])
+def test_who_may_write_into_the_folder_may_write_the_file(tmp_path, mode):
+    base = tmp_path / "base"
+    base.mkdir()
+    base.chmod(mode)
+    umask = os.umask(0o077)
+    try:
+        with FolderLock(str(base / "lock")):
+            pass
+    finally:
+        os.umask(umask)
+    facts = (base / "lock").stat()
+    assert facts.st_mode & 0o777 == mode & 0o666
+    assert facts.st_gid == base.stat().st_gid
+
+
+# Forks ------------------------------------------------------------------------------------------------------------
+
+
+def in_child(deed) -> int:
+    """Do it in a forked child; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        try:
+            deed()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_child_that_was_forked_inside_has_not_got_the_lock_and_the_parent_keeps_it(path):
+    lock = FolderLock(path, 0.05)
+
+    def deed():
+        with pytest.raises(LockTimeout):
+            lock.__enter__()
+
+    with lock:
+        assert in_child(deed) == 0
+        assert is_locked(path)
+    assert in_child(lambda: lock.__enter__()) == 0
+
+
+def test_child_leaves_the_block_that_it_was_forked_in(path):
+    lock = FolderLock(path, 0.05)
+    with lock:
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not is_locked(path)
+
+
+def test_child_of_a_thread_that_does_not_hold_it_can_take_it_later(path):
+    lock, inside, leave = FolderLock(path), threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    ready, go = os.pipe()
+
+    def deed():
+        os.close(go)
+        os.read(ready, 1)
+        with lock:
+            pass
+
+    with ExitStack() as stack:
+        stack.callback(os.close, ready)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            deed()
+            os._exit(0)
+        leave.set()
+        thread.join()
+        os.close(go)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_lock_goes_with_a_killed_holder_that_had_forked(path):
+    """The orphan lives on, and has nothing."""
+    ready, told = os.pipe()
+    end, of_orphan = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(of_orphan)
+        with FolderLock(path):
+            if os.fork() == 0:
+                os.write(told, b"x")
+                os.read(end, 1)
+                os._exit(0)
+            time.sleep(60)
+    os.close(end)
+    assert os.read(ready, 1) == b"x"
+    assert is_locked(path)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert not is_locked(path)
+    for fd in (of_orphan, ready, told):
+        os.close(fd)
+
+
+# Who is there -----------------------------------------------------------------------------------------------------
+
+
+def test_this_process_is_alive_and_a_child_is_another():
+    mine = process_key()
+    assert is_alive(mine)
+    assert in_child(lambda: (_ for _ in ()).throw(ValueError) if process_key() == mine else None) == 0
+
+
+def test_process_is_alive_until_it_ends():
+    ready, told = os.pipe()
+    end, of_child = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(of_child)
+        os.write(told, process_key().encode())
+        os.read(end, 1)
+        os._exit(0)
+    key = os.read(ready, 200).decode()
+    assert is_alive(key)
+    number, _, rest = key.partition(".")
+    started, _, surroundings = rest.partition(".")
+    assert not is_alive(f"{number}.{int(started) + 1}.{surroundings}")  # its number given again
+    for fd in (of_child, ready, told, end):
+        os.close(fd)
+    while is_alive(key):  # until it has ended; nobody has waited for it yet
+        time.sleep(0.001)
+    os.waitpid(pid, 0)
+    assert not is_alive(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "-", "1", "1.", "x.1.2.3", "-1.1.1.1", "1.1", "9" * 400 + ".1.1.1", "1.1.a.b", "²"]
+)
+def test_what_is_no_key_of_a_process_of_now_is_not_alive(key):
+    assert not is_alive(key)
+
+
+def test_process_of_another_container_of_this_machine_is_taken_to_be_alive():
+    boot, space = process_key().split(".")[2:]
+    assert is_alive(f"1.1.{boot}.{space}x")
+    assert not is_alive(f"1.1.{boot}x.{space}")
+
+
+# In the register --------------------------------------------------------------------------------------------------
+
+
+def test_register_waits_as_long_as_it_is_told(tmp_path):
+    register = IdRegister(str(tmp_path), jm.default_layout(), lock_timeout_s=0.05)
+    assert register.give("reserve") == 15
+    with (tmp_path / ".jessy_mem.lock").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for deed in (
+            lambda: register.give("reserve"),
+            lambda: register.reserve("name", "user"),
+            lambda: register.release(15),
+            lambda: register.locked().__enter__(),
+        ):
+            with pytest.raises(LockTimeout):
+                deed()
+        assert register.find("name") is None
+    assert register.give("reserve") == 16

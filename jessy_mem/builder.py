@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
-import hashlib
+import json
 import math
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xxhash
-
-from jessy_mem import compression
 from jessy_mem._core.format import read_header
-from jessy_mem._core.mapping import copy_pieces
-from jessy_mem._core.packing import pack_head, renumber_head, seal_head
+from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem.layout import MAX_LAYER, LayerId
-from jessy_mem.publish import Buffer, publish
+from jessy_mem.publish import publish
 
 __all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_immutable_file"]
 
 Progress = Callable[[int, int], object]
 
-_MAX_CONTENT_BYTES = 2**32 - 1  # the format's content_size is 32 bits wide
-_DECODED_BYTES = 1 << 20
-_TEXT_UTF8, _TEXT_ASCII = 1, 2  # text flags of the format
+_MAX_ATTRIBUTES_BYTES = 65536
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +45,14 @@ class LayerSpec:
         0..65535; the position among the layers by default.
     compress : bool
         Store the layer compressed with zstd (the extra ``zstd``; Python 3.14 has it built in).
+    attributes : mapping of str to JSON values, optional
+        What else is known of the layer; copied. At most 65,536 bytes as JSON in UTF-8.
+    n_tokens : int, optional
+        How many tokens the content is for a model, 0..2**32 - 1; 0 or None: unknown.
+    created_ns : int, optional
+        The time of creation, since 1970; by default that of the file.
+
+    Raises ValueError, which names the field, for what cannot be stored.
     """
 
     text: str | None = None
@@ -60,6 +62,10 @@ class LayerSpec:
     keywords: Sequence[str] = ()
     layer: int | None = None
     compress: bool = False
+    attributes: Mapping[str, Any] | None = None
+    n_tokens: int | None = None
+    created_ns: int | None = None
+    _attributes_json: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.content is None):
@@ -80,6 +86,15 @@ class LayerSpec:
         if isinstance(self.keywords, str) or not all(isinstance(word, str) for word in self.keywords):
             raise ValueError(f"keywords: {self.keywords!r} is not a sequence of str")
         object.__setattr__(self, "keywords", tuple(self.keywords))
+        if self.n_tokens is not None and not _is_number(self.n_tokens, 32):
+            raise ValueError(f"n_tokens: {self.n_tokens!r} is not in 0..2**32 - 1")
+        if self.created_ns is not None and not _is_number(self.created_ns, 64):
+            raise ValueError(f"created_ns: {self.created_ns!r} is not in 0..2**64 - 1")
+        if self.attributes is not None:
+            encoded = _encoded_attributes(self.attributes)
+            object.__setattr__(self, "attributes", json.loads(encoded))
+            if encoded != b"{}":
+                object.__setattr__(self, "_attributes_json", encoded)
 
 
 class Passage(NamedTuple):
@@ -101,6 +116,26 @@ class Passage(NamedTuple):
         return Passage(n * self.data, n * self.n_characters)
 
 
+def _is_number(number: object, n_bits: int) -> bool:
+    return isinstance(number, int) and 0 <= number < 1 << n_bits
+
+
+def _encoded_attributes(attributes: object) -> bytes:
+    """Attributes as they are stored; ValueError if they cannot be."""
+    if not isinstance(attributes, Mapping):
+        raise ValueError(f"attributes: {type(attributes).__name__} is not a mapping")
+    for key in attributes:
+        if not isinstance(key, str):  # JSON would take it for its text
+            raise ValueError(f"attributes: the key {key!r} is not str")
+    try:
+        encoded = _ENCODER.encode(dict(attributes)).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"attributes: {error}") from error
+    if len(encoded) > _MAX_ATTRIBUTES_BYTES:
+        raise ValueError(f"attributes: {len(encoded)} bytes of JSON, expected at most {_MAX_ATTRIBUTES_BYTES}")
+    return encoded
+
+
 def _is_frequency(frequency: object) -> bool:
     if not isinstance(frequency, (int, float)):
         return False
@@ -109,46 +144,6 @@ def _is_frequency(frequency: object) -> bool:
     except OverflowError:
         return False
     return math.isfinite(stored) and stored > 0
-
-
-class PackedRegion:
-    """A region as it will be stored: the head, and the contents with the zeros between them."""
-
-    def __init__(self, head: bytearray, offsets: list[int], contents: list[list[Buffer]], n_bytes: int) -> None:
-        self.head = head
-        self.n_bytes = n_bytes
-        self._offsets = offsets
-        self._contents = contents
-
-    def seal(self, immutable: bool) -> None:
-        """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
-        digest = hashlib.sha256()
-        if immutable:
-            for piece in self.content_pieces():
-                digest.update(piece)
-        seal_head(self.head, digest.digest() if immutable else None)
-
-    def renumber(self, dimension_id: int) -> None:
-        """Give the region, which is not immutable, another id."""
-        renumber_head(self.head, dimension_id)
-
-    def pieces(self) -> Iterator[Buffer]:
-        """The bytes in order, without a copy of any content."""
-        yield self.head
-        yield from self.content_pieces()
-
-    def content_pieces(self) -> Iterator[Buffer]:
-        """The bytes behind the head: for each content the gap before it, if there is one, and itself."""
-        end = len(self.head)
-        for offset, content in zip(self._offsets, self._contents, strict=True):
-            if offset > end:
-                yield bytes(offset - end)
-            yield from content
-            end = offset + _length(content)
-
-    def fill(self, target: memoryview) -> None:
-        """Copy the region into the first `n_bytes` of a writable buffer that may hold anything."""
-        copy_pieces(target, self.pieces())
 
 
 class RegionBuilder:
@@ -195,10 +190,11 @@ class RegionBuilder:
             raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
         if generation is not None and (not isinstance(generation, int) or not 1 <= generation < 2**64):
             raise ValueError(f"generation: {generation!r} is not in 1..2**64 - 1")
-        if created_ns is not None and (not isinstance(created_ns, int) or not 0 <= created_ns < 2**64):
+        if created_ns is not None and not _is_number(created_ns, 64):
             raise ValueError(f"created_ns: {created_ns!r} is not in 0..2**64 - 1")
-        self._specs: dict[int, LayerSpec] = {}
+        self._specs: dict[int, LayerSpec | None] = {}  # None: a tombstone
         self._passages: dict[int, Sequence[Passage]] = {}
+        self._delta = False
 
     def add_layer(self, spec: LayerSpec) -> RegionBuilder:
         """Add a layer; ValueError if its number is taken or it cannot be stored. Returns the builder."""
@@ -219,32 +215,27 @@ class RegionBuilder:
         if passages and spec.text is None:
             raise ValueError("passages: they continue a text, and there is none")
         self._specs[layer] = spec
-        self._passages[layer] = passages
+        if passages:
+            self._passages[layer] = passages
+        return self
+
+    def _remove_layer(self, layer: int) -> RegionBuilder:
+        """Say that a layer is removed, which makes the region a delta."""
+        if layer in self._specs:
+            raise ValueError(f"layer {layer} was added before")
+        self._specs[layer] = None
+        self._delta = True
         return self
 
     def pack(self, generation: int) -> PackedRegion:
         """Lay the region out and compute its checksums."""
         if not self._specs:
             raise ValueError("a region has at least one layer")
-        contents: list[list[Buffer]] = []
-        records: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]] = []
-        for layer, spec in sorted(self._specs.items()):
-            raw, raw_bytes, flags, n_characters = _raw_content(layer, spec, self._passages[layer])
-            stored, stored_bytes, codec = raw, raw_bytes, compression.RAW
-            if spec.compress:
-                frame, codec = compression.compress(b"".join(raw) if len(raw) > 1 else raw[0])
-                stored, stored_bytes = [frame], len(frame)
-            keywords = [_encoded(word, layer, "keyword") for word in spec.keywords]
-            contents.append(stored)
-            facts = (stored_bytes, raw_bytes, codec, flags, n_characters, _checksum(stored))
-            records.append((layer, spec.depth, spec.frequency, keywords, *facts))
-        created_ns = _now_ns() if self.created_ns is None else self.created_ns
-        head, offsets, n_bytes = pack_head(
-            self.dimension_id, self._name_bytes, self.immutable, generation, created_ns, records
-        )
-        region = PackedRegion(head, offsets, contents, n_bytes)
-        region.seal(self.immutable)
-        return region
+        created_ns = now_ns() if self.created_ns is None else self.created_ns
+        return pack_layers(
+            self.dimension_id, self._name_bytes, generation, created_ns, self._specs, self._passages,
+            immutable=self.immutable, delta=self._delta,
+        )  # fmt: skip
 
     def to_bytes(self) -> bytes:
         """The whole region as bytes. ValueError if there is no layer."""
@@ -269,79 +260,11 @@ class RegionBuilder:
         return target
 
 
-def _raw_content(layer: int, spec: LayerSpec, passages: Sequence[Passage]) -> tuple[list[Buffer], int, int, int]:
-    """The pieces of a layer, their bytes, its text flags and its number of characters (0 if it is not text)."""
-    raw: list[Buffer]
-    if spec.text is None:
-        raw = [_flat(spec.content)]
-    else:
-        raw = [_encoded(spec.text, layer, "text"), *[passage.data for passage in passages]]
-    raw_bytes = _length(raw)
-    if raw_bytes > _MAX_CONTENT_BYTES:
-        raise ValueError(f"layer {layer}: {raw_bytes} bytes, a layer stores at most {_MAX_CONTENT_BYTES}")
-    if spec.text is None:
-        try:
-            n_characters = _count_characters(raw[0])
-        except UnicodeDecodeError:
-            return raw, raw_bytes, 0, 0
-    else:
-        n_characters = len(spec.text) + sum([passage.n_characters for passage in passages])
-    flags = _TEXT_UTF8 | (_TEXT_ASCII if n_characters == raw_bytes else 0)  # no other character takes one byte
-    return raw, raw_bytes, flags, n_characters
-
-
-def _count_characters(content: Buffer) -> int:
-    """How many characters a content is; UnicodeDecodeError if it is not UTF-8.
-
-    In parts: as one str it would take its memory once more, and the GIL all the time.
-    """
-    if len(content) <= _DECODED_BYTES:
-        return len(str(content, "utf-8"))
-    n_characters = at = 0
-    with memoryview(content) as whole:
-        while at < len(whole):
-            end = min(at + _DECODED_BYTES, len(whole))
-            text, n_bytes = codecs.utf_8_decode(whole[at:end], "strict", end == len(whole))
-            n_characters += len(text)
-            at += n_bytes
-    return n_characters
-
-
-def _length(pieces: list[Buffer]) -> int:
-    return len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-
-
-def _checksum(pieces: list[Buffer]) -> int:
-    if len(pieces) == 1:
-        return xxhash.xxh3_64_intdigest(pieces[0])
-    checksum = xxhash.xxh3_64()
-    for piece in pieces:
-        checksum.update(piece)
-    return checksum.intdigest()
-
-
-def _flat(content: Any) -> Buffer:
-    """The bytes of any buffer, without a copy if they lie in order."""
-    if isinstance(content, bytes):
-        return content
-    view = memoryview(content)
-    try:
-        return view.cast("B")
-    except (TypeError, ValueError):  # strided, empty in several dimensions, or of a format that cannot be cast
-        return view.tobytes()
-
-
-def _encoded(text: str, layer: int, what: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        reason = f"{error.reason}, in a {what} of layer {layer}"
-        raise UnicodeEncodeError(error.encoding, error.object, error.start, error.end, reason) from None
-
-
-def _now_ns() -> int:
+def now_ns() -> int:
     """The time of creation: SOURCE_DATE_EPOCH if it is set, so that the same input gives the same bytes."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if "SOURCE_DATE_EPOCH" not in os.environ:  # to get what is missing takes twice as long
+        return time.time_ns()
+    epoch = os.environ["SOURCE_DATE_EPOCH"]
     if not epoch:
         return time.time_ns()
     if not (epoch.isascii() and epoch.isdecimal() and int(epoch) * 10**9 < 2**64):

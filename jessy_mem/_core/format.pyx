@@ -4,25 +4,80 @@ HAZARD: the bytes come from anyone. Each count and offset is compared with what 
 that cannot overflow, and nothing is allocated on the word of the file alone.
 
     0        256             metadata_size    extension_table_offset
-    +--------+---------------+--------------+-----------------+-----+-----------+-----+-----------+
-    | header | layer records | zeros to 8   | extension table | gap | content 0 | gap | content 1 |
-    +--------+---------------+--------------+-----------------+-----+-----------+-----+-----------+
-    |<------------------ head, checked at open -------------->|     64 or 4096 aligned      total_size
+    +--------+---------------+--------------+-----------------+------------+-----+-----------+-----+-----------+
+    | header | layer records | zeros to 8   | extension table | attributes | gap | content 0 | gap | content 1 |
+    +--------+---------------+--------------+-----------------+------------+-----+-----------+-----+-----------+
+    |<------------------------- head, checked at open -------------------->|     64 or 4096 aligned      total_size
 
 Gaps on the pages of the head are checked at open; the others lie on pages of content and are checked with the content.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport isfinite
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
 import xxhash
 
+from jessy_mem._core.fault cimport (
+    BAD_ATTRIBUTES_OFFSET,
+    BAD_ATTRIBUTES_SIZE,
+    BAD_ATTRIBUTES_UTF8,
+    BAD_CODEC,
+    BAD_CONTENT_BEGIN,
+    BAD_CONTENT_END,
+    BAD_CONTENT_OFFSET,
+    BAD_CONTENT_SIZE,
+    BAD_DIGEST_PRESENCE,
+    BAD_DIMENSION_ID,
+    BAD_EXTENSION_TABLE_OFFSET,
+    BAD_EXTENSION_VERSION,
+    BAD_EXTENSION_ZERO,
+    BAD_FREQUENCY,
+    BAD_GAP,
+    BAD_GENERATION,
+    BAD_KEYWORD_COUNT,
+    BAD_KEYWORD_LEN,
+    BAD_KEYWORD_UTF8,
+    BAD_LAYER_COUNT,
+    BAD_LAYER_ORDER,
+    BAD_MAGIC,
+    BAD_METADATA_SIZE,
+    BAD_NAME_LEN,
+    BAD_NAME_PADDING,
+    BAD_NAME_UTF8,
+    BAD_OVERLAP,
+    BAD_RAW_SIZE,
+    BAD_REQUIRED_FEATURES,
+    BAD_RESERVED,
+    BAD_TABLE_PADDING,
+    BAD_TEXT_FLAGS,
+    BAD_TOTAL_SIZE,
+    FEW_CHARACTERS,
+    IMMUTABLE_DELTA,
+    LARGE_ATTRIBUTES,
+    LARGE_METADATA_SIZE,
+    LARGE_RAW_SIZE,
+    MANY_CHARACTERS,
+    NO_FAULT,
+    NO_MEMORY,
+    SHORT_HEADER,
+    SHORT_METADATA,
+    TOMBSTONE_ATTRIBUTES,
+    TOMBSTONE_CHECKSUM,
+    TOMBSTONE_CODEC,
+    TOMBSTONE_CONTENT,
+    TOMBSTONE_KEYWORDS,
+    TOMBSTONE_TOKENS,
+    TRUNCATED,
+    UNANNOUNCED_CODEC,
+    UNANNOUNCED_TOMBSTONE,
+    ZERO_DIMENSION_ID,
+    Fault,
+    fault_set,
+)
 from jessy_mem._core.kernels.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
-
-from jessy_mem.errors import InvalidRegion, RegionTruncated
 
 cdef extern from *:
     """
@@ -31,6 +86,7 @@ cdef extern from *:
     #endif
     """
 
+cdef object xxh3_64 = xxhash.xxh3_64
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 
 cdef enum:
@@ -39,101 +95,25 @@ cdef enum:
     BLOCK_RAW_BYTES = 131072
     BLOCK_MIN_BYTES = 4
 
-assert sizeof(Header) == HEADER_BYTES and sizeof(LayerExtension) == EXTENSION_BYTES
-
-# code: (field, what is expected). {0} is the number that was expected, {1} the one that was found.
-_RULES = {
-    SHORT_HEADER: ("header", "a file of at least {0} bytes"),
-    BAD_MAGIC: ("magic", repr(format_magic()[:16])),
-    BAD_EXTENSION_VERSION: ("extension_version", "at most {0}: the file needs a reader of extension version {1}"),
-    BAD_REQUIRED_FEATURES: ("required_features", "no bit but {0:#x}: the file needs a reader of a later version"),
-    ZERO_DIMENSION_ID: ("dimension_id", "at least {0}"),
-    BAD_DIMENSION_ID: ("dimension_id", "{0}, the dimension that was asked for"),
-    BAD_NAME_LEN: ("dimension_name_len", "1..{0}"),
-    BAD_NAME_UTF8: ("dimension_name", "valid UTF-8"),
-    BAD_NAME_PADDING: ("dimension_name", "zeros after the name"),
-    TRUNCATED: ("total_size", "a file of {0} bytes, as its header says"),
-    BAD_TOTAL_SIZE: ("total_size", "{0}, the size of the file"),
-    BAD_LAYER_COUNT: ("layer_count", "at least 1, and at most {0} in a file of this size"),
-    BAD_RESERVED: ("reserved", "zeros"),
-    BAD_GENERATION: ("generation", "at least {0}"),
-    LARGE_METADATA_SIZE: ("metadata_size", "at most {0}, the bytes behind the header"),
-    BAD_METADATA_SIZE: ("metadata_size", "{0}, the bytes of the layer records"),
-    BAD_EXTENSION_TABLE_OFFSET: ("extension_table_offset", "{0}"),
-    BAD_TABLE_PADDING: ("padding before the extension table", "zeros"),
-    BAD_DIGEST_PRESENCE: ("content_sha256", "zeros, for the dimension is not immutable"),
-    SHORT_METADATA: ("metadata", "at least {0} bytes, for the layer records and the extension table"),
-    BAD_LAYER_ORDER: ("layer_num", "more than {0}, for layers ascend"),
-    BAD_FREQUENCY: ("frequency", "finite and above 0 Hz"),
-    BAD_KEYWORD_COUNT: ("keyword_count", "at most {0}, for the bytes left"),
-    BAD_KEYWORD_LEN: ("keyword length", "at most {0}, for the bytes left"),
-    BAD_KEYWORD_UTF8: ("keyword", "valid UTF-8"),
-    BAD_CONTENT_OFFSET: ("content_offset", "{0}, for contents follow each other, aligned"),
-    BAD_CONTENT_BEGIN: ("content_offset", "at least {0}, where the metadata ends, and inside the file"),
-    BAD_CONTENT_SIZE: ("content_size", "at most {0}, the bytes left"),
-    BAD_OVERLAP: ("content_offset", "at least {0}, where another layer ends"),
-    BAD_CONTENT_END: ("total_size", "{0}, where the last content ends"),
-    BAD_RAW_SIZE: ("raw_size", "{0}, the bytes of the content, which is not compressed"),
-    LARGE_RAW_SIZE: ("raw_size", "at most {0}"),
-    BAD_CODEC: ("codec", "0 (raw) or 1 (zstd)"),
-    UNANNOUNCED_CODEC: ("codec", "0 (raw), for required_features announce no compressed layer"),
-    BAD_TEXT_FLAGS: ("text flags", "0, 1 (UTF-8) or 3 (ASCII)"),
-    FEW_CHARACTERS: ("characters", "at least {0}, for the bytes and flags of the text"),
-    MANY_CHARACTERS: ("characters", "at most {0}, for the bytes and flags of the text"),
-    BAD_EXTENSION_ZERO: ("reserved bytes of the extension table", "zeros"),
-    BAD_GAP: ("gap", "zeros before the content"),
-}
-
-
-cdef bint fault_set(Fault *fault, FaultCode code, int64_t layer, uint64_t found, uint64_t expected) noexcept nogil:
-    fault.code, fault.layer, fault.found, fault.expected = code, layer, found, expected
-    return False
-
-
-cdef object fault_error(const Fault *fault, const Header *header, str path):
-    if fault.code == NO_MEMORY:
-        return MemoryError()
-    field, expected = _RULES[fault.code]
-    found = fault.found
-    expected = expected.format(fault.expected, found)
-    layer = None if fault.layer < 0 else fault.layer
-    if fault.code == SHORT_HEADER or fault.code == TRUNCATED:
-        return RegionTruncated(path, field, f"{found} bytes", expected, layer)
-    if fault.code == SHORT_METADATA:
-        found = f"{found} bytes"
-    elif fault.code == BAD_MAGIC:
-        found = repr(PyBytes_FromStringAndSize(<const char *> header.magic, 16))
-    elif fault.code == BAD_REQUIRED_FEATURES:
-        found = hex(found)
-    elif fault.code == BAD_FREQUENCY:
-        found = read_float(<uint32_t> fault.found)
-    elif fault.code in (
-        BAD_NAME_UTF8, BAD_NAME_PADDING, BAD_RESERVED, BAD_TABLE_PADDING, BAD_DIGEST_PRESENCE,
-        BAD_KEYWORD_UTF8, BAD_EXTENSION_ZERO, BAD_GAP,
-    ):
-        found = "other bytes"
-    return InvalidRegion(path, field, found, expected, layer)
-
-
-cdef inline float read_float(uint32_t bits) noexcept nogil:
-    cdef float number
-    memcpy(&number, &bits, sizeof(number))
-    return number
+assert sizeof(Header) == HEADER_BYTES
+assert sizeof(LayerExtension) == EXTENSION_BYTES and sizeof(WideExtension) == WIDE_EXTENSION_BYTES
 
 
 cdef bint format_check_header(
     const uint8_t[::1] head, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil:
     cdef uint64_t most_layers
+    cdef uint64_t[2] halves
     if head.shape[0] < HEADER_BYTES or n_bytes < HEADER_BYTES:
         return fault_set(fault, SHORT_HEADER, -1, n_bytes, HEADER_BYTES)
     memcpy(header, &head[0], sizeof(Header))
     if memcmp(header.magic, format_magic(), 16) != 0:
-        return fault_set(fault, BAD_MAGIC, -1, 0, 0)
+        memcpy(&halves, header.magic, sizeof(halves))
+        return fault_set(fault, BAD_MAGIC, -1, halves[0], halves[1])
     if header.extension_version > EXTENSION_VERSION:
         return fault_set(fault, BAD_EXTENSION_VERSION, -1, header.extension_version, EXTENSION_VERSION)
-    if header.required_features & ~FEATURE_COMPRESSED:
-        return fault_set(fault, BAD_REQUIRED_FEATURES, -1, header.required_features, FEATURE_COMPRESSED)
+    if header.required_features & ~KNOWN_FEATURES:
+        return fault_set(fault, BAD_REQUIRED_FEATURES, -1, header.required_features, KNOWN_FEATURES)
     if header.dimension_id == 0:
         return fault_set(fault, ZERO_DIMENSION_ID, -1, 0, 1)
     if dimension_id != 0 and header.dimension_id != dimension_id:
@@ -165,6 +145,8 @@ cdef bint check_extended_header(const Header *header, Fault *fault) noexcept nog
     cdef uint64_t metadata_end, table_off
     if header.generation == 0:
         return fault_set(fault, BAD_GENERATION, -1, 0, 1)
+    if header.required_features & FEATURE_DELTA and header.optional_features & OPTION_IMMUTABLE:
+        return fault_set(fault, IMMUTABLE_DELTA, -1, header.required_features, FEATURE_DELTA)
     if not header.optional_features & OPTION_IMMUTABLE and not span_is_zero(header.content_sha256, 32):
         return fault_set(fault, BAD_DIGEST_PRESENCE, -1, 0, 0)
     if header.metadata_size > n_bytes - HEADER_BYTES:
@@ -173,8 +155,8 @@ cdef bint check_extended_header(const Header *header, Fault *fault) noexcept nog
     table_off = span_align_up(metadata_end, 8)
     if header.extension_table_offset != table_off:
         return fault_set(fault, BAD_EXTENSION_TABLE_OFFSET, -1, header.extension_table_offset, table_off)
-    if not span_inside(table_off, format_head_bytes(header) - table_off, n_bytes):
-        return fault_set(fault, SHORT_METADATA, -1, n_bytes, format_head_bytes(header))
+    if not span_inside(table_off, format_table_end(header) - table_off, n_bytes):
+        return fault_set(fault, SHORT_METADATA, -1, n_bytes, format_table_end(header))
     return True
 
 
@@ -219,6 +201,24 @@ cdef bint read_record(
     return True
 
 
+cdef bint check_tombstone(
+    const LayerExtension *extension, uint16_t features, const LayerEntry *entry, Fault *fault
+) noexcept nogil:
+    """What read_extension does not check for every layer."""
+    cdef int64_t layer = entry.layer
+    if not features & FEATURE_DELTA:
+        return fault_set(fault, UNANNOUNCED_TOMBSTONE, layer, TEXT_TOMBSTONE, 0)
+    if entry.n_keywords:
+        return fault_set(fault, TOMBSTONE_KEYWORDS, layer, entry.n_keywords, 0)
+    if entry.content_bytes:
+        return fault_set(fault, TOMBSTONE_CONTENT, layer, entry.content_bytes, 0)
+    if extension.codec != CODEC_RAW:
+        return fault_set(fault, TOMBSTONE_CODEC, layer, extension.codec, CODEC_RAW)
+    if extension.xxh3 != <uint64_t> XXH3_OF_NOTHING:
+        return fault_set(fault, TOMBSTONE_CHECKSUM, layer, extension.xxh3, <uint64_t> XXH3_OF_NOTHING)
+    return True
+
+
 cdef bint read_extension(const uint8_t *at, uint16_t features, LayerEntry *entry, Fault *fault) noexcept nogil:
     cdef LayerExtension extension
     cdef int64_t layer = entry.layer
@@ -228,13 +228,16 @@ cdef bint read_extension(const uint8_t *at, uint16_t features, LayerEntry *entry
         return fault_set(fault, BAD_CODEC, layer, extension.codec, CODEC_ZSTD)
     if extension.codec == CODEC_ZSTD and not features & FEATURE_COMPRESSED:
         return fault_set(fault, UNANNOUNCED_CODEC, layer, extension.codec, CODEC_RAW)
+    if extension.text_flags == TEXT_TOMBSTONE:
+        if not check_tombstone(&extension, features, entry, fault):
+            return False
+    elif extension.text_flags > 3 or extension.text_flags == TEXT_ASCII:
+        return fault_set(fault, BAD_TEXT_FLAGS, layer, extension.text_flags, 0)
     if extension.codec == CODEC_RAW and extension.raw_size != entry.content_bytes:
         return fault_set(fault, BAD_RAW_SIZE, layer, extension.raw_size, entry.content_bytes)
     most = min(<uint64_t> MAX_RAW_BYTES, <uint64_t> entry.content_bytes // BLOCK_MIN_BYTES * BLOCK_RAW_BYTES)
     if extension.codec == CODEC_ZSTD and extension.raw_size > most:
         return fault_set(fault, LARGE_RAW_SIZE, layer, extension.raw_size, most)
-    if extension.text_flags > 3 or extension.text_flags == TEXT_ASCII:
-        return fault_set(fault, BAD_TEXT_FLAGS, layer, extension.text_flags, 0)
     fewest, most = 0, 0
     if extension.text_flags & TEXT_UTF8:
         most = extension.raw_size
@@ -247,6 +250,31 @@ cdef bint read_extension(const uint8_t *at, uint16_t features, LayerEntry *entry
         return fault_set(fault, BAD_EXTENSION_ZERO, layer, 0, 0)
     entry.xxh3, entry.raw_bytes, entry.codec = extension.xxh3, extension.raw_size, extension.codec
     entry.text_flags, entry.n_characters = extension.text_flags, extension.characters
+    return True
+
+
+cdef bint read_wide(
+    const uint8_t *at, uint64_t *cursor, uint64_t end, LayerEntry *entry, Fault *fault
+) noexcept nogil:
+    """Read what version 2 has more; `cursor` is where the attributes before end, and is moved behind these."""
+    cdef WideExtension wide
+    cdef int64_t layer = entry.layer
+    memcpy(&wide, at, sizeof(wide))
+    if entry_is_tombstone(entry) and wide.attributes_size:
+        return fault_set(fault, TOMBSTONE_ATTRIBUTES, layer, wide.attributes_size, 0)
+    if entry_is_tombstone(entry) and wide.n_tokens:
+        return fault_set(fault, TOMBSTONE_TOKENS, layer, wide.n_tokens, 0)
+    if wide.attributes_size > MAX_ATTRIBUTES_BYTES:
+        return fault_set(fault, LARGE_ATTRIBUTES, layer, wide.attributes_size, MAX_ATTRIBUTES_BYTES)
+    if wide.attributes_size > end - cursor[0]:
+        return fault_set(fault, BAD_ATTRIBUTES_SIZE, layer, wide.attributes_size, end - cursor[0])
+    if wide.attributes_offset != cursor[0] and (wide.attributes_size or wide.attributes_offset):
+        return fault_set(fault, BAD_ATTRIBUTES_OFFSET, layer, wide.attributes_offset, cursor[0])
+    if wide.zero:
+        return fault_set(fault, BAD_EXTENSION_ZERO, layer, 0, 0)
+    entry.created_ns, entry.n_tokens = wide.created_ns, wide.n_tokens
+    entry.attributes_off_bytes, entry.attributes_bytes = cursor[0], wide.attributes_size
+    cursor[0] += wide.attributes_size
     return True
 
 
@@ -313,41 +341,64 @@ cdef bint format_read_layers(
 ) noexcept nogil:
     cdef const uint8_t *base = &head[0]
     cdef bint extended = header.extension_version != 0
+    cdef uint64_t step = format_extension_bytes(header)
     cdef uint64_t cursor = HEADER_BYTES
     cdef uint64_t end = header.total_size
+    cdef uint64_t table_at, attributes_at
     cdef int64_t previous = -1
     cdef uint32_t i
     if extended:
         end = HEADER_BYTES + <uint64_t> header.metadata_size
         if not span_is_zero(base + end, header.extension_table_offset - end):
             return fault_set(fault, BAD_TABLE_PADDING, -1, 0, 0)
+    table_at, attributes_at = header.extension_table_offset, format_table_end(header)
+    memset(entries, 0, (header.layer_count + 1) * sizeof(LayerEntry))
     for i in range(header.layer_count):
-        memset(&entries[i], 0, sizeof(LayerEntry))
         if not read_record(base, &cursor, end, previous, &entries[i], fault):
             return False
         previous = entries[i].layer
+        entries[i].raw_bytes = entries[i].content_bytes
         if not extended:
-            entries[i].raw_bytes = entries[i].content_bytes
-        elif not read_extension(
-            base + header.extension_table_offset + <uint64_t> i * EXTENSION_BYTES, header.required_features,
-            &entries[i], fault,
+            continue
+        entries[i].created_ns, entries[i].attributes_off_bytes = header.created_ns, attributes_at
+        if not read_extension(base + table_at, header.required_features, &entries[i], fault):
+            return False
+        if step == WIDE_EXTENSION_BYTES and not read_wide(
+            base + table_at, &attributes_at, header.total_size, &entries[i], fault
         ):
             return False
+        table_at += step
+    entries[header.layer_count].record_off_bytes = cursor
+    entries[header.layer_count].attributes_off_bytes = attributes_at
     if not extended:
         return check_plain_contents(header, entries, cursor, fault)
     if cursor != end:
         return fault_set(fault, BAD_METADATA_SIZE, -1, header.metadata_size, cursor - HEADER_BYTES)
-    return check_tiling(header, entries, format_head_bytes(header), fault)
+    return check_tiling(header, entries, attributes_at, fault)
 
 
-cdef uint64_t format_head_bytes(const Header *header) noexcept nogil:
-    return header.extension_table_offset + <uint64_t> header.layer_count * EXTENSION_BYTES
+cdef uint64_t format_table_end(const Header *header) noexcept nogil:
+    return header.extension_table_offset + <uint64_t> header.layer_count * format_extension_bytes(header)
+
+
+cdef uint64_t format_head_bytes(const Header *header, const LayerEntry *entries) noexcept nogil:
+    return entries[header.layer_count].attributes_off_bytes
+
+
+cdef bint format_check_attributes(
+    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, Fault *fault
+) noexcept nogil:
+    cdef uint32_t i
+    for i in range(header.layer_count):
+        if not span_is_utf8(&region[0] + entries[i].attributes_off_bytes, entries[i].attributes_bytes):
+            return fault_set(fault, BAD_ATTRIBUTES_UTF8, entries[i].layer, 0, 0)
+    return True
 
 
 cdef bint format_check_gap(
-    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, uint32_t i, Fault *fault
+    const uint8_t[::1] region, uint64_t head_bytes, const LayerEntry *entries, uint32_t i, Fault *fault
 ) noexcept nogil:
-    cdef uint64_t begin = format_head_bytes(header)
+    cdef uint64_t begin = head_bytes
     if i:
         begin = entries[i - 1].content_off_bytes + entries[i - 1].content_bytes
     if not span_is_zero(&region[0] + begin, entries[i].content_off_bytes - begin):
@@ -355,18 +406,25 @@ cdef bint format_check_gap(
     return True
 
 
-cdef bytes format_copy_head(const uint8_t[::1] head, const Header *header):
-    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], format_head_bytes(header))
+cdef bytes format_copy_table(const uint8_t[::1] region, const Header *header):
+    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &region[0], format_table_end(header))
     memcpy(<char *> copy, header, sizeof(Header))  # nobody else knows these bytes yet
     return copy
 
 
-cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t n_bytes) except? 0:
-    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], n_bytes)
-    cdef Header *header = <Header *> <char *> copy
-    header.metadata_xxh3 = 0
-    memset(header.content_sha256, 0, sizeof(header.content_sha256))
-    return xxh3_64_intdigest(copy)
+cdef uint64_t format_head_checksum(
+    const uint8_t[::1] head, const uint8_t[::1] region, const Header *header, uint64_t head_bytes
+) except? 0:
+    cdef uint64_t table_end = format_table_end(header)
+    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], table_end)
+    cdef Header *copied = <Header *> <char *> copy
+    copied.metadata_xxh3 = 0
+    memset(copied.content_sha256, 0, sizeof(copied.content_sha256))
+    if head_bytes == table_end:
+        return xxh3_64_intdigest(copy)
+    checksum = xxh3_64(copy)
+    checksum.update(region[table_end:head_bytes])
+    return checksum.intdigest()
 
 
 cdef tuple format_keywords(const uint8_t[::1] region, const LayerEntry *entry):

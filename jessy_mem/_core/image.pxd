@@ -9,8 +9,10 @@ cdef class Image:
     cdef const uint8_t[::1] bytes    # the region, in its owner's buffer
     cdef readonly uint64_t n_bytes   # of it
     cdef Header header               # as checked, in private memory
-    cdef LayerEntry *layers          # ascending by layer
-    cdef readonly uint32_t n_layers
+    cdef uint64_t head_bytes         # header, records, table and attributes of an extended file
+    cdef LayerEntry *layers          # ascending by layer; one more tells where the records end
+    cdef readonly uint32_t n_layers  # tombstones included
+    cdef readonly uint32_t n_live_layers
     cdef readonly uint64_t content_bytes   # of all layers, as stored
     cdef public uint64_t charged_bytes     # to the budget
     cdef uint64_t decompressed_bytes       # atomic; memory that the live views of compressed layers have beside it
@@ -18,6 +20,7 @@ cdef class Image:
     cdef bint trusted                # nobody else can have written the bytes: content is not compared with checksums
     cdef readonly uint32_t dimension_id
     cdef readonly bint immutable     # by the file's flag
+    cdef readonly bint is_delta      # by the file's flag: there may be tombstones
     cdef readonly uint64_t generation
     cdef readonly str name
     cdef readonly str path
@@ -25,19 +28,28 @@ cdef class Image:
     cdef readonly object identity    # (device, inode, mtime_ns, size) of the file, or None
     cdef object charge               # released after the buffer
 
-    # Position of a layer in `layers`, or -1.
+    # Position of a layer in `layers`, or -1. It may be a tombstone: ask entry_is_tombstone.
     cdef int64_t find_layer(self, uint64_t layer) noexcept nogil
     # The same for any int; TypeError if `layer` is none.
     cdef int64_t find_number(self, object layer) except -2
     # Compare the content of one layer with its checksum, once; ChecksumMismatch or InvalidRegion.
     cdef int check_content(self, uint32_t i) except -1
     # The same, always.
-    cdef int compare_head(self) except -1
     cdef int compare_content(self, uint32_t i) except -1
+    # Compare the head with its checksum: `head` ends with the table, `region` reaches to the attributes' end.
+    cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1
+    # The same, of the file as it is now.
+    cdef int compare_head(self) except -1
     # A compressed layer is one whole frame of the size that is declared, if a decoder is installed; InvalidRegion.
     cdef int check_frame(self, uint32_t i) except -1
     # The error for one that is not.
     cdef object frame_error(self, const LayerEntry *entry)
     cdef tuple keywords(self, uint32_t i)
+    # The attributes of one layer as stored, a JSON object in valid UTF-8 by its writer's word; b"" if it has none.
+    cdef bytes attributes(self, uint32_t i)
+    # The same as a new dict; InvalidRegion if they are no JSON object.
+    cdef dict parse_attributes(self, uint32_t i)
+    # The error for what was read again and has changed.
+    cdef object changed_error(self, uint32_t i, str field)
     # Where the content of layer number `i`, as stored, lies.
     cdef const uint8_t *content(self, uint32_t i) except NULL

@@ -8,6 +8,7 @@ buffer; views own the Image; nothing points back, so the last view's death unmap
 """
 import errno
 import hashlib
+import json
 import os
 
 cimport cython
@@ -25,24 +26,27 @@ from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_flag_store_release
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view
+from jessy_mem._core.fault cimport MISSING_DELTA, Fault, fault_error, fault_set
 from jessy_mem._core.format cimport (
     CODEC_RAW,
+    FEATURE_DELTA,
     HEADER_BYTES,
     PAGE_ALIGNMENT_BYTES,
     OPTION_IMMUTABLE,
-    Fault,
     Header,
     LayerEntry,
-    fault_error,
+    entry_is_tombstone,
+    format_check_attributes,
     format_check_gap,
     format_check_header,
-    format_copy_head,
+    format_copy_table,
     format_head_bytes,
     format_head_checksum,
     format_keywords,
     format_read_layers,
+    format_table_end,
 )
-from jessy_mem._core.kernels.span cimport span_slice
+from jessy_mem._core.kernels.span cimport span_is_utf8, span_slice
 from jessy_mem._core.mapping cimport memoryview_of
 
 import xxhash
@@ -52,36 +56,29 @@ from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
+cdef object decode_json = json.JSONDecoder(parse_constant=int).decode  # what is no JSON: int("NaN") is a ValueError
 cdef int CHUNK_BYTES = 1 << 20
 # A FIFO in the place of a file does not block, and a terminal does not become this process's own.
 cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-cdef inline uint64_t near_end(const Header *header) noexcept nogil:
-    """The end of the last page of the head, and never less than where the first content can begin."""
+cdef inline uint64_t near_end(uint64_t end_off_bytes) noexcept nogil:
+    """The end of the last page of a head that ends there, and never less than where the first content can begin."""
     cdef uint64_t page_bytes = max(<uint64_t> jm_page_bytes(), <uint64_t> PAGE_ALIGNMENT_BYTES)
-    return (format_head_bytes(header) // page_bytes + 1) * page_bytes
+    return (end_off_bytes // page_bytes + 1) * page_bytes
 
 
 cdef bint check_near_gaps(
-    const uint8_t[::1] head, const Header *header, const LayerEntry *layers, Fault *fault
+    const uint8_t[::1] region, uint64_t head_bytes, uint32_t n_layers, const LayerEntry *layers, Fault *fault
 ) noexcept nogil:
     """Gaps on the pages of the head, which are in memory anyway; check_content looks at the others."""
-    cdef uint64_t near_bytes = near_end(header)
+    cdef uint64_t near_bytes = near_end(head_bytes)
     cdef uint32_t i = 0
-    while i < header.layer_count and (i == 0 or layers[i].content_off_bytes <= near_bytes):
-        if not format_check_gap(head, header, layers, i, fault):
+    while i < n_layers and (i == 0 or layers[i].content_off_bytes <= near_bytes):
+        if not format_check_gap(region, head_bytes, layers, i, fault):
             return False
         i += 1
     return True
-
-
-cdef int check_head(const uint8_t[::1] head, const Header *header, str path) except -1:
-    """Compare header, records and extension table with metadata_xxh3."""
-    cdef uint64_t found = format_head_checksum(head, format_head_bytes(header))
-    if found != header.metadata_xxh3:
-        raise ChecksumMismatch(path, "metadata_xxh3", f"{found:#018x}", f"{header.metadata_xxh3:#018x}")
-    return 0
 
 
 @cython.final
@@ -152,34 +149,40 @@ cdef class Image:
         with nogil:
             sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
         if not sound:
-            raise fault_error(&fault, &self.header, path)
+            raise fault_error(&fault, path)
         self.extended = self.header.extension_version != 0
-        if self.extended:
-            # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
-            if min(near_end(&self.header), self.n_bytes) <= <uint64_t> len(first):
-                head = begin
-            else:
-                begin = self.bytes
-                head = format_copy_head(begin, &self.header)
-        else:
+        head = begin
+        if not self.extended:
             head = self.bytes
-        self.layers = <LayerEntry *> malloc(self.header.layer_count * sizeof(LayerEntry))
+        # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
+        elif min(near_end(format_table_end(&self.header)), self.n_bytes) > <uint64_t> len(first):
+            begin = self.bytes
+            head = format_copy_table(begin, &self.header)
+        self.layers = <LayerEntry *> malloc((<size_t> self.header.layer_count + 1) * sizeof(LayerEntry))
         if self.layers == NULL:
             raise MemoryError
         with nogil:
-            sound = format_read_layers(head, &self.header, self.layers, &fault) and (
-                not self.extended or check_near_gaps(begin, &self.header, self.layers, &fault)
-            )
+            sound = format_read_layers(head, &self.header, self.layers, &fault)
+        if sound and self.extended:
+            self.head_bytes = format_head_bytes(&self.header, self.layers)
+            if min(near_end(self.head_bytes), self.n_bytes) > <uint64_t> len(first):
+                begin = self.bytes
+            with nogil:
+                sound = format_check_attributes(begin, &self.header, self.layers, &fault) and check_near_gaps(
+                    begin, self.head_bytes, self.header.layer_count, self.layers, &fault
+                )
         if not sound:
-            raise fault_error(&fault, &self.header, path)
+            raise fault_error(&fault, path)
         self.n_layers, self.dimension_id = self.header.layer_count, self.header.dimension_id
         for i in range(self.n_layers):
             jm_assert(self.layers[i].content_off_bytes <= self.n_bytes - self.layers[i].content_bytes, i, self.n_bytes)
             self.content_bytes += self.layers[i].content_bytes
+            self.n_live_layers += not entry_is_tombstone(&self.layers[i])
         self.charged_bytes = self.n_bytes
         if self.extended:
-            check_head(head, &self.header, path)
+            self.check_head(head, begin)
         self.immutable = self.extended and self.header.optional_features & OPTION_IMMUTABLE != 0
+        self.is_delta = self.extended and self.header.required_features & FEATURE_DELTA != 0
         self.generation = self.header.generation
         self.name = PyUnicode_DecodeUTF8(
             <const char *> self.header.dimension_name, self.header.dimension_name_len, NULL
@@ -228,18 +231,27 @@ cdef class Image:
         cdef bint sound
         cdef uint64_t found
         with nogil:
-            sound = format_check_gap(self.bytes, &self.header, self.layers, i, &fault)
+            sound = format_check_gap(self.bytes, self.head_bytes, self.layers, i, &fault)
         if not sound:
-            raise fault_error(&fault, &self.header, self.path)
+            raise fault_error(&fault, self.path)
         found = xxh3_64_intdigest(memoryview_of(self, self.content(i), entry.content_bytes))
         if found != entry.xxh3:
             raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
         return 0
 
+    cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1:
+        """Compare header, records and table, which `head` holds, and attributes, in `region`, with metadata_xxh3."""
+        cdef uint64_t found = format_head_checksum(head, region, &self.header, self.head_bytes)
+        if found != self.header.metadata_xxh3:
+            raise ChecksumMismatch(
+                self.path, "metadata_xxh3", f"{found:#018x}", f"{self.header.metadata_xxh3:#018x}"
+            )
+        return 0
+
     cdef int compare_head(self) except -1:
         if memcmp(&self.bytes[0], &self.header, sizeof(Header)) != 0:
             raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
-        return check_head(self.bytes, &self.header, self.path)
+        return self.check_head(self.bytes, self.bytes)
 
     cdef int check_frame(self, uint32_t i) except -1:
         cdef LayerEntry *entry = &self.layers[i]
@@ -259,10 +271,38 @@ cdef class Image:
     cdef tuple keywords(self, uint32_t i):
         keywords = format_keywords(self.bytes, &self.layers[i])
         if keywords is None:
-            raise InvalidRegion(
-                self.path, "keyword", "other bytes than at open", "an unchanged file", self.layers[i].layer
-            )
+            raise self.changed_error(i, "keyword")
         return keywords
+
+    cdef object changed_error(self, uint32_t i, str field):
+        return InvalidRegion(self.path, field, "other bytes than at open", "an unchanged file", self.layers[i].layer)
+
+    cdef bytes attributes(self, uint32_t i):
+        cdef LayerEntry *entry = &self.layers[i]
+        cdef bytes copy
+        if entry.attributes_bytes == 0:
+            return b""
+        copy = PyBytes_FromStringAndSize(
+            <const char *> span_slice(self.bytes, entry.attributes_off_bytes, entry.attributes_bytes),
+            entry.attributes_bytes,
+        )
+        if not span_is_utf8(<const uint8_t *> <const char *> copy, entry.attributes_bytes):
+            raise self.changed_error(i, "attributes")
+        return copy
+
+    cdef dict parse_attributes(self, uint32_t i):
+        cdef bytes stored = self.attributes(i)
+        if not stored:
+            return {}
+        try:
+            found = decode_json(stored.decode())
+        except (ValueError, RecursionError):  # no JSON, or deeper than anybody can read
+            found = None
+        if type(found) is not dict:
+            raise InvalidRegion(
+                self.path, "attributes", "something else", "one JSON object", self.layers[i].layer
+            )
+        return found
 
     def check_all(self):
         """Compare every layer with its checksum; the first damage is raised."""
@@ -284,6 +324,7 @@ cdef class Image:
                 if self.extended:
                     self.compare_content(i)
                     self.check_frame(i)
+                    self.parse_attributes(i)
             except InvalidRegion as error:
                 found.append(error)
             if progress is not None:
@@ -300,12 +341,14 @@ def checked(Image image not None, str verify):
     return image
 
 
-def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
+def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, bint delta=False):
     """Map the region file at `path`, checked, as an Image.
 
     `admit(n_bytes)` is called with the file's size before it is mapped and returns its charge, or raises. A file that
-    is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest.
+    is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest. Of one
+    that is opened as a `delta` the file must say that it is one.
     """
+    cdef Fault fault
     cdef int fd, failed
     cdef jm_file_facts facts
     cdef uint64_t n_bytes
@@ -333,6 +376,9 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False):
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
         first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
         image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
+        if delta and not image.is_delta:
+            fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
+            raise fault_error(&fault, text_path)
         if immutable or image.immutable:
             image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity)
         return image
@@ -363,7 +409,7 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
     try:
         image = Image(map_descriptor(sealed, path, n_bytes), path, dimension_id, "mmap", charge, identity)
         if image.immutable:
-            found = sha256_of(sealed, format_head_bytes(&image.header))
+            found = sha256_of(sealed, image.head_bytes)
             expected = PyBytes_FromStringAndSize(<const char *> image.header.content_sha256, 32)
             if found != expected:
                 raise ChecksumMismatch(path, "content_sha256", found.hex(), expected.hex())

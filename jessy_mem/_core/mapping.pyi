@@ -1,7 +1,4 @@
-from collections.abc import Iterable
 from typing import Any, Self, final
-
-from typing_extensions import Buffer
 
 @final
 class Mapping:
@@ -18,5 +15,3 @@ class Mapping:
 class UnmapTogether:
     def __enter__(self) -> None: ...
     def __exit__(self, *exc_info: Any) -> None: ...
-
-def copy_pieces(target: Buffer, pieces: Iterable[Buffer]) -> None: ...

@@ -1,4 +1,4 @@
-"""Mapped memory: the bytes of a file, or zeroed memory of this process; and the copy that fills it.
+"""Mapped memory: the bytes of a file, or zeroed memory of this process.
 
 HAZARD: what is unmapped while a pointer into it lives is a crash. Only the buffer protocol hands out the address, so a
 Mapping lives as long as any view of it, and is unmapped by its last reference and by nothing else.
@@ -6,21 +6,15 @@ Mapping lives as long as any view of it, and is unmapped by its last reference a
 import os
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
-
-cdef enum:
-    LONG_COPY_BYTES = 65536  # what is shorter is copied before another thread could take the GIL
-
 
 @cython.final
 @cython.no_gc  # holds no Python object
@@ -102,44 +96,3 @@ cdef object memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes
     cdef _Range part = _Range.__new__(_Range)
     part.owner, part.first, part.n_bytes = owner, first, n_bytes
     return PyMemoryView_FromObject(part)
-
-
-def copy_pieces(uint8_t[::1] target not None, pieces):
-    """Copy buffers, one after the other, to the beginning of the writable buffer `target`: all of them, or none.
-
-    Raises ValueError if they do not fit. What is long is copied without the GIL.
-    """
-    cdef list given = list(pieces)
-    cdef Py_ssize_t n_pieces = len(given), n_held = 0, i
-    cdef uint64_t n_bytes = 0
-    # A Py_buffer for each: there are thousands in a simulated region, and a typed memoryview costs an object.
-    cdef Py_buffer *held = <Py_buffer *> calloc(max(n_pieces, 1), sizeof(Py_buffer))
-    if held == NULL:
-        raise MemoryError
-    try:
-        for piece in given:
-            PyObject_GetBuffer(piece, &held[n_held], PyBUF_SIMPLE)
-            n_bytes += held[n_held].len
-            n_held += 1
-        if n_bytes > <uint64_t> target.shape[0]:
-            raise ValueError(f"{n_bytes} bytes do not fit into {target.shape[0]}")
-        if n_bytes < LONG_COPY_BYTES:
-            copy_held(target, held, n_pieces)
-        else:
-            with nogil:
-                copy_held(target, held, n_pieces)
-    finally:
-        for i in range(n_held):
-            PyBuffer_Release(&held[i])
-        free(held)
-
-
-cdef void copy_held(uint8_t[::1] target, const Py_buffer *pieces, Py_ssize_t n_pieces) noexcept nogil:
-    cdef uint8_t *at
-    cdef Py_ssize_t i
-    if target.shape[0] == 0:
-        return
-    at = &target[0]
-    for i in range(n_pieces):
-        memcpy(at, pieces[i].buf, pieces[i].len)
-        at += pieces[i].len

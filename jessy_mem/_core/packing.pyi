@@ -1,14 +1,26 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, final
 
 from typing_extensions import Buffer
 
-def pack_head(
+@final
+class PackedRegion:
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+    def renumber(self, dimension_id: int) -> None: ...
+    def pieces(self) -> Iterator[bytearray | memoryview]: ...
+    def fill(self, target: Buffer) -> None: ...
+
+def pack_layers(
     dimension_id: int,
     name: bytes,
-    immutable: bool,
     generation: int,
     created_ns: int,
-    layers: list[tuple[int, int, float, Sequence[bytes], int, int, int, int, int, int]],
-) -> tuple[bytearray, list[int], int]: ...
-def seal_head(head: Buffer, content_sha256: bytes | None = None) -> None: ...
-def renumber_head(head: Buffer, dimension_id: int) -> None: ...
+    layers: dict[int, Any],
+    passages: dict[int, Sequence[Any]] | None = None,
+    *,
+    immutable: bool = False,
+    delta: bool = False,
+) -> PackedRegion: ...

@@ -103,10 +103,10 @@ def hostile_header(kind: str) -> list[Hostile]:
         )
     assert n_layers < most_layers < 65536
     rows += [
-        Hostile(kind, "extension_version", 2, "extension_version", 2, "needs a reader of extension version 2"),
+        Hostile(kind, "extension_version", 3, "extension_version", 3, "needs a reader of extension version 3"),
         Hostile(kind, "extension_version", 65535, "extension_version", 65535, "extension version 65535"),
-        Hostile(kind, "required_features", 2, "required_features", "0x2", "no bit but 0x1: the file needs a reader"),
-        Hostile(kind, "required_features", 0x8001, "required_features", "0x8001", "no bit but 0x1"),
+        Hostile(kind, "required_features", 4, "required_features", "0x4", "no bit but 0x3: the file needs a reader"),
+        Hostile(kind, "required_features", 0x8001, "required_features", "0x8001", "no bit but 0x3"),
         Hostile(kind, "reserved", b"\1" + bytes(75), "reserved", "other bytes", "zeros"),
         Hostile(kind, "reserved", bytes(75) + b"\x80", "reserved", "other bytes", "zeros"),
         Hostile(kind, "padding", b"\1\0\0\0", "reserved", "other bytes", "zeros"),
@@ -297,7 +297,7 @@ def test_each_broken_rule_is_one_typed_error(row, resealed, region_file):
 
 def test_table_breaks_every_rule_of_the_format():
     """Each rule that the reader knows is broken by a row, or by a test below."""
-    source = Path(jessy_mem.__file__).parent / "_core" / "format.pyx"
+    source = Path(jessy_mem.__file__).parent / "_core" / "fault.pyx"
     rules = re.findall(r'^    [A-Z_0-9]+: \((?:"([^"]+)"|repr)', source.read_text(), re.MULTILINE)
     broken_below = {"header", "metadata", "gap", "padding before the extension table"}
     assert len(rules) > 25

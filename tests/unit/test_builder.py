@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
-from jessy_mem import builder as builder_module
 from jessy_mem import compression
 from jessy_mem._core.format import read_header
-from jessy_mem._core.packing import pack_head, renumber_head, seal_head
+from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.errors import MappingError
@@ -173,20 +172,19 @@ def test_text_flags_tell_what_the_content_is(content, flags, characters):
     assert (layer.text_flags, layer.characters) == (flags, characters)
 
 
-@pytest.mark.parametrize("at", range(-5, 2))
+@pytest.mark.parametrize("n_before", [0, 31, 4096, 65533, 2_000_000])
 @pytest.mark.parametrize(
     ("word", "flags", "characters"),
     [("\N{GRINNING FACE}".encode(), 1, 1), (b"\xe2\x82", 0, 0), (b"\x80", 0, 0), (b"ascii", 3, 5)],
 )
-def test_text_flags_of_a_content_that_is_decoded_in_parts(at, word, flags, characters):
-    before, after = builder_module._DECODED_BYTES + at, 2 * builder_module._DECODED_BYTES
-    content = b"".join([b"x" * before, word, b"y" * after])
+def test_text_flags_of_a_content_of_any_length(n_before, word, flags, characters):
+    content = b"".join([b"x" * n_before, word, b"y" * 40])
     layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()).layers[0]
-    assert (layer.text_flags, layer.characters) == (flags, flags and before + characters + after)
+    assert (layer.text_flags, layer.characters) == (flags, flags and n_before + characters + 40)
 
 
 def test_text_flags_of_a_content_that_is_cut_off_in_a_character():
-    content = b"x" * (2 * builder_module._DECODED_BYTES - 1) + "ß".encode()
+    content = b"x" * 70_000 + "ß".encode()
     for end, flags in ((None, 1), (-1, 0)):
         layer = read_region(RegionBuilder(1, "x").add_layer(LayerSpec(content=content[:end])).to_bytes()).layers[0]
         assert layer.text_flags == flags
@@ -231,14 +229,57 @@ def test_source_date_epoch_that_is_no_time_is_refused(epoch, monkeypatch):
         builder().to_bytes()
 
 
-def test_head_refuses_what_would_overflow_its_fields():
-    layer = (0, 0, 1.0, [], 0, 0, 0, 0, 0, 0)
-    with pytest.raises(ValueError, match="name: 65 bytes"):
-        pack_head(1, b"x" * 65, False, 1, 0, [layer])
-    with pytest.raises(OverflowError):
-        pack_head(1, b"x", False, 1, 0, [(0, 0, 1.0, [], 2**32, 0, 0, 0, 0, 0)])
+def test_packing_refuses_what_would_overflow_its_fields():
+    spec = LayerSpec(text="x")
+    for name in (b"", b"x" * 65):
+        with pytest.raises(ValueError, match=f"name: {len(name)} bytes"):
+            pack_layers(1, name, 1, 0, {0: spec})
+    for layers in ({}, dict.fromkeys(range(65537), spec)):
+        with pytest.raises(ValueError, match="at least one layer, and at most 65536"):
+            pack_layers(1, b"x", 1, 0, layers)
+    for layer in (-1, 65536, 2**40):
+        with pytest.raises(ValueError, match=f"layer {layer} is not in"):
+            pack_layers(1, b"x", 1, 0, {layer: spec})
+
+
+def test_packed_region_is_made_by_packing_only():
     with pytest.raises(TypeError):
-        pack_head(1, b"x", False, 1, 0, [(0, 0, 1.0, ["text"], 0, 0, 0, 0, 0, 0)])
+        PackedRegion()
+    empty = PackedRegion.__new__(PackedRegion)
+    assert (empty.n_bytes, empty.n_layers, list(empty.pieces())) == (0, 0, [])
+    empty.fill(bytearray(1))
+    with pytest.raises(ValueError, match="nothing was packed"):
+        empty.renumber(1)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 4096, 65535, 65536, 70_000, 3 << 20])
+@pytest.mark.parametrize("n_layers", [1, 2, 60])
+def test_pieces_are_what_fills_a_buffer(n_bytes, n_layers):
+    contents = [bytes([65 + i]) * (n_bytes if i % 3 else 7) for i in range(n_layers)]
+    packed = pack_layers(1, b"x", 1, 0, {i: LayerSpec(content=content) for i, content in enumerate(contents)})
+    pieces = list(packed.pieces())
+    assert all(len(piece) for piece in pieces)
+    assert len(pieces) <= 2 + 2 * n_layers * (n_bytes >= 65536) + packed.n_bytes // (1 << 20)
+    data = bytearray(b"\xff") * packed.n_bytes
+    packed.fill(data)
+    assert b"".join(pieces) == data
+    assert [layer.content for layer in read_region(bytes(data)).layers] == contents
+
+
+def test_packed_region_that_does_not_fit_writes_nothing():
+    packed = builder("one").pack(1)
+    target = bytearray(packed.n_bytes - 1)
+    with pytest.raises(ValueError, match=f"{packed.n_bytes} bytes do not fit into {packed.n_bytes - 1}"):
+        packed.fill(target)
+    with pytest.raises(BufferError):
+        packed.fill(bytes(packed.n_bytes))
+    assert target == bytes(packed.n_bytes - 1)
+    target.append(1)  # which a bytearray whose buffer is held refuses
+
+
+def test_pieces_outlive_what_they_come_from():
+    long = next(piece for piece in builder("x" * 100_000).pack(1).pieces() if isinstance(piece, memoryview))
+    assert long == b"x" * 100_000
 
 
 def test_packed_region_fills_a_buffer_that_held_other_bytes():
@@ -262,7 +303,7 @@ def test_header_tells_what_the_region_is():
     assert read_header(io.BytesIO(data)) == (77, "Humor", 5, True)
     packed = builder("one").pack(3)
     packed.renumber(2**31)
-    assert read_header(io.BytesIO(packed.head)) == (2**31, "Humor", 3, False)
+    assert read_header(io.BytesIO(b"".join(packed.pieces()))) == (2**31, "Humor", 3, False)
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:255], lambda data: b"", lambda data: data[:84] + bytes(172)])
@@ -275,18 +316,6 @@ def test_header_with_a_wrong_name_is_told_without_reading_outside_it():
     data[4:9] = b"\xff\xff\xff\xff\xff"  # the length of the name, and its first byte
     (_, name, _, _) = read_header(io.BytesIO(data))
     assert name == "\N{REPLACEMENT CHARACTER}umor" + "\0" * 59
-
-
-def test_head_of_wrong_size_is_not_sealed():
-    head = bytearray(255)
-    for seal in (seal_head, lambda head: renumber_head(head, 1)):
-        with pytest.raises(ValueError, match="head: 255 bytes"):
-            seal(head)
-        with pytest.raises(BufferError):
-            seal(bytes(256))
-    with pytest.raises(ValueError, match="content_sha256: 31 bytes"):
-        seal_head(bytearray(256), bytes(31))
-    assert head == bytes(255)
 
 
 def test_packed_bytes_are_published_as_they_are(tmp_path):

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from helpers import HAS_PROC, mapped_regions, open_files
-from jessy_mem._core.mapping import Mapping, UnmapTogether, copy_pieces
+from jessy_mem._core.mapping import Mapping, UnmapTogether
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -159,43 +159,3 @@ def test_another_thread_does_not_wait_for_the_end(mapped):
         thread.start()
         thread.join()
     assert found == [[]]
-
-
-# Copying ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "sizes", [(), (0,), (5, 0, 3), (3000,) * 7, (65535,), (65536,), (5 << 20,), (1, 5 << 20, 70_000), (70_000,) * 90]
-)
-def test_pieces_are_copied_in_order_and_nothing_else(sizes):
-    pieces = [bytes([1 + i % 250]) * size for i, size in enumerate(sizes)]
-    target = bytearray(b"-" * (sum(sizes) + 100))
-    copy_pieces(target, iter(pieces))
-    assert target == b"".join(pieces) + b"-" * 100
-
-
-def test_pieces_and_their_target_are_any_buffers():
-    mapping = Mapping(8)
-    copy_pieces(mapping, [bytearray(b"ab"), memoryview(b"cd"), array("I", [0x30303030])])
-    assert bytes(memoryview(mapping)) == b"abcd0000"
-
-
-def test_pieces_that_do_not_fit_are_refused_before_a_byte_is_written(mapped):
-    target = bytearray(10)
-    with pytest.raises(ValueError, match="11 bytes do not fit into 10"):
-        copy_pieces(target, [b"x" * 10, b"x"])
-    with pytest.raises(TypeError, match="bytes-like"):
-        copy_pieces(target, [b"x", 5])
-    for constant in (bytes(10), mapped()):
-        with pytest.raises(BufferError):
-            copy_pieces(constant, [b"x"])
-    assert target == bytes(10)
-
-
-@pytest.mark.parametrize("n_bytes", [10, 1])  # enough, and too small
-def test_buffers_are_let_go_after_a_copy(n_bytes):
-    piece, target = bytearray(b"x"), bytearray(n_bytes)
-    with suppress(ValueError):
-        copy_pieces(target, [piece, piece])
-    for buffer in (piece, target):
-        buffer.append(1)  # a bytearray whose buffer is held refuses

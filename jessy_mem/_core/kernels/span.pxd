@@ -94,3 +94,12 @@ cdef inline bint span_is_utf8(const uint8_t *first, uint64_t n_bytes) noexcept n
             i += 1
             n_more -= 1
     return True
+
+
+cdef inline uint64_t span_count_characters(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
+    """How many characters valid UTF-8 is: as many as it has bytes that do not continue one."""
+    cdef uint64_t i
+    cdef uint64_t n_characters = 0
+    for i in range(n_bytes):
+        n_characters += (first[i] & 0xC0) != 0x80
+    return n_characters

@@ -20,7 +20,8 @@ import logging
 from jessy_mem import errors
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.pool import Block, PoolAllocator
-from jessy_mem._core.region import LayerView, MmapRegion
+from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.view import LayerView
 from jessy_mem.advice import ReplayResult, advise, parse_budget, plot_advice
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.config import MemoryConfig

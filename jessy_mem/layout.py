@@ -31,7 +31,9 @@ __all__ = [
     "Segment",
     "data_folder",
     "default_layout",
+    "delta_file",
     "dimension_folder",
+    "has_deltas",
     "region_file",
     "region_path",
 ]
@@ -39,6 +41,8 @@ __all__ = [
 MIB_BYTES = 1 << 20
 MAX_LAYER = 65535
 MAX_DIMENSION = 2**32 - 1  # the width of the header's field
+REGION_NAME = "region.mmap"
+DELTA_PREFIX, DELTA_DIGITS, DELTA_SUFFIX = "delta-", 16, ".mmap"  # the generation between them
 
 Ranges = tuple[tuple[int, int], ...]
 _IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}
@@ -96,12 +100,27 @@ def dimension_folder(dimension: int) -> str:
 
 def region_file(base_path: str, dimension: int) -> str:
     """`region_path` as text, for the loading path."""
-    return f"{base_path}/{dimension_folder(dimension)}/region.mmap"
+    return f"{base_path}/{dimension_folder(dimension)}/{REGION_NAME}"
 
 
 def region_path(base_path: str | os.PathLike[str], dimension: int) -> Path:
     """Where the region file of `dimension` lies under `base_path`."""
     return Path(region_file(os.fspath(base_path), dimension))
+
+
+def delta_file(region_path: str, generation: int) -> str:
+    """Where the delta of that generation lies that belongs to the region file at `region_path`.
+
+    >>> delta_file("base/D15/region.mmap", 7)
+    'base/D15/delta-0000000000000007.mmap'
+    """
+    return f"{region_path.rpartition('/')[0] or '.'}/{DELTA_PREFIX}{generation:0{DELTA_DIGITS}}{DELTA_SUFFIX}"
+
+
+def has_deltas(path: str) -> bool:
+    """Whether deltas beside the file at `path` belong to it: it is named as in a base folder, ``Dnn/region.mmap``."""
+    folder, _, name = os.path.abspath(path).rpartition("/")
+    return name == REGION_NAME and re.fullmatch(r"D[0-9]{2,10}", folder.rpartition("/")[2]) is not None
 
 
 def data_folder() -> Path:

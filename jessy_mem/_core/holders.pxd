@@ -8,3 +8,5 @@ cdef class Holders:
     cdef Py_ssize_t prune_at  # length of `retired` at which those that have gone are dropped
 
     cdef int let_go(self, MmapRegion region) except -1
+    # Keep an eye on images that left a stack, as long as somebody holds them.
+    cdef int retire(self, object images) except -1

@@ -3,10 +3,11 @@
 Nothing is told when a view dies; whoever asks reads counts that exist anyway:
 
     table --> MmapRegion --> views: {layer: LayerView} --> Image
-                   \\----------------------------------------^
+                   \\------> stack: (base, delta, ...) -----^
 
-A region has one reference from the table, a view one from its region, an Image one from its region and one from each
-of its views. What is above that is a holder's: a region that was handed out, a view, a memoryview.
+A region has one reference from the table, its stack one from the region, a view one from its region, an Image one from
+the stack and one from each of its views. What is above that is a holder's: a region or a stack that was handed out, a
+view, a memoryview. The files of a stack come and go together, so they are leased and evicted together.
 
 HAZARD: who counts must not count himself. A region is looked at as the table holds it, through a borrowed pointer, or
 as the one variable that is left of it; nothing that can run other code stands between the look and its use. The caller
@@ -17,6 +18,7 @@ import weakref
 
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
@@ -33,18 +35,30 @@ cdef enum:
 
 cdef Py_ssize_t n_holders(PyObject *found) noexcept:
     """How many views, memoryviews and handles of a region others hold; `found` is the table's reference to it."""
-    cdef Py_ssize_t n_views
-    cdef Py_ssize_t n_held = jm_refcount(found) - 1 + jm_dict_shared_values((<MmapRegion> found).views, &n_views)
-    return n_held + jm_refcount(<PyObject *> (<MmapRegion> found).image) - 1 - n_views
+    cdef PyObject *stack = <PyObject *> (<MmapRegion> found).stack
+    cdef Py_ssize_t n_views, file
+    cdef Py_ssize_t n_held = jm_refcount(found) - 1 + jm_refcount(stack) - 1
+    n_held += jm_dict_shared_values((<MmapRegion> found).views, &n_views)
+    for file in range(PyTuple_GET_SIZE(<tuple> stack)):
+        n_held += jm_refcount(<PyObject *> PyTuple_GET_ITEM(<tuple> stack, file)) - 1
+    return n_held - n_views
 
 
-cdef uint64_t held_bytes(Image image) noexcept:
-    """What is charged for a region and for its decompressed layers."""
-    return image.charged_bytes + jm_load_relaxed(&image.decompressed_bytes)
+cdef uint64_t held_bytes(tuple stack):
+    """What is charged for a stack and for its decompressed layers."""
+    cdef Image image
+    cdef uint64_t n_bytes = 0
+    for image in stack:
+        n_bytes += image.charged_bytes + jm_load_relaxed(&image.decompressed_bytes)
+    return n_bytes
 
 
 cdef bint may_be_evicted(MmapRegion region):
-    return not region.is_immutable and region.image.source != "pool"
+    return not region.is_immutable and source_of(region.stack) != "pool"
+
+
+cdef inline str source_of(tuple stack):
+    return (<Image> PyTuple_GET_ITEM(stack, 0)).source
 
 
 cdef class Holders:
@@ -77,18 +91,32 @@ cdef class Holders:
         """Keep an eye on a region that left the table, if it is held: what is held of it is a lease now."""
         region.is_owned = False
         if n_holders(<PyObject *> region):
-            if len(self.retired) >= self.prune_at:
-                self.retired = [each for each in self.retired if each() is not None]
-                self.prune_at = 2 * len(self.retired) + MIN_RETIRED
-            self.retired.append(weakref.ref(region.image))
+            self.retire(region.stack)
         return 0
+
+    cdef int retire(self, images) except -1:
+        if len(self.retired) >= self.prune_at:
+            self.retired = [each for each in self.retired if each() is not None]
+            self.prune_at = 2 * len(self.retired) + MIN_RETIRED
+        self.retired.extend([weakref.ref(image) for image in images])
+        return 0
+
+    def grow(self, MmapRegion region not None, Image delta not None):
+        """Lay `delta` on the stack of a loaded region; who holds views of what it replaces keeps them."""
+        region.grow(delta)
+
+    def restack(self, MmapRegion region not None, tuple stack not None):
+        """Let `stack` take the place of a loaded region's; of the files that leave it, what is held is a lease now."""
+        cdef tuple old = region.stack
+        region.restack(stack)
+        self.retire([image for image in old if image not in stack])
 
     def freed_bytes(self, dimension):
         """The bytes that come free when the dimension leaves the table: none as long as somebody holds it."""
         cdef PyObject *found = PyDict_GetItem(self.regions, dimension)
         if found == NULL or n_holders(found):
             return 0
-        return held_bytes((<MmapRegion> found).image)
+        return held_bytes((<MmapRegion> found).stack)
 
     def evictable(self):
         """What can be evicted now: list of (dimension, bytes that this frees). Walks all regions."""
@@ -117,19 +145,20 @@ cdef class Holders:
             if found == NULL:
                 continue
             held = n_holders(found) != 0
-            image = (<MmapRegion> found).image
-            n_layers += image.n_layers
-            if image.source != "pool":
-                content_bytes += image.content_bytes
+            n_layers += (<MmapRegion> found).n_live_layers
+            source = source_of((<MmapRegion> found).stack)
+            if source != "pool":
                 n_mapped += 1
-            if image.source == "simulated":
-                simulated.append(image.dimension_id)
+                for image in (<MmapRegion> found).stack:
+                    content_bytes += image.content_bytes
+            if source == "simulated":
+                simulated.append(dimension)
             if held:
                 continue
             if may_be_evicted(<MmapRegion> found):
-                evictable_bytes += held_bytes(image)
+                evictable_bytes += held_bytes((<MmapRegion> found).stack)
             else:
-                pinned_bytes += held_bytes(image)
+                pinned_bytes += held_bytes((<MmapRegion> found).stack)
         return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated
 
     def leases(self):
@@ -144,23 +173,23 @@ cdef class Holders:
                 continue
             n_held = n_holders(found)
             if n_held > 0:
-                image = (<MmapRegion> found).image
-                leases.append((image.dimension_id, image.generation, held_bytes(image), n_held, False))
-        image = None
+                generation = (<MmapRegion> found).generation
+                leases.append((dimension, generation, held_bytes((<MmapRegion> found).stack), n_held, False))
         for reference in self.retired:
             image = reference()
             if image is not None:
                 n_held = jm_refcount(<PyObject *> image) - 1
                 if n_held > 0:  # else the last one has just gone
-                    leases.append((image.dimension_id, image.generation, held_bytes(image), n_held, True))
+                    leases.append((image.dimension_id, image.generation, held_bytes((image,)), n_held, True))
         return leases
 
     def residency(self):
         """System calls for all that is mapped or held: (mapped, resident, decompressed, table bytes)."""
-        cdef MmapRegion region
         cdef Image image
         cdef uint64_t n_pages, n_resident, mapped_bytes = 0, resident_bytes = 0, decompressed_bytes = 0, table_bytes = 0
-        cdef set images = {region.image for region in list(self.regions.values())}
+        cdef set images = set()
+        for region in list(self.regions.values()):
+            images.update((<MmapRegion> region).stack)
         images.update([each for each in [reference() for reference in self.retired] if each is not None])
         for image in images:
             decompressed_bytes += jm_load_relaxed(&image.decompressed_bytes)

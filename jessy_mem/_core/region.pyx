@@ -1,62 +1,45 @@
-"""Layers and regions, as users hold them.
+"""MmapRegion: the files of one dimension, and the views of its layers.
 
-HAZARD: a region is closed, replaced or evicted while others read it. A LayerView owns the Image its bytes lie in and
-knows no region, so dropping a region drops its table of views and nothing else; each view lives as long as its holders:
+HAZARD: a region is closed, replaced, grown or evicted while others read it. Its stack of files is a tuple that is
+replaced as a whole, and a LayerView owns the Image its bytes lie in and knows no region; so each reader sees one
+moment, and dropping a region drops its table of views and nothing else:
 
     LayerRegistry --> MmapRegion --> views: {layer: LayerView} --> Image --> mapping
-                           \\-----------------------------------------^
+                           \\------> stack: (base, delta, ...) -----^
+
+A view is of the newest file that names its layer. What was made from a stack that has been replaced meanwhile is given
+to its reader, and not kept.
 """
 import os
 from pathlib import Path
 
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.number cimport PyNumber_AsSsize_t
+from cpython.buffer cimport PyObject_GetBuffer
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
-from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
-from jessy_mem._core.format cimport CODEC_RAW, HEADER_BYTES, TEXT_ASCII, LayerEntry
+from jessy_mem._core.format cimport HEADER_BYTES, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.span cimport span_copy_ascii, span_slice
+from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
+from jessy_mem._core.stack cimport Place, layer_number, stack_find, stack_gain, stack_layers
+from jessy_mem._core.view cimport LayerView, make_view, touch_pages
 
-from jessy_mem import compression
-from jessy_mem._core.image import checked, map_file
 from jessy_mem._core.mapping import Mapping
+from jessy_mem._core.stack import delta_generations, open_stack
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
-from jessy_mem.layout import LayerId
-
-cdef extern from "Python.h":
-    str PyUnicode_New(Py_ssize_t n_characters, Py_UCS4 largest)
-    void *PyUnicode_DATA(str text)
-    int PySlice_Unpack(object slice, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1
-    Py_ssize_t PySlice_AdjustIndices(Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step) noexcept
+from jessy_mem.layout import LayerId, has_deltas
 
 cdef object new_layer_id = LayerId
 cdef enum:
     MAPPED_BYTES = 1048576
-    MIN_ASCII_BYTES = 64    # shorter text is the decoder's, which keeps strings of one character
-    PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
-
-
-cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
-    """Read one byte of each page, so that what may wait for a disk waits here."""
-    cdef volatile uint8_t seen
-    cdef uint64_t at = 0
-    cdef uint64_t step_bytes = jm_page_bytes()
-    while at < n_bytes:
-        seen = first[at]
-        at += step_bytes
-    if n_bytes:
-        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
 
 
 def private_memory(n_bytes):
@@ -66,103 +49,42 @@ def private_memory(n_bytes):
     return Mapping(n_bytes)
 
 
-@cython.final
-@cython.no_gc  # an image, a payload and immutable values: no cycle can pass through a view
-@cython.freelist(64)
-cdef class LayerView:
-    """One layer: a read-only buffer over its bytes, and what is known of it.
+cdef inline Image base_of(tuple stack):
+    return <Image> PyTuple_GET_ITEM(stack, 0)
 
-    The same object for every caller, without a copy of the content. It keeps its bytes, whatever happens to the
-    dimension: unloading, reloading, eviction and closing wait for nobody and take nothing away. Hashable by identity;
-    all methods are thread-safe. Obtained from ``access_layer`` or ``MmapRegion.layer``.
 
-    Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "simulated", or
-    "pool": a proto-dimension's layer or a decompressed one), `n_bytes`, `text`.
-    """
+cdef inline Image newest_of(tuple stack):
+    return <Image> PyTuple_GET_ITEM(stack, PyTuple_GET_SIZE(stack) - 1)
 
-    def __init__(self):
-        raise TypeError("LayerView: access_layer() and MmapRegion.layer() make these")
 
-    def __dealloc__(self):
-        if self.payload_bytes:
-            jm_sub_relaxed(&self.image.decompressed_bytes, self.payload_bytes)
-
-    @property
-    def n_bytes(self):
-        """Bytes of content."""
-        return self.size_bytes
-
-    @property
-    def text(self):
-        """The content decoded from UTF-8: the one copy. UnicodeDecodeError names the layer if it is not text."""
-        return self.decode()
-
-    cdef str decode(self):
-        cdef str text
-        if self.size_bytes >= PREFAULT_BYTES and not jm_flag_load_relaxed(&self.faulted):
-            with nogil:
-                touch_pages(self.data, self.size_bytes)
-            jm_flag_store_relaxed(&self.faulted, 1)
-        if self.says_ascii and self.size_bytes >= MIN_ASCII_BYTES:
-            # Some three times as fast as the decoder, and safe if the file says what is not so.
-            text = PyUnicode_New(self.size_bytes, 0x7F)
-            if span_copy_ascii(<uint8_t *> PyUnicode_DATA(text), self.data, self.size_bytes):
-                return text
-        try:
-            return PyUnicode_DecodeUTF8(<const char *> self.data, self.size_bytes, NULL)
-        except UnicodeDecodeError as error:
-            raise UnicodeDecodeError(
-                error.encoding, error.object, error.start, error.end, f"{error.reason} in layer {self.id}"
-            ) from None
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, <void *> self.data, self.size_bytes, True, flags)
-
-    def __len__(self):
-        return self.size_bytes
-
-    def __bytes__(self):
-        return PyBytes_FromStringAndSize(<const char *> self.data, self.size_bytes)
-
-    def __getitem__(self, key):
-        cdef Py_ssize_t i, stop, step, n_bytes
-        if isinstance(key, slice):
-            PySlice_Unpack(key, &i, &stop, &step)
-            if step != 1:
-                return memoryview(self)[key]
-            n_bytes = PySlice_AdjustIndices(self.size_bytes, &i, &stop, 1)
-            return memoryview_of(self, self.data + i, n_bytes)
-        i = PyNumber_AsSsize_t(key, IndexError)
-        if i < 0:
-            i += self.size_bytes
-        if not 0 <= i < self.size_bytes:
-            raise IndexError(f"byte {key} of {self.size_bytes}")
-        return self.data[i]
-
-    def __reduce__(self):
-        raise TypeError("a LayerView cannot be copied or pickled: take its bytes() or its text")
-
-    def __repr__(self):
-        return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
+cdef tuple facts_of(Image image, uint32_t i):
+    cdef LayerEntry *entry = &image.layers[i]
+    return (
+        entry.layer, entry.depth, entry.frequency_hz, image.keywords(i), entry.content_bytes, entry.raw_bytes,
+        entry.created_ns,
+    )
 
 
 @cython.final
 @cython.no_gc  # knows views and an image, and neither knows it
 cdef class MmapRegion:
     """MmapRegion(dimension_id, path, *, verify="lazy")\n--\n
-    The region file of one dimension, mapped read-only and checked.
+    The files of one dimension, mapped read-only and checked: a region file and the deltas that were learned since.
 
     Parameters
     ----------
     dimension_id : int or None
         The dimension the file must hold; None accepts each.
     path : path-like
-        The region file.
+        The region file. Deltas beside it are opened too if it is named as in a base folder, ``Dnn/region.mmap``; a
+        delta that is opened alone shows what it holds itself.
     verify : str
         When content is compared with its checksums: "lazy" (each layer on first access), "open" or "never".
 
     Raises DimensionNotFound, InvalidRegion, RegionTruncated, ChecksumMismatch, or MappingError if the system refuses;
     then nothing stays open. Thread-safe. A context manager; views outlive `close`.
+
+    Offsets run through the region file and then through the deltas, oldest first.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -171,65 +93,82 @@ cdef class MmapRegion:
         jm_disown(<PyObject *> self.views)  # else it would keep the views
 
     def __init__(self, dimension_id, path, *, str verify="lazy"):
-        cdef Image image
+        cdef tuple stack
         if self.allocate is not None:
             raise TypeError("a MmapRegion is initialised once")
         if dimension_id is not None:
             dimension_id = new_layer_id.checked((dimension_id, 0)).dimension
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
-        image = checked(map_file(path, dimension_id or 0), verify)
-        self.allocate, self.image = private_memory, image
-        self.is_immutable = image.immutable
+        path = os.fspath(path)
+        stack = open_stack(path, dimension_id or 0, verify=verify, deltas=has_deltas(path))
+        self.allocate = private_memory
+        self.is_immutable = base_of(stack).immutable
+        self.set_stack(stack)
 
-    cdef Image current(self):
-        cdef Image image
+    cdef tuple current(self):
+        cdef tuple stack
         with cython.critical_section(self):
-            image = self.image
-        if image is None:
+            stack = self.stack
+        if stack is None:
             raise ManagerClosed("the region")
-        return image
+        return stack
+
+    @property
+    def _stack(self):
+        """The Images, base first. Who holds the tuple sees one moment, and keeps it mapped."""
+        return self.current()
 
     @property
     def dimension_id(self):
-        return self.current().dimension_id
+        return base_of(self.current()).dimension_id
 
     @property
     def name(self):
-        return self.current().name
+        return base_of(self.current()).name
 
     @property
     def path(self):
-        return Path(self.current().path)
+        return Path(base_of(self.current()).path)
 
     @property
     def size(self):
-        """Bytes of the file."""
-        return self.current().n_bytes
+        """Bytes of all files."""
+        return total_bytes(self.current())
 
     @property
     def generation(self):
-        """The version of the file; 0 for a plain V1 file, which has none."""
-        return self.current().generation
+        """The version of the newest file; 0 for a plain V1 file, which has none."""
+        return newest_of(self.current()).generation
 
     @property
     def created_ns(self):
-        """When the file was written, Unix time in ns; 0 for a plain V1 file."""
-        return self.current().header.created_ns
+        """When the newest file was written, Unix time in ns; 0 for a plain V1 file."""
+        return newest_of(self.current()).header.created_ns
 
     @property
     def plain(self):
-        """Whether it is a plain V1 file, which carries no checksums."""
-        return not self.current().extended
+        """Whether the region file is a plain V1 file, which carries no checksums."""
+        return not base_of(self.current()).extended
 
     @property
     def n_layers(self):
-        return self.current().n_layers
+        """How many layers there are; those that were removed do not count."""
+        cdef uint32_t n_layers
+        with cython.critical_section(self):
+            n_layers = self.n_live_layers
+        self.current()
+        return n_layers
+
+    @property
+    def n_deltas(self):
+        """How many deltas lie on the region file."""
+        return len(self.current()) - 1
 
     @property
     def source(self):
         """ "mmap", "pool" (a proto-dimension) or "simulated"."""
-        return self.current().source
+        return base_of(self.current()).source
 
     @property
     def immutable(self):
@@ -237,107 +176,169 @@ cdef class MmapRegion:
 
     @property
     def stale(self):
-        """Whether the file was replaced, changed or removed since it was mapped. One stat call."""
-        cdef Image image = self.current()
-        if image.identity is None:
+        """Whether a file was replaced, changed or removed since it was mapped, or a newer delta is there."""
+        cdef tuple stack = self.current()
+        cdef Image image
+        for image in stack:
+            if image.identity is None:
+                return False
+            try:
+                info = os.stat(image.path)
+            except OSError:
+                return True
+            if (info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size) != image.identity:
+                return True
+        if self.is_immutable or not has_deltas(base_of(stack).path):
             return False
-        try:
-            info = os.stat(image.path)
-        except OSError:
-            return True
-        return (info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size) != image.identity
+        return max(delta_generations(base_of(stack).path), default=0) > newest_of(stack).generation
 
     def access(self, offset, size):
-        """`size` bytes at `offset`, as a read-only memoryview; OutOfBounds if they do not lie inside the file."""
-        cdef Image image = self.current()
-        cdef Py_ssize_t begin, n_bytes
-        cdef const uint8_t *first
+        """`size` bytes at `offset`, as a read-only memoryview; OutOfBounds if they do not lie inside one file."""
+        cdef tuple stack = self.current()
+        cdef Image image = base_of(stack)
+        cdef Py_ssize_t begin, n_bytes, file = 1
+        cdef const uint8_t *first = NULL
         try:
             begin, n_bytes = offset, size
         except OverflowError:
-            raise OutOfBounds(offset, size, image.n_bytes) from None
+            raise OutOfBounds(offset, size, total_bytes(stack)) from None
+        while begin >= <Py_ssize_t> image.n_bytes and file < PyTuple_GET_SIZE(stack):
+            begin -= image.n_bytes
+            image = <Image> PyTuple_GET_ITEM(stack, file)
+            file += 1
         first = span_slice(image.bytes, begin, n_bytes)
         if first == NULL:
-            raise OutOfBounds(offset, size, image.n_bytes)
+            raise OutOfBounds(offset, size, total_bytes(stack))
         return memoryview_of(image, first, n_bytes)
 
     def layer(self, layer):
         """The view of one layer. LayerNotFound; on its first access ChecksumMismatch."""
         cdef LayerView view = self.find_view(layer)
         if view is None:
-            image = self.current()
-            raise LayerNotFound(image.dimension_id, layer, f"{image.path} has {image.n_layers} layers")
+            raise self.not_found(self.current(), layer)
         return view
+
+    cdef object not_found(self, tuple stack, layer):
+        cdef Image base = base_of(stack)
+        return LayerNotFound(base.dimension_id, layer, f"{base.path} has {self.n_layers} layers")
 
     cdef LayerView find_view(self, layer):
         cdef PyObject *found = jm_dict_get(self.views, layer)
         cdef LayerView view
+        cdef tuple stack
         cdef Image image
-        cdef int64_t i
+        cdef Place place
         if found != NULL:
             view = <LayerView> found
             Py_DECREF(view)
             return view
-        image = self.current()
-        i = image.find_number(layer)
-        if i < 0:
+        stack = self.current()
+        if not stack_find(stack, layer_number(layer), &place):
             return None
-        view = self.make_view(image, i)
+        image = <Image> PyTuple_GET_ITEM(stack, place.file)
+        view = make_view(image, place.entry, self.allocate)
         with cython.critical_section(self):
-            # A region that was closed meanwhile must not hold a view: the mapping would stay with it.
-            if self.image is image:
-                view = self.views.setdefault(image.layers[i].layer, view)
+            # What is in the table is of the stack that is there: a region that was closed meanwhile must not keep a
+            # mapping, and one that has grown must not show what was replaced.
+            if self.stack is stack:
+                view = self.views.setdefault(image.layers[place.entry].layer, view)
         return view
 
     def layers(self):
         """The ids of all layers, ascending."""
-        cdef Image image = self.current()
-        cdef uint32_t i
-        return [new_layer_id(image.dimension_id, image.layers[i].layer) for i in range(image.n_layers)]
+        cdef tuple stack = self.current()
+        cdef uint32_t n, i
+        cdef Place *places = stack_layers(stack, &n)
+        try:
+            return [
+                new_layer_id(base_of(stack).dimension_id, entry_at(stack, &places[i]).layer) for i in range(n)
+            ]
+        finally:
+            free(places)
 
     def layer_facts(self):
-        """For each layer (layer, depth, frequency in Hz, keywords, stored bytes, bytes): what an index is made from."""
-        cdef Image image = self.current()
-        cdef LayerEntry *entry
-        cdef uint32_t i
-        cdef list facts = []
-        for i in range(image.n_layers):
-            entry = &image.layers[i]
-            facts.append((
-                entry.layer, entry.depth, entry.frequency_hz, image.keywords(i), entry.content_bytes, entry.raw_bytes
-            ))
-        return facts
+        """For each layer (layer, depth, frequency in Hz, keywords, stored bytes, bytes, created_ns), ascending."""
+        cdef tuple stack = self.current()
+        cdef uint32_t n, i
+        cdef Place *places = stack_layers(stack, &n)
+        try:
+            return [
+                facts_of(<Image> PyTuple_GET_ITEM(stack, places[i].file), places[i].entry) for i in range(n)
+            ]
+        finally:
+            free(places)
+
+    def _facts_of(self, layers):
+        """The facts of those of `layers` that there are, and the numbers of the others: what an index learns of a
+        change."""
+        cdef tuple stack = self.current()
+        cdef Place place
+        cdef list facts = [], gone = []
+        for layer in layers:
+            if stack_find(stack, layer_number(layer), &place):
+                facts.append(facts_of(<Image> PyTuple_GET_ITEM(stack, place.file), place.entry))
+            else:
+                gone.append(layer)
+        return facts, gone
+
+    def _has_layer(self, layer):
+        cdef Place place
+        return stack_find(self.current(), layer_number(layer), &place)
+
+    def _attributes_of(self, layer):
+        """What `LayerView.attributes` would be, of a layer whose content need not be sound; None if there is none."""
+        cdef tuple stack = self.current()
+        cdef Place place
+        if not stack_find(stack, layer_number(layer), &place):
+            return None
+        return (<Image> PyTuple_GET_ITEM(stack, place.file)).parse_attributes(place.entry)
+
+    @property
+    def _next_layer(self):
+        """1 + the highest number that a layer has or had."""
+        cdef Image image
+        return max([image.layers[image.n_layers - 1].layer for image in self.current()]) + 1
 
     @property
     def content_bytes(self):
-        """Bytes of all contents as stored."""
-        return self.current().content_bytes
+        """Bytes of all contents as stored, those included that were replaced since."""
+        cdef Image image
+        return sum([image.content_bytes for image in self.current()])
 
     def content_offset(self, layer):
-        """Where in the file the content of a layer begins; LayerNotFound."""
-        cdef Image image = self.current()
-        cdef int64_t i = image.find_number(layer)
-        if i < 0:
-            raise LayerNotFound(image.dimension_id, layer)
-        return image.layers[i].content_off_bytes
+        """Where in the files the content of a layer begins; LayerNotFound."""
+        cdef tuple stack = self.current()
+        cdef Place place
+        if not stack_find(stack, layer_number(layer), &place):
+            raise self.not_found(stack, layer)
+        return total_bytes(stack[:place.file]) + entry_at(stack, &place).content_off_bytes
 
     def verify(self, progress=None):
-        """All damage, as a list of errors; empty if the region is sound. Reads every byte, without the GIL.
+        """All damage of all files, as a list of errors; empty if they are sound. Reads every byte, without the GIL.
 
         `progress(done_bytes, total_bytes)` is called after each layer.
         """
-        return self.current().damage(progress)
+        cdef tuple stack = self.current()
+        cdef Image image
+        cdef uint64_t below_bytes = 0, all_bytes = total_bytes(stack)
+        cdef list found = []
+        for image in stack:
+            found += image.damage(
+                None if progress is None else lambda done, _, below=below_bytes: progress(below + done, all_bytes)
+            )
+            below_bytes += image.n_bytes
+        return found
 
     def _in_place_of(self, MmapRegion old):
         """This region, if it may take the place of `old`; ImmutableDimension if that is immutable and says otherwise.
 
         The same content is the same name and the same bytes behind the header: generation and date may be others.
         """
-        cdef Image image = self.current(), other
+        cdef Image image = base_of(self.current()), other
         cdef bint same
-        if old is None or not old.is_immutable or old.current().source == "simulated":
+        if old is None or not old.is_immutable or old.source == "simulated":
             return self
-        other = old.current()
+        other = base_of(old.current())
         same = self.is_immutable and image.name == other.name and image.n_bytes == other.n_bytes
         if same:
             with nogil:
@@ -349,39 +350,84 @@ cdef class MmapRegion:
         return self
 
     def residency(self):
-        """The share of the file's pages that are in memory, 0..1."""
-        cdef Image image = self.current()
-        cdef uint64_t n_pages, n_resident
+        """The share of the pages of all files that are in memory, 0..1."""
+        cdef Image image
+        cdef uint64_t n_pages, n_resident, n_all_pages = 0, n_all_resident = 0
         cdef int failed
-        with nogil:
-            failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
-        if failed:
-            raise MappingError(errno, os.strerror(errno), image.path)
-        return n_resident / n_pages
+        for image in self.current():
+            with nogil:
+                failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
+            if failed:
+                raise MappingError(errno, os.strerror(errno), image.path)
+            n_all_pages += n_pages
+            n_all_resident += n_resident
+        return n_all_resident / n_all_pages
 
     def prefetch(self, layers=None, bint wait=False):
         """Ask for the pages of some layers (all by default) to be read in; with `wait`, until they are.
 
         Returns the residency of the region that is reached.
         """
-        cdef Image image = self.current()
-        cdef LayerEntry *entry
+        cdef tuple stack = self.current()
+        cdef Image image
+        cdef Place place
         cdef const uint8_t *first
-        cdef int64_t i
+        cdef uint64_t n_bytes
         cdef int failed
         for layer in [each.layer for each in self.layers()] if layers is None else layers:
-            i = image.find_number(layer)
-            if i < 0:
-                raise LayerNotFound(image.dimension_id, layer)
-            entry = &image.layers[i]
-            first = image.content(i)
+            if not stack_find(stack, layer_number(layer), &place):
+                if layers is None:  # removed since they were listed
+                    continue
+                raise self.not_found(stack, layer)
+            image = <Image> PyTuple_GET_ITEM(stack, place.file)
+            first, n_bytes = image.content(place.entry), image.layers[place.entry].content_bytes
             with nogil:
-                failed = jm_os_prefetch(first, entry.content_bytes)
+                failed = jm_os_prefetch(first, n_bytes)
                 if wait and not failed:
-                    touch_pages(first, entry.content_bytes)
+                    touch_pages(first, n_bytes)
             if failed:
                 raise MappingError(errno, os.strerror(errno), image.path)
         return self.residency()
+
+    cdef int set_stack(self, tuple stack) except -1:
+        """The files of a region that nobody else knows yet."""
+        cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), file
+        self.n_live_layers = base_of(stack).n_live_layers
+        for file in range(1, n_files):
+            self.n_live_layers += stack_gain(stack[:file], <Image> PyTuple_GET_ITEM(stack, file))
+        jm_disown(<PyObject *> stack)
+        self.stack = stack
+        return 0
+
+    cdef int grow(self, Image delta) except -1:
+        cdef tuple old = self.current(), stack = (*old, delta)
+        cdef int64_t gain = stack_gain(old, delta)
+        cdef list replaced = []  # which lose their last reference when the lock is free again
+        cdef uint32_t i
+        jm_disown(<PyObject *> stack)
+        with cython.critical_section(self):
+            self.stack = stack
+            self.n_live_layers += gain
+            for i in range(delta.n_layers):
+                replaced.append(self.views.pop(delta.layers[i].layer, None))
+        return 0
+
+    cdef int restack(self, tuple stack) except -1:
+        cdef MmapRegion counted = MmapRegion.__new__(MmapRegion)
+        cdef Place place
+        cdef LayerView view
+        cdef tuple old
+        cdef list replaced = []
+        counted.set_stack(stack)
+        with cython.critical_section(self):
+            old, self.stack = self.stack, stack
+            self.n_live_layers = counted.n_live_layers
+            for layer, view in self.views.items():
+                if not stack_find(stack, layer, &place) or <Image> PyTuple_GET_ITEM(stack, place.file) is not view.image:
+                    replaced.append((layer, view))
+            for layer, view in replaced:
+                del self.views[layer]
+        return 0
 
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.
@@ -391,7 +437,7 @@ cdef class MmapRegion:
         if self.is_owned:
             return
         with cython.critical_section(self):
-            self.image = None
+            self.stack = None
             self.views.clear()
 
     def __enter__(self):
@@ -402,57 +448,46 @@ cdef class MmapRegion:
         self.close()
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        cdef Image image = self.current()
-        PyBuffer_FillInfo(view, image, <void *> &image.bytes[0], image.n_bytes, True, flags)
+        # The bytes of one file are shared; those of several are joined in a copy.
+        cdef tuple stack = self.current()
+        PyObject_GetBuffer(base_of(stack) if PyTuple_GET_SIZE(stack) == 1 else b"".join(stack), view, flags)
 
     def __reduce__(self):
         raise TypeError("a MmapRegion cannot be copied or pickled: open its path again")
 
     def __repr__(self):
         try:
-            image = self.current()
+            stack = self.current()
         except ManagerClosed:
             return "<MmapRegion closed>"
+        base = base_of(stack)
+        deltas = "" if len(stack) == 1 else f" in {len(stack)} files"
         return (
-            f"<MmapRegion D{image.dimension_id:02d} {image.name}: {image.n_layers} layers, {image.n_bytes} bytes, "
-            f"generation {image.generation}, {image.source}>"
+            f"<MmapRegion D{base.dimension_id:02d} {base.name}: {self.n_layers} layers, {total_bytes(stack)} bytes"
+            f"{deltas}, generation {newest_of(stack).generation}, {base.source}>"
         )
 
-    cdef LayerView make_view(self, Image image, uint32_t i):
-        """The view of layer number `i`, its content compared with its checksum."""
-        cdef LayerEntry *entry = &image.layers[i]
-        cdef LayerView view = LayerView.__new__(LayerView)
-        jm_disown(<PyObject *> view)
-        image.check_content(i)
-        view.image = image
-        view.data, view.size_bytes = image.content(i), entry.content_bytes
-        view.id = new_layer_id(image.dimension_id, entry.layer)
-        view.keywords = image.keywords(i)
-        view.depth, view.frequency = entry.depth, entry.frequency_hz
-        view.source = image.source
-        view.says_ascii = entry.text_flags & TEXT_ASCII
-        if entry.codec != CODEC_RAW:
-            self.decompress(view, entry)
-        return view
 
-    cdef int decompress(self, LayerView view, LayerEntry *entry) except -1:
-        """Replace the view's compressed bytes by their decompressed copy, in memory of the region's owner."""
-        cdef const uint8_t[::1] copy
-        payload = self.allocate(entry.raw_bytes)
-        if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
-            raise view.image.frame_error(entry)
-        view.payload, view.size_bytes, view.source = payload, entry.raw_bytes, "pool"
-        view.payload_bytes = getattr(payload, "capacity", entry.raw_bytes)
-        jm_add_relaxed(&view.image.decompressed_bytes, view.payload_bytes)
-        if entry.raw_bytes:
-            copy = payload
-            view.data = &copy[0]
-        return 0
+cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
+    """Of a stack that the caller holds."""
+    return &(<Image> PyTuple_GET_ITEM(stack, place.file)).layers[place.entry]
 
 
-def make_region(Image image not None, bint immutable, allocate):
-    """A MmapRegion around an image that is open already; `allocate` gives memory for decompressed layers."""
+cdef uint64_t total_bytes(tuple stack):
+    cdef Image image
+    cdef uint64_t n_bytes = 0
+    for image in stack:
+        n_bytes += image.n_bytes
+    return n_bytes
+
+
+def make_region(images, bint immutable, allocate):
+    """A MmapRegion around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
-    region.allocate, region.image = allocate, image
-    region.is_immutable = immutable or image.immutable
+    cdef tuple stack = (images,) if isinstance(images, Image) else images
+    if not stack or not all([isinstance(image, Image) for image in stack]):
+        raise TypeError("make_region: expected an Image or a tuple of Images")
+    region.allocate = allocate
+    region.set_stack(stack)
+    region.is_immutable = immutable or base_of(stack).immutable
     return region

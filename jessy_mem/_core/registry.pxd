@@ -3,7 +3,8 @@ from libc.stdint cimport uint64_t
 
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.latency cimport LatencyHistogram
-from jessy_mem._core.region cimport LayerView, MmapRegion
+from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.view cimport LayerView
 
 
 cdef class LayerRegistry:
@@ -19,6 +20,7 @@ cdef class LayerRegistry:
     cdef uint64_t n_copies                     # atomic; payload copies made
     cdef list visits                           # dimensions whose regions were marked as visited, in that order
 
+    cdef LayerView read(self, object layer_id)
     cdef int trace_access(self, LayerView view) except -1
     cdef LayerView first_touch(self, object layer_id)
     cdef int visit(self, MmapRegion region, object layer_id) except -1

@@ -28,7 +28,8 @@ from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.pycompat cimport jm_dict_get
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.latency cimport LatencyHistogram
-from jessy_mem._core.region cimport LayerView, MmapRegion
+from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.view cimport LayerView
 
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.errors import LayerNotFound
@@ -70,6 +71,13 @@ cdef class LayerRegistry:
         `layer_id` is a LayerId or a tuple (dimension, layer). Raises LayerNotFound, which says what to do if the
         dimension is not loaded; ManagerClosed; ChecksumMismatch on the first access to a damaged layer. Thread-safe.
         """
+        return self.read(layer_id)
+
+    def __getitem__(self, layer_id):
+        """``memory[layer_id]`` and ``memory[dimension, layer]``: what `access_layer` returns."""
+        return self.read(layer_id)
+
+    cdef LayerView read(self, layer_id):
         cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
         cdef PyObject *found
         cdef MmapRegion region
@@ -107,14 +115,16 @@ cdef class LayerRegistry:
 
         Raises what `access_layer` raises; UnicodeDecodeError, naming the layer, if it is not text. Thread-safe.
         """
-        cdef LayerView view = self.access_layer(layer_id)
+        cdef LayerView view = self.read(layer_id)
         context = LoadedContext(view.id, view.decode(), view.frequency, view.keywords, view.depth, view.source)
         jm_add_relaxed(&self.n_copies, 1)
         return context
 
     cdef int trace_access(self, LayerView view) except -1:
+        cdef MmapRegion region = self.regions.get(view.image.dimension_id)
+        n_bytes = view.image.n_bytes if region is None else region.size
         for tracer in self._tracers:
-            tracer.record(view.image.dimension_id, view.id[1], view.image.n_bytes)
+            tracer.record(view.image.dimension_id, view.id[1], n_bytes)
         return 0
 
     cdef int visit(self, MmapRegion region, layer_id) except -1:
@@ -155,7 +165,7 @@ cdef class LayerRegistry:
             self.visit(region, layer_id)
         view = region.find_view(layer)
         if view is None:
-            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
+            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_live_layers} layers")
         if view.payload is not None:
             self._settle()
         return view
@@ -172,7 +182,7 @@ cdef class LayerRegistry:
 
         `target_of(n_bytes)` gives the writable buffer. The offsets are a list of n + 1 ints.
         """
-        cdef list views = [self.access_layer(layer_id) for layer_id in layer_ids]
+        cdef list views = [self.read(layer_id) for layer_id in layer_ids]
         cdef list offsets = [0]
         cdef Py_ssize_t n_layers = len(views)
         cdef Py_ssize_t i, at = 0

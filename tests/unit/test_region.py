@@ -34,7 +34,8 @@ from jessy_mem import compression
 from jessy_mem._core import image
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.mapping import Mapping
-from jessy_mem._core.region import LayerView, MmapRegion, make_region
+from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.view import LayerView
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import (
     ChecksumMismatch,

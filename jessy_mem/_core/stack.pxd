@@ -1,0 +1,19 @@
+"""A stack: the files of one dimension as a tuple of Images, the base first; the newest says what a layer is."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from jessy_mem._core.image cimport Image
+
+
+cdef struct Place:         # where a layer is
+    uint32_t file          # position in the stack
+    uint32_t entry         # position in that image's layers
+
+
+# The number that `layer` says, -1 if no layer can have it; TypeError if it is no integer.
+cdef int64_t layer_number(object layer) except -2
+# Where a layer that is not removed is; False if there is none.
+cdef bint stack_find(tuple stack, int64_t layer, Place *place) noexcept
+# All layers that are not removed, ascending; `n` becomes their number. The caller frees them.
+cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL
+# How many layers more there are if `image` is laid on `stack`.
+cdef int64_t stack_gain(tuple stack, Image image) noexcept

@@ -1,0 +1,26 @@
+from collections.abc import Callable
+from typing import Any
+
+from jessy_mem._core.image import Image
+
+def open_stack(
+    path: str,
+    dimension_id: int,
+    *,
+    admit: Callable[[int, int], Any] | None = None,
+    immutable: bool = False,
+    verify: str = "lazy",
+    deltas: bool = True,
+) -> tuple[Image, ...]: ...
+def reopen_stack(
+    stack: tuple[Image, ...], path: str, *, admit: Callable[[int, int], Any] | None = None, verify: str = "lazy"
+) -> tuple[Image, ...] | None: ...
+def open_delta(
+    stack: tuple[Image, ...],
+    path: str,
+    generation: int,
+    *,
+    admit: Callable[[int, int], Any] | None = None,
+    verify: str = "lazy",
+) -> Image: ...
+def delta_generations(path: str) -> list[int]: ...

@@ -1,0 +1,233 @@
+"""A dimension is a stack of files: its base, and on it the deltas that were learned since, oldest first.
+
+    region.mmap              layers 0 1 2 3 4
+    delta-...7.mmap                 .  2' .  .  5      replaced and added
+    delta-...9.mmap                 .  .  x  .  5'     removed (a tombstone), replaced
+                                    0 1 2'   4  5'     what readers see
+
+In memory it is a tuple of Images that nobody changes: who holds one sees one moment. It is read without a lock.
+
+HAZARD: others write while this lists and opens. A writer publishes what takes the place of older files before it
+removes them, so a folder shows the whole truth at each moment, and the names are read before the first file is opened:
+a base that is newer than they are holds all they stand for, and one that has gone meanwhile shows that there is
+something newer, and all begins again.
+"""
+import os
+
+from cpython.number cimport PyNumber_Index
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.errno cimport ENOENT, ENOTDIR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from jessy_mem._core.c.os_folder cimport jm_os_folder_numbers
+from jessy_mem._core.format cimport MAX_LAYERS, entry_is_tombstone
+from jessy_mem._core.image cimport Image
+
+from jessy_mem._core.image import checked, map_file
+from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
+from jessy_mem.layout import DELTA_DIGITS, DELTA_PREFIX, DELTA_SUFFIX, delta_file
+
+cdef enum:
+    USUAL_DELTAS = 64  # more than a writer leaves
+
+cdef bytes prefix = DELTA_PREFIX.encode()
+cdef bytes suffix = DELTA_SUFFIX.encode()
+assert DELTA_DIGITS == 16  # what os_folder.h counts
+
+
+cdef int64_t layer_number(layer) except -2:
+    cdef int64_t number
+    try:
+        number = PyNumber_Index(layer)  # a conversion alone would cut a float off
+    except OverflowError:
+        return -1
+    return number if 0 <= number < MAX_LAYERS else -1
+
+
+cdef bint stack_find(tuple stack, int64_t layer, Place *place) noexcept:
+    cdef Py_ssize_t file = PyTuple_GET_SIZE(stack)
+    cdef int64_t entry
+    if layer < 0:
+        return False
+    while file:
+        file -= 1
+        entry = image_at(stack, file).find_layer(layer)
+        if entry >= 0:
+            place.file, place.entry = file, entry
+            return not entry_is_tombstone(&image_at(stack, file).layers[entry])
+    return False
+
+
+cdef inline Image image_at(tuple stack, Py_ssize_t file):
+    return <Image> PyTuple_GET_ITEM(stack, file)
+
+
+cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL:
+    cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), file
+    cdef uint32_t *next_entry  # of each file
+    cdef Place *places
+    cdef Place newest
+    cdef Image image
+    cdef int64_t lowest
+    cdef uint64_t n_entries = 0
+    n[0] = 0
+    for image in stack:
+        n_entries += image.n_layers
+    places = <Place *> malloc(n_entries * sizeof(Place) + n_files * sizeof(uint32_t))
+    if places == NULL:
+        raise MemoryError
+    next_entry = <uint32_t *> (places + n_entries)
+    for file in range(n_files):
+        next_entry[file] = 0
+    while True:
+        lowest = MAX_LAYERS
+        for file in range(n_files):
+            image = image_at(stack, file)
+            if next_entry[file] < image.n_layers and image.layers[next_entry[file]].layer <= lowest:
+                lowest = image.layers[next_entry[file]].layer
+                newest.file, newest.entry = file, next_entry[file]
+        if lowest == MAX_LAYERS:
+            return places
+        for file in range(n_files):
+            image = image_at(stack, file)
+            next_entry[file] += next_entry[file] < image.n_layers and image.layers[next_entry[file]].layer == lowest
+        if not entry_is_tombstone(&image_at(stack, newest.file).layers[newest.entry]):
+            places[n[0]] = newest
+            n[0] += 1
+
+
+cdef int64_t stack_gain(tuple stack, Image image) noexcept:
+    cdef int64_t gain = 0
+    cdef uint32_t i
+    cdef Place place
+    for i in range(image.n_layers):
+        gain += not entry_is_tombstone(&image.layers[i])
+        gain -= stack_find(stack, image.layers[i].layer, &place)
+    return gain
+
+
+def open_stack(
+    str path not None, uint64_t dimension_id, *, admit=None, bint immutable=False, str verify="lazy", bint deltas=True
+):
+    """The stack whose base is the file at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
+
+    `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
+    returns the charge, or raises. An immutable base has no deltas. Raises what `map_file` raises, for each of them;
+    then nothing stays open.
+    """
+    cdef list listed, before = None
+    cdef tuple stack
+    while True:
+        listed = delta_generations(path) if deltas and not immutable else []
+        stack = laid_on(
+            (checked(map_file(path, dimension_id, admit=admit_with(admit, 0), immutable=immutable), verify),),
+            path, listed, admit, verify, listed == before,
+        )
+        if stack is not None:
+            return stack
+        before = listed
+
+
+def reopen_stack(tuple stack not None, str path not None, *, admit=None, str verify="lazy"):
+    """What `open_stack` would give now, made of those Images of `stack` whose files have not changed.
+
+    `stack` itself if nothing has; None if the base is another file now, so that all is to be opened.
+    """
+    cdef Image base = stack[0]
+    cdef list listed, before = None
+    cdef tuple kept, grown
+    while True:
+        listed = delta_generations(path)
+        if base.identity is None or identity_of(path, base.dimension_id) != base.identity:
+            return None
+        listed = [generation for generation in listed if generation > base.generation]
+        kept = stack
+        if not {(<Image> image).generation for image in stack[1:]}.issubset(listed):
+            kept = (base,)  # some were merged
+        grown = laid_on(kept, path, listed, admit, verify, listed == before)
+        if grown is not None:
+            return grown
+        before = listed
+
+
+def open_delta(tuple stack not None, str path not None, uint64_t generation, *, admit=None, str verify="lazy"):
+    """The delta of `generation` that lies on `stack`, whose base is the file at `path`, as an Image.
+
+    Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
+    """
+    cdef Image base = stack[0], image
+    cdef str name = delta_file(path, generation)
+    image = map_file(name, base.dimension_id, admit=admit_with(admit, stack_bytes(stack)), delta=True)
+    if image.generation != generation:
+        raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
+    if image.name != base.name:
+        raise InvalidRegion(name, "dimension_name", repr(image.name), f"{base.name!r}, the name in the base")
+    return checked(image, verify)
+
+
+cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, bint again):
+    """`stack` with the deltas of `generations` that are newer; None if one has gone, unless it is looked for `again`."""
+    cdef Image newest
+    for generation in generations:
+        newest = stack[PyTuple_GET_SIZE(stack) - 1]
+        if newest.immutable or generation <= newest.generation:
+            continue
+        try:
+            stack = (*stack, open_delta(stack, path, generation, admit=admit, verify=verify))
+        except DimensionNotFound:
+            if again:
+                raise MappingError(ENOENT, os.strerror(ENOENT), delta_file(path, generation)) from None
+            return None
+    return stack
+
+
+cdef object admit_with(admit, uint64_t below_bytes):
+    return None if admit is None else lambda n_bytes: admit(n_bytes, below_bytes)
+
+
+cdef uint64_t stack_bytes(tuple stack):
+    return sum([(<Image> image).n_bytes for image in stack])
+
+
+cdef object identity_of(str path, dimension_id):
+    """What `Image.identity` would be of the file that is there now."""
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        raise DimensionNotFound(dimension_id, path) from None
+    except OSError as error:
+        raise MappingError.of(error, path) from None
+    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def delta_generations(str path not None):
+    """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder."""
+    cdef bytes folder = os.fsencode(os.path.dirname(path) or ".")
+    cdef const char *folder_name = folder
+    cdef const char *prefix_name = prefix
+    cdef const char *suffix_name = suffix
+    cdef uint64_t usual[USUAL_DELTAS]
+    cdef uint64_t *numbers = usual
+    cdef int64_t n = 0, room = USUAL_DELTAS
+    cdef int failed = 0
+    try:
+        while True:
+            with nogil:
+                n = jm_os_folder_numbers(folder_name, prefix_name, suffix_name, numbers, room)
+                if n < 0:
+                    failed = errno
+            if n <= room:
+                break
+            if numbers != usual:
+                free(numbers)
+            room = 2 * n
+            numbers = <uint64_t *> malloc(room * sizeof(uint64_t))
+            if numbers == NULL:
+                raise MemoryError
+        if n < 0 and failed not in (ENOENT, ENOTDIR):
+            raise MappingError(failed, os.strerror(failed), os.fsdecode(folder))
+        return sorted([numbers[i] for i in range(n)])
+    finally:
+        if numbers != usual:
+            free(numbers)

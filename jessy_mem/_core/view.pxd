@@ -1,0 +1,31 @@
+"""LayerView: one layer, shared by all who read it."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from jessy_mem._core.image cimport Image
+
+
+cdef class LayerView:
+    cdef Image image                 # keeps the bytes, or (compressed) what they came from
+    cdef object payload              # the owner of decompressed bytes, or None
+    cdef object known_attributes     # a read-only mapping, once they were asked for; None before, and if they are nested
+    cdef uint64_t payload_bytes      # its memory, which image.decompressed_bytes counts
+    cdef const uint8_t *data         # inside image or payload
+    cdef Py_ssize_t size_bytes
+    cdef uint32_t entry              # which layer of the image it is
+    cdef uint8_t faulted             # atomic flag: the pages were touched once
+    cdef uint8_t says_ascii          # what the file says of the text; a hint
+    cdef readonly object id          # LayerId
+    cdef readonly tuple keywords
+    cdef readonly int depth
+    cdef readonly double frequency   # Hz
+    cdef readonly str source
+
+    # The content decoded from UTF-8; UnicodeDecodeError names the layer.
+    cdef str decode(self)
+
+
+# The view of layer number `i` of an image, its content compared with its checksum. `allocate`: n_bytes -> writable
+# buffer for a decompressed layer.
+cdef LayerView make_view(Image image, uint32_t i, object allocate)
+# Read one byte of each page, so that what may wait for a disk waits here.
+cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil

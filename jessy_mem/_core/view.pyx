@@ -1,0 +1,191 @@
+"""LayerView: one layer, as users hold it.
+
+HAZARD: a region is closed, replaced, grown or evicted while others read it. A view owns the Image its bytes lie in and
+knows no region, so it lives as long as its holders, whatever happens to the dimension.
+"""
+from types import MappingProxyType
+
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.number cimport PyNumber_AsSsize_t
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
+from jessy_mem._core.c.os_memory cimport jm_page_bytes
+from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.format cimport CODEC_RAW, TEXT_ASCII, LayerEntry
+from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.span cimport span_copy_ascii
+from jessy_mem._core.mapping cimport memoryview_of
+
+from jessy_mem import compression
+from jessy_mem.layout import LayerId
+
+cdef extern from "Python.h":
+    str PyUnicode_New(Py_ssize_t n_characters, Py_UCS4 largest)
+    void *PyUnicode_DATA(str text)
+    int PySlice_Unpack(object slice, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1
+    Py_ssize_t PySlice_AdjustIndices(Py_ssize_t length, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step) noexcept
+
+cdef object new_layer_id = LayerId
+cdef object read_only = MappingProxyType
+cdef object no_attributes = MappingProxyType({})
+cdef enum:
+    MIN_ASCII_BYTES = 64    # shorter text is the decoder's, which keeps strings of one character
+    PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
+
+
+cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
+    cdef volatile uint8_t seen
+    cdef uint64_t at = 0
+    cdef uint64_t step_bytes = jm_page_bytes()
+    while at < n_bytes:
+        seen = first[at]
+        at += step_bytes
+    if n_bytes:
+        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
+
+
+@cython.final
+@cython.no_gc  # an image, a payload and immutable values: no cycle can pass through a view
+@cython.freelist(64)
+cdef class LayerView:
+    """One layer: a read-only buffer over its bytes, and what is known of it.
+
+    The same object for every caller, without a copy of the content. It keeps its bytes, whatever happens to the
+    dimension: unloading, reloading, eviction and closing wait for nobody and take nothing away. Hashable by identity;
+    all methods are thread-safe. Obtained from ``access_layer`` or ``MmapRegion.layer``.
+
+    Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "simulated", or
+    "pool": a proto-dimension's layer or a decompressed one), `n_bytes`, `text`; `attributes`, `created_ns`, `n_tokens`.
+    """
+
+    def __init__(self):
+        raise TypeError("LayerView: access_layer() and MmapRegion.layer() make these")
+
+    def __dealloc__(self):
+        if self.payload_bytes:
+            jm_sub_relaxed(&self.image.decompressed_bytes, self.payload_bytes)
+
+    @property
+    def n_bytes(self):
+        """Bytes of content."""
+        return self.size_bytes
+
+    @property
+    def text(self):
+        """The content decoded from UTF-8: the one copy. UnicodeDecodeError names the layer if it is not text."""
+        return self.decode()
+
+    @property
+    def attributes(self):
+        """What else is known of the layer, as a read-only mapping; empty if nothing is.
+
+        Parsed on first use; InvalidRegion if the file holds no JSON object there. What holds lists or objects is parsed
+        anew each time, so that nobody can change what others read.
+        """
+        cdef dict found
+        with cython.critical_section(self):
+            attributes = self.known_attributes
+        if attributes is None:
+            found = self.image.parse_attributes(self.entry)
+            attributes = read_only(found) if found else no_attributes
+            if not any([isinstance(each, (list, dict)) for each in found.values()]):
+                with cython.critical_section(self):
+                    if self.known_attributes is None:
+                        self.known_attributes = attributes
+                    attributes = self.known_attributes
+        return attributes
+
+    @property
+    def created_ns(self):
+        """When the layer was made, Unix time in ns: in a file of extension version 1, when that was; 0 in plain V1."""
+        return self.image.layers[self.entry].created_ns
+
+    @property
+    def n_tokens(self):
+        """Tokens of the text, as its writer counted them; 0 if it did not."""
+        return self.image.layers[self.entry].n_tokens
+
+    cdef str decode(self):
+        cdef str text
+        if self.size_bytes >= PREFAULT_BYTES and not jm_flag_load_relaxed(&self.faulted):
+            with nogil:
+                touch_pages(self.data, self.size_bytes)
+            jm_flag_store_relaxed(&self.faulted, 1)
+        if self.says_ascii and self.size_bytes >= MIN_ASCII_BYTES:
+            # Some three times as fast as the decoder, and safe if the file says what is not so.
+            text = PyUnicode_New(self.size_bytes, 0x7F)
+            if span_copy_ascii(<uint8_t *> PyUnicode_DATA(text), self.data, self.size_bytes):
+                return text
+        try:
+            return PyUnicode_DecodeUTF8(<const char *> self.data, self.size_bytes, NULL)
+        except UnicodeDecodeError as error:
+            raise UnicodeDecodeError(
+                error.encoding, error.object, error.start, error.end, f"{error.reason} in layer {self.id}"
+            ) from None
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, <void *> self.data, self.size_bytes, True, flags)
+
+    def __len__(self):
+        return self.size_bytes
+
+    def __bytes__(self):
+        return PyBytes_FromStringAndSize(<const char *> self.data, self.size_bytes)
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t i, stop, step, n_bytes
+        if isinstance(key, slice):
+            PySlice_Unpack(key, &i, &stop, &step)
+            if step != 1:
+                return memoryview(self)[key]
+            n_bytes = PySlice_AdjustIndices(self.size_bytes, &i, &stop, 1)
+            return memoryview_of(self, self.data + i, n_bytes)
+        i = PyNumber_AsSsize_t(key, IndexError)
+        if i < 0:
+            i += self.size_bytes
+        if not 0 <= i < self.size_bytes:
+            raise IndexError(f"byte {key} of {self.size_bytes}")
+        return self.data[i]
+
+    def __reduce__(self):
+        raise TypeError("a LayerView cannot be copied or pickled: take its bytes() or its text")
+
+    def __repr__(self):
+        return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
+
+
+cdef LayerView make_view(Image image, uint32_t i, allocate):
+    cdef LayerEntry *entry = &image.layers[i]
+    cdef LayerView view = LayerView.__new__(LayerView)
+    jm_disown(<PyObject *> view)
+    image.check_content(i)
+    view.image, view.entry = image, i
+    view.data, view.size_bytes = image.content(i), entry.content_bytes
+    view.id = new_layer_id(image.dimension_id, entry.layer)
+    view.keywords = image.keywords(i)
+    view.depth, view.frequency = entry.depth, entry.frequency_hz
+    view.source = image.source
+    view.says_ascii = entry.text_flags & TEXT_ASCII
+    if entry.codec != CODEC_RAW:
+        decompress(view, entry, allocate)
+    return view
+
+
+cdef int decompress(LayerView view, LayerEntry *entry, allocate) except -1:
+    """Replace the view's compressed bytes by their decompressed copy, in memory of the region's owner."""
+    cdef const uint8_t[::1] copy
+    payload = allocate(entry.raw_bytes)
+    if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
+        raise view.image.frame_error(entry)
+    view.payload, view.size_bytes, view.source = payload, entry.raw_bytes, "pool"
+    view.payload_bytes = getattr(payload, "capacity", entry.raw_bytes)
+    jm_add_relaxed(&view.image.decompressed_bytes, view.payload_bytes)
+    if entry.raw_bytes:
+        copy = payload
+        view.data = &copy[0]
+    return 0

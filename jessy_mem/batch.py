@@ -79,6 +79,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, path: object) -> bool:
+        """Whether the file at `path` waits, so that nobody was told yet that it is on the disk."""
+        return path in self._waiting
+
     def publish(self, file: NewFile, pieces: Iterable[Buffer]) -> None:
         """Publish a new file, durable when this batch is synced; errors are those of `NewFile.publish`.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jessy_mem.layout import MemoryLayout
 from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb
 
 __all__ = ["MemoryConfig"]
@@ -23,6 +24,12 @@ class MemoryConfig:
     their slots; `simulate_damaged` lets a simulation stand in for a damaged file too. `verify` is "lazy", "open" or
     "never"; `on_full` is "crystallize", "raise" or "drop"; `eviction_policy` is "sieve", "lru" or "lfu". `trace` notes
     where views are taken, for ``leases()``; it makes each access slower.
+
+    `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
+    `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
+    later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
+    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait for
+    other processes that write, None for ever. `base_path` is made absolute, ``~`` expanded.
 
     ValueError names the first field that is wrong.
 
@@ -44,6 +51,11 @@ class MemoryConfig:
     simulate_damaged: bool = False
     verify: str = "lazy"
     on_full: str = "crystallize"
+    on_close: str = "crystallize"
+    durability: str = "each"
+    read_only: bool = False
+    layout: MemoryLayout | str | os.PathLike[str] | None = None
+    lock_timeout_s: int | float | None = 10.0
     strict_classes: bool = False
     scrub: bool = False
     record_latency: bool = True
@@ -102,6 +114,7 @@ class MemoryConfig:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {
             "base_path": os.fspath(self.base_path),
+            "layout": None if self.layout is None else repr(self.layout),
             "pool_configs": [list(pool) for pool in self.pool_configs],
         }
 
@@ -143,7 +156,24 @@ def _base_path(value: Any) -> str:
     path = os.fspath(value)
     if not isinstance(path, str) or not path:
         raise ValueError(f"{value!r} is not a path")
-    return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _layout(value: Any) -> MemoryLayout | None:
+    if value is None or isinstance(value, MemoryLayout):
+        return value
+    try:
+        return MemoryLayout.from_json(value)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+
+
+def _timeout_s(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{value!r} is not a number of seconds, nor None")
+    return float(value)
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -161,6 +191,11 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "simulate_damaged": _flag,
     "verify": _one_of("lazy", "open", "never"),
     "on_full": _one_of("crystallize", "raise", "drop"),
+    "on_close": _one_of("crystallize", "drop", "raise"),
+    "durability": _one_of("each", "batch"),
+    "read_only": _flag,
+    "layout": _layout,
+    "lock_timeout_s": _timeout_s,
     "strict_classes": _flag,
     "scrub": _flag,
     "record_latency": _flag,

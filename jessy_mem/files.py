@@ -28,12 +28,24 @@ from jessy_mem.errors import (
     ConsciousnessError,
     ImmutableDimension,
     InvalidRegion,
+    LimitExceeded,
+    MemoryError,
     RegionNotFound,
 )
-from jessy_mem.evicted import Evicted
-from jessy_mem.growth import Announce, Change, Changes, Table, merged, n_merged, packed_base, packed_delta, room_for
+from jessy_mem.growth import (
+    Announce,
+    Change,
+    Changes,
+    Stack,
+    Table,
+    merged,
+    n_merged,
+    packed_base,
+    packed_delta,
+    room_for,
+)
 from jessy_mem.ids import IdRegister
-from jessy_mem.layout import MemoryLayout, delta_file, deltas_in
+from jessy_mem.layout import delta_file
 from jessy_mem.publish import Buffer, NewFile, remove, replace
 
 __all__ = ["Files"]
@@ -45,12 +57,11 @@ class Files:
     """The files of a base folder, as a writer sees them. One thread changes them at a time: the Learner's lock."""
 
     def __init__(
-        self, table: Table, ids: IdRegister, layout: MemoryLayout, total_bytes: int, batch: Batch | None, announce: Announce
+        self, table: Table, ids: IdRegister, total_bytes: int, batch: Batch | None, announce: Announce
     ) -> None:
         self.announce = announce
-        self._table = table
+        self.table = table
         self._ids = ids
-        self._layout = layout
         self._total_bytes = total_bytes
         self._batch = batch
 
@@ -93,7 +104,7 @@ class Files:
         RegionNotFound or ImmutableDimension if it cannot be changed; LimitExceeded if there is no room to load it.
         Under the folder's lock.
         """
-        known, place = self._table._known(dimension), self._table._place_of(dimension)
+        known, place = self.table._known(dimension), self.table._place_of(dimension)
         if place.immutable or (isinstance(known, MmapRegion) and known.immutable):
             raise ImmutableDimension(dimension)
         if place.named:
@@ -105,23 +116,23 @@ class Files:
                 if self._ids.is_empty(dimension):
                     return None
                 raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
-            self._table.load_dimension(dimension)
+            self.table.load_dimension(dimension)
         else:
-            self._table._refresh_dimension(dimension)
-        region = self._table.region(dimension)
+            self.table._refresh_dimension(dimension)
+        region = self.table.region(dimension)
         if region.immutable:
             raise ImmutableDimension(dimension)
         return region
 
     def begin(self, dimension: int, changes: Changes, name: str) -> None:
         """Publish the first file of a dimension, and put it into the table. Under the folder's lock."""
-        place = self._table._place_of(dimension)
+        place = self.table._place_of(dimension)
         packed = packed_base(dimension, name, changes)
         room_for(place, self._total_bytes, packed.n_bytes)
         self.publish(NewFile(Path(place.path)), packed.pieces())
         self.announce(dimension, "added", 1)
         with contextlib.suppress(ConsciousnessError):  # loaded when it is needed
-            self._table.load_dimension(dimension)
+            self.table.load_dimension(dimension)
 
     def _begin(self, dimension: int, changes: Changes) -> None:
         name = self._ids.name_of(dimension)
@@ -130,25 +141,23 @@ class Files:
 
     def _grow(self, dimension: int, region: MmapRegion, change: PackedRegion) -> None:
         """Publish what changes a region, and let its readers see it."""
-        place = self._table._place_of(dimension)
-        images = region._stack
+        place = self.table._place_of(dimension)
+        images, generation = region._stack, region.generation + 1
         sizes = [image.n_bytes for image in images]
         n = n_merged(sizes, change.n_bytes, self._ids.excludes)
-        packed = self._merged(images, n, change) if n else None
+        packed = self._merged(images, n, generation, change) if n else None
         if packed is None:
             n, packed = 0, change
-        stack_bytes = sum(sizes[: len(sizes) - n])
         try:
-            room_for(place, self._total_bytes, stack_bytes + packed.n_bytes)
-        except ConsciousnessError:
+            room_for(place, self._total_bytes, sum(sizes[: len(sizes) - n]) + packed.n_bytes)
+        except LimitExceeded:
             if n == len(images) or not self._ids.excludes:
                 raise
-            packed = merged(images, True, change.generation, change)  # which may be smaller
+            n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
-            n = len(images)
-        self._publish_merged(dimension, images, n, packed)
-        self._show(dimension, region, n, change, packed is change)
-        self.announce(dimension, "changed", change.generation)
+        self._publish_over(dimension, images, n, generation, packed)
+        self._show(dimension, region, n, generation, change)
+        self.announce(dimension, "changed", generation)
 
     def compact(self, dimension: int) -> Path:
         """Write a new base if there are deltas; its path."""
@@ -156,70 +165,74 @@ class Files:
             region = self.current(dimension)
             if region is None:
                 raise RegionNotFound(dimension, "it has no layer yet")
-            images = region._stack
-            path = Path(self._table._place_of(dimension).path)
+            images, generation = region._stack, region.generation
+            path = Path(self.table._place_of(dimension).path)
             if len(images) > 1:
-                packed = merged(images, True, region.generation)
-                self._publish_merged(dimension, images, len(images), packed)
-                self._show(dimension, region, len(images))
-            self._remove_old(path, region.generation)
+                self._publish_over(dimension, images, len(images), generation, merged(images, True, generation))
+                self._show(dimension, region, len(images), generation, None)
+            for old in self.deltas_of(path):
+                if old.name <= os.path.basename(delta_file(os.fspath(path), generation)):  # a crash left it
+                    with contextlib.suppress(OSError):
+                        remove(old)
         return path
 
-    def _merged(self, images: Sequence[Image], n: int, change: PackedRegion) -> PackedRegion | None:
+    def deltas_of(self, base: Path) -> list[Path]:
+        """The deltas beside the file of a dimension, oldest first."""
+        first, last = (os.path.basename(delta_file(os.fspath(base), number)) for number in (0, 10**16 - 1))
+        try:
+            names = os.listdir(base.parent)
+        except FileNotFoundError:
+            return []
+        return [base.parent / name for name in sorted(names) if len(name) == len(first) and first <= name <= last]
+
+    def _merged(self, images: Sequence[Image], n: int, generation: int, change: PackedRegion) -> PackedRegion | None:
         """The newest `n` files and a change; None if one is damaged: that is no reason to learn no more."""
         try:
-            return merged(images[-n:], n == len(images), change.generation, change)
+            return merged(images[-n:], n == len(images), generation, change)
         except InvalidRegion:
             return None
 
-    def _publish_merged(self, dimension: int, images: Sequence[Image], n: int, packed: PackedRegion) -> None:
-        """Publish what takes the place of the newest `n` files, and remove these."""
-        base = Path(self._table._place_of(dimension).path)
+    def _publish_over(
+        self, dimension: int, images: Sequence[Image], n: int, generation: int, packed: PackedRegion
+    ) -> None:
+        """Publish what takes the place of the newest `n` files of a stack, and remove these."""
+        base, old = self.table._place_of(dimension).path, images[len(images) - n :]
         if n == len(images):
-            replace(packed.pieces(), base)
+            replace(packed.pieces(), Path(base))
+            old = old[1:]
         else:
-            # What takes the place of files that are on the disk must be there before them.
-            durable = self._batch is None or any(Path(image.path) not in self._batch for image in images[len(images) - n :])
-            self.publish(NewFile(delta_file(base, packed.generation)), packed.pieces(), durable)
-        for image in images[max(1, len(images) - n) :]:
+            # What takes the place of files that are on the disk must be there before they go.
+            durable = self._batch is None or any(Path(image.path) not in self._batch for image in old)
+            self.publish(NewFile(Path(delta_file(base, generation))), packed.pieces(), durable)
+        for image in old:
             with contextlib.suppress(OSError):
                 remove(Path(image.path))
 
-    def _remove_old(self, base: Path, generation: int) -> None:
-        """Remove deltas that a base of `generation` has taken the place of, which a crash left."""
-        for path, number in deltas_in(base):
-            if number <= generation:
-                with contextlib.suppress(OSError):
-                    remove(path)
-
-    def _show(
-        self, dimension: int, region: MmapRegion, n: int, change: PackedRegion | None = None, is_alone: bool = False
-    ) -> None:
-        """Let readers see what was published in place of the newest `n` files of a stack.
+    def _show(self, dimension: int, region: MmapRegion, n: int, generation: int, change: PackedRegion | None) -> None:
+        """Let readers see what was published: a change, together with the newest `n` files of a stack.
 
         What does not fit into the budget is mapped on the next access: it is there.
         """
-        table, base = self._table, self._table._place_of(dimension).path
-        images = region._stack
-        generation = region.generation if change is None else change.generation
-        path = base if n == len(images) else os.fspath(delta_file(Path(base), generation))
-        try:
-            image = table._open_file(dimension, path, n < len(images))
-        except ConsciousnessError:
-            image = None
-        if image is not None and is_alone:
-            done = table._grow(dimension, region, image)
+        table, images = self.table, region._stack
+        stack: Stack | None = None
+        with contextlib.suppress(MemoryError):
+            if n == 0:
+                stack = (*images, table._open_delta(dimension, images, generation))
+            else:
+                stack = table._reopen(dimension, images)
+        if n == 0 and stack is not None:
+            done = table._grow(dimension, region, stack[-1])
         else:
             # First what changed, for the index, then the stack that says it in fewer files, or none of them.
-            done = change is None or table._grow(dimension, region, _image_of(change, base, dimension))
-            if done and image is not None:
-                done = table._restack(dimension, region, (*images[: len(images) - n], image))
+            done = change is None or table._grow(dimension, region, _image_of(change, region))
+            if done and stack is not None:
+                done = table._restack(dimension, region, stack)
             elif done:
                 done = table._exchange(dimension, region, None)
         if not done:  # another thread has loaded it anew meanwhile
             table._refresh_dimension(dimension)
 
 
-def _image_of(packed: PackedRegion, path: str, dimension: int) -> Image:
+def _image_of(packed: PackedRegion, region: MmapRegion) -> Image:
     """`packed` in memory of its own, for a moment."""
-    return Image(b"".join(packed.pieces()), path, dimension, "mmap", trusted=True)
+    return Image(b"".join(packed.pieces()), str(region.path), region.dimension_id, "mmap", trusted=True)

@@ -24,10 +24,22 @@ from jessy_mem.evicted import Evicted
 from jessy_mem.opening import Place
 from jessy_mem.stats import format_bytes
 
-__all__ = ["Announce", "Change", "Changes", "Table", "merged", "n_merged", "packed_base", "packed_delta", "room_for"]
+__all__ = [
+    "Announce",
+    "Change",
+    "Changes",
+    "Stack",
+    "Table",
+    "merged",
+    "n_merged",
+    "packed_base",
+    "packed_delta",
+    "room_for",
+]
 
 MAX_DELTAS = 16
 
+Stack = tuple[Image, ...]  # a base and its deltas, oldest first
 Changes = Mapping[int, LayerSpec | None]  # layer -> what it becomes; None: it is removed
 Change = Callable[[MmapRegion | None], Changes]  # what is to be changed, of a stack as it is now; None: it is empty
 Announce = Callable[[int, str, int], object]  # (dimension, "added" "changed" or "removed", generation)
@@ -54,11 +66,17 @@ class Table(Protocol):
     def region(self, dimension_id: int) -> MmapRegion:
         """The region of a known dimension, mapped again if it was evicted; RegionNotFound, LimitExceeded."""
 
-    def _open_file(self, dimension: int, path: str, is_delta: bool) -> Image:
-        """A file of a dimension, mapped and charged; LimitExceeded if there is no room."""
+    def _open_images(self, dimension: int) -> Stack:
+        """The files of a dimension, mapped and charged; LimitExceeded if there is no room."""
 
-    def _exchange(self, dimension: int, old: MmapRegion | None, image: Image | None) -> bool:
-        """Let `image` take the place of `old` for all readers; without one, it is mapped on the next access.
+    def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
+        """The delta of that generation, which lies on `stack`, mapped and charged; LimitExceeded."""
+
+    def _reopen(self, dimension: int, stack: Stack) -> Stack:
+        """The files that are there now, in place of `stack`, whose images are kept where they still are."""
+
+    def _exchange(self, dimension: int, old: MmapRegion | None, images: Image | Stack | None) -> bool:
+        """Let `images` take the place of `old` for all readers; without any, they are mapped on the next access.
 
         False if something else is there.
         """
@@ -66,7 +84,7 @@ class Table(Protocol):
     def _grow(self, dimension: int, region: MmapRegion, image: Image) -> bool:
         """Put the delta `image` on the stack of `region`; False if that is not what is there."""
 
-    def _restack(self, dimension: int, region: MmapRegion, images: tuple[Image, ...]) -> bool:
+    def _restack(self, dimension: int, region: MmapRegion, images: Stack) -> bool:
         """Let `images`, which say the same, become the stack of `region`; False if that is not what is there."""
 
     def _refresh_dimension(self, dimension: int) -> None:

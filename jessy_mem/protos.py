@@ -39,7 +39,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.files import Files
-from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, room_for
+from jessy_mem.growth import Changes, Stack, Table, merged, n_merged, packed_delta, room_for
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.locking import renew_in_child
 from jessy_mem.publish import Buffer, NewFile
@@ -52,10 +52,11 @@ class Protos:
 
     def __init__(self, table: Table, files: Files, layout: MemoryLayout, total_bytes: int, timed: bool) -> None:
         self.n_bytes: dict[int, int] = {}  # of their blocks, in the order of their creation
+        self.empty: dict[int, str] = {}  # those that have a name and no layer yet
         self.foreign: set[int] = set()
         self.crystallizations = LatencyHistogram()
         self.is_merging = False  # what could be made room for then is worth more than a merged stack
-        self._table = table
+        self.table = table
         self._files = files
         self._layout = layout
         self._total_bytes = total_bytes
@@ -67,6 +68,7 @@ class Protos:
     def _renew(self) -> None:
         self.lock = threading.RLock()
         self.foreign |= self.n_bytes.keys()
+        self.empty.clear()
 
     def own(self) -> list[int]:
         """Those that this process made, oldest first."""
@@ -74,12 +76,14 @@ class Protos:
 
     def get(self, dimension: int) -> MmapRegion:
         """The proto-dimension; ImmutableDimension or RegionNotFound if it is something else."""
-        self._table._check_open()
-        region = self._table._known(dimension)
+        self.table._check_open()
+        region = self.table._known(dimension)
         if isinstance(region, MmapRegion):
             if region.source == "pool":
                 if dimension in self.foreign:
-                    hint = "it is a proto-dimension of the process that this one was forked from, which alone changes it"
+                    hint = (
+                        "it is a proto-dimension of the process that this one was forked from, which alone changes it"
+                    )
                     raise RegionNotFound(dimension, hint)
                 return region
             if region.immutable:
@@ -94,9 +98,9 @@ class Protos:
 
     def block_for(self, packed: PackedRegion, dimension: int, stack_bytes: int = 0) -> Block:
         """Room in the pool, beside a stack; LimitExceeded also for what could never be loaded from a file."""
-        place = self._table._place_of(dimension)
+        place = self.table._place_of(dimension)
         room_for(place, self._total_bytes, stack_bytes + packed.n_bytes)
-        return self._table._allocate(packed.n_bytes, place.segment)
+        return self.table._allocate(packed.n_bytes, place.segment)
 
     def begin(self, dimension: int, packed: PackedRegion, block: Block) -> bool:
         """Make `packed`, copied to `block`, a new proto-dimension; False if something else is there."""
@@ -105,7 +109,7 @@ class Protos:
         self.foreign.discard(dimension)
         done = False
         try:
-            done = self._table._exchange(dimension, None, _image_in(block, packed, dimension))
+            done = self.table._exchange(dimension, None, _image_in(block, packed, dimension))
         finally:
             if not done:
                 del self.n_bytes[dimension]
@@ -113,25 +117,33 @@ class Protos:
 
     def grow(self, dimension: int, region: MmapRegion, changes: Changes) -> bool:
         """Put changes on the stack of a proto-dimension; False if it is gone. Under `lock`."""
-        change = packed_delta(region, changes)
+        change, generation = packed_delta(region, changes), region.generation + 1
         images = region._stack
         n = n_merged([image.n_bytes for image in images], change.n_bytes)
-        if n and (at_once := self._merged(dimension, images, n, change)) is not None:
+        if n and (at_once := self._merged(dimension, images, n, change, generation)) is not None:
             # First what changed, for the index, then the stack that says it in fewer blocks.
-            done = self._table._grow(dimension, region, _image_of(change, dimension))
-            done = done and self._table._restack(dimension, region, (*images[: len(images) - n], at_once))
+            done = self.table._grow(dimension, region, _image_of(change, dimension))
+            done = done and self.table._restack(dimension, region, (*images[: len(images) - n], at_once))
         else:
             block = self.block_for(change, dimension, sum(image.n_bytes for image in images))
-            done = self._table._grow(dimension, region, _image_in(block, change, dimension))
+            done = self.table._grow(dimension, region, _image_in(block, change, dimension))
         if done and dimension in self.n_bytes:
             self.n_bytes[dimension] = sum(image.charged_bytes for image in region._stack)
         return done
 
-    def _merged(self, dimension: int, images: Sequence[Image], n: int, change: PackedRegion) -> Image | None:
+    def fits_as_file(self, region: MmapRegion, changes: Changes) -> bool:
+        """Whether a proto-dimension can be changed when it is a file."""
+        n_bytes = region.size + packed_delta(region, changes).n_bytes
+        place = self.table._place_of(region.dimension_id)
+        return n_bytes <= min(place.slot_bytes, self._total_bytes)
+
+    def _merged(
+        self, dimension: int, images: Sequence[Image], n: int, change: PackedRegion, generation: int
+    ) -> Image | None:
         """The newest `n` blocks of a stack and a change, in one block; None if there is no room, or one is damaged."""
         self.is_merging = True
         try:
-            packed = merged(images[-n:], n == len(images), change.generation, change)
+            packed = merged(images[-n:], n == len(images), generation, change)
             below_bytes = sum(image.n_bytes for image in images[: len(images) - n])
             return _image_in(self.block_for(packed, dimension, below_bytes), packed, dimension)
         except (MemoryError, InvalidRegion, ChecksumMismatch):
@@ -141,9 +153,10 @@ class Protos:
 
     def remove(self, dimension: int) -> None:
         self.n_bytes.pop(dimension, None)
+        self.empty.pop(dimension, None)
         self.foreign.discard(dimension)
         self._left_behind.pop(dimension, None)
-        self._table._remove(dimension)
+        self.table._remove(dimension)
 
     # From the pool to the file
 
@@ -191,24 +204,24 @@ class Protos:
     def _file_of(self, dimension: int) -> NewFile:
         if dimension in self._left_behind:
             self._left_behind.pop(dimension).take_back()
-        return NewFile(Path(self._table._place_of(dimension).path))
+        return NewFile(Path(self.table._place_of(dimension).path))
 
     def _put_in_place(self, dimension: int, proto: MmapRegion, file: NewFile) -> None:
         """Let the published file take the place of a proto-dimension, or take it away again."""
         try:
             # If it was closed meanwhile: with the file nothing is lost.
-            self._table._exchange(dimension, proto, self._open_if_it_fits(dimension, file.path))
+            self.table._exchange(dimension, proto, self._open_if_it_fits(dimension))
         except BaseException:
-            if self._table._known(dimension) is proto:
+            if self.table._known(dimension) is proto:
                 self._take_back(dimension, file)
             raise
         self.n_bytes.pop(dimension, None)
         self._files.announce(dimension, "added", proto.generation)
 
-    def _open_if_it_fits(self, dimension: int, path: Path) -> Image | None:
+    def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""
         try:
-            return self._table._open_file(dimension, str(path), False)
+            return self.table._open_images(dimension)
         except LimitExceeded:
             return None
 

@@ -66,10 +66,10 @@ class RegionTable(LayerRegistry):
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
-        self.layout: MemoryLayout = default_layout()
-        # A larger total scales the ceilings of the segments; a smaller one leaves them and binds first.
-        growth = max(1.0, config.total_bytes / self.layout.total_bytes)
-        ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
+        # A larger total scales slots and segments; a smaller one leaves them and binds first.
+        self.layout: MemoryLayout = (config.layout or default_layout()).scaled(config.total_bytes)
+        ceilings = {segment.name: segment.size_bytes for segment in self.layout.segments}
+        self._pool_segment = self.layout.segment_of(self.layout.ids_of("reserve")[0][0]).name
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
         self._pool = PoolAllocator(
             config.pool_configs,
@@ -77,7 +77,7 @@ class RegionTable(LayerRegistry):
             strict_classes=config.strict_classes,
             scrub=config.scrub,
             ledger=self._ledger,
-            segment="reserve",
+            segment=self._pool_segment,
         )
         self._pool._ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._allocators = {name: self._block_giver(name) for name in ceilings}
@@ -167,7 +167,7 @@ class RegionTable(LayerRegistry):
             if segment in ("total", self.layout.segment_of(lease.dimension).name)
         ]
         pool_bytes, _ = self._pool.usage()
-        if pool_bytes and segment in ("total", "reserve"):
+        if pool_bytes and segment in ("total", self._pool_segment):
             held.append((pool_bytes, f"blocks of the pool ({format_bytes(pool_bytes)})"))
         held.sort(key=lambda holder: -holder[0])
         return LimitExceeded(

@@ -1,8 +1,6 @@
 from collections.abc import Mapping
 from typing import Any, NoReturn, SupportsIndex, final, overload
 
-from typing_extensions import Buffer
-
 from jessy_mem.layout import LayerId
 
 @final

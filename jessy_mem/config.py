@@ -28,8 +28,8 @@ class MemoryConfig:
     `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
     `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
     later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
-    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait for
-    other processes that write, None for ever. `base_path` is made absolute, ``~`` expanded.
+    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait
+    for other processes that write, None for ever. `base_path` is made absolute, ``~`` expanded.
 
     ValueError names the first field that is wrong.
 

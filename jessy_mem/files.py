@@ -36,7 +36,6 @@ from jessy_mem.growth import (
     Announce,
     Change,
     Changes,
-    Stack,
     Table,
     merged,
     n_merged,
@@ -95,7 +94,7 @@ class Files:
             if region is None:
                 self._begin(dimension, changes)
             elif changes:
-                self._grow(dimension, region, packed_delta(region, changes))
+                self._grow(dimension, region, changes)
         return changes
 
     def current(self, dimension: int) -> MmapRegion | None:
@@ -117,7 +116,7 @@ class Files:
                     return None
                 raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
             self.table.load_dimension(dimension)
-        else:
+        elif isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
         region = self.table.region(dimension)
         if region.immutable:
@@ -139,8 +138,9 @@ class Files:
         assert name is not None
         self.begin(dimension, changes, name)
 
-    def _grow(self, dimension: int, region: MmapRegion, change: PackedRegion) -> None:
+    def _grow(self, dimension: int, region: MmapRegion, changes: Changes) -> None:
         """Publish what changes a region, and let its readers see it."""
+        change = packed_delta(region, changes)
         place = self.table._place_of(dimension)
         images, generation = region._stack, region.generation + 1
         sizes = [image.n_bytes for image in images]
@@ -156,7 +156,7 @@ class Files:
             n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
         self._publish_over(dimension, images, n, generation, packed)
-        self._show(dimension, region, n, generation, change)
+        self._show(dimension, region, n, generation, changes, change)
         self.announce(dimension, "changed", generation)
 
     def compact(self, dimension: int) -> Path:
@@ -169,7 +169,7 @@ class Files:
             path = Path(self.table._place_of(dimension).path)
             if len(images) > 1:
                 self._publish_over(dimension, images, len(images), generation, merged(images, True, generation))
-                self._show(dimension, region, len(images), generation, None)
+                self._show(dimension, region, len(images), generation, {}, None)
             for old in self.deltas_of(path):
                 if old.name <= os.path.basename(delta_file(os.fspath(path), generation)):  # a crash left it
                     with contextlib.suppress(OSError):
@@ -208,27 +208,24 @@ class Files:
             with contextlib.suppress(OSError):
                 remove(Path(image.path))
 
-    def _show(self, dimension: int, region: MmapRegion, n: int, generation: int, change: PackedRegion | None) -> None:
+    def _show(
+        self, dimension: int, region: MmapRegion, n: int, generation: int, changes: Changes, change: PackedRegion | None
+    ) -> None:
         """Let readers see what was published: a change, together with the newest `n` files of a stack.
 
         What does not fit into the budget is mapped on the next access: it is there.
         """
         table, images = self.table, region._stack
-        stack: Stack | None = None
-        with contextlib.suppress(MemoryError):
-            if n == 0:
-                stack = (*images, table._open_delta(dimension, images, generation))
-            else:
-                stack = table._reopen(dimension, images)
-        if n == 0 and stack is not None:
-            done = table._grow(dimension, region, stack[-1])
-        else:
-            # First what changed, for the index, then the stack that says it in fewer files, or none of them.
+        try:
+            stack = (
+                table._reopen(dimension, images) if n else (*images, table._open_delta(dimension, images, generation))
+            )
+        except MemoryError:
+            # What is remembered of it is what it is now.
             done = change is None or table._grow(dimension, region, _image_of(change, region))
-            if done and stack is not None:
-                done = table._restack(dimension, region, stack)
-            elif done:
-                done = table._exchange(dimension, region, None)
+            done = done and table._exchange(dimension, region, None)
+        else:
+            done = table._restack(dimension, region, stack, changes.keys())
         if not done:  # another thread has loaded it anew meanwhile
             table._refresh_dimension(dimension)
 

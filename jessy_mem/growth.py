@@ -10,7 +10,7 @@ together with the newest ones under it, so that no stack gets tall and none is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from jessy_mem._core.image import Image
@@ -21,14 +21,13 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, now_ns
 from jessy_mem.errors import AllocationFailed, LimitExceeded
 from jessy_mem.evicted import Evicted
-from jessy_mem.opening import Place
+from jessy_mem.opening import Place, Stack
 from jessy_mem.stats import format_bytes
 
 __all__ = [
     "Announce",
     "Change",
     "Changes",
-    "Stack",
     "Table",
     "merged",
     "n_merged",
@@ -39,7 +38,6 @@ __all__ = [
 
 MAX_DELTAS = 16
 
-Stack = tuple[Image, ...]  # a base and its deltas, oldest first
 Changes = Mapping[int, LayerSpec | None]  # layer -> what it becomes; None: it is removed
 Change = Callable[[MmapRegion | None], Changes]  # what is to be changed, of a stack as it is now; None: it is empty
 Announce = Callable[[int, str, int], object]  # (dimension, "added" "changed" or "removed", generation)
@@ -66,7 +64,7 @@ class Table(Protocol):
     def region(self, dimension_id: int) -> MmapRegion:
         """The region of a known dimension, mapped again if it was evicted; RegionNotFound, LimitExceeded."""
 
-    def _open_images(self, dimension: int) -> Stack:
+    def _open_stack(self, dimension: int) -> Stack:
         """The files of a dimension, mapped and charged; LimitExceeded if there is no room."""
 
     def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
@@ -75,20 +73,25 @@ class Table(Protocol):
     def _reopen(self, dimension: int, stack: Stack) -> Stack:
         """The files that are there now, in place of `stack`, whose images are kept where they still are."""
 
-    def _exchange(self, dimension: int, old: MmapRegion | None, images: Image | Stack | None) -> bool:
-        """Let `images` take the place of `old` for all readers; without any, they are mapped on the next access.
+    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
+        """Let `stack` take the place of `old` for all readers; without one, it is mapped on the next access.
 
         False if something else is there.
         """
 
-    def _grow(self, dimension: int, region: MmapRegion, image: Image) -> bool:
-        """Put the delta `image` on the stack of `region`; False if that is not what is there."""
+    def _grow(self, dimension: int, region: MmapRegion, delta: Image) -> bool:
+        """Put a delta on the stack of `region`; False if that is not what is there."""
 
-    def _restack(self, dimension: int, region: MmapRegion, images: Stack) -> bool:
-        """Let `images`, which say the same, become the stack of `region`; False if that is not what is there."""
+    def _restack(
+        self, dimension: int, region: MmapRegion, stack: Stack, changed: Collection[int] | None = None
+    ) -> bool:
+        """Let `stack`, in which only the layers `changed` differ, take the place of that of `region`.
 
-    def _refresh_dimension(self, dimension: int) -> None:
-        """Bring a known dimension up to what its files are now."""
+        False if that is not what is there.
+        """
+
+    def _refresh_dimension(self, dimension: int) -> object:
+        """Bring a loaded dimension up to what its files are now."""
 
     def _remove(self, dimension: int) -> None:
         """Let go of a dimension and of all that is remembered of it."""

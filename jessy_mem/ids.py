@@ -177,7 +177,7 @@ class IdRegister:
     def is_empty(self, dimension: int) -> bool:
         """Whether a dimension was made for all and waits for its first layer. Under the lock."""
         name = self._names.of.get(dimension)
-        return name is not None and self._names.owner_of.get(dimension) == FOR_ALL and self._holder(name) == dimension
+        return name is not None and self._names.owner_of.get(dimension) == _FOR_ALL and self._holder(name) == dimension
 
     def name_of(self, dimension: int) -> str | None:
         """The name of a dimension; None if it has none, or is not known."""

@@ -130,8 +130,8 @@ class LearnableTable(RegionTable):
         """Make a proto-dimension a region file, durable and atomic; returns the file's path.
 
         A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
-        ImmutableDimension, MappingError, ReadOnly) the proto-dimension is still there, whole, and nothing is left of the
-        file. A file that another wrote in its place is not overwritten: AlreadyPublished. A dimension that is
+        ImmutableDimension, MappingError, ReadOnly) the proto-dimension is still there, whole, and nothing is left of
+        the file. A file that another wrote in its place is not overwritten: AlreadyPublished. A dimension that is
         crystallized already is left as it is. Blocks go with their last view. Thread-safe.
         """
         return self._learner.crystallize(dimension_id)

@@ -1,7 +1,7 @@
 """Proto-dimensions: learned, in the pool, and how they become region files.
 
-A proto-dimension is a stack of regions in the file format, in blocks of the pool, read by the same code as mapped files.
-To crystallize is to publish those very bytes as one file, map it and put it in the table by one assignment:
+A proto-dimension is a stack of regions in the file format, in blocks of the pool, read by the same code as mapped
+files. To crystallize is to publish those very bytes as one file, map it, and put it in the table by one assignment:
 
     specs --> block of the pool (+ blocks of deltas) --> file without a name --> region.mmap --> mapping
                   source "pool"                            fsync, link, fsync                    source "mmap"
@@ -39,9 +39,10 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.files import Files
-from jessy_mem.growth import Changes, Stack, Table, merged, n_merged, packed_delta, room_for
+from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, room_for
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.locking import renew_in_child
+from jessy_mem.opening import Stack
 from jessy_mem.publish import Buffer, NewFile
 
 __all__ = ["Protos"]
@@ -81,9 +82,7 @@ class Protos:
         if isinstance(region, MmapRegion):
             if region.source == "pool":
                 if dimension in self.foreign:
-                    hint = (
-                        "it is a proto-dimension of the process that this one was forked from, which alone changes it"
-                    )
+                    hint = "it is a proto-dimension of the process that this one was forked from"
                     raise RegionNotFound(dimension, hint)
                 return region
             if region.immutable:
@@ -109,7 +108,7 @@ class Protos:
         self.foreign.discard(dimension)
         done = False
         try:
-            done = self.table._exchange(dimension, None, _image_in(block, packed, dimension))
+            done = self.table._exchange(dimension, None, (_image_in(block, packed, dimension),))
         finally:
             if not done:
                 del self.n_bytes[dimension]
@@ -221,7 +220,7 @@ class Protos:
     def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""
         try:
-            return self.table._open_images(dimension)
+            return self.table._open_stack(dimension)
         except LimitExceeded:
             return None
 
@@ -236,18 +235,9 @@ class Protos:
 def _image_in(block: Block, packed: PackedRegion, dimension: int) -> Image:
     """`packed` in a block of the pool."""
     packed.fill(memoryview(block))
-    image = Image(block, _path_of(dimension), dimension, "pool", trusted=True)
+    image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
     image.charged_bytes = block.capacity
     return image
-
-
-def _image_of(packed: PackedRegion, dimension: int) -> Image:
-    """`packed` in memory of its own, for a moment."""
-    return Image(b"".join(packed.pieces()), _path_of(dimension), dimension, "pool", trusted=True)
-
-
-def _path_of(dimension: int) -> str:
-    return f"<proto-dimension D{dimension:02d}>"
 
 
 def _pieces(proto: MmapRegion) -> Iterable[Buffer]:

@@ -15,7 +15,9 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
-OBJECTS = "records mapping fault format packing budget image merge arena pool latency region holders registry".split()
+OBJECTS = (
+    "records mapping fault format packing budget image merge arena pool latency region holders registry".split()
+)
 HOUSE = """
     errors sizes units compression eviction stats trace
     layout config context index locking publish batch journal names ids prose advice addresses pressure evicted

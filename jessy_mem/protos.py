@@ -119,15 +119,15 @@ class Protos:
         change, generation = packed_delta(region, changes), region.generation + 1
         images = region._stack
         n = n_merged([image.n_bytes for image in images], change.n_bytes)
-        if n and (at_once := self._merged(dimension, images, n, change, generation)) is not None:
-            # First what changed, for the index, then the stack that says it in fewer blocks.
-            done = self.table._grow(dimension, region, _image_of(change, dimension))
-            done = done and self.table._restack(dimension, region, (*images[: len(images) - n], at_once))
+        at_once = self._merged(dimension, images, n, change, generation) if n else None
+        if at_once is not None:
+            stack = (*images[: len(images) - n], at_once)
         else:
-            block = self.block_for(change, dimension, sum(image.n_bytes for image in images))
-            done = self.table._grow(dimension, region, _image_in(block, change, dimension))
+            block = self.block_for(change, dimension, sum([image.n_bytes for image in images]))
+            stack = (*images, _image_in(block, change, dimension))
+        done = self.table._restack(dimension, region, stack, changes.keys())
         if done and dimension in self.n_bytes:
-            self.n_bytes[dimension] = sum(image.charged_bytes for image in region._stack)
+            self.n_bytes[dimension] = sum([image.charged_bytes for image in stack])
         return done
 
     def fits_as_file(self, region: MmapRegion, changes: Changes) -> bool:

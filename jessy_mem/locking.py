@@ -70,6 +70,8 @@ class FolderLock:
     def __init__(self, path: str, timeout_s: float | None = 10.0) -> None:
         self.path = path
         self.timeout_s = timeout_s
+        self.excludes = True  # False on a file system whose locks do nothing; known when it was taken once
+        self._is_tried = False
         self._renew()
         renew_in_child(self)
 
@@ -144,13 +146,28 @@ class FolderLock:
 
     def _take(self, deadline: float | None) -> None:
         while True:
-            self._open()
+            inode = self._open()
             self._wait(deadline)
-            if self.is_current():
-                return
+            with suppress(FileNotFoundError):
+                if os.stat(self.path, follow_symlinks=False).st_ino == inode:
+                    break
             self._drop()  # the file was replaced while this thread waited
+        if not self._is_tried:
+            self.excludes = self._is_refused_to_another()
+            self._is_tried = True
 
-    def _open(self) -> None:
+    def _is_refused_to_another(self) -> bool:
+        fd = self.open_file(self.path, _OPEN_FLAGS)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            _close(fd)
+        return False
+
+    def _open(self) -> int:
+        """Open the file; its inode."""
         try:
             try:
                 self._fd = self.open_file(self.path, _OPEN_FLAGS)
@@ -169,6 +186,7 @@ class FolderLock:
             raise MappingError(errno.EINVAL, "it is no regular file", self.path)
         if facts.st_nlink > 1:
             raise LinkRefused(self.path)
+        return facts.st_ino
 
     def _wait(self, deadline: float | None) -> None:
         pause_s = _FIRST_PAUSE_S

@@ -19,9 +19,9 @@ OBJECTS = (
     "records mapping fault format packing budget image merge arena pool latency region holders registry".split()
 )
 HOUSE = """
-    errors sizes units compression eviction stats trace
-    layout config context index locking publish batch journal names ids prose advice addresses pressure evicted
-    builder simulation opening table protos learning report manager exporters doctor
+    errors sizes units compression eviction layout stats trace
+    config context index locking publish batch journal names register ids prose advice addresses pressure evicted
+    builder simulation opening table growth files protos learning learnable report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 import jessy_mem as jm
-from jessy_mem import ids
+from jessy_mem import register as register_file
 from jessy_mem.batch import Batch, publish_many
 from jessy_mem.ids import LOCK_NAME, IdRegister
 from jessy_mem.publish import NewFile, is_temporary, publish
@@ -83,9 +83,9 @@ def register(base) -> IdRegister:
 @pytest.mark.parametrize("written_anew", [False, True])
 def test_register_survives_a_kill_before_each_call(tmp_path, written_anew):
     given, known = set(), {}
-    limits = mock.patch.object(ids, "_SMALL_BYTES", 0 if written_anew else 1 << 20)
+    limits = mock.patch.object(register_file, "_SMALL_BYTES", 0 if written_anew else 1 << 20)
     number, was_killed = 0, True
-    with limits, mock.patch.object(ids, "_BYTES_EACH", 0):
+    with limits, mock.patch.object(register_file, "_BYTES_EACH", 0):
         while was_killed:
 
             def deed(tell, number=number):

@@ -250,3 +250,128 @@ def test_plan_that_is_incomplete_names_what_is_missing(path, where, plan):
 def test_plan_that_is_wrong_says_how(value, path, message, plan):
     with pytest.raises(ValueError, match=message):
         MemoryLayout(changed(plan, value, *path))
+
+
+# One's own layouts ------------------------------------------------------------------------------------------------
+
+RANGES = {"reserve": ((15, 999), (2**31, 2**32 - 1)), "user": ((1000, 2**31 - 1),)}
+
+
+def test_ids_of_the_bundled_plan_do_not_end():
+    layout = default_layout()
+    assert {name: layout.ids_of(name) for name in ("reserve", "user")} == RANGES
+    assert layout.id_ranges == ((15, 999), (1000, 2**31 - 1), (2**31, 2**32 - 1))
+    assert layout.segments[0].dimensions == ((1, 14),)
+    assert [d for d in (1, 999, 1000, 2**31 - 1, 2**31, 2**32 - 1) if layout.is_user(d)] == [1000, 2**31 - 1]
+
+
+@pytest.mark.parametrize("total_mb", [1, 64, 0.5, 100_000])
+def test_free_layout_has_one_segment_and_no_slots(total_mb):
+    layout = MemoryLayout.free(total_mb)
+    assert layout.total_bytes == total_mb * MIB
+    assert dict(layout.dimensions) == {}
+    assert [(each.name, each.address) for each in layout.segments] == [("memory", 0)]
+    for dimension in (1, 15, 1000, 2**31, 2**32 - 1):
+        assert layout.segment_of(dimension) is layout.segments[0]
+        assert layout.slot_bytes(dimension) == total_mb * MIB
+        assert not layout.is_immutable(dimension)
+    # The ids are those of the plan: both may be used on one base folder.
+    assert {name: layout.ids_of(name) for name in ("reserve", "user")} == RANGES
+    with pytest.raises(OutOfBounds):
+        layout.resolve(0)
+
+
+@pytest.mark.parametrize("total_mb", [0, -1, "64", None, True, float("nan"), float("inf"), 1e-9])
+def test_free_layout_of_no_size_is_refused(total_mb):
+    with pytest.raises(ValueError, match="is not a number of MiB above 0"):
+        MemoryLayout.free(total_mb)
+
+
+@pytest.mark.parametrize("dimension", [0, -1])
+def test_no_segment_pays_for_what_is_no_dimension(dimension):
+    for layout in (default_layout(), MemoryLayout.free(1)):
+        with pytest.raises(ValueError, match="expected at least 1"):
+            layout.segment_of(dimension)
+
+
+@pytest.mark.parametrize("factor", [1.5, 10, 1000 / 3])
+def test_scaled_layout_is_larger_everywhere_alike(factor):
+    plain, total_bytes = default_layout(), int(280 * MIB * factor)
+    layout = plain.scaled(total_bytes)
+    assert 0 <= total_bytes - layout.total_bytes < len(layout.segments)
+    for old, new in [*zip(plain.segments, layout.segments, strict=True),
+                     *zip(plain.dimensions.values(), layout.dimensions.values(), strict=True)]:  # fmt: skip
+        assert new.size_bytes == old.size_bytes * total_bytes // (280 * MIB)
+    for parts in (layout.segments, list(layout.dimensions.values())):
+        assert [each.address for each in parts] == [sum(e.size_bytes for e in parts[:i]) for i in range(len(parts))]
+    assert sum(each.size_bytes for each in layout.dimensions.values()) <= layout.segments[0].size_bytes
+    assert layout.slot_bytes(20) == layout.segments[1].size_bytes
+    last = layout.dimensions[14]
+    assert layout.resolve(last.address + last.size_bytes - 1) == (14, last.size_bytes - 1)
+    assert layout.id_ranges == plain.id_ranges
+    assert layout.is_immutable(9)
+
+
+@pytest.mark.parametrize("total_bytes", [0, 1, 279 * MIB, 280 * MIB])
+def test_small_total_leaves_the_ceilings(total_bytes):
+    assert default_layout().scaled(total_bytes) is default_layout()
+
+
+def test_segments_of_ones_own(plan):
+    layout = MemoryLayout({"total_mb": 100, "dimensions": plan["dimensions"][:1], "segments": [
+        {"name": "fixed", "size_mb": 16, "dimensions": [[1, 9]]},
+        {"name": "user", "share": 0.25, "dimensions": [[100, 199], [300, 399]]},
+        {"name": "rest", "share": 0.5, "dimensions": [[200, 299]]},
+    ]})  # fmt: skip
+    assert [each.size_bytes for each in layout.segments] == [16 * MIB, 25 * MIB, 50 * MIB]
+    assert [each.address for each in layout.segments] == [0, 16 * MIB, 41 * MIB]
+    assert [each.first_dimension for each in layout.segments] == [1, 100, 200]
+    named = {1: "fixed", 9: "fixed", 100: "user", 199: "user", 200: "rest", 299: "rest", 300: "user", 399: "user"}
+    assert {dimension: layout.segment_of(dimension).name for dimension in named} == named
+    for dimension in (10, 99, 400, 2**32 - 1):  # of no range
+        assert layout.segment_of(dimension).name == "rest"
+    assert layout.ids_of("user") == ((100, 199), (300, 399))
+    assert layout.ids_of("reserve") == RANGES["reserve"]
+    assert layout.ids_of("rest") == ((200, 299),)
+    with pytest.raises(ValueError, match="'core' is not one of fixed, user, rest"):
+        layout.ids_of("core")
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([{"name": "a", "size_mb": 1, "dimensions": []}], "lie apart"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [[0, 5]]}], "lie apart"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [[5, 4]]}], "lie apart"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [[1, 2**32]]}], "lie apart"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [[1, 5], [5, 9]]}], "lie apart"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [[1, 5]]}, {"name": "b", "size_mb": 1, "dimensions": [[3, 4]]}],
+         "lie apart"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [["1", 5]]}], "incomplete"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [1, 5]}], "incomplete"),
+        ([{"name": "a", "size_mb": 1, "dimensions": [[1, 5]]}, {"name": "b", "size_mb": 1, "first_dimension": 9}],
+         "some have dimensions and some have not"),
+        ([{"name": "a", "size_mb": 1, "first_dimension": 1}, {"name": "a", "size_mb": 1, "first_dimension": 9}],
+         "the same name"),
+        ([{"name": "a", "size_mb": 1, "first_dimension": 1}, {"name": "b", "size_mb": 1, "first_dimension": 2**31}],
+         "do not ascend"),
+        ([{"name": "a", "share": 0, "first_dimension": 1}], "share: 0 is not a share"),
+        ([{"name": "a", "share": 1.5, "first_dimension": 1}], "share: 1.5 is not a share"),
+        ([{"name": "a", "share": 0.5, "first_dimension": 1}], "the plan: size_mb: None"),
+    ],
+)  # fmt: skip
+def test_segments_that_are_wrong_say_how(segments, message):
+    with pytest.raises(ValueError, match=message):
+        MemoryLayout({"dimensions": [], "segments": segments})
+
+
+def test_layouts_are_equal_when_they_plan_the_same_and_travel_through_pickle(plan):
+    layouts = [default_layout(), MemoryLayout.free(64), default_layout().scaled(1000 * MIB)]
+    for layout in layouts:
+        again = pickle.loads(pickle.dumps(layout))
+        assert again == layout
+        assert hash(again) == hash(layout)
+        assert again.total_bytes == layout.total_bytes
+        assert again.id_ranges == layout.id_ranges
+    assert len(set(layouts)) == 3
+    assert MemoryLayout(plan) == default_layout() != plan

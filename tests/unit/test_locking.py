@@ -225,6 +225,17 @@ def test_who_may_write_into_the_folder_may_write_the_file(tmp_path, mode):
     assert facts.st_gid == base.stat().st_gid
 
 
+def test_locks_that_do_nothing_are_known(path):
+    lock = FolderLock(path)
+    with lock:
+        pass
+    assert lock.excludes
+    lock = FolderLock(path)
+    with mock.patch("fcntl.flock"), lock:
+        pass
+    assert not lock.excludes
+
+
 # Forks ------------------------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import jessy_mem as jm
 from jessy_mem import ids, journal
+from jessy_mem import register as register_file
 from jessy_mem.ids import LOCK_NAME, IdRegister
 from jessy_mem.names import NameMap, checked_name, dimensions_in, stored_names
 
@@ -539,7 +540,7 @@ def test_each_call_that_fails_is_told_and_the_next_try_succeeds(tmp_path, call):
         return function(*args, **options)
 
     errors = []
-    with mock.patch.object(ids, "_SMALL_BYTES", 0), mock.patch.object(ids, "_BYTES_EACH", 0):
+    with mock.patch.object(register_file, "_SMALL_BYTES", 0), mock.patch.object(register_file, "_BYTES_EACH", 0):
         while n_calls > at:
             n_calls = 0
             with mock.patch.object(os, call, fails):

@@ -1,0 +1,338 @@
+"""What a process knows of the register of a base folder, and how that file is read and written.
+
+Readers take no lock: lines only come at the end, and a register that was written anew has another token. Writers hold
+the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
+
+HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
+in the file counts; and who writes the register anew carries over what was appended meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import NoReturn
+
+from jessy_mem import journal
+from jessy_mem.errors import ConsciousnessError, MappingError
+from jessy_mem.layout import MemoryLayout, region_file
+from jessy_mem.locking import FolderLock, is_alive, process_key, renew_in_child, share
+from jessy_mem.names import NameMap, dimensions_in
+from jessy_mem.publish import make_folder, sync_folder
+
+__all__ = ["FOR_ALL", "LOCK_NAME", "Register"]
+
+LOCK_NAME = ".jessy_mem.lock"
+FOR_ALL = "-"  # the owner of what belongs to no process alone
+
+_JOURNAL = journal.FIRST_LINE_BYTES
+_OLD_RANGES = ((15, 1000), (1000, 2**31))  # of the first line: first id, and the end
+_MAX_BYTES = 256 << 20  # a register that is larger is none
+_READ_BYTES = 8 << 20
+_SMALL_BYTES, _BYTES_EACH = 64 << 10, 256  # written anew from there on, when it has more than that for each name
+
+
+class Register:
+    """The register of one base folder: IdRegister (ids.py) without what is asked of it."""
+
+    def __init__(self, base_path: str, layout: MemoryLayout, lock_timeout_s: float | None = 10.0) -> None:
+        self._base_path = base_path
+        self._path = os.path.join(base_path, LOCK_NAME)
+        self._layout = layout
+        self._planned = {planned.name: planned.id for planned in layout.dimensions.values()}
+        self._lock = FolderLock(self._path, lock_timeout_s)
+        self._names = NameMap()
+        self._given: dict[int, int] = {}  # what the journal says is given: first id -> the one behind the last
+        self._nonces: dict[int, str] = {}  # of the claims of what has no file yet
+        self._floor: dict[int, int] = {}  # the same, of what else this process knows
+        self._unsure: set[int] = set()  # dimensions whose name may be free: made by a process that may have ended
+        self._unwritten: dict[int, str] = {}  # what the journal does not tell: names of files; "": it has none any more
+        self._own_line = b""  # the first line, as this process wrote it last
+        self._numbers = count()
+        self._mutex = threading.RLock()
+        self._start_again()
+        self._renew()
+        renew_in_child(self)
+
+    def _renew(self) -> None:
+        # The map is changed under it; inside the folder's lock, if both are taken. What another thread was changing
+        # when a child was forked is read anew there.
+        if not self._mutex.acquire(blocking=False):
+            self._start_again()
+        self._mutex = threading.RLock()
+        self._unsure = set(self._names.owner_of)
+        self._stem = secrets.token_hex(4)  # of this process's claims
+
+    def _start_again(self) -> None:
+        self._token: str | None = None
+        self._head = b""  # the first line and the token, as they were read last
+        self._end = _JOURNAL  # of the last whole line that was read
+        self._is_torn = False
+        self._inode = self._size = -1  # as the file was when it was read last
+        self._has_scanned = False
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        except OSError as error:
+            self._raise(error)
+        finally:
+            self._lock.__exit__(None, None, None)
+
+    def _begin(self) -> None:
+        """Lock the register and read it to its end."""
+        try:
+            try:
+                fd = self._lock.__enter__()
+            except FileNotFoundError:
+                make_folder(Path(self._base_path))
+                fd = self._lock.__enter__()
+        except OSError as error:
+            self._raise(error)
+        try:
+            self._follow(fd)
+            self._read_first_line()
+        except BaseException as error:
+            self._lock.__exit__(None, None, None)
+            if isinstance(error, OSError):
+                self._raise(error)
+            raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._raise(error)
+
+    def _raise(self, error: OSError) -> NoReturn:
+        if isinstance(error, ConsciousnessError):
+            raise error
+        raise MappingError.of(error, self._path) from error
+
+    def _follow(self, fd: int, has_changed: bool = True) -> set[str]:
+        """Read what is new in the journal; the nonces of the claims that count.
+
+        `has_changed` is False where only this process can have written since it was read last.
+        """
+        with self._mutex:
+            try:
+                if has_changed and not self._is_journal(fd):
+                    return set()
+                return self._read_on(fd) if self._size != self._end or not has_changed else set()
+            except BaseException:
+                self._start_again()  # with all of it, for what was applied in part
+                raise
+
+    def _is_journal(self, fd: int) -> bool:
+        """Whether there is a journal; the state is made that of one that was not read yet, if it is another."""
+        facts = os.fstat(fd)
+        self._inode, self._size = facts.st_ino, facts.st_size
+        head = os.pread(fd, _JOURNAL + journal.HEAD_BYTES, 0)
+        token = self._token if head[_JOURNAL:] == self._head[_JOURNAL:] else journal.token_of(head)
+        self._head = head
+        if token is None or self._size > _MAX_BYTES:  # lost: what was read of it still holds
+            self._token, self._is_torn = None, False
+            return False
+        if token != self._token or self._size < self._end:
+            for first, behind in self._given.items():
+                _extend(self._floor, first, behind)
+            self._start_again()
+            self._inode, self._size, self._token, self._head = facts.st_ino, facts.st_size, token, head
+            self._given, self._names, self._nonces = {}, NameMap(), {}
+        return True
+
+    def _read_on(self, fd: int) -> set[str]:
+        accepted: set[str] = set()
+        at, rest, n_bytes = self._end, b"", _READ_BYTES
+        while n_bytes == _READ_BYTES:
+            data = os.pread(fd, _READ_BYTES, at)
+            n_bytes = len(data)
+            at += n_bytes
+            whole, newline, rest = (rest + data).rpartition(b"\n")
+            if newline:
+                accepted |= self._apply(whole)
+            rest = rest if len(rest) < 1024 else b"\0"  # no line is that long
+        self._is_torn = bool(rest)
+        self._end = at - len(rest)
+        self._size = at
+        return accepted
+
+    def _apply(self, data: bytes) -> set[str]:
+        accepted = set()
+        names, me = self._names, process_key()
+        for event in journal.events(data):
+            dimension = event.dimension
+            if event.kind == "+":
+                if _end_of(self._given, dimension) is not None:
+                    continue  # another claim of it came first
+                taken = event.name and event.name in names.by_name
+                self._mark(dimension)
+                if taken:
+                    continue
+                accepted.add(event.nonce)
+                if event.name:
+                    self._nonces[dimension] = event.nonce
+                    names.put(dimension, event.name, event.owner)
+                    if event.owner not in (me, FOR_ALL):
+                        self._unsure.add(dimension)
+                    self._unwritten.pop(dimension, None)
+            elif event.kind == "=":
+                names.put(dimension, event.name)
+                self._unwritten.pop(dimension, None)
+            elif event.kind == "-":
+                names.remove(dimension)
+                self._unwritten.pop(dimension, None)
+                if _end_of(self._given, dimension) is None:
+                    self._given[dimension] = dimension + 1
+            elif event.kind == "^":
+                _extend(self._given, dimension, event.last)
+        return accepted
+
+    def _mark(self, dimension: int) -> None:
+        """An id is given: so are those before it in its range."""
+        first = next((first for first, last in self._layout.id_ranges if first <= dimension <= last), dimension)
+        _extend(self._given, first, dimension + 1)
+
+    def _read_first_line(self) -> None:
+        """What processes that know only the first line gave; if it is lost, what lies in the folder."""
+        if self._own_line and self._head.startswith(self._own_line):
+            return
+        free = journal.free_ids(self._head)
+        if free is not None and all(number <= end for number, (_, end) in zip(free, _OLD_RANGES, strict=True)):
+            for number, (first, _) in zip(free, _OLD_RANGES, strict=True):
+                _extend(self._floor, first, number)
+        else:
+            found = dimensions_in(self._base_path)
+            for first, last in self._layout.id_ranges:
+                _extend(self._floor, first, max((n + 1 for n in found if first <= n <= last), default=first))
+
+    def _behind(self, dimension: int) -> int | None:
+        """The id behind those given that an id lies among; None if it was not given."""
+        behind = _end_of(self._given, dimension)
+        return behind if behind is not None else _end_of(self._floor, dimension)
+
+    def _is_kept(self, dimension: int) -> bool:
+        """Whether a dimension keeps its name without a file."""
+        owner = self._names.owner_of.get(dimension, "")
+        return owner == FOR_ALL or is_alive(owner)
+
+    def _claim(self, dimension: int, owner: str, name: str) -> bool:
+        """Append that an id, and a name, are given; whether no other claim came first."""
+        nonce = f"{self._stem}{next(self._numbers):x}"
+        accepted = self._append([journal.line("+", dimension, owner, nonce, name)], dimension)
+        self._shorten()
+        return nonce in accepted
+
+    def _append(self, lines: list[bytes], given: int = 0) -> set[str]:
+        """Append lines, `given` being an id that they give, and read them: the nonces of the claims that count."""
+        fd, before = self._lock.descriptor, []
+        if self._token is None:
+            self._follow(fd)  # where locks do nothing, another may have begun one
+        if self._token is None and self._size > _JOURNAL:  # whatever it is, it is no journal
+            fd = self._write_anew()
+        elif self._token is None:
+            before = [journal.line("!", secrets.token_hex(8)), *self._everything()]
+        with self._mutex:
+            for dimension, name in self._unwritten.items():
+                before.append(journal.line("=", dimension, name) if name else journal.line("-", dimension))
+        self._own_line = b""  # if this is interrupted nothing is known of it
+        own_line = self._first_line(given)
+        _write_all(fd, own_line, 0)
+        data = b"".join([b"\n" * self._is_torn, *before, *lines])
+        if self._lock.excludes:
+            _write_all(fd, data, max(self._size, _JOURNAL))
+            self._own_line = own_line
+            return self._follow(fd, has_changed=self._token is None)
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
+        try:
+            _write_all(fd, data)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
+        accepted = self._follow(fd)
+        if not self._lock.is_current():  # another wrote it anew meanwhile
+            self._lock.renew()
+            accepted = self._follow(self._lock.descriptor)
+        return accepted
+
+    def _first_line(self, given: int = 0) -> bytes:
+        """What a process of before may give next."""
+        free = []
+        for first, end in _OLD_RANGES:
+            behind = max(self._floor.get(first, 0), self._given.get(first, 0), first)
+            free.append(min(max(behind, given + 1) if first <= given < end else behind, end))
+        return journal.first_line((free[0], free[1]))
+
+    def _everything(self) -> list[bytes]:
+        """What is known, as the shortest journal that says it."""
+        lines = []
+        with self._mutex:
+            for dimension, name in sorted(self._names.of.items()):
+                is_kept = self._is_kept(dimension)
+                if os.path.lexists(region_file(self._base_path, dimension)):
+                    lines.append(journal.line("=", dimension, name))
+                elif is_kept:
+                    owner, nonce = self._names.owner_of[dimension], self._nonces.get(dimension, "-")
+                    lines.append(journal.line("+", dimension, owner, nonce, name))
+            lines += [journal.line("^", *each) for each in sorted({*self._floor.items(), *self._given.items()})]
+        return lines
+
+    def _shorten(self) -> None:
+        """Write the register anew if most of it is of the past."""
+        if self._end > max(_SMALL_BYTES, _BYTES_EACH * len(self._names.of)):
+            self._write_anew()
+
+    def _write_anew(self) -> int:
+        """Put a short register in the place of this one, under the same lock; its descriptor."""
+        old, token = self._lock.descriptor, secrets.token_hex(8)
+        temporary = os.path.join(self._base_path, f".{LOCK_NAME}.{token}.tmp")
+        new = self._lock.open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        try:
+            share(new, self._base_path)
+            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            end = self._end if self._token is not None else _JOURNAL + journal.HEAD_BYTES
+            _write_all(new, b"".join([self._first_line(), journal.line("!", token), *self._everything()]))
+            os.fsync(new)
+            os.rename(temporary, self._path)
+            sync_folder(Path(self._base_path))
+            if journal.token_of(os.pread(old, end, 0)) is not None:
+                # What another appended meanwhile, where locks do nothing.
+                _write_all(new, os.pread(old, _READ_BYTES, end))
+            self._unwritten.clear()  # it was part of everything
+            self._lock.adopt(new)
+        except BaseException:
+            if self._lock.descriptor != new:
+                self._lock.close_file(new)
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._follow(new)
+        return new
+
+
+def _write_all(fd: int, data: bytes, offset: int | None = None) -> None:
+    n_bytes = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
+    if n_bytes != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _end_of(given: dict[int, int], dimension: int) -> int | None:
+    """The end of a range of given ids that an id lies in; None if it was not given."""
+    for first, behind in given.items():
+        if first <= dimension < behind:
+            return behind
+    return None
+
+
+def _extend(given: dict[int, int], first: int, behind: int) -> None:
+    if given.get(first, 0) < behind:
+        given[first] = behind

@@ -93,8 +93,8 @@ class LimitExceeded(MemoryError):
         super().__init__(f"{message}; {hint}" if hint else message)
 
 
-class LayerNotFound(ConsciousnessError, LookupError):
-    """There is no such layer, or its dimension is not loaded."""
+class LayerNotFound(ConsciousnessError, KeyError):
+    """There is no such layer, or its dimension is not loaded. A LookupError, and of a Mapping the KeyError."""
 
     def __init__(self, dimension: int, layer: int, hint: str = "") -> None:
         self.dimension = dimension
@@ -102,6 +102,9 @@ class LayerNotFound(ConsciousnessError, LookupError):
         self.hint = hint
         message = f"no layer D{dimension:02d}/L{layer}"
         super().__init__(f"{message}: {hint}" if hint else message)
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # that of a KeyError is a repr
 
 
 class RegionNotFound(ConsciousnessError, LookupError):

@@ -22,6 +22,10 @@ class Evicted(NamedTuple):
     n_layers: int
     source: str
     size: int
+    name: str = ""
+
+
+_N_FIELDS = len(Evicted._fields)
 
 
 class EvictedDimensions:
@@ -31,6 +35,7 @@ class EvictedDimensions:
         self._records: dict[int, bytes] = {}
         self.n_layers = 0  # of all of them
         self.simulated: set[int] = set()
+        self.changed: set[int] = set()  # those whose files are others now: what is remembered is how they were
 
     def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] = ()) -> None:
         """Remember a dimension, and the facts of its layers if no index has them."""
@@ -42,13 +47,18 @@ class EvictedDimensions:
 
     def get(self, dimension: int) -> Evicted | None:
         record = self._records.get(dimension)
-        return None if record is None else Evicted._make(marshal.loads(record)[:4])
+        return None if record is None else Evicted._make(marshal.loads(record)[:_N_FIELDS])
 
     def take_facts(self, dimension: int) -> list[LayerFacts]:
         """What `put` was given for an index; it is not remembered any longer."""
         record = marshal.loads(self._records[dimension])
-        self._records[dimension] = marshal.dumps(record[:4])
-        return list(record[4:])
+        self._records[dimension] = marshal.dumps(record[:_N_FIELDS])
+        return list(record[_N_FIELDS:])
+
+    def mark_changed(self, dimension: int) -> None:
+        """The files of a dimension are others now: what an index would be made from is not remembered any longer."""
+        self.take_facts(dimension)
+        self.changed.add(dimension)
 
     def remove(self, dimension: int) -> bool:
         """Forget a dimension; whether it was there."""
@@ -58,11 +68,13 @@ class EvictedDimensions:
         del self._records[dimension]
         self.n_layers -= evicted.n_layers
         self.simulated.discard(dimension)
+        self.changed.discard(dimension)
         return True
 
     def clear(self) -> None:
         self._records.clear()
         self.simulated.clear()
+        self.changed.clear()
         self.n_layers = 0
 
     def __contains__(self, dimension: object) -> bool:

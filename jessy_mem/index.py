@@ -1,87 +1,197 @@
-"""Which layers have a keyword, or a frequency in a range: an inverted index and a sorted array over layer metadata."""
+"""Which layers have a keyword, a frequency or an age: an inverted index and sorted lists over layer metadata.
+
+What changes in one layer costs what that layer costs: lists stay sorted and are searched by bisection, and nothing is
+made anew. Lists by a number (frequency, age) are made when somebody asks for a range of it for the first time.
+"""
 
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
+import sys
+import unicodedata
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Collection, Iterable, Sequence
+from math import inf
+from operator import index, itemgetter
+from typing import Any, NamedTuple
 
 from jessy_mem.layout import LayerId
 
 __all__ = ["LayerFacts", "LayerIndex"]
 
-LayerFacts = tuple[int, int, float, tuple[str, ...], int, int]  # layer, depth, Hz, keywords, stored bytes, bytes
+# layer, depth, Hz, keywords, stored bytes, bytes, created_ns
+LayerFacts = tuple[int, int, float, tuple[str, ...], int, int, int]
+
+_FEW = 64  # so many are put one by one into a sorted list; more of them are sorted with it
+
+
+class _Known(NamedTuple):
+    """What is known of one layer."""
+
+    layer_id: LayerId
+    frequency: float
+    created_ns: int
+    words: tuple[str, ...]
 
 
 class LayerIndex:
-    """Finds layers by keyword (compared case-folded) and by frequency. Not thread-safe: the owner locks."""
+    """Finds layers by keyword (compared case-folded), frequency, age and name. Not thread-safe: the owner locks."""
 
     def __init__(self) -> None:
-        self._layers: dict[int, tuple[LayerId, ...]] = {}
-        self._keywords: dict[str, dict[int, tuple[LayerId, ...]]] = {}
-        self._words: dict[int, frozenset[str]] = {}
-        self._by_frequency: dict[int, list[tuple[float, LayerId]]] = {}
-        self._sorted: list[tuple[float, LayerId]] | None = []
+        self._known: dict[int, dict[int, _Known]] = {}  # dimension -> layer -> what is known of it
+        self._layers: dict[int, list[LayerId]] = {}
+        self._names: dict[int, str] = {}
+        self._keywords: dict[str, dict[int, list[LayerId]]] = {}
+        self._ordered: dict[str, list[tuple[float, LayerId]]] = {}  # by a number, once a range of it was asked for
 
     def __contains__(self, dimension: int) -> bool:
-        return dimension in self._layers
+        return dimension in self._known
 
-    def put(self, dimension: int, facts: Sequence[LayerFacts]) -> None:
+    def has_layer(self, dimension: int, layer: int) -> bool:
+        return layer in self._known.get(dimension, ())
+
+    def put(self, dimension: int, facts: Iterable[LayerFacts], name: str = "") -> None:
         """Index a dimension, in place of what was known of it."""
         self.remove(dimension)
-        found: dict[str, list[LayerId]] = {}
-        for layer, _, _, keywords, _, _ in facts:
-            for word in dict.fromkeys(keyword.casefold() for keyword in keywords):
-                found.setdefault(word, []).append(LayerId(dimension, layer))
-        for word, layers in found.items():
-            self._keywords.setdefault(word, {})[dimension] = tuple(layers)
-        self._words[dimension] = frozenset(found)
-        self._layers[dimension] = tuple(LayerId(dimension, fact[0]) for fact in facts)
-        self._by_frequency[dimension] = [(fact[2], LayerId(dimension, fact[0])) for fact in facts]
-        self._sorted = None
+        self._known[dimension], self._layers[dimension] = {}, []
+        self._names[dimension] = unicodedata.normalize("NFC", name)
+        self.change(dimension, facts)
 
     def remove(self, dimension: int) -> None:
         """Forget a dimension, if it is known."""
-        if self._layers.pop(dimension, None) is None:
-            return
-        for word in self._words.pop(dimension):
-            holders = self._keywords[word]
-            del holders[dimension]
+        if dimension in self._known:
+            self.change(dimension, (), list(self._known[dimension]))
+            del self._known[dimension], self._layers[dimension], self._names[dimension]
+
+    def change(self, dimension: int, facts: Iterable[LayerFacts], removed: Iterable[int] = ()) -> None:
+        """Layers of a dimension that is known were added or replaced (`facts`), or removed, if they were there."""
+        known = self._known[dimension]
+        come: dict[int, _Known] = {}
+        gone = {layer: known.pop(layer) for layer in removed if layer in known}
+        for layer, _, frequency, keywords, _, _, created_ns in facts:
+            words = tuple({sys.intern(keyword.casefold()): None for keyword in keywords})
+            come[layer] = _Known(LayerId(dimension, layer), frequency, created_ns, words)
+            if layer in known:
+                gone[layer] = known.pop(layer)
+        known |= come
+        old, new = gone.values(), come.values()
+        _change(
+            self._layers[dimension],
+            [each.layer_id for layer, each in gone.items() if layer not in come],
+            [each.layer_id for layer, each in come.items() if layer not in gone],
+        )
+        self._change_words(dimension, _by_word(old), _by_word(new))
+        for what, entries in self._ordered.items():
+            _change(entries, _by(what, old), _by(what, new))
+
+    def _change_words(self, dimension: int, old: dict[str, list[LayerId]], new: dict[str, list[LayerId]]) -> None:
+        for word in {**old, **new}:
+            holders = self._keywords.setdefault(word, {})
+            layers = holders.setdefault(dimension, [])
+            _change(layers, old.get(word, []), new.get(word, []))
+            if not layers:
+                del holders[dimension]
             if not holders:
                 del self._keywords[word]
-        del self._by_frequency[dimension]
-        self._sorted = None
 
     def find(
-        self, dimension: int | None = None, keyword: str | None = None, frequency: tuple[float, float] | None = None
+        self,
+        dimension: int | None = None,
+        keyword: str | None = None,
+        frequency: tuple[float, float] | None = None,
+        name: str | None = None,
+        since_ns: int | None = None,
+        before_ns: int | None = None,
     ) -> list[LayerId]:
-        """The layers that meet every condition given, ascending; `frequency` is (low, high) in Hz, inclusive."""
-        if keyword is not None:
-            holders = self._keywords.get(keyword.casefold(), {})
-            if dimension is not None:
-                found: Iterable[LayerId] = holders.get(dimension, ())
-            else:
-                found = [layer for each in sorted(holders) for layer in holders[each]]
-            if frequency is None:
-                return list(found)
-            in_range = set(self._in_range(frequency))
-            return [layer for layer in found if layer in in_range]
-        if frequency is not None:
-            return sorted(layer for layer in self._in_range(frequency) if dimension in (None, layer.dimension))
-        if dimension is not None:
-            return list(self._layers.get(dimension, ()))
-        return [layer for each in sorted(self._layers) for layer in self._layers[each]]
+        """The layers that meet every condition given, ascending.
 
-    def _in_range(self, frequency: tuple[float, float]) -> list[LayerId]:
-        low, high = (_stored(bound) for bound in frequency)
-        if not low <= high:  # nor if one is NaN
+        `frequency` is (low, high) in Hz, inclusive. `name` is that of a dimension, or its beginning followed by ``*``.
+        A layer was made at `since_ns` or later, and earlier than `before_ns`.
+        """
+        low, high = (-inf, inf) if frequency is None else (_stored(bound) for bound in frequency)
+        oldest = -inf if since_ns is None else index(since_ns)
+        newest = inf if before_ns is None else index(before_ns) - 1
+        if not (low <= high and oldest <= newest):  # nor if a bound is NaN
             return []
-        if self._sorted is None:
-            self._sorted = sorted(entry for entries in self._by_frequency.values() for entry in entries)
-        begin = bisect_left(self._sorted, low, key=itemgetter(0))
-        end = bisect_right(self._sorted, high, key=itemgetter(0))
-        return [layer for _, layer in self._sorted[begin:end]]
+        word = None if keyword is None else keyword.casefold()
+        holders = self._layers if word is None else self._keywords.get(word, {})
+        dimensions = self._dimensions(dimension, name)
+
+        def named() -> list[LayerId]:
+            """All that have the name and the keyword."""
+            few, many = sorted((dimensions, holders), key=len)
+            return [layer_id for each in sorted(few) if each in many for layer_id in holders[each]]
+
+        ranges = []
+        if frequency is not None:
+            ranges.append(self._range("frequency", low, high))
+        if since_ns is not None or before_ns is not None:
+            ranges.append(self._range("created_ns", oldest, newest))
+        if not ranges:
+            return named()
+        found = min(ranges, key=len)
+        if dimensions is not self._layers or word is not None:
+            found = min(found, named(), key=len)
+        known = self._known
+        return [
+            layer_id
+            for layer_id in sorted(found)
+            if low <= (each := known[layer_id.dimension][layer_id.layer]).frequency <= high
+            and oldest <= each.created_ns <= newest
+            and layer_id.dimension in dimensions
+            and (word is None or word in each.words)
+        ]
+
+    def _dimensions(self, dimension: int | None, name: str | None) -> Collection[int]:
+        """The dimensions that are meant."""
+        if dimension is None and name is None:
+            return self._layers
+        found = self._names if dimension is None else {dimension} & self._names.keys()
+        if name is None:
+            return found
+        wanted = unicodedata.normalize("NFC", name)
+        if wanted.endswith("*"):
+            return {each for each in found if self._names[each].startswith(wanted[:-1])}
+        return {each for each in found if self._names[each] == wanted}
+
+    def _range(self, what: str, low: float, high: float) -> list[LayerId]:
+        """The layers whose `what` is in ``[low, high]``, in no order."""
+        entries = self._ordered.get(what)
+        if entries is None:
+            entries = self._ordered[what] = sorted(
+                _by(what, [each for known in self._known.values() for each in known.values()])
+            )
+        begin = bisect_left(entries, low, key=itemgetter(0))
+        end = bisect_right(entries, high, key=itemgetter(0))
+        return [layer_id for _, layer_id in entries[begin:end]]
+
+
+def _by(what: str, some: Iterable[_Known]) -> list[tuple[float, LayerId]]:
+    return [(getattr(each, what), each.layer_id) for each in some]
+
+
+def _by_word(some: Iterable[_Known]) -> dict[str, list[LayerId]]:
+    found: dict[str, list[LayerId]] = {}
+    for each in some:
+        for word in each.words:
+            found.setdefault(word, []).append(each.layer_id)
+    return found
+
+
+def _change(entries: list[Any], gone: Sequence[Any], come: Sequence[Any]) -> None:
+    """Take what is `gone` out of a sorted list, and put in what has `come`."""
+    if len(gone) <= _FEW:
+        for entry in gone:
+            del entries[bisect_left(entries, entry)]
+    else:
+        left = set(gone)
+        entries[:] = [entry for entry in entries if entry not in left]
+    if len(come) <= _FEW:
+        for entry in come:
+            insort(entries, entry)
+    else:
+        entries += come
+        entries.sort()
 
 
 def _stored(frequency: float) -> float:

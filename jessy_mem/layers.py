@@ -39,9 +39,9 @@ class LayerTable(RegionTable):
     ) -> list[LayerId]:
         """The layers of all loaded dimensions that meet every condition, ascending.
 
-        `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. `name` is that of a dimension, or
-        its beginning followed by ``*``. A layer was made at `since_ns` or later, and before `before_ns` (Unix time in
-        ns). `where` are attributes that must be there and be equal; they are read from the files, of those layers only
+        `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. `name` is a dimension's, or its
+        beginning followed by ``*``. A layer was made at `since_ns` or later, and before `before_ns` (Unix time in ns).
+        `where` are attributes that must be there and be equal; they are read from the files, of those layers only
         that meet all other conditions. Evicted dimensions count as loaded.
         """
         self._check_open()

@@ -20,9 +20,9 @@ from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import ConsciousnessError
 from jessy_mem.ids import IdRegister
+from jessy_mem.layers import LayerTable
 from jessy_mem.layout import LayerId
 from jessy_mem.learning import EvictCallback, Learner
-from jessy_mem.table import RegionTable
 
 __all__ = ["LearnableTable", "keep_open", "open_tables"]
 
@@ -41,7 +41,7 @@ def open_tables() -> list[LearnableTable]:
     return [table for reference in _open.valuerefs() if (table := reference()) is not None]
 
 
-class LearnableTable(RegionTable):
+class LearnableTable(LayerTable):
     """The table of a base folder in which something is learned. MmapManager is its public face."""
 
     number: int = 0  # names it among those of this process; 0: it was not made to the end

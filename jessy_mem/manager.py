@@ -1,8 +1,8 @@
 """MmapManager: the public face of the library.
 
 Reading is compiled and lives in LayerRegistry; which regions are mapped, and who pays for them, is RegionTable's; what
-is learned, and what happens to it at the end, LearnableTable's. Here is what else a user calls: loading, reading, the
-pool, addresses and numbers.
+layers there are, LayerTable's; what is learned, and what happens to it at the end, LearnableTable's. Here is what else
+a user calls: loading, reading, the pool, addresses and numbers.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class MmapManager(LearnableTable):
         Everything else; `overrides` are fields of it that are changed for this manager.
 
     Attributes: `config`, `layout` (the plan), `number` (names the manager among those of this process).
+
+    A read-only Mapping of LayerId to LayerView over all that is loaded: ``memory[layer_id]``, ``in``, ``len`` and
+    iteration. As long as it is open it is true, even if it is empty.
 
     Creating a manager reserves address space and maps no file. Thread-safe; `access_layer` takes no lock. A context
     manager. After `close` every method but `close` and `get_stats` raises ManagerClosed.
@@ -192,7 +195,7 @@ class MmapManager(LearnableTable):
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
-    # Reading; access_layer and load_context are LayerRegistry's
+    # Reading; access_layer and load_context are LayerRegistry's, layers and the Mapping LayerTable's
 
     def region(self, dimension_id: int) -> MmapRegion:
         """The region of a loaded dimension, mapped again if it was evicted; RegionNotFound.
@@ -207,18 +210,6 @@ class MmapManager(LearnableTable):
             except LayerNotFound as error:
                 raise RegionNotFound(dimension, error.hint) from None
         return region
-
-    def layers(
-        self, dimension: int | None = None, keyword: str | None = None, frequency: tuple[float, float] | None = None
-    ) -> list[LayerId]:
-        """The layers of all loaded dimensions that meet every condition, ascending.
-
-        `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. Evicted dimensions count as
-        loaded.
-        """
-        with self._lock:
-            self._check_open()
-            return self._indexed().find(dimension, keyword, frequency)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
@@ -303,7 +294,7 @@ class MmapManager(LearnableTable):
         except RegionNotFound as error:
             raise LayerNotFound(dimension, layer, str(error)) from None
         with self._lock:
-            address = self._addressed().find(dimension)
+            address = self._catalogue.addressed().find(dimension)
         if address is None:
             raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
         return address + offset
@@ -312,7 +303,7 @@ class MmapManager(LearnableTable):
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
         at = self._checked(address)
         with self._lock:
-            return self._addressed().resolve(at)
+            return self._catalogue.addressed().resolve(at)
 
     # Numbers
 

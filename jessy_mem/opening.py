@@ -1,4 +1,4 @@
-"""Where a dimension belongs, and its bytes from there: its file or its simulation, as a checked Image.
+"""Where a dimension belongs, and its bytes from there: its files or its simulation, as a stack of checked Images.
 
 The charge is handed in: who opens decides nothing about room. Nothing here is a table, and no lock is taken.
 """
@@ -13,17 +13,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jessy_mem._core.budget import Charge
-from jessy_mem._core.image import Image, checked, map_file
+from jessy_mem._core.image import Image, checked
+from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion
-from jessy_mem.layout import MemoryLayout, region_file
+from jessy_mem.layout import MemoryLayout, has_deltas, region_file
 from jessy_mem.simulation import simulated_image
 
 __all__ = ["Opener", "Place"]
 
 logger = logging.getLogger("jessy_mem")
 
-Admit = Callable[[int], Charge]  # n_bytes -> their charge; LimitExceeded
+Admit = Callable[[int, int], Charge]  # bytes of a file, bytes of those under it -> its charge; LimitExceeded
+Stack = tuple[Image, ...]  # the base and its deltas, oldest first
 
 
 class Place(NamedTuple):
@@ -66,8 +68,8 @@ class Opener:
     def forget_path(self, dimension: int) -> None:
         self._named.pop(dimension, None)
 
-    def open(self, place: Place, admit: Admit, known_source: str | None = None) -> Image:
-        """The file of a dimension, mapped and checked as the configuration says, or its simulation.
+    def open(self, place: Place, admit: Admit, known_source: str | None = None) -> Stack:
+        """The files of a dimension, mapped and checked as the configuration says, or its simulation.
 
         `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
         invented text when the file is gone; what was simulated is simulated again without another warning.
@@ -77,9 +79,13 @@ class Opener:
         if may_simulate and config.simulation == "always":
             return self._simulated(place, admit)
         try:
-            # No variable holds what is not checked yet: the traceback of an error would keep it mapped and charged.
-            image = checked(
-                map_file(place.path, place.dimension, admit=admit, immutable=place.immutable), config.verify
+            stack = open_stack(
+                place.path,
+                place.dimension,
+                admit=admit,
+                immutable=place.immutable,
+                verify=config.verify,
+                deltas=not place.named or has_deltas(place.path),
             )
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)
@@ -87,25 +93,39 @@ class Opener:
                 raise
             why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
         else:
-            if place.immutable and image.generation == 0:
+            if place.immutable and stack[0].generation == 0:
                 logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
-            return image
+            return stack
         if known_source is None:
             logger.warning("dimension D%02d is SIMULATED, %s", place.dimension, why)
             warnings.warn(f"dimension D{place.dimension:02d} is simulated, {why}", stacklevel=_levels_to_caller())
         return self._simulated(place, admit)
 
-    def _simulated(self, place: Place, admit: Admit) -> Image:
-        return checked(
+    def open_delta(self, place: Place, admit: Admit, stack: Stack, generation: int) -> Image:
+        """The delta of `generation` that lies on `stack`, mapped and checked."""
+        return open_delta(stack, place.path, generation, admit=admit, verify=self._config.verify)
+
+    def reopen(self, place: Place, admit: Admit, stack: Stack) -> Stack:
+        """The files that are there now, those that `stack` maps already not mapped again; `stack` if it is all."""
+        if place.immutable or stack[0].immutable or (place.named and not has_deltas(place.path)):
+            return stack
+        if stack[0].source == "simulated" and (self._config.simulation == "always" or not os.path.exists(place.path)):
+            return stack
+        found = reopen_stack(stack, place.path, admit=admit, verify=self._config.verify)
+        return self.open(place, admit, stack[0].source) if found is None else found
+
+    def _simulated(self, place: Place, admit: Admit) -> Stack:
+        image = checked(
             simulated_image(
                 place.dimension,
                 self._layout,
                 seed=self._config.simulation_seed,
                 scale=self._config.simulation_scale,
-                admit=admit,
+                admit=lambda n_bytes: admit(n_bytes, 0),
             ),
             self._config.verify,
         )
+        return (image,)
 
 
 def _levels_to_caller() -> int:

@@ -95,7 +95,7 @@ def state_of(table: RegionTable) -> dict[str, Any]:
 
 
 def _region_state(region: MmapRegion) -> dict[str, Any]:
-    names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes")
+    names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "n_bytes", "created_ns")
     layers: list[dict[str, Any]] = [dict(zip(names, facts, strict=True)) for facts in region.layer_facts()]
     for layer in layers:
         layer["keywords"] = list(layer["keywords"])
@@ -105,6 +105,7 @@ def _region_state(region: MmapRegion) -> dict[str, Any]:
         "source": region.source,
         "size": region.size,
         "generation": region.generation,
+        "n_deltas": region.n_deltas,
         "immutable": region.immutable,
         "stale": region.stale,
         "layers": layers,

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from operator import index
 from typing import TypeVar
@@ -26,7 +26,7 @@ from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.registry import LayerRegistry
-from jessy_mem.addresses import Addresses
+from jessy_mem.catalogue import Catalogue
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
@@ -37,11 +37,10 @@ from jessy_mem.errors import (
     ManagerClosed,
     RegionNotFound,
 )
-from jessy_mem.evicted import Evicted, EvictedDimensions
+from jessy_mem.evicted import Evicted
 from jessy_mem.eviction import make_policy
-from jessy_mem.index import LayerFacts, LayerIndex
 from jessy_mem.layout import MemoryLayout, default_layout
-from jessy_mem.opening import Opener, Place
+from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer
@@ -87,10 +86,8 @@ class RegionTable(LayerRegistry):
         self._opener = Opener(config, self.layout)
         self._pressure = Pressure(config)
         self._policy = make_policy(config.eviction_policy)  # of what may be evicted, held or not
-        self._evicted = EvictedDimensions()
-        self._index = LayerIndex()
-        self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
-        self._addresses = Addresses(self.layout)
+        self._catalogue = Catalogue(self._regions, self.layout)
+        self._evicted = self._catalogue.evicted
         self._n_evictions = self._n_failures = 0
         self._sites = CallSites()
         if config.trace:
@@ -104,12 +101,22 @@ class RegionTable(LayerRegistry):
         place = self._opener.place_of(dimension)
         return self._region_around(self._opener.open(place, partial(self._admit, place), known_source), place)
 
-    def _open_image(self, dimension: int) -> Image:
+    def _open_stack(self, dimension: int) -> Stack:
         place = self._opener.place_of(dimension)
         return self._opener.open(place, partial(self._admit, place))
 
-    def _region_around(self, image: Image, place: Place) -> MmapRegion:
-        return make_region(image, place.immutable, self._allocators[place.segment])
+    def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
+        """The delta of `generation` that lies on `stack`, mapped and charged; LimitExceeded if there is no room."""
+        place = self._opener.place_of(dimension)
+        return self._opener.open_delta(place, partial(self._admit, place), stack, generation)
+
+    def _reopen(self, dimension: int, stack: Stack) -> Stack:
+        """The files of a dimension that are there now; those that `stack` maps already are not mapped again."""
+        place = self._opener.place_of(dimension)
+        return self._opener.reopen(place, partial(self._admit, place), stack)
+
+    def _region_around(self, stack: Stack, place: Place) -> MmapRegion:
+        return make_region(stack, place.immutable, self._allocators[place.segment])
 
     def _place_of(self, dimension: int) -> Place:
         return self._opener.place_of(dimension)
@@ -128,11 +135,11 @@ class RegionTable(LayerRegistry):
 
         return allocate
 
-    def _admit(self, place: Place, n_bytes: int) -> Charge:
-        """The charge for a file of `n_bytes`, after making room if that is needed; LimitExceeded."""
-        if n_bytes > place.slot_bytes:
+    def _admit(self, place: Place, n_bytes: int, below_bytes: int) -> Charge:
+        """The charge for a file of `n_bytes` on others of `below_bytes`, after making room for it; LimitExceeded."""
+        if below_bytes + n_bytes > place.slot_bytes:
             hint = f"the slot of D{place.dimension:02d} has {format_bytes(place.slot_bytes)}"
-            raise LimitExceeded(0, place.slot_bytes, n_bytes, place.segment, hint=hint)
+            raise LimitExceeded(0, place.slot_bytes, below_bytes + n_bytes, place.segment, hint=hint)
         while True:
             try:
                 return Charge(self._ledger, place.segment, n_bytes)
@@ -189,36 +196,22 @@ class RegionTable(LayerRegistry):
             self._policy.remove(dimension)
         elif dimension not in self._policy:
             self._policy.insert(dimension)
-        self._evicted.remove(dimension)
-        if self._unindexed is not None:
-            self._unindexed.add(dimension)
-        self._addresses.put(dimension, region.size)
+        self._catalogue.put(dimension, region)
         if self._n_visits > 2 * len(self._regions) + MIN_VISITS:
             self._pass_on_visits()
 
     def _remove(self, dimension: int) -> None:
         """Let go of a dimension, mapped or evicted, and of all that is remembered of it; what is held is a lease."""
-        self._evicted.remove(dimension)
         if dimension in self._regions:
             self._policy.remove(dimension)
             self._holders.remove(dimension)
-        self._index.remove(dimension)
-        if self._unindexed is not None:
-            self._unindexed.discard(dimension)
-        self._addresses.remove(dimension)
+        self._catalogue.remove(dimension)
         self._opener.forget_path(dimension)
 
     def _unmap(self, dimension: int, source: str | None = None) -> None:
         """Take a region out of the table, and remember it: the next access maps it again, as what `source` says."""
-        region = self._regions[dimension]
-        evicted = Evicted(region.generation, region.n_layers, source or region.source, region.size)
-        facts: Sequence[LayerFacts] = ()
-        if self._unindexed is None:
-            facts = self._facts_of(region)
-        elif dimension in self._unindexed:
-            self._index_now(dimension)
-        del region
-        self._evicted.put(dimension, evicted, facts)
+        # No variable holds the region, so that nobody but others does when it goes.
+        self._catalogue.unmap(dimension, self._regions[dimension], source or self._regions[dimension].source)
         self._holders.remove(dimension)
 
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
@@ -226,19 +219,73 @@ class RegionTable(LayerRegistry):
         with self._lock:
             return self._regions.get(dimension) or self._evicted.get(dimension)
 
-    def _exchange(self, dimension: int, old: MmapRegion | None, image: Image | None) -> bool:
-        """Let `image` take the place of the region `old`, or of nothing; without one, the dimension is left unmapped.
+    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
+        """Let `stack` take the place of the region `old`, or of nothing; without one, the dimension is left unmapped.
 
         False, and nothing has changed, if something else is there, or the table is closed. Takes the lock.
         """
         with self._lock:
             if self._closed or self._regions.get(dimension) is not old or dimension in self._evicted:
                 return False
-            if image is None:
+            if stack is None:
                 self._unmap(dimension, "mmap")
             else:
-                self._install(dimension, self._region_around(image, self._opener.place_of(dimension)))
+                self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
             return True
+
+    # Growing in place: views of what has not changed stay, and the index learns what has
+
+    def _grow(self, dimension: int, region: MmapRegion, delta: Image) -> bool:
+        """Lay `delta` on the stack of `region`; False, and nothing has changed, if something else is loaded."""
+        with self._lock:
+            return self._restack(dimension, region, (*region._stack, delta))
+
+    def _restack(
+        self, dimension: int, region: MmapRegion, stack: Stack, changed: Collection[int] | None = None
+    ) -> bool:
+        """Let `stack` take the place of that of `region`; False, and nothing has changed, if something else is loaded.
+
+        `changed` are the layers that are not what they were; by default, those that its new files name. Takes the lock.
+        """
+        with self._lock:
+            if self._closed or self._regions.get(dimension) is not region:
+                return False
+            named = self._holders.restack(region, stack)
+            self._catalogue.change(dimension, region, named if changed is None else changed)
+            return True
+
+    def _refresh_dimension(self, dimension: int) -> bool:
+        """Bring a dimension up to the files that are there now; whether it has changed. With no lock held.
+
+        One that is evicted is read again when somebody asks. DimensionNotFound if its files are gone.
+        """
+
+        def refresh() -> bool:
+            region = self._regions.get(dimension)
+            if region is None:
+                if dimension in self._evicted:
+                    self._catalogue.mark_changed(dimension)
+                return dimension in self._evicted
+            if region.source == "pool":
+                return False
+            place, old = self._opener.place_of(dimension), region._stack
+            stack = self._opener.reopen(place, partial(self._admit, place), old)
+            if stack is old:
+                return False
+            if stack[0].immutable or stack[0].source != old[0].source:
+                self._install(dimension, self._region_around(stack, place))
+                return True
+            return self._restack(dimension, region, stack)
+
+        return self._changing(dimension, refresh)
+
+    def _read_changed(self) -> None:
+        """Map what was changed while it was evicted, so that it can be found. With no lock held."""
+        for dimension in list(self._evicted.changed):
+            try:
+                self._restore(dimension, 0)
+            except (LayerNotFound, InvalidRegion) as error:
+                logger.warning("the layers of D%02d cannot be found: %s", dimension, error)
 
     # Making room
 
@@ -397,39 +444,6 @@ class RegionTable(LayerRegistry):
                 self._evict_until(lambda: self._ledger.used_bytes <= self._pressure.evict_to_bytes)
         if crossings:
             self._pressure.tell(crossings, used_bytes)
-
-    # What an index and addresses are made from, when somebody asks; the caller holds the lock
-
-    def _indexed(self) -> LayerIndex:
-        """The index of all layers there are."""
-        if self._unindexed is None:
-            self._unindexed = {*self._regions, *self._evicted}
-        while self._unindexed:
-            self._index_now(next(iter(self._unindexed)))
-        return self._index
-
-    def _index_now(self, dimension: int) -> None:
-        region = self._regions.get(dimension)
-        self._index.put(dimension, self._evicted.take_facts(dimension) if region is None else self._facts_of(region))
-        if self._unindexed is not None:
-            self._unindexed.discard(dimension)
-
-    def _facts_of(self, region: MmapRegion) -> Sequence[LayerFacts]:
-        """What the index is made from; nothing for a region whose keywords were overwritten."""
-        try:
-            return region.layer_facts()
-        except InvalidRegion as error:
-            where = f"D{region.dimension_id:02d}"
-            logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, error)
-            return []
-
-    def _addressed(self) -> Addresses:
-        """The addresses of all dimensions there are."""
-        if not self._addresses.in_use:
-            sizes = [(dimension, region.size) for dimension, region in self._regions.items()]
-            sizes += [(each, evicted.size) for each in self._evicted if (evicted := self._evicted.get(each))]
-            self._addresses.begin(sizes)
-        return self._addresses
 
     # Tracing
 

@@ -101,15 +101,15 @@ cdef class Holders:
         self.retired.extend([weakref.ref(image) for image in images])
         return 0
 
-    def grow(self, MmapRegion region not None, Image delta not None):
-        """Lay `delta` on the stack of a loaded region; who holds views of what it replaces keeps them."""
-        region.grow(delta)
-
     def restack(self, MmapRegion region not None, tuple stack not None):
-        """Let `stack` take the place of a loaded region's; of the files that leave it, what is held is a lease now."""
-        cdef tuple old = region.stack
-        region.restack(stack)
+        """Let `stack` take the place of a loaded region's; of the files that leave it, what is held is a lease now.
+
+        Who holds views keeps them. Returns the numbers of the layers that new files name; None if the base is new.
+        """
+        cdef tuple old = region.current()
+        cdef list named = region.restack(stack)
         self.retire([image for image in old if image not in stack])
+        return named
 
     def freed_bytes(self, dimension):
         """The bytes that come free when the dimension leaves the table: none as long as somebody holds it."""

@@ -19,8 +19,10 @@ cdef class MmapRegion:
     # The stack; ManagerClosed if it is closed.
     cdef tuple current(self)
     cdef int set_stack(self, tuple stack) except -1
-    # Lay a delta on the stack. The caller holds the table's lock.
-    cdef int grow(self, Image delta) except -1
-    # Put another stack in the place of this one. The caller holds the table's lock.
-    cdef int restack(self, tuple stack) except -1
+    # Put another stack in the place of this one; what it adds on top is looked at, the rest only if it differs.
+    # Returns the numbers of the layers that its new images name; None if the base is new. The caller holds the table's
+    # lock.
+    cdef list restack(self, tuple stack)
+    cdef int lay_on(self, Image delta) except -1
+    cdef int replace(self, tuple stack) except -1
     cdef object not_found(self, tuple stack, object layer)

@@ -25,11 +25,20 @@ from libc.string cimport memcmp
 
 from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
-from jessy_mem._core.format cimport HEADER_BYTES, LayerEntry, entry_is_tombstone
+from jessy_mem._core.format cimport HEADER_BYTES, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
-from jessy_mem._core.stack cimport Place, layer_number, stack_find, stack_gain, stack_layers
+from jessy_mem._core.stack cimport (
+    Place,
+    layer_number,
+    stack_bytes,
+    stack_facts,
+    stack_facts_of,
+    stack_find,
+    stack_gain,
+    stack_layers,
+)
 from jessy_mem._core.view cimport LayerView, make_view, touch_pages
 
 from jessy_mem._core.mapping import Mapping
@@ -55,14 +64,6 @@ cdef inline Image base_of(tuple stack):
 
 cdef inline Image newest_of(tuple stack):
     return <Image> PyTuple_GET_ITEM(stack, PyTuple_GET_SIZE(stack) - 1)
-
-
-cdef tuple facts_of(Image image, uint32_t i):
-    cdef LayerEntry *entry = &image.layers[i]
-    return (
-        entry.layer, entry.depth, entry.frequency_hz, image.keywords(i), entry.content_bytes, entry.raw_bytes,
-        entry.created_ns,
-    )
 
 
 @cython.final
@@ -134,7 +135,7 @@ cdef class MmapRegion:
     @property
     def size(self):
         """Bytes of all files."""
-        return total_bytes(self.current())
+        return stack_bytes(self.current())
 
     @property
     def generation(self):
@@ -201,14 +202,14 @@ cdef class MmapRegion:
         try:
             begin, n_bytes = offset, size
         except OverflowError:
-            raise OutOfBounds(offset, size, total_bytes(stack)) from None
+            raise OutOfBounds(offset, size, stack_bytes(stack)) from None
         while begin >= <Py_ssize_t> image.n_bytes and file < PyTuple_GET_SIZE(stack):
             begin -= image.n_bytes
             image = <Image> PyTuple_GET_ITEM(stack, file)
             file += 1
         first = span_slice(image.bytes, begin, n_bytes)
         if first == NULL:
-            raise OutOfBounds(offset, size, total_bytes(stack))
+            raise OutOfBounds(offset, size, stack_bytes(stack))
         return memoryview_of(image, first, n_bytes)
 
     def layer(self, layer):
@@ -258,28 +259,11 @@ cdef class MmapRegion:
 
     def layer_facts(self):
         """For each layer (layer, depth, frequency in Hz, keywords, stored bytes, bytes, created_ns), ascending."""
-        cdef tuple stack = self.current()
-        cdef uint32_t n, i
-        cdef Place *places = stack_layers(stack, &n)
-        try:
-            return [
-                facts_of(<Image> PyTuple_GET_ITEM(stack, places[i].file), places[i].entry) for i in range(n)
-            ]
-        finally:
-            free(places)
+        return stack_facts(self.current())
 
     def _facts_of(self, layers):
-        """The facts of those of `layers` that there are, and the numbers of the others: what an index learns of a
-        change."""
-        cdef tuple stack = self.current()
-        cdef Place place
-        cdef list facts = [], gone = []
-        for layer in layers:
-            if stack_find(stack, layer_number(layer), &place):
-                facts.append(facts_of(<Image> PyTuple_GET_ITEM(stack, place.file), place.entry))
-            else:
-                gone.append(layer)
-        return facts, gone
+        """The facts of those of `layers` that there are, and the numbers of the others: how an index follows a change."""
+        return stack_facts_of(self.current(), layers)
 
     def _has_layer(self, layer):
         cdef Place place
@@ -311,7 +295,7 @@ cdef class MmapRegion:
         cdef Place place
         if not stack_find(stack, layer_number(layer), &place):
             raise self.not_found(stack, layer)
-        return total_bytes(stack[:place.file]) + entry_at(stack, &place).content_off_bytes
+        return stack_bytes(stack[:place.file]) + entry_at(stack, &place).content_off_bytes
 
     def verify(self, progress=None):
         """All damage of all files, as a list of errors; empty if they are sound. Reads every byte, without the GIL.
@@ -320,7 +304,7 @@ cdef class MmapRegion:
         """
         cdef tuple stack = self.current()
         cdef Image image
-        cdef uint64_t below_bytes = 0, all_bytes = total_bytes(stack)
+        cdef uint64_t below_bytes = 0, all_bytes = stack_bytes(stack)
         cdef list found = []
         for image in stack:
             found += image.damage(
@@ -399,7 +383,21 @@ cdef class MmapRegion:
         self.stack = stack
         return 0
 
-    cdef int grow(self, Image delta) except -1:
+    cdef list restack(self, tuple stack):
+        cdef tuple old = self.current()
+        cdef Py_ssize_t n_kept = len(old)
+        cdef Image image
+        cdef uint32_t i
+        if stack[:n_kept] == old:
+            for image in stack[n_kept:]:
+                self.lay_on(image)
+        else:
+            self.replace(stack)
+        if base_of(stack) is not base_of(old):
+            return None
+        return [image.layers[i].layer for image in stack if image not in old for i in range(image.n_layers)]
+
+    cdef int lay_on(self, Image delta) except -1:
         cdef tuple old = self.current(), stack = (*old, delta)
         cdef int64_t gain = stack_gain(old, delta)
         cdef list replaced = []  # which lose their last reference when the lock is free again
@@ -412,7 +410,7 @@ cdef class MmapRegion:
                 replaced.append(self.views.pop(delta.layers[i].layer, None))
         return 0
 
-    cdef int restack(self, tuple stack) except -1:
+    cdef int replace(self, tuple stack) except -1:
         cdef MmapRegion counted = MmapRegion.__new__(MmapRegion)
         cdef Place place
         cdef LayerView view
@@ -463,7 +461,7 @@ cdef class MmapRegion:
         base = base_of(stack)
         deltas = "" if len(stack) == 1 else f" in {len(stack)} files"
         return (
-            f"<MmapRegion D{base.dimension_id:02d} {base.name}: {self.n_layers} layers, {total_bytes(stack)} bytes"
+            f"<MmapRegion D{base.dimension_id:02d} {base.name}: {self.n_layers} layers, {stack_bytes(stack)} bytes"
             f"{deltas}, generation {newest_of(stack).generation}, {base.source}>"
         )
 
@@ -471,14 +469,6 @@ cdef class MmapRegion:
 cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
     """Of a stack that the caller holds."""
     return &(<Image> PyTuple_GET_ITEM(stack, place.file)).layers[place.entry]
-
-
-cdef uint64_t total_bytes(tuple stack):
-    cdef Image image
-    cdef uint64_t n_bytes = 0
-    for image in stack:
-        n_bytes += image.n_bytes
-    return n_bytes
 
 
 def make_region(images, bint immutable, allocate):

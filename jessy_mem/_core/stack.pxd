@@ -17,3 +17,9 @@ cdef bint stack_find(tuple stack, int64_t layer, Place *place) noexcept
 cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL
 # How many layers more there are if `image` is laid on `stack`.
 cdef int64_t stack_gain(tuple stack, Image image) noexcept
+# Bytes of all files.
+cdef uint64_t stack_bytes(tuple stack)
+# For each layer (layer, depth, frequency in Hz, keywords, stored bytes, bytes, created_ns), ascending.
+cdef list stack_facts(tuple stack)
+# The facts of those of `layers` that there are, and the numbers of the others.
+cdef tuple stack_facts_of(tuple stack, object layers)

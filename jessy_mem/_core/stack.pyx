@@ -21,7 +21,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from jessy_mem._core.c.os_folder cimport jm_os_folder_numbers
-from jessy_mem._core.format cimport MAX_LAYERS, entry_is_tombstone
+from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
 
 from jessy_mem._core.image import checked, map_file
@@ -107,6 +107,43 @@ cdef int64_t stack_gain(tuple stack, Image image) noexcept:
     return gain
 
 
+cdef uint64_t stack_bytes(tuple stack):
+    cdef Image image
+    cdef uint64_t n_bytes = 0
+    for image in stack:
+        n_bytes += image.n_bytes
+    return n_bytes
+
+
+cdef tuple facts_at(tuple stack, const Place *place):
+    cdef Image image = image_at(stack, place.file)
+    cdef LayerEntry *entry = &image.layers[place.entry]
+    return (
+        entry.layer, entry.depth, entry.frequency_hz, image.keywords(place.entry), entry.content_bytes,
+        entry.raw_bytes, entry.created_ns,
+    )
+
+
+cdef list stack_facts(tuple stack):
+    cdef uint32_t n, i
+    cdef Place *places = stack_layers(stack, &n)
+    try:
+        return [facts_at(stack, &places[i]) for i in range(n)]
+    finally:
+        free(places)
+
+
+cdef tuple stack_facts_of(tuple stack, layers):
+    cdef Place place
+    cdef list facts = [], gone = []
+    for layer in layers:
+        if stack_find(stack, layer_number(layer), &place):
+            facts.append(facts_at(stack, &place))
+        else:
+            gone.append(layer)
+    return facts, gone
+
+
 def open_stack(
     str path not None, uint64_t dimension_id, *, admit=None, bint immutable=False, str verify="lazy", bint deltas=True
 ):
@@ -184,10 +221,6 @@ cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, b
 
 cdef object admit_with(admit, uint64_t below_bytes):
     return None if admit is None else lambda n_bytes: admit(n_bytes, below_bytes)
-
-
-cdef uint64_t stack_bytes(tuple stack):
-    return sum([(<Image> image).n_bytes for image in stack])
 
 
 cdef object identity_of(str path, dimension_id):

@@ -15,13 +15,11 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
-OBJECTS = (
-    "records mapping fault format packing budget image merge arena pool latency region holders registry".split()
-)
+OBJECTS = "records mapping fault format packing budget image merge arena pool latency stack view region holders registry".split()
 HOUSE = """
     errors sizes units compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
-    builder simulation opening table growth files protos learning learnable report manager exporters doctor
+    builder simulation opening catalogue table layers growth files protos learning learnable report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -17,7 +17,7 @@ def stored(frequency):
 
 def facts_of(*layers):
     """Facts as a region gives them, of (layer, frequency, keywords)."""
-    return [(layer, 0, stored(frequency), tuple(keywords), 10, 10) for layer, frequency, keywords in layers]
+    return [(layer, 0, stored(frequency), tuple(keywords), 10, 10, 0) for layer, frequency, keywords in layers]
 
 
 def search(known, dimension, keyword, frequency):
@@ -25,7 +25,7 @@ def search(known, dimension, keyword, frequency):
     return [
         (each, layer)
         for each in sorted(known)
-        for layer, _, layer_frequency, keywords, _, _ in known[each]
+        for layer, _, layer_frequency, keywords, *_ in known[each]
         if (dimension is None or dimension == each)
         and (keyword is None or keyword.casefold() in [word.casefold() for word in keywords])
         and (frequency is None or stored(frequency[0]) <= layer_frequency <= stored(frequency[1]))

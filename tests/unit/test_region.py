@@ -86,7 +86,7 @@ def test_layer_facts_are_those_of_the_records(region):
     for facts, layer in zip(region.layer_facts(), SOUND.layers, strict=True):
         words = tuple(word.decode() for word in layer.keywords)
         size = len(layer.content)
-        assert facts == (layer.layer, layer.depth, pytest.approx(layer.frequency), words, size, size)
+        assert facts == (layer.layer, layer.depth, pytest.approx(layer.frequency), words, size, size, 10**18)
 
 
 def test_region_is_made_once(region, region_file):

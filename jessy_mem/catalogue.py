@@ -1,0 +1,112 @@
+"""What is known of all loaded dimensions, mapped or evicted: which layers they have, and where the plan places them.
+
+An index and addresses are made when somebody asks for the first time, and kept up to date from then on; most programs
+never ask. What changes in a dimension costs what changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.addresses import Addresses
+from jessy_mem.errors import InvalidRegion
+from jessy_mem.evicted import Evicted, EvictedDimensions
+from jessy_mem.index import LayerFacts, LayerIndex
+from jessy_mem.layout import MemoryLayout
+
+__all__ = ["Catalogue"]
+
+logger = logging.getLogger("jessy_mem")
+
+
+class Catalogue:
+    """What is known of `regions`, which are mapped, and of what was evicted. Not thread-safe: the owner locks."""
+
+    def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout) -> None:
+        self.evicted = EvictedDimensions()
+        self._regions = regions
+        self._index = LayerIndex()
+        self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
+        self._addresses = Addresses(layout)
+
+    def put(self, dimension: int, region: MmapRegion) -> None:
+        """A dimension is mapped now, in whatever way it was there before."""
+        self.evicted.remove(dimension)
+        if self._unindexed is not None:
+            self._unindexed.add(dimension)
+        self._addresses.put(dimension, region.size)
+
+    def remove(self, dimension: int) -> None:
+        """A dimension is not loaded any more."""
+        self.evicted.remove(dimension)
+        self._index.remove(dimension)
+        if self._unindexed is not None:
+            self._unindexed.discard(dimension)
+        self._addresses.remove(dimension)
+
+    def unmap(self, dimension: int, region: MmapRegion, source: str) -> None:
+        """A dimension is evicted now; it comes back from `source`."""
+        facts: Sequence[LayerFacts] = ()
+        if self._unindexed is None:
+            facts = _facts_of(region)
+        elif dimension in self._unindexed:
+            self._index_now(dimension)
+        evicted = Evicted(region.generation, region.n_layers, source, region.size, region.name)
+        self.evicted.put(dimension, evicted, facts)
+
+    def change(self, dimension: int, region: MmapRegion, layers: Iterable[int] | None) -> None:
+        """Those `layers` of a mapped dimension are not what they were; or nobody knows which."""
+        self._addresses.put(dimension, region.size)
+        if self._unindexed is None or dimension in self._unindexed:
+            return
+        if layers is None or dimension not in self._index:
+            self._unindexed.add(dimension)
+            return
+        try:
+            self._index.change(dimension, *region._facts_of(layers))
+        except InvalidRegion:  # keywords were overwritten in the file
+            self._unindexed.add(dimension)
+
+    def mark_changed(self, dimension: int) -> None:
+        """The files of an evicted dimension are others now: its layers can be found again when it is mapped."""
+        self.evicted.mark_changed(dimension)
+        self._index.remove(dimension)
+        if self._unindexed is not None:
+            self._unindexed.discard(dimension)
+
+    def indexed(self) -> LayerIndex:
+        """The index of all layers there are."""
+        if self._unindexed is None:
+            self._unindexed = {*self._regions, *self.evicted}
+        while self._unindexed:
+            self._index_now(next(iter(self._unindexed)))
+        return self._index
+
+    def _index_now(self, dimension: int) -> None:
+        region, evicted = self._regions.get(dimension), self.evicted.get(dimension)
+        if region is not None:
+            self._index.put(dimension, _facts_of(region), region.name)
+        elif evicted is not None:
+            self._index.put(dimension, self.evicted.take_facts(dimension), evicted.name)
+        if self._unindexed is not None:
+            self._unindexed.discard(dimension)
+
+    def addressed(self) -> Addresses:
+        """The addresses of all dimensions there are."""
+        if not self._addresses.in_use:
+            sizes = [(dimension, region.size) for dimension, region in self._regions.items()]
+            sizes += [(each, evicted.size) for each in self.evicted if (evicted := self.evicted.get(each))]
+            self._addresses.begin(sizes)
+        return self._addresses
+
+
+def _facts_of(region: MmapRegion) -> Sequence[LayerFacts]:
+    """What the index is made from; nothing for a region whose keywords were overwritten."""
+    try:
+        return region.layer_facts()
+    except InvalidRegion as error:
+        where = f"D{region.dimension_id:02d}"
+        logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, error)
+        return []

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from unittest import mock
 
 import pytest
@@ -22,6 +23,7 @@ from jessy_mem.ids import LOCK_NAME
 from jessy_mem.journal import line
 
 KIB = 1 << 10
+NUMBERS = count()  # of all dimensions that are learned here: no two have the same name
 
 
 def spec(key: int, part: int = 0, n_bytes: int = 1000, **options) -> jm.LayerSpec:
@@ -33,7 +35,7 @@ def learn(memory: jm.MmapManager, key: int = 0, n_layers: int = 2, n_bytes: int 
     layers = [
         spec(key, i, n_bytes, depth=i, frequency=1.5 + i, keywords=(f"word{key}", f"layer{i}")) for i in range(n_layers)
     ]
-    return memory.create_proto_dimension(f"Learned {key}", layers, user=user)
+    return memory.create_proto_dimension(f"Learned {key}.{next(NUMBERS)}", layers, user=user)
 
 
 def check(memory: jm.MmapManager, dimension: int, key: int = 0, n_layers: int = 2, n_bytes: int = 1000) -> str:
@@ -64,7 +66,8 @@ def test_created_is_readable_at_once(tmp_path):
         assert dimension == 15
         assert check(memory, dimension, 3) == "pool"
         region = memory.region(dimension)
-        assert (region.name, region.generation, region.source, region.n_layers) == ("Learned 3", 1, "pool", 2)
+        assert region.name.startswith("Learned 3.")
+        assert (region.generation, region.source, region.n_layers) == (1, "pool", 2)
         assert region.verify() == []
         assert files_in(tmp_path) == []
 
@@ -446,7 +449,7 @@ def test_appended_layer_is_read_and_found(tmp_path):
         assert (bytes(view), view.depth, view.frequency) == (content_of(8, 0), 5, 9.0)
         assert memory.layers(keyword="new") == memory.layers(frequency=(8, 10)) == [(dimension, 2)]
         assert memory.layers(dimension) == [(dimension, 0), (dimension, 1), (dimension, 2)]
-        assert memory.region(dimension).name == "Learned 1"
+        assert memory.region(dimension).name.startswith("Learned 1.")
 
 
 def test_appended_layer_may_have_a_number_of_its_own(tmp_path):
@@ -603,7 +606,8 @@ def test_crystallized_is_a_region_file(tmp_path, user, verify):
         assert path == tmp_path / f"D{dimension}" / "region.mmap"
         assert path.read_bytes() == before
         stored = read_region(before)
-        assert (stored.dimension_id, stored.name, stored.generation) == (dimension, b"Learned 4", 1)
+        assert (stored.dimension_id, stored.generation) == (dimension, 1)
+        assert stored.name.startswith(b"Learned 4.")
         assert check(memory, dimension, 4, n_bytes=5000) == "mmap"
         assert files_in(tmp_path) == [f"D{dimension}", f"D{dimension}/region.mmap"]
         stats = memory.get_stats()
@@ -1272,7 +1276,8 @@ def test_restart_finds_everything_that_was_crystallized(tmp_path):
             if key == 7:
                 continue
             region = memory.region(dimension)
-            assert (region.name, region.generation) == (f"Learned {key}", generations[dimension])
+            assert region.name.startswith(f"Learned {key}.")
+            assert region.generation == generations[dimension]
             assert check(memory, dimension, key) == "mmap"
             assert memory.layers(keyword=f"word{key}") == [(dimension, 0), (dimension, 1)]
             assert region.verify() == []

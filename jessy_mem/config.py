@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jessy_mem.layout import MemoryLayout
+from jessy_mem.layout import MemoryLayout, default_layout
 from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb
 
 __all__ = ["MemoryConfig"]
@@ -80,6 +80,11 @@ class MemoryConfig:
         """The limit of the whole budget in bytes."""
         assert not isinstance(self.total_memory_mb, str)
         return int(self.total_memory_mb * (1 << 20))
+
+    @property
+    def plan(self) -> MemoryLayout:
+        """The layout, as it is for its own total."""
+        return self.layout if isinstance(self.layout, MemoryLayout) else default_layout()
 
     @property
     def thresholds(self) -> tuple[float, float, float]:

@@ -48,10 +48,6 @@ Ranges = tuple[tuple[int, int], ...]
 _IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}
 """What learning gives in a layout that has no segment of that name."""
 
-Ranges = tuple[tuple[int, int], ...]
-_IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}
-"""What learning gives in a layout that has no segment of that name."""
-
 
 class LayerId(NamedTuple):
     """The name of one layer. A plain tuple ``(dimension, layer)`` is accepted wherever a LayerId is.

@@ -39,7 +39,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.evicted import Evicted
 from jessy_mem.eviction import make_policy
-from jessy_mem.layout import MemoryLayout, default_layout
+from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
@@ -66,7 +66,7 @@ class RegionTable(LayerRegistry):
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
         # A larger total scales slots and segments; a smaller one leaves them and binds first.
-        self.layout: MemoryLayout = (config.layout or default_layout()).scaled(config.total_bytes)
+        self.layout: MemoryLayout = config.plan.scaled(config.total_bytes)
         ceilings = {segment.name: segment.size_bytes for segment in self.layout.segments}
         self._pool_segment = self.layout.segment_of(self.layout.ids_of("reserve")[0][0]).name
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)

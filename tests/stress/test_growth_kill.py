@@ -1,4 +1,4 @@
-"""Killed in the middle of any change: what was acknowledged is there, and what was interrupted is there or not, whole."""
+"""Killed in the middle of any change: what was acknowledged is there, what was interrupted is there or not, whole."""
 
 from __future__ import annotations
 

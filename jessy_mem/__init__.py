@@ -62,8 +62,10 @@ from jessy_mem.errors import (
     ManagerClosed,
     MappingError,
     OutOfBounds,
+    ReadOnly,
     RegionNotFound,
     RegionTruncated,
+    UnsavedLearning,
 )
 from jessy_mem.exporters import Sample, metrics
 from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout, region_path
@@ -113,11 +115,13 @@ __all__ = [
     "OutOfBounds",
     "PoolAllocator",
     "PoolStats",
+    "ReadOnly",
     "RegionBuilder",
     "RegionNotFound",
     "RegionTruncated",
     "ReplayResult",
     "Sample",
+    "UnsavedLearning",
     "advise",
     "clean",
     "create_simulated_contexts",

@@ -26,11 +26,11 @@ T = TypeVar("T")
 _N_THREADS = 16
 
 
-def publish_many(files: Iterable[tuple[NewFile, Sequence[Buffer]]]) -> list[ConsciousnessError | None]:
+def publish_many(files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[ConsciousnessError | None]:
     """Publish new files side by side, each folder fsynced once; for each file None, or why it is not there."""
     made = list(files)
 
-    def write(item: tuple[NewFile, Sequence[Buffer]]) -> None:
+    def write(item: tuple[NewFile, Iterable[Buffer]]) -> None:
         file, pieces = item
         try:
             file.write(pieces)
@@ -78,6 +78,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __contains__(self, path: object) -> bool:
+        """Whether the file at `path` waits, so that nobody was told yet that it is on the disk."""
+        return path in self._waiting
 
     def publish(self, file: NewFile, pieces: Iterable[Buffer]) -> None:
         """Publish a new file, durable when this batch is synced; errors are those of `NewFile.publish`.

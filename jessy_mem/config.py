@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from jessy_mem import given
+from jessy_mem.layout import MemoryLayout, default_layout
 from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb
 
 __all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
@@ -21,6 +22,8 @@ Policy = Literal["sieve", "lru", "lfu"]
 Simulation = Literal["auto", "never", "always"]
 Verify = Literal["lazy", "open", "never"]
 OnFull = Literal["crystallize", "raise", "drop"]
+OnClose = Literal["crystallize", "drop", "raise"]
+Durability = Literal["each", "batch"]
 
 
 class MemoryOptions(TypedDict, total=False):
@@ -39,6 +42,11 @@ class MemoryOptions(TypedDict, total=False):
     simulate_damaged: bool
     verify: Verify
     on_full: OnFull
+    on_close: OnClose
+    durability: Durability
+    read_only: bool
+    layout: MemoryLayout | str | os.PathLike[str] | None
+    lock_timeout_s: int | float | None
     strict_classes: bool
     scrub: bool
     record_latency: bool
@@ -61,6 +69,12 @@ class MemoryConfig:
     where views are taken, for ``leases()``; it makes each access slower. `base_path` is made absolute here, and ``~``
     expanded, so that it stays the same folder. Numbers may be of any type: numpy scalars, Decimal, Fraction.
 
+    `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
+    `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
+    later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
+    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait
+    for other processes that write, None for ever.
+
     ValueError names the first field that is wrong.
 
     >>> MemoryConfig(total_memory_mb="64MB").total_bytes
@@ -81,6 +95,11 @@ class MemoryConfig:
     simulate_damaged: bool = False
     verify: Verify = "lazy"
     on_full: OnFull = "crystallize"
+    on_close: OnClose = "crystallize"
+    durability: Durability = "each"
+    read_only: bool = False
+    layout: MemoryLayout | str | os.PathLike[str] | None = None
+    lock_timeout_s: int | float | None = 10.0
     strict_classes: bool = False
     scrub: bool = False
     record_latency: bool = True
@@ -105,6 +124,11 @@ class MemoryConfig:
         """The limit of the whole budget in bytes."""
         assert not isinstance(self.total_memory_mb, str)
         return int(self.total_memory_mb * (1 << 20))
+
+    @property
+    def plan(self) -> MemoryLayout:
+        """The layout, as it is for its own total."""
+        return self.layout if isinstance(self.layout, MemoryLayout) else default_layout()
 
     @property
     def thresholds(self) -> tuple[float, float, float]:
@@ -139,6 +163,7 @@ class MemoryConfig:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {
             "base_path": os.fspath(self.base_path),
+            "layout": None if self.layout is None else repr(self.layout),
             "pool_configs": [list(pool) for pool in self.pool_configs],
         }
 
@@ -202,6 +227,24 @@ def _base_path(value: Any) -> str:
         raise ValueError(f"{value!r} cannot be made absolute: {error}") from None
 
 
+def _layout(value: Any) -> MemoryLayout | None:
+    if value is None or isinstance(value, MemoryLayout):
+        return value
+    try:
+        return MemoryLayout.from_json(value)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+
+
+def _timeout_s(value: Any) -> float | None:
+    if value is None:
+        return None
+    timeout_s = float(given.amount(value))
+    if not 0 <= timeout_s < float("inf"):
+        raise ValueError(f"{value!r} is not a number of seconds, nor None")
+    return timeout_s
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "total_memory_mb": _total_mb,
     "base_path": _base_path,
@@ -217,6 +260,11 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "simulate_damaged": given.flag,
     "verify": _one_of("lazy", "open", "never"),
     "on_full": _one_of("crystallize", "raise", "drop"),
+    "on_close": _one_of("crystallize", "drop", "raise"),
+    "durability": _one_of("each", "batch"),
+    "read_only": given.flag,
+    "layout": _layout,
+    "lock_timeout_s": _timeout_s,
     "strict_classes": given.flag,
     "scrub": given.flag,
     "record_latency": given.flag,

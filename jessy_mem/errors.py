@@ -32,8 +32,10 @@ __all__ = [
     "MappingError",
     "MemoryError",
     "OutOfBounds",
+    "ReadOnly",
     "RegionNotFound",
     "RegionTruncated",
+    "UnsavedLearning",
 ]
 
 
@@ -209,6 +211,28 @@ class ImmutableDimension(ConsciousnessError, PermissionError):
         self.refused = refused
         super().__init__(f"dimension D{dimension:02d} is immutable: {refused} is refused")
         self.errno = errno.EPERM
+
+
+class ReadOnly(ConsciousnessError, PermissionError):
+    """The manager was made with ``read_only=True``, and the call would have written into its base folder."""
+
+    def __init__(self, base_path: str | os.PathLike[str]) -> None:
+        self.base_path = os.fspath(base_path)
+        super().__init__(f"the manager of {self.base_path} is read only: nothing is learned or forgotten with it")
+        self.errno = errno.EROFS
+        self.filename = self.base_path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnsavedLearning(ConsciousnessError, RuntimeError):
+    """There are proto-dimensions without a file, and ``on_close="raise"``: the manager stays open."""
+
+    def __init__(self, dimensions: Iterable[int]) -> None:
+        self.dimensions = tuple(dimensions)
+        named = ", ".join(f"D{dimension:02d}" for dimension in self.dimensions)
+        super().__init__(f"not saved: {named}; crystallize or forget them, then close the manager")
 
 
 class DoubleFree(ConsciousnessError, ValueError):

@@ -127,6 +127,16 @@ class IdRegister(Register):
                 del found[name]
         return found
 
+    @property
+    def excludes(self) -> bool:
+        """Whether the lock keeps others out: on some file systems it does nothing."""
+        return self._lock.excludes
+
+    def is_empty(self, dimension: int) -> bool:
+        """Whether a dimension was made for all and waits for its first layer. Under the lock."""
+        name = self._names.of.get(dimension)
+        return name is not None and self._names.owner_of.get(dimension) == FOR_ALL and self._holder(name) == dimension
+
     def name_of(self, dimension: int) -> str | None:
         """The name of a dimension; None if it has none, or is not known."""
         return self._names.of.get(dimension)

@@ -3,36 +3,48 @@
 Nothing that was learned is lost without a word, and nothing grows without bound: when there is no room, the oldest
 proto-dimensions become files (``on_full="crystallize"``), or the newest is refused (``"raise"``), or the oldest are
 dropped, and each is told of (``"drop"``).
-How a proto-dimension is held and becomes a file is protos.py. Which table it is in, the Learner does not know: it asks
-the few things that `Table` names. Its methods are those of MmapManager with the same names, documented there.
+How a proto-dimension is held and becomes a file is protos.py, how a file grows, files.py. Which table it is in, the
+Learner does not know: it asks the few things that `Table` names. Its methods are those of MmapManager with the same
+names, documented there.
+
+Locks are taken in this order: the Learner's, the folder's, the table's.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable
 from operator import index
 from pathlib import Path
 
 from jessy_mem._core.region import MmapRegion
+from jessy_mem.batch import Batch
 from jessy_mem.builder import LayerSpec, is_immutable_file
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
     ConsciousnessError,
+    DimensionExists,
     ImmutableDimension,
+    LayerNotFound,
     LimitExceeded,
+    LockTimeout,
     MappingError,
+    ReadOnly,
     RegionNotFound,
+    UnsavedLearning,
 )
 from jessy_mem.evicted import Evicted
+from jessy_mem.files import Files
+from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
 from jessy_mem.ids import IdRegister
-from jessy_mem.layout import MAX_DIMENSION, LayerId, MemoryLayout
-from jessy_mem.protos import Protos, Table, packed_region, specs_of
+from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
+from jessy_mem.names import checked_name
+from jessy_mem.protos import Protos
 from jessy_mem.publish import withdraw
 
 __all__ = ["EvictCallback", "Learner"]
@@ -45,66 +57,252 @@ logger = logging.getLogger("jessy_mem")
 class Learner:
     """Creates, changes, crystallizes and forgets dimensions of a table that it is given. Thread-safe.
 
-    `config` says what to do when the pool is full, and whether events are timed. `ids` gives each dimension its number.
+    `config` says what to do when the pool is full, and at the end. `ids` gives each dimension its number and name.
+    `announce(dimension, what, generation)` is told of each change after it was published.
     """
 
-    def __init__(self, table: Table, ids: IdRegister, layout: MemoryLayout, config: MemoryConfig) -> None:
-        self.protos = Protos(table, ids, layout, config.record_latency)
+    def __init__(
+        self,
+        table: Table,
+        ids: IdRegister,
+        layout: MemoryLayout,
+        config: MemoryConfig,
+        announce: Announce = lambda *what: None,
+    ) -> None:
+        batch = Batch() if config.durability == "batch" else None
+        self.files = Files(table, ids, config.total_bytes, batch, announce)
+        self.protos = Protos(table, self.files, layout, config.total_bytes, config.record_latency)
         self.n_drops = 0
         self._table = table
         self._ids = ids
         self._layout = layout
-        self._on_full = config.on_full
-        self._changing: int | None = None  # the one that is built anew, and must not go to make room for itself
+        self._config = config
+        self._changing: int | None = None  # the one that grows, and must not go to make room for itself
         self._callbacks: tuple[EvictCallback, ...] = ()
         self._callbacks_lock = threading.Lock()
 
-    def create(self, name: str, layers: Sequence[LayerSpec], user: bool) -> int:
-        self._table._check_open()
-        segment = self._layout.segments[2 if user else 1]
-        packed = packed_region(segment.first_dimension, name, layers)
-        block = self.protos.block_for(packed, segment.first_dimension)
+    # Names and new dimensions
+
+    def create(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
+        self._check_writable()
+        name, changes = checked_name(name), numbered(layers)
+        segment = "user" if user else "reserve"
+        if not changes:
+            dimension = self._reserve(name, segment)
+            self.protos.empty[dimension] = name
+            return dimension
+        first = self._layout.ids_of(segment)[0][0]
+        packed = packed_base(first, name, changes)
+        block = self.protos.block_for(packed, first)
+        dimension = 0
         try:
-            dimension = self._ids.give(segment.name)
-            while not self.protos.put(dimension, packed, block):  # load_dimension took it, from a path of its own
+            dimension = self._reserve(name, segment)
+            while not self.protos.begin(dimension, packed, block):  # load_dimension took it, from a path of its own
                 self._table._check_open()
-                dimension = self._ids.give(segment.name)
+                self._ids.release(dimension, durable=False)
+                dimension = self._reserve(name, segment)
         except ConsciousnessError:
             block.free()  # now: the traceback would keep it
+            self._release(dimension)
             raise
         self._table._settle()
         return dimension
 
-    def append(self, dimension_id: int, spec: LayerSpec) -> LayerId:
-        def free_number(layers: Collection[int]) -> int:
-            layer = max(layers) + 1 if spec.layer is None else spec.layer
-            if layer in layers:
-                raise ValueError(f"layer {layer} of D{dimension_id:02d} exists; update_layer changes it")
-            return layer
+    def _reserve(self, name: str, segment: str) -> int:
+        dimension, is_new = self._ids.reserve(name, segment)
+        if not is_new:
+            raise DimensionExists(name, dimension)
+        return dimension
 
-        return self._change(index(dimension_id), spec, free_number)
+    def _release(self, dimension: int) -> None:
+        """Let a name go that nothing has; that it cannot be told is no reason to fail."""
+        if dimension:
+            with contextlib.suppress(MappingError, LockTimeout):
+                self._ids.release(dimension, durable=False)
+
+    def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
+        self._table._check_open()
+        found = self.find(name)
+        if found is not None and (self._table._known(found) is not None or self._config.read_only):
+            return found
+        self._check_writable()
+        name, changes = checked_name(name), numbered(layers)
+        with self.protos.lock, self.files.locked():
+            dimension, is_new = self._ids.reserve(name, "user" if user else "reserve", for_all=True)
+            has_file = os.path.lexists(self._table._place_of(dimension).path)
+            if has_file and self._table._known(dimension) is None:
+                self._table.load_dimension(dimension)
+            elif changes and not has_file and self._ids.is_empty(dimension):
+                try:
+                    self.files.begin(dimension, changes, name)
+                except BaseException:
+                    if is_new:
+                        self._release(dimension)
+                    raise
+            elif is_new and self._config.durability == "each":
+                with self._ids.locked(durable=True):
+                    pass
+        self._table._settle()
+        return dimension
+
+    def find(self, name: str) -> int | None:
+        self._table._check_open()
+        found = self._ids.find(name)
+        if found is None:
+            planned = (each.id for each in self._layout.dimensions.values() if each.name == name)
+            found = next((each for each in planned if self._table._known(each) is not None), None)
+        return found
+
+    def names(self) -> dict[str, int]:
+        self._table._check_open()
+        return self._ids.names()
+
+    # Changes
+
+    def append(self, dimension_id: int, spec: LayerSpec) -> LayerId:
+        dimension = index(dimension_id)
+        checked_spec(spec)
+
+        def change(region: MmapRegion | None) -> Changes:
+            layer = spec.layer
+            if layer is None:
+                layer = free_number(dimension, region)
+            elif region is not None and region._has_layer(layer):
+                raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+            return {layer: spec}
+
+        (layer,) = self._change(dimension, change)
+        return LayerId(dimension, layer)
+
+    def extend(self, dimension_id: int, specs: Iterable[LayerSpec]) -> list[LayerId]:
+        dimension, specs = index(dimension_id), list(specs)
+        for spec in specs:
+            checked_spec(spec)
+
+        def change(region: MmapRegion | None) -> Changes:
+            first = 0 if region is None else region._next_layer
+            changes = numbered(specs, first)
+            for layer in changes:
+                if layer < first and region is not None and region._has_layer(layer):
+                    raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+            return changes
+
+        return [LayerId(dimension, layer) for layer in self._change(dimension, change)]
 
     def update(self, layer_id: tuple[int, int], spec: LayerSpec) -> LayerId:
         dimension, layer = LayerId.checked(layer_id)
+        checked_spec(spec)
+        if spec.layer not in (None, layer):
+            raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
 
-        def own_number(layers: Collection[int]) -> int:
-            if spec.layer not in (None, layer):
-                raise ValueError(f"layer: the spec names layer {spec.layer}, the call layer {layer}")
-            if layer not in layers:
-                self.protos.get(dimension).layer(layer)  # which says what there is
-            return layer
+        def change(region: MmapRegion | None) -> Changes:
+            check_there(dimension, layer, region)
+            return {layer: spec}
 
-        return self._change(dimension, spec, own_number)
+        self._change(dimension, change)
+        return LayerId(dimension, layer)
 
-    def crystallize(self, dimension_id: int) -> Path:
+    def remove(self, layer_id: tuple[int, int]) -> None:
+        dimension, layer = LayerId.checked(layer_id)
+
+        def change(region: MmapRegion | None) -> Changes:
+            check_there(dimension, layer, region)
+            return {layer: None}
+
+        self._change(dimension, change)
+
+    def compact(self, dimension_id: int) -> Path:
+        self._check_writable()
         dimension = index(dimension_id)
         with self.protos.lock:
-            self._table._check_open()
-            if self._is_crystallized(dimension):
-                return Path(self._table._place_of(dimension).path)
-            path = self.protos.publish(dimension)
+            if self._is_proto(dimension):
+                raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
+            path = self.files.compact(dimension)
         self._table._settle()
         return path
+
+    def sync(self) -> None:
+        self._table._check_open()
+        with self.protos.lock:
+            self.files.sync()
+
+    def _change(self, dimension: int, change: Change) -> Changes:
+        """Change a dimension, wherever it is; what was changed."""
+        self._check_writable()
+        with self.protos.lock:
+            outer, self._changing = self._changing, dimension
+            try:
+                changes = self._change_proto(dimension, change) if self._is_proto(dimension) else None
+            finally:
+                self._changing = outer
+            if changes is None:
+                try:
+                    changes = self.files.change(dimension, change)
+                except ConsciousnessError as error:
+                    raise error.with_traceback(None)  # noqa: B904  it is the same; frames would hold the region
+        self._table._settle()
+        return changes
+
+    def _change_proto(self, dimension: int, change: Change) -> Changes | None:
+        """Change a proto-dimension in the pool; None if it is a file now, because there was no room."""
+        if dimension in self.protos.empty:
+            return self._begin_proto(dimension, change)
+        while self._is_proto(dimension):
+            region = self.protos.get(dimension)
+            changes = change(region)
+            try:
+                if not changes or self.protos.grow(dimension, region, changes):
+                    return changes
+                is_full = False
+            except (AllocationFailed, LimitExceeded):
+                is_full = self._config.on_full == "crystallize" and self.protos.fits_as_file(region, changes)
+                if not is_full:
+                    raise
+            finally:
+                del region
+            if is_full:  # it makes the room itself
+                self.protos.publish(dimension)
+            self._table._check_open()
+        return None
+
+    def _begin_proto(self, dimension: int, change: Change) -> Changes:
+        """The first layers of a proto-dimension."""
+        changes = change(None)
+        if changes:
+            packed = packed_base(dimension, self.protos.empty[dimension], changes)
+            block = self.protos.block_for(packed, dimension)
+            if not self.protos.begin(dimension, packed, block):
+                block.free()
+                self._table._check_open()
+                raise RegionNotFound(dimension, "it was loaded from another path meanwhile")
+            self.protos.empty.pop(dimension, None)
+        return changes
+
+    # Files, and the end of dimensions
+
+    def crystallize(self, dimension_id: int) -> Path:
+        self._check_writable()
+        dimension = index(dimension_id)
+        with self.protos.lock:
+            if self._is_crystallized(dimension):
+                return Path(self._table._place_of(dimension).path)
+            self.protos.publish(dimension)
+        self._table._settle()
+        return Path(self._table._place_of(dimension).path)
+
+    def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
+        self._check_writable()
+        with self.protos.lock:
+            chosen = self.protos.own() if dimension_ids is None else [index(each) for each in dimension_ids]
+            chosen = list(dict.fromkeys(chosen))
+            self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
+            paths = [Path(self._table._place_of(each).path) for each in chosen]
+        self._table._settle()
+        return paths
+
+    def _is_proto(self, dimension: int) -> bool:
+        known = self._table._known(dimension)
+        return dimension in self.protos.empty if known is None else known.source == "pool"
 
     def _is_crystallized(self, dimension: int) -> bool:
         known = self._table._known(dimension)
@@ -114,53 +312,89 @@ class Learner:
         return False
 
     def forget(self, dimension_id: int) -> None:
+        self._check_writable()
         dimension = index(dimension_id)
         with self.protos.lock:
-            self._table._check_open()
             if not 0 < dimension <= MAX_DIMENSION:
-                raise RegionNotFound(dimension)
+                raise RegionNotFound(dimension, "there is no such dimension")
             if dimension in self._layout.dimensions:
                 raise ImmutableDimension(dimension, "forgetting a core dimension")
-            own_file = self._own_file(dimension)
-            if own_file is not None:
-                with self._ids.locked(durable=True):
-                    withdraw(own_file)
+            if dimension in self.protos.foreign:
+                self.protos.remove(dimension)
+                return
+            with self.files.locked():
+                own_file = self._own_file(dimension)
+                if self._ids.name_of(dimension) is not None or own_file is not None:
+                    self._ids.release(dimension, durable=own_file is not None)
+                if own_file is not None:
+                    withdraw(own_file, *self.files.deltas_of(own_file))
+                    self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)
 
     def _own_file(self, dimension: int) -> Path | None:
         """The file to be removed with a dimension that is forgotten; raises if it must stay."""
         place = self._table._place_of(dimension)
         known = self._table._known(dimension)
+        is_there = os.path.lexists(place.path)
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
-        if known is None and not os.path.lexists(place.path):
+        if known is None and not is_there:
+            if dimension in self.protos.empty or self._ids.is_empty(dimension):
+                return None
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
         if known.immutable if isinstance(known, MmapRegion) else is_immutable_file(place.path):
             raise ImmutableDimension(dimension, "forgetting it")
-        if known is not None and known.source == "pool" and not self.protos.owns_file(dimension):
+        if known is not None and known.source == "pool" and not self.protos.is_own_file(dimension):
             return None  # what is in the place of its file is another's
         return Path(place.path)
+
+    # The end
+
+    def end(self) -> None:
+        """What `on_close` says; UnsavedLearning, or the error of the first that cannot be saved."""
+        with self.protos.lock:
+            unsaved = self.unsaved()
+            if unsaved and self._config.on_close == "raise":
+                raise UnsavedLearning(unsaved)
+            if unsaved:
+                self.protos.publish(*unsaved)
+            self.files.sync()
+
+    def unsaved(self) -> list[int]:
+        """The proto-dimensions that the end must not lose."""
+        return [] if self._config.on_close == "drop" else self.protos.own()
+
+    def bind(self, table: Table) -> None:
+        """Ask `table` from now on: at the end of the one there was, a weak reference to it may be dead."""
+        self._table = self.files.table = self.protos.table = table
+
+    # What to do when the pool is full
 
     def on_evict(self, callback: EvictCallback) -> None:
         with self._callbacks_lock:
             self._callbacks = (*self._callbacks, callback)
 
-    # What to do when the pool is full
-
     def relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool) -> bool:
         """Crystallize or drop the oldest proto-dimension that holds what is missing; whether one was.
 
-        None is touched if all of them together would not make the room. The caller holds no lock of the table.
+        None is touched if all of them together would not make the room. The caller holds no lock of the table. If the
+        system refuses to write one, the refusal is raised with the reason.
         """
-        if self._on_full == "raise" or (self._on_full == "drop" and not allow_drop):
+        on_full = self._config.on_full
+        if on_full == "raise" or (on_full == "drop" and not allow_drop):
             return False
         with self.protos.lock:
-            others = {each: n_bytes for each, n_bytes in dict(self.protos.n_bytes).items() if each != self._changing}
+            if self.protos.is_merging:
+                return False
+            others = {each: self.protos.n_bytes[each] for each in self.protos.own() if each != self._changing}
             oldest = self._table._helpful(others, segment, refusal, allow_drop)
             if oldest is None:  # others made room while this thread waited
                 return True
-            if self._on_full == "crystallize":
-                return any(self._saved(dimension) for dimension in oldest)
+            if on_full == "crystallize":
+                try:
+                    return any(self._saved(dimension) for dimension in oldest)
+                except (MappingError, LockTimeout) as error:
+                    raise _because(refusal, error) from error
             dropped = next(((dimension, n_bytes) for dimension in oldest if (n_bytes := self._drop(dimension))), None)
         if dropped is None:
             return False
@@ -190,34 +424,59 @@ class Learner:
         known = self._table._known(dimension)
         if known is None or known.source != "pool":
             return 0
+        self._release(dimension)
         self.protos.remove(dimension)
         self.n_drops += 1
         return known.size
 
-    # Changing a proto-dimension
+    def _check_writable(self) -> None:
+        self._table._check_open()
+        if self._config.read_only:
+            raise ReadOnly(self._config.base_path)
 
-    def _change(self, dimension: int, spec: LayerSpec, number_of: Callable[[Collection[int]], int]) -> LayerId:
-        """Put a layer into a proto-dimension; `number_of(layers there are)` gives its number."""
-        if not isinstance(spec, LayerSpec):
-            raise TypeError(f"spec: {type(spec).__name__} is not a LayerSpec")
-        with self.protos.lock:
-            outer, self._changing = self._changing, dimension
-            try:
-                layer = self._rebuild(dimension, spec, number_of)
-            finally:
-                self._changing = outer
-        self._table._settle()
-        return LayerId(dimension, layer)
 
-    def _rebuild(self, dimension: int, spec: LayerSpec, number_of: Callable[[Collection[int]], int]) -> int:
-        old = self.protos.get(dimension)
-        specs = specs_of(old)
-        layer = number_of(specs)
-        specs[layer] = spec if spec.layer == layer else dataclasses.replace(spec, layer=layer)
-        packed = packed_region(dimension, old.name, list(specs.values()))
-        block = self.protos.block_for(packed, dimension)
-        if not self.protos.put(dimension, packed, block, old):
-            block.free()
-            self._table._check_open()
-            raise RegionNotFound(dimension, "a callback took it away while room was made for its change")
-        return layer
+def checked_spec(spec: object) -> None:
+    if not isinstance(spec, LayerSpec):
+        raise TypeError(f"spec: {type(spec).__name__} is not a LayerSpec")
+
+
+def numbered(specs: Iterable[LayerSpec], first: int = 0) -> dict[int, LayerSpec]:
+    """Layers by their numbers, which are their positions by default; TypeError, ValueError."""
+    found: dict[int, LayerSpec] = {}
+    for spec in specs:
+        checked_spec(spec)
+        layer = first + len(found) if spec.layer is None else spec.layer
+        if layer in found:
+            raise ValueError(f"layer {layer} was added before")
+        if layer > MAX_LAYER:
+            raise ValueError(f"layer {layer}: a region has at most {MAX_LAYER + 1} layers")
+        found[layer] = spec
+    return found
+
+
+def free_number(dimension: int, region: MmapRegion | None) -> int:
+    """The next layer's; a number is not given again. ValueError if there is none left."""
+    layer = 0 if region is None else region._next_layer
+    if layer > MAX_LAYER:
+        raise ValueError(
+            f"layer {layer} of D{dimension:02d}: a dimension has at most {MAX_LAYER + 1} layers in its life"
+        )
+    return layer
+
+
+def check_there(dimension: int, layer: int, region: MmapRegion | None) -> None:
+    """LayerNotFound if there is no such layer."""
+    if region is None:
+        raise LayerNotFound(dimension, layer, "the dimension has no layer yet")
+    region.layer(layer)
+
+
+def _because(refusal: AllocationFailed | LimitExceeded, error: ConsciousnessError) -> AllocationFailed | LimitExceeded:
+    """The refusal, saying why no room could be made."""
+    if isinstance(refusal, AllocationFailed):
+        refusal.add_note(f"no room could be made: {error}")
+        return refusal
+    hint = f"no room could be made: {error}"
+    return LimitExceeded(
+        refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, refusal.segment, refusal.holders, hint
+    )

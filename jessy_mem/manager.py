@@ -1,8 +1,8 @@
 """MmapManager: the public face of the library.
 
 Reading is compiled and lives in LayerRegistry; which regions are mapped, and who pays for them, is RegionTable's; what
-layers there are, LayerTable's; what is learned, the Learner's. Here is what a user calls: loading, reading, learning,
-the pool, addresses and numbers.
+layers there are, LayerTable's; what is learned, and what happens to it at the end, LearnableTable's. Here is what else
+a user calls: loading, reading, the pool, addresses and numbers.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
-from pathlib import Path
 from typing import Any, Unpack
 
-from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
-from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
@@ -31,10 +26,9 @@ from jessy_mem.errors import (
     OutOfBounds,
     RegionNotFound,
 )
-from jessy_mem.ids import IdRegister, dimensions_in
-from jessy_mem.layers import LayerTable
 from jessy_mem.layout import MAX_DIMENSION, LayerId
-from jessy_mem.learning import EvictCallback, Learner
+from jessy_mem.learnable import LearnableTable, keep_open, open_tables
+from jessy_mem.names import dimensions_in
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.report import Times, state_of, stats_of
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
@@ -44,16 +38,13 @@ __all__ = ["MmapManager", "open_managers"]
 
 logger = logging.getLogger("jessy_mem")
 
-_numbers = count(1)
-_open: weakref.WeakValueDictionary[int, MmapManager] = weakref.WeakValueDictionary()
-
 
 def open_managers() -> list[MmapManager]:
     """The managers of this process that are open, oldest first; keeps none of them alive. Thread-safe."""
-    return [manager for reference in _open.valuerefs() if (manager := reference()) is not None]
+    return [table for table in open_tables() if isinstance(table, MmapManager)]
 
 
-class MmapManager(LayerTable):
+class MmapManager(LearnableTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 
     Parameters
@@ -86,11 +77,7 @@ class MmapManager(LayerTable):
         made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
         super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
         self._times = Times()
-        ids = IdRegister(os.fspath(self.config.base_path), self.layout)
-        self._learner = Learner(weakref.proxy(self), ids, self.layout, self.config)  # weak: else both were a cycle
-        self._relieve = self._learner.relieve
-        self.number = next(_numbers)
-        _open[self.number] = self
+        keep_open(self)
 
     # Loading
 
@@ -272,68 +259,11 @@ class MmapManager(LayerTable):
             finally:
                 self._remove_tracer(trace)
 
-    # Learning; how is the Learner's
-
-    def create_proto_dimension(self, name: str, layers: Sequence[LayerSpec], user: bool = False) -> int:
-        """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
-
-        Its layers are readable at once (source "pool") and found by keyword and frequency. The id is never given again
-        in this base folder. When the pool is full, `on_full` of the configuration decides. Raises LimitExceeded,
-        AllocationFailed, ValueError for what a RegionBuilder refuses, MappingError if the base folder cannot be
-        written. Thread-safe.
-        """
-        return self._learner.create(name, layers, user)
-
-    def append_layer(self, dimension_id: int, spec: LayerSpec) -> LayerId:
-        """Add a layer to a proto-dimension; returns its id. Who holds views keeps their bytes.
-
-        RegionNotFound if it is not a proto-dimension, ImmutableDimension, LimitExceeded; ValueError if the number of
-        the layer is taken. Thread-safe.
-        """
-        return self._learner.append(dimension_id, spec)
-
-    def update_layer(self, layer_id: tuple[int, int], spec: LayerSpec) -> LayerId:
-        """Replace a layer of a proto-dimension; returns its id. Who holds the old view keeps the old bytes.
-
-        Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
-        """
-        return self._learner.update(layer_id, spec)
-
-    def crystallize(self, dimension_id: int) -> Path:
-        """Make a proto-dimension a region file, durable and atomic; returns the file's path.
-
-        A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
-        ImmutableDimension, MappingError) the proto-dimension is still there, whole, and nothing is left of the file. A
-        file that another wrote in its place is not overwritten: MappingError with EEXIST. A dimension that is
-        crystallized already is left as it is. Blocks go with their last view. Thread-safe.
-        """
-        return self._learner.crystallize(dimension_id)
-
-    def forget(self, dimension_id: int) -> None:
-        """Remove a learned dimension for good, its file too; views of it live on. Durable when it returns.
-
-        ImmutableDimension for core and immutable dimensions; RegionNotFound for one that is not there, or was loaded
-        from a path of the caller's own. After a MappingError nothing but the file may be gone: call it again.
-        Thread-safe.
-        """
-        self._learner.forget(dimension_id)
-
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
         self._check_open()
         with self._lock:
             return sorted(filter(self.layout.is_user, {*self._regions, *self._evicted}))
-
-    def on_evict(self, callback: EvictCallback) -> None:
-        """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.
-
-        `reason` is "drop". Called with no lock that a reader could wait for; an exception in it is logged and stops
-        nothing.
-        """
-        if not callable(callback):
-            raise TypeError(f"{callback!r} is not callable")
-        self._check_open()
-        self._learner.on_evict(callback)
 
     # The pool
 
@@ -341,7 +271,7 @@ class MmapManager(LayerTable):
         """A writable block of `n_bytes` from the pool, charged to the reserve; AllocationFailed, LimitExceeded."""
         self._check_open()
         begin_ticks = now_ticks()
-        block = self._allocate(n_bytes, "reserve")
+        block = self._allocate(n_bytes, self._pool_segment)
         record_since(self._times.allocations, begin_ticks, self._timed)
         self._settle()
         return block
@@ -403,31 +333,6 @@ class MmapManager(LayerTable):
             raise TypeError(f"{callback!r} is not callable")
         self._check_open()
         self._pressure.call(callback)
-
-    # The end
-
-    def close(self) -> None:
-        """Let go of everything; views and blocks live on with their holders. May be called twice."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            _open.pop(self.number, None)
-            lost = [dimension for dimension, region in self._regions.items() if region.source == "pool"]
-            if lost:
-                logger.warning("closed with proto-dimensions that were not crystallized: %s", lost)
-            with UnmapTogether():
-                for dimension in list(self._regions):
-                    self._holders.remove(dimension)
-            self._evicted.clear()
-            self._pool.close()
-
-    def __enter__(self) -> MmapManager:
-        self._check_open()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._regions)} dimensions"

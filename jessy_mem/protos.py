@@ -1,175 +1,213 @@
 """Proto-dimensions: learned, in the pool, and how they become region files.
 
-A proto-dimension is a region in the file format, in one block of the pool, read by the same code as a mapped file. To
-crystallize is to publish those very bytes, map the file and put it in the table by one assignment:
+A proto-dimension is a stack of regions in the file format, in blocks of the pool, read by the same code as mapped
+files. To crystallize is to publish those very bytes as one file, map it, and put it in the table by one assignment:
 
-    specs --> RegionBuilder --> block of the pool --> temporary file --> region.mmap --> mapping
-                                  source "pool"          fsync, rename, fsync           source "mmap"
+    specs --> block of the pool (+ blocks of deltas) --> file without a name --> region.mmap --> mapping
+                  source "pool"                            fsync, link, fsync                    source "mmap"
 
 HAZARD: publishing takes milliseconds and may fail at each step. It runs under `lock`, a lock that no reader and no load
 takes unless the budget is full; the table's own lock is taken inside it, never around it. Until the assignment the
 table has not changed, and what fails before it takes the file away again; after it the file stays. Who holds a view of
 an old generation holds its block, and the charge.
+
+A child that was forked reads the proto-dimensions of its parent and owns none of them: they are `foreign` there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
-from jessy_mem.builder import LayerSpec, PackedRegion, RegionBuilder
-from jessy_mem.errors import AllocationFailed, ImmutableDimension, LimitExceeded, MappingError, RegionNotFound
-from jessy_mem.evicted import Evicted
-from jessy_mem.ids import IdRegister
+from jessy_mem.errors import (
+    ChecksumMismatch,
+    ConsciousnessError,
+    ImmutableDimension,
+    InvalidRegion,
+    LimitExceeded,
+    MappingError,
+    MemoryError,
+    RegionNotFound,
+)
+from jessy_mem.files import Files
+from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, pieces_of, room_for
 from jessy_mem.layout import MemoryLayout
-from jessy_mem.opening import Place, Stack
-from jessy_mem.publish import NewFile
-from jessy_mem.stats import format_bytes
+from jessy_mem.locking import renew_in_child
+from jessy_mem.opening import Stack
+from jessy_mem.publish import Buffer, NewFile
 
-__all__ = ["Protos", "Table", "packed_region", "specs_of"]
-
-
-class Table(Protocol):
-    """What learning asks of the table of regions. Each call is thread-safe; none leaves a lock held."""
-
-    def _check_open(self) -> None:
-        """ManagerClosed if it is closed."""
-
-    def _known(self, dimension: int) -> MmapRegion | Evicted | None:
-        """The region of a loaded dimension, or what is remembered of one that is evicted."""
-
-    def _place_of(self, dimension: int) -> Place:
-        """Where the file of a dimension is, or would be."""
-
-    def _allocate(self, n_bytes: int, segment: str) -> Block:
-        """A block of the pool, after making room if that is needed; LimitExceeded, AllocationFailed."""
-
-    def _open_stack(self, dimension: int) -> Stack:
-        """The files of a dimension, mapped and charged; LimitExceeded if there is no room."""
-
-    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
-        """Let `stack` take the place of `old` for all readers; without one, it is mapped on the next access.
-
-        False if something else is there.
-        """
-
-    def _remove(self, dimension: int) -> None:
-        """Let go of a dimension and of all that is remembered of it."""
-
-    def _helpful(
-        self, protos: Mapping[int, int], segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool
-    ) -> list[int] | None:
-        """Those of `protos` that free something of what was refused; empty if all would not do, None if room came."""
-
-    def _settle(self) -> None:
-        """What follows a charge; with no lock held."""
+__all__ = ["Protos"]
 
 
 class Protos:
-    """The proto-dimensions of a table: put into the pool, and published as files."""
+    """The proto-dimensions of a table: put into the pool, grown there, and published as files."""
 
-    def __init__(self, table: Table, ids: IdRegister, layout: MemoryLayout, timed: bool) -> None:
-        self.lock = threading.RLock()
+    def __init__(self, table: Table, files: Files, layout: MemoryLayout, total_bytes: int, timed: bool) -> None:
         self.n_bytes: dict[int, int] = {}  # of their blocks, in the order of their creation
+        self.empty: dict[int, str] = {}  # those that have a name and no layer yet
+        self.foreign: set[int] = set()
         self.crystallizations = LatencyHistogram()
-        self._table = table
-        self._ids = ids
+        self.is_merging = False  # what could be made room for then is worth more than a merged stack
+        self.table = table
+        self._files = files
         self._layout = layout
+        self._total_bytes = total_bytes
         self._timed = timed
         self._left_behind: dict[int, NewFile] = {}  # files of ours that could not be taken away again
+        self._renew()
+        renew_in_child(self)
+
+    def _renew(self) -> None:
+        self.lock = threading.RLock()
+        self.foreign |= self.n_bytes.keys()
+        self.empty.clear()
+
+    def own(self) -> list[int]:
+        """Those that this process made, oldest first."""
+        return [dimension for dimension in list(self.n_bytes) if dimension not in self.foreign]
 
     def get(self, dimension: int) -> MmapRegion:
         """The proto-dimension; ImmutableDimension or RegionNotFound if it is something else."""
-        self._table._check_open()
-        region = self._table._known(dimension)
+        self.table._check_open()
+        region = self.table._known(dimension)
         if isinstance(region, MmapRegion):
             if region.source == "pool":
+                if dimension in self.foreign:
+                    hint = "it is a proto-dimension of the process that this one was forked from"
+                    raise RegionNotFound(dimension, hint)
                 return region
             if region.immutable:
                 raise ImmutableDimension(dimension)
         if self._layout.is_immutable(dimension):
             raise ImmutableDimension(dimension)
-        if region is None:
-            raise RegionNotFound(dimension)
-        hint = (
-            f"its layers are in a file, {self._table._place_of(dimension).path}, and only proto-dimensions are changed "
-            "or crystallized; write a new file in its place with RegionBuilder and call "
-            f"reload_dimension({dimension}), or keep what is new in a proto-dimension of its own"
-        )
-        raise RegionNotFound(dimension, hint)
+        raise RegionNotFound(dimension, "it is not a proto-dimension, and only those are crystallized")
 
-    def owns_file(self, dimension: int) -> bool:
+    def is_own_file(self, dimension: int) -> bool:
         """Whether a file in the place of a proto-dimension's is its own: one that could not be taken away again."""
         return dimension in self._left_behind
 
-    def block_for(self, packed: PackedRegion, dimension: int) -> Block:
-        """Room in the pool; LimitExceeded also for what could never be loaded from a file."""
-        segment, slot_bytes = self._layout.segment_of(dimension).name, self._layout.slot_bytes(dimension)
-        if packed.n_bytes > slot_bytes:
-            hint = f"one dimension may have {format_bytes(slot_bytes)}"
-            raise LimitExceeded(0, slot_bytes, packed.n_bytes, segment, hint=hint)
-        return self._table._allocate(packed.n_bytes, segment)
+    def block_for(self, packed: PackedRegion, dimension: int, stack_bytes: int = 0) -> Block:
+        """Room in the pool, beside a stack; LimitExceeded also for what could never be loaded from a file."""
+        place = self.table._place_of(dimension)
+        room_for(place, self._total_bytes, stack_bytes + packed.n_bytes)
+        return self.table._allocate(packed.n_bytes, place.segment)
 
-    def put(self, dimension: int, packed: PackedRegion, block: Block, old: MmapRegion | None = None) -> bool:
-        """Make `packed`, copied to `block`, a proto-dimension in place of `old`; False if something else is there."""
+    def begin(self, dimension: int, packed: PackedRegion, block: Block) -> bool:
+        """Make `packed`, copied to `block`, a new proto-dimension; False if something else is there."""
         packed.renumber(dimension)
-        packed.fill(memoryview(block))
-        image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
-        image.charged_bytes = block.capacity
-        known = self.n_bytes.get(dimension)
         self.n_bytes[dimension] = block.capacity  # before others can find it, and remove it
+        self.foreign.discard(dimension)
         done = False
         try:
-            done = self._table._exchange(dimension, old, (image,))
+            done = self.table._exchange(dimension, None, (_image_in(block, packed, dimension),))
         finally:
-            if not done and known is not None:
-                self.n_bytes[dimension] = known
-            elif not done:
+            if not done:
                 del self.n_bytes[dimension]
         return done
 
+    def grow(self, dimension: int, region: MmapRegion, changes: Changes) -> bool:
+        """Put changes on the stack of a proto-dimension; False if it is gone. Under `lock`."""
+        change, generation = packed_delta(region, changes), region.generation + 1
+        images = region._stack
+        n = n_merged([image.n_bytes for image in images], change.n_bytes)
+        at_once = self._merged(dimension, images, n, change, generation) if n else None
+        if at_once is not None:
+            stack = (*images[: len(images) - n], at_once)
+        else:
+            block = self.block_for(change, dimension, sum([image.n_bytes for image in images]))
+            stack = (*images, _image_in(block, change, dimension))
+        done = self.table._restack(dimension, region, stack, changes.keys())
+        if done and dimension in self.n_bytes:
+            self.n_bytes[dimension] = sum([image.charged_bytes for image in stack])
+        return done
+
+    def fits_as_file(self, region: MmapRegion, changes: Changes) -> bool:
+        """Whether a proto-dimension can be changed when it is a file."""
+        n_bytes = region.size + packed_delta(region, changes).n_bytes
+        place = self.table._place_of(region.dimension_id)
+        return n_bytes <= min(place.slot_bytes, self._total_bytes)
+
+    def _merged(
+        self, dimension: int, images: Sequence[Image], n: int, change: PackedRegion, generation: int
+    ) -> Image | None:
+        """The newest `n` blocks of a stack and a change, in one block; None if there is no room, or one is damaged."""
+        self.is_merging = True
+        try:
+            packed = merged(images[-n:], n == len(images), generation, change)
+            below_bytes = sum(image.n_bytes for image in images[: len(images) - n])
+            return _image_in(self.block_for(packed, dimension, below_bytes), packed, dimension)
+        except (MemoryError, InvalidRegion, ChecksumMismatch):
+            return None
+        finally:
+            self.is_merging = False
+
     def remove(self, dimension: int) -> None:
         self.n_bytes.pop(dimension, None)
+        self.empty.pop(dimension, None)
+        self.foreign.discard(dimension)
         self._left_behind.pop(dimension, None)
-        self._table._remove(dimension)
+        self.table._remove(dimension)
 
-    def publish(self, dimension: int) -> Path:
-        """Write the file of a proto-dimension and let it take its place; undone on any failure. Under `lock`."""
+    # From the pool to the file
+
+    def publish(self, *dimensions: int) -> None:
+        """Write the files of proto-dimensions, side by side, and let them take their places. Under `lock`.
+
+        One that cannot be published stays as it was, and stops no other; then the error of the first is raised.
+        """
         begin_ticks = now_ticks()
-        self.get(dimension)
-        path = Path(self._table._place_of(dimension).path)
-        with self._ids.locked():
-            if dimension in self._left_behind:
-                self._left_behind.pop(dimension).take_back()
-            file = NewFile(path)
-            proto = self.get(dimension)
+        failed: list[ConsciousnessError] = []
+        left = dict.fromkeys(dimensions)
+        for dimension in left:
+            self.get(dimension)
+        with self._files.locked():
+            protos = {dimension: self.get(dimension) for dimension in left}
+            files = {dimension: self._file_of(dimension) for dimension in left}
             try:
-                with memoryview(proto) as whole:
-                    file.publish([whole])
-                # If it was closed meanwhile: with the file nothing is lost.
-                self._table._exchange(dimension, proto, self._open_if_it_fits(dimension))
-            except BaseException:
-                if self._table._known(dimension) is proto:
-                    self._take_back(dimension, file)
-                raise
+                with contextlib.ExitStack() as stored:
+                    pieces = [stored.enter_context(_stored(proto)) for proto in protos.values()]
+                    errors = self._files.publish_all(zip(files.values(), pieces, strict=True))
+                for dimension, error in zip(protos, errors, strict=True):
+                    try:
+                        if error is not None:
+                            raise error
+                        # If it was closed meanwhile: with the file nothing is lost.
+                        self.table._exchange(dimension, protos[dimension], self._open_if_it_fits(dimension))
+                    except ConsciousnessError as refusal:
+                        failed.append(refusal)
+                    else:
+                        self._publish_done(dimension, protos[dimension].generation, begin_ticks)
+                        del left[dimension]
             finally:
-                del proto  # the traceback of an error would keep it, and its block
+                for dimension in left:
+                    if self.table._known(dimension) is protos[dimension]:
+                        self._take_back(dimension, files[dimension])
+                protos.clear()  # the traceback of an error would keep them, and their blocks
+        if failed:
+            raise failed[0]
+
+    def _publish_done(self, dimension: int, generation: int, begin_ticks: int) -> None:
         self.n_bytes.pop(dimension, None)
         record_since(self.crystallizations, begin_ticks, self._timed)
-        return path
+        self._files.announce(dimension, "added", generation)
+
+    def _file_of(self, dimension: int) -> NewFile:
+        if dimension in self._left_behind:
+            self._left_behind.pop(dimension).take_back()
+        return NewFile(Path(self.table._place_of(dimension).path))
 
     def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""
         try:
-            return self._table._open_stack(dimension)
+            return self.table._open_stack(dimension)
         except LimitExceeded:
             return None
 
@@ -181,24 +219,21 @@ class Protos:
             self._left_behind[dimension] = file
 
 
-def packed_region(dimension: int, name: str, specs: Sequence[LayerSpec]) -> PackedRegion:
-    """The first generation of a dimension, as it will be stored."""
-    builder = RegionBuilder(dimension, name)
-    for spec in specs:
-        builder.add_layer(spec)
-    return builder.pack(1)
+def _image_in(block: Block, packed: PackedRegion, dimension: int) -> Image:
+    """`packed` in a block of the pool."""
+    packed.fill(memoryview(block))
+    image = Image(block, f"<proto-dimension D{dimension:02d}>", dimension, "pool", trusted=True)
+    image.charged_bytes = block.capacity
+    return image
 
 
-def specs_of(region: MmapRegion) -> dict[int, LayerSpec]:
-    """The layers of a region as they would be built again."""
-    return {
-        layer: LayerSpec(
-            content=region.layer(layer),
-            depth=depth,
-            frequency=frequency,
-            keywords=keywords,
-            layer=layer,
-            compress=stored_bytes != raw_bytes,
-        )
-        for layer, depth, frequency, keywords, stored_bytes, raw_bytes, _ in region.layer_facts()
-    }
+@contextlib.contextmanager
+def _stored(proto: MmapRegion) -> Iterator[Iterable[Buffer]]:
+    """The bytes of a proto-dimension as one file, however many blocks it is; afterwards nothing holds them."""
+    images = proto._stack
+    if len(images) == 1:
+        with memoryview(images[0]) as whole:
+            yield [whole]
+    else:
+        with pieces_of(merged(images, True, proto.generation)) as pieces:
+            yield pieces

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
 
-__all__ = ["NewFile", "is_temporary", "make_folder", "publish", "remove", "sync_folder", "withdraw"]
+__all__ = ["NewFile", "is_temporary", "make_folder", "publish", "remove", "replace", "sync_folder", "withdraw"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int], object]
@@ -52,6 +52,29 @@ def publish(
     file = NewFile(target, follow_links)
     file._publish(pieces, progress, exclusive)
     return file
+
+
+def replace(pieces: Iterable[Buffer], target: Path) -> None:
+    """Publish `pieces` in place of a file, which is there again if that fails at the last step. MappingError."""
+    kept = temporary_name(target.name)
+    try:
+        folder = open_folder(target.parent, follow_links=False)
+    except OSError as error:
+        raise _error_of(error, target) from error
+    try:
+        with contextlib.suppress(OSError):  # without links the last step cannot be undone
+            os.link(target.name, kept, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        try:
+            publish(pieces, target)
+        except BaseException:
+            with contextlib.suppress(OSError):  # does nothing if both are still names of the old file
+                os.rename(kept, target.name, src_dir_fd=folder, dst_dir_fd=folder)
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(kept, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 class NewFile:
@@ -117,8 +140,8 @@ class NewFile:
                 sync_folder(folder)
         except BaseException as error:
             self.undo(exclusive)
-            if isinstance(error, OSError) and not isinstance(error, ConsciousnessError):
-                raise MappingError.of(error, self.path) from error
+            if isinstance(error, OSError):
+                raise _error_of(error, self.path) from error
             raise
 
     def folders(self) -> list[Path]:
@@ -176,7 +199,7 @@ class _Draft:
     def __init__(self, folder: int, name: str) -> None:
         self.folder = folder
         self.name = name
-        self.temporary = f".{name}.{secrets.token_hex(8)}.tmp"
+        self.temporary = temporary_name(name)
         self.has_temporary = False
         if _NAMELESS:
             try:
@@ -219,6 +242,15 @@ class _Draft:
             if self.has_temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary, dir_fd=self.folder)
+
+
+def temporary_name(name: str) -> str:
+    """A name for a moment, beside a file of that name; one that is left behind is known by it (`is_temporary`)."""
+    return f".{name}.{secrets.token_hex(8)}.tmp"
+
+
+def _error_of(error: OSError, path: Path) -> ConsciousnessError:
+    return error if isinstance(error, ConsciousnessError) else MappingError.of(error, path)
 
 
 def link_or_rename(name: str, new_name: str, folder: int) -> None:

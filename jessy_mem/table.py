@@ -39,7 +39,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.evicted import Evicted
 from jessy_mem.eviction import make_policy
-from jessy_mem.layout import MemoryLayout, default_layout
+from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
@@ -67,10 +67,10 @@ class RegionTable(LayerRegistry):
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
-        self.layout: MemoryLayout = default_layout()
-        # A larger total scales the ceilings of the segments; a smaller one leaves them and binds first.
-        growth = max(1.0, config.total_bytes / self.layout.total_bytes)
-        ceilings = {segment.name: int(segment.size_bytes * growth) for segment in self.layout.segments}
+        # A larger total scales slots and segments; a smaller one leaves them and binds first.
+        self.layout: MemoryLayout = config.plan.scaled(config.total_bytes)
+        ceilings = {segment.name: segment.size_bytes for segment in self.layout.segments}
+        self._pool_segment = self.layout.segment_of(self.layout.ids_of("reserve")[0][0]).name
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
         self._pool = PoolAllocator(
             config.pool_configs,
@@ -78,7 +78,7 @@ class RegionTable(LayerRegistry):
             strict_classes=config.strict_classes,
             scrub=config.scrub,
             ledger=self._ledger,
-            segment="reserve",
+            segment=self._pool_segment,
         )
         self._pool._ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._allocators = {name: self._block_giver(name) for name in ceilings}
@@ -111,6 +111,11 @@ class RegionTable(LayerRegistry):
         """The delta of `generation` that lies on `stack`, mapped and charged; LimitExceeded if there is no room."""
         place = self._opener.place_of(dimension)
         return self._opener.open_delta(place, partial(self._admit, place), stack, generation)
+
+    def _reopen(self, dimension: int, stack: Stack) -> Stack:
+        """The files of a dimension that are there now; those that `stack` maps already are not mapped again."""
+        place = self._opener.place_of(dimension)
+        return self._opener.reopen(place, partial(self._admit, place), stack)
 
     def _region_around(self, stack: Stack, place: Place) -> MmapRegion:
         return make_region(stack, place.immutable, self._allocators[place.segment])
@@ -171,7 +176,7 @@ class RegionTable(LayerRegistry):
             if segment in ("total", self.layout.segment_of(lease.dimension).name)
         ]
         pool_bytes, _ = self._pool.usage()
-        if pool_bytes and segment in ("total", "reserve"):
+        if pool_bytes and segment in ("total", self._pool_segment):
             held.append((pool_bytes, f"blocks of the pool ({format_bytes(pool_bytes)})"))
         held.sort(key=lambda holder: -holder[0])
         return LimitExceeded(
@@ -266,13 +271,16 @@ class RegionTable(LayerRegistry):
             if region.source == "pool":
                 return False
             place, old = self._opener.place_of(dimension), region._stack
-            stack = self._opener.reopen(place, partial(self._admit, place), old)
-            if stack is old:
-                return False
-            if stack[0].immutable or stack[0].source != old[0].source:
-                self._install(dimension, self._region_around(stack, place))
-                return True
-            return self._restack(dimension, region, stack)
+            try:
+                stack = self._opener.reopen(place, partial(self._admit, place), old)
+                if stack is old:
+                    return False
+                if stack[0].immutable or stack[0].source != old[0].source:
+                    self._install(dimension, self._region_around(stack, place))
+                    return True
+                return self._restack(dimension, region, stack)
+            finally:
+                region = old = stack = None  # no traceback may go on holding them
 
         return self._changing(dimension, refresh)
 

@@ -17,6 +17,10 @@ from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 
 
+cdef enum:
+    LARGE_BYTES = 1048576  # what is larger is mapped
+
+
 @cython.final
 @cython.no_gc  # holds no Python object
 cdef class Mapping:
@@ -103,3 +107,10 @@ cdef object memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes
     cdef _Range part = _Range.__new__(_Range)
     part.owner, part.first, part.n_bytes = owner, first, n_bytes
     return PyMemoryView_FromObject(part)
+
+
+def private_memory(n_bytes):
+    """Memory for a decompressed layer of a region that has no budget; large memory costs what is written to it."""
+    if n_bytes < LARGE_BYTES:
+        return bytearray(n_bytes)
+    return Mapping(n_bytes)

@@ -168,7 +168,7 @@ cdef class LayerRegistry:
             self.visit(region, layer_id)
         view = region.find_view(layer)
         if view is None:
-            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_live_layers} layers")
+            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
         if view.payload is not None:
             self._settle()
         return view

@@ -15,11 +15,13 @@ something newer, and all begins again.
 import os
 
 from cpython.number cimport PyNumber_Index
+from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.os_folder cimport jm_os_folder_mtime, jm_os_numbers_beside
 from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
@@ -44,6 +46,12 @@ cdef tuple checked_stack(tuple stack):
     if not stack or not all([isinstance(image, Image) for image in stack]):
         raise TypeError("a stack is a tuple of Images, the base first")
     return stack
+
+
+cdef tuple own_stack(tuple stack):
+    cdef tuple own = tuple(list(checked_stack(stack)))
+    jm_disown(<PyObject *> own)
+    return own
 
 
 cdef int64_t layer_number(layer) except -2:
@@ -105,6 +113,14 @@ cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL:
         if not entry_is_tombstone(&image_at(stack, newest.file).layers[newest.entry]):
             places[n[0]] = newest
             n[0] += 1
+
+
+cdef uint32_t stack_count(tuple stack):
+    cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), file
+    cdef int64_t n_layers = image_at(stack, 0).n_live_layers
+    for file in range(1, n_files):
+        n_layers += stack_gain(stack[:file], image_at(stack, file))
+    return n_layers
 
 
 cdef int64_t stack_gain(tuple stack, Image image) noexcept:
@@ -173,11 +189,11 @@ def open_stack(
     bint deltas=True,
     dict bare=None,
 ):
-    """The stack whose base is the file at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
+    """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension. Raises what
-    `map_file` raises, for each of them; then nothing stays open.
+    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension.
+    Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
     cdef tuple stack
@@ -230,7 +246,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
 
 
 cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, bint again):
-    """`stack` with the deltas of `generations` that are newer; None if one has gone, unless it is looked for `again`."""
+    """`stack` with the deltas of `generations` that are newer; None if one has gone, and is not looked for `again`."""
     cdef Image newest
     for generation in generations:
         newest = stack[PyTuple_GET_SIZE(stack) - 1]

@@ -7,24 +7,19 @@ import os
 import pytest
 
 import jessy_mem as jm
-from jessy_mem._core.image import map_file
 from jessy_mem._core.region import make_region
+from jessy_mem._core.stack import open_delta, open_stack
 from jessy_mem.ids import IdRegister
 from jessy_mem.learning import Learner
 from jessy_mem.opening import Place
 
 
 class FakeTable:
-    """Regions in a dict, blocks of a small pool, no budget and no lock."""
+    """Regions in a dict, blocks of a small pool, no budget and no lock. A stack that changes is a region anew."""
 
     def __init__(self, base):
-        self.base, self.regions, self.pool, self.n_settled, self.fits = (
-            base,
-            {},
-            jm.PoolAllocator(((1, 4096),), 1),
-            0,
-            True,
-        )
+        self.base, self.regions, self.n_settled, self.fits = base, {}, 0, True
+        self.pool = jm.PoolAllocator(((1, 4096),), 1)
 
     def _check_open(self):
         pass
@@ -36,23 +31,52 @@ class FakeTable:
         return self.regions.get(dimension)
 
     def _place_of(self, dimension):
-        return Place(dimension, f"{self.base}/D{dimension:02d}/region.mmap", False, False, False, "reserve", 1 << 20)
+        planned = dimension < 15
+        path = f"{self.base}/D{dimension:02d}/region.mmap"
+        return Place(dimension, path, False, planned, dimension in (9, 14), "reserve", 1 << 20)
 
     def _allocate(self, n_bytes, segment):
         return self.pool.allocate(n_bytes)
 
-    def _open_image(self, dimension):
+    def load_dimension(self, dimension):
+        self._exchange(dimension, None, self._open_stack(dimension))
+        return self.regions[dimension]
+
+    def region(self, dimension):
+        return self.regions.get(dimension) or self.load_dimension(dimension)
+
+    def _refuse(self):
         if not self.fits:
             raise jm.LimitExceeded(1, 1, 1, "reserve")
-        return map_file(self._place_of(dimension).path, dimension)
 
-    def _exchange(self, dimension, old, image):
+    def _open_stack(self, dimension):
+        self._refuse()
+        return open_stack(self._place_of(dimension).path, dimension)
+
+    def _open_delta(self, dimension, stack, generation):
+        self._refuse()
+        return open_delta(stack, self._place_of(dimension).path, generation)
+
+    def _reopen(self, dimension, stack):
+        return self._open_stack(dimension)
+
+    def _exchange(self, dimension, old, stack):
         if self.regions.get(dimension) is not old:
             return False
         self.regions.pop(dimension, None)
-        if image is not None:
-            self.regions[dimension] = make_region(image, False, bytearray)
+        if stack is not None:
+            self.regions[dimension] = make_region(stack, False, bytearray)
         return True
+
+    def _grow(self, dimension, region, delta):
+        return self._restack(dimension, region, (*region._stack, delta), ())
+
+    def _restack(self, dimension, region, stack, changed):
+        return self._exchange(dimension, region, stack)
+
+    def _refresh_dimension(self, dimension):
+        region = self.regions[dimension]
+        self._exchange(dimension, region, self._open_stack(dimension))
 
     def _remove(self, dimension):
         self.regions.pop(dimension, None)
@@ -147,8 +171,8 @@ def test_the_oldest_goes_when_room_is_needed(table, on_full, relieved, sources):
     learner = learner_of(table, on_full=on_full)
     told = []
     learner.on_evict(lambda *what: told.append(what))
-    for _ in range(2):
-        learner.create("Humor", [spec("a joke")], user=False)
+    for name in ("Humor", "Irony"):
+        learner.create(name, [spec("a joke")], user=False)
     size = table.regions[15].size
     assert learner.relieve("reserve", REFUSAL, True) is relieved
     assert [getattr(table.regions.get(dimension), "source", None) for dimension in (15, 16)] == sources

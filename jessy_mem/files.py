@@ -1,0 +1,251 @@
+"""Dimensions that are files, and how they change: one file for each change, whatever the number of layers.
+
+    change --> delta-N.mmap, N being one more than the newest      or, when it is due (growth.py),
+           --> delta-N.mmap in place of the newest deltas          published first, then these are unlinked
+           --> region.mmap of generation N in place of all         the same
+
+What was published is what there is: a file that does not fit into the budget any more leaves its dimension evicted. A
+crash between publishing and unlinking is harmless, for the newest file wins, and what is under it says the same.
+
+Writers of one base folder take turns by its lock, and look first at what others wrote. Where locks do nothing, the name
+of a delta is taken exclusively, who comes second looks again, and no base is written anew but by `compact`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from jessy_mem._core.image import Image
+from jessy_mem._core.packing import PackedRegion
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.batch import Batch, publish_many
+from jessy_mem.errors import (
+    AlreadyPublished,
+    ConsciousnessError,
+    ImmutableDimension,
+    InvalidRegion,
+    LimitExceeded,
+    MemoryError,
+    RegionNotFound,
+)
+from jessy_mem.growth import (
+    Announce,
+    Change,
+    Changes,
+    Table,
+    merged,
+    n_merged,
+    packed_base,
+    packed_delta,
+    pieces_of,
+    room_for,
+)
+from jessy_mem.ids import IdRegister
+from jessy_mem.layout import delta_file
+from jessy_mem.publish import Buffer, NewFile, remove, replace
+
+__all__ = ["Files"]
+
+N_TRIES = 100  # against others that publish the same generation, where locks do nothing
+
+
+class Files:
+    """The files of a base folder, as a writer sees them. One thread changes them at a time: the Learner's lock."""
+
+    def __init__(
+        self, table: Table, ids: IdRegister, total_bytes: int, batch: Batch | None, announce: Announce
+    ) -> None:
+        self.announce = announce
+        self.table = table
+        self._ids = ids
+        self._total_bytes = total_bytes
+        self._batch = batch
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder's lock."""
+        return self._ids.locked()
+
+    def publish(self, file: NewFile, pieces: Iterable[Buffer], durable: bool = False) -> None:
+        """Publish a new file; durable now, or with the next `sync` if so many may wait and this one."""
+        if self._batch is None or durable:
+            file.publish(pieces)
+        else:
+            self._batch.publish(file, pieces)
+
+    def publish_all(self, files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[ConsciousnessError | None]:
+        """Publish new files side by side; for each None, or why it is not there."""
+        if self._batch is None:
+            return publish_many(files)
+        errors: list[ConsciousnessError | None] = []
+        for file, pieces in files:
+            try:
+                self._batch.publish(file, pieces)
+            except ConsciousnessError as error:
+                errors.append(error)
+            else:
+                errors.append(None)
+        return errors
+
+    def sync(self) -> None:
+        """Make everything durable that was published; MappingError."""
+        if self._batch is not None:
+            self._batch.sync()
+
+    def change(self, dimension: int, change: Change) -> Changes:
+        """Change a dimension that has a file, or a name and no layer yet; what was changed."""
+        for _ in range(N_TRIES - 1):
+            with contextlib.suppress(AlreadyPublished):  # it is a delta, and the next one is free
+                return self._change(dimension, change)
+        return self._change(dimension, change)
+
+    def _change(self, dimension: int, change: Change) -> Changes:
+        with self.locked():
+            region = self.current(dimension)
+            changes = change(region)
+            if region is None:
+                self._begin(dimension, changes)
+            elif changes:
+                self._grow(dimension, region, changes)
+        return changes
+
+    def current(self, dimension: int) -> MmapRegion | None:
+        """The region of a dimension as its files are now, loaded if it was not; None if it has a name and no file.
+
+        RegionNotFound or ImmutableDimension if it cannot be changed; LimitExceeded if there is no room to load it.
+        Under the folder's lock.
+        """
+        known, place = self.table._known(dimension), self.table._place_of(dimension)
+        if place.immutable or (isinstance(known, MmapRegion) and known.immutable):
+            raise ImmutableDimension(dimension)
+        if place.named:
+            raise RegionNotFound(dimension, f"it was loaded from {place.path}, and only a base folder's own files grow")
+        if known is not None and known.source == "simulated":
+            raise RegionNotFound(dimension, f"it is simulated: there is no file at {place.path} to change")
+        if known is None:
+            if not os.path.lexists(place.path):
+                if self._ids.is_empty(dimension):
+                    return None
+                raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
+            self.table.load_dimension(dimension)
+        elif isinstance(known, MmapRegion):
+            self.table._refresh_dimension(dimension)
+        region = self.table.region(dimension)
+        if region.immutable:
+            raise ImmutableDimension(dimension)
+        return region
+
+    def begin(self, dimension: int, changes: Changes, name: str) -> None:
+        """Publish the first file of a dimension, and put it into the table. Under the folder's lock."""
+        place = self.table._place_of(dimension)
+        packed = packed_base(dimension, name, changes)
+        room_for(place, self._total_bytes, packed.n_bytes)
+        self.publish(NewFile(Path(place.path)), packed.pieces())
+        self.announce(dimension, "added", 1)
+        with contextlib.suppress(ConsciousnessError):  # loaded when it is needed
+            self.table.load_dimension(dimension)
+
+    def _begin(self, dimension: int, changes: Changes) -> None:
+        name = self._ids.name_of(dimension)
+        assert name is not None
+        self.begin(dimension, changes, name)
+
+    def _grow(self, dimension: int, region: MmapRegion, changes: Changes) -> None:
+        """Publish what changes a region, and let its readers see it."""
+        change = packed_delta(region, changes)
+        place = self.table._place_of(dimension)
+        images, generation = region._stack, region.generation + 1
+        sizes = [image.n_bytes for image in images]
+        n = n_merged(sizes, change.n_bytes, self._ids.excludes)
+        packed = self._merged(images, n, generation, change) if n else None
+        if packed is None:
+            n, packed = 0, change
+        try:
+            room_for(place, self._total_bytes, sum(sizes[: len(sizes) - n]) + packed.n_bytes)
+        except LimitExceeded:
+            if n == len(images) or not self._ids.excludes:
+                raise
+            n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
+            room_for(place, self._total_bytes, packed.n_bytes)
+        self._publish_over(dimension, images, n, generation, packed)
+        self._show(dimension, region, n, generation, changes, change)
+        self.announce(dimension, "changed", generation)
+
+    def compact(self, dimension: int) -> Path:
+        """Write a new base if there are deltas; its path."""
+        with self.locked():
+            region = self.current(dimension)
+            if region is None:
+                raise RegionNotFound(dimension, "it has no layer yet")
+            images, generation = region._stack, region.generation
+            path = Path(self.table._place_of(dimension).path)
+            if len(images) > 1:
+                self._publish_over(dimension, images, len(images), generation, merged(images, True, generation))
+                self._show(dimension, region, len(images), generation, {}, None)
+            for old in self.deltas_of(path):
+                if old.name <= os.path.basename(delta_file(os.fspath(path), generation)):  # a crash left it
+                    with contextlib.suppress(OSError):
+                        remove(old)
+        return path
+
+    def deltas_of(self, base: Path) -> list[Path]:
+        """The deltas beside the file of a dimension, oldest first."""
+        first, last = (os.path.basename(delta_file(os.fspath(base), number)) for number in (0, 10**16 - 1))
+        try:
+            names = os.listdir(base.parent)
+        except FileNotFoundError:
+            return []
+        return [base.parent / name for name in sorted(names) if len(name) == len(first) and first <= name <= last]
+
+    def _merged(self, images: Sequence[Image], n: int, generation: int, change: PackedRegion) -> PackedRegion | None:
+        """The newest `n` files and a change; None if one is damaged: that is no reason to learn no more."""
+        try:
+            return merged(images[-n:], n == len(images), generation, change)
+        except InvalidRegion:
+            return None
+
+    def _publish_over(
+        self, dimension: int, images: Sequence[Image], n: int, generation: int, packed: PackedRegion
+    ) -> None:
+        """Publish what takes the place of the newest `n` files of a stack, and remove these."""
+        base, old = self.table._place_of(dimension).path, images[len(images) - n :]
+        with pieces_of(packed) as pieces:
+            if n == len(images):
+                replace(pieces, Path(base))
+                old = old[1:]
+            else:
+                # What takes the place of files that are on the disk must be there before they go.
+                durable = self._batch is None or any(Path(image.path) not in self._batch for image in old)
+                self.publish(NewFile(Path(delta_file(base, generation))), pieces, durable)
+        for image in old:
+            with contextlib.suppress(OSError):
+                remove(Path(image.path))
+
+    def _show(
+        self, dimension: int, region: MmapRegion, n: int, generation: int, changes: Changes, change: PackedRegion | None
+    ) -> None:
+        """Let readers see what was published: a change, together with the newest `n` files of a stack.
+
+        What does not fit into the budget is mapped on the next access: it is there.
+        """
+        table, images = self.table, region._stack
+        try:
+            stack = (
+                table._reopen(dimension, images) if n else (*images, table._open_delta(dimension, images, generation))
+            )
+        except MemoryError:
+            # What is remembered of it is what it is now.
+            done = change is None or table._grow(dimension, region, _image_of(change, region))
+            done = done and table._exchange(dimension, region, None)
+        else:
+            done = table._restack(dimension, region, stack, changes.keys())
+        if not done:  # another thread has loaded it anew meanwhile
+            table._refresh_dimension(dimension)
+
+
+def _image_of(packed: PackedRegion, region: MmapRegion) -> Image:
+    """`packed` in memory of its own, for a moment."""
+    return Image(b"".join(packed.pieces()), str(region.path), region.dimension_id, "mmap", trusted=True)

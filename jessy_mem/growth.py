@@ -1,0 +1,165 @@
+"""How a dimension grows: as a stack of a base and small deltas, whether of blocks in the pool or of files.
+
+What is changed is written once, as one file or block: the delta that says what changed, or, when it is due, that
+together with the newest ones under it, so that no stack gets tall and none is written anew too often.
+
+    base | delta | delta | delta + change        a change               bytes of all deltas <= those of the base
+    base | delta | merged ..............         more than MAX_DELTAS   the newest, until the one below is larger
+    base ...............................         the deltas outgrew the base
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from jessy_mem._core.image import Image
+from jessy_mem._core.merge import merge_images
+from jessy_mem._core.packing import PackedRegion, pack_layers
+from jessy_mem._core.pool import Block
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.builder import LayerSpec, now_ns
+from jessy_mem.errors import AllocationFailed, LimitExceeded
+from jessy_mem.evicted import Evicted
+from jessy_mem.opening import Place, Stack
+from jessy_mem.publish import Buffer
+from jessy_mem.stats import format_bytes
+
+__all__ = [
+    "Announce",
+    "Change",
+    "Changes",
+    "Table",
+    "merged",
+    "n_merged",
+    "packed_base",
+    "packed_delta",
+    "pieces_of",
+    "room_for",
+]
+
+MAX_DELTAS = 16
+
+Changes = Mapping[int, LayerSpec | None]  # layer -> what it becomes; None: it is removed
+Change = Callable[[MmapRegion | None], Changes]  # what is to be changed, of a stack as it is now; None: it is empty
+Announce = Callable[[int, str, int], object]  # (dimension, "added" "changed" or "removed", generation)
+
+
+class Table(Protocol):
+    """What learning asks of the table of regions. Each call is thread-safe; none leaves a lock held."""
+
+    def _check_open(self) -> None:
+        """ManagerClosed if it is closed."""
+
+    def _known(self, dimension: int) -> MmapRegion | Evicted | None:
+        """The region of a loaded dimension, or what is remembered of one that is evicted."""
+
+    def _place_of(self, dimension: int) -> Place:
+        """Where the file of a dimension is, or would be."""
+
+    def _allocate(self, n_bytes: int, segment: str) -> Block:
+        """A block of the pool, after making room if that is needed; LimitExceeded, AllocationFailed."""
+
+    def load_dimension(self, dimension_id: int) -> MmapRegion:
+        """Map a dimension that is not known; LimitExceeded, InvalidRegion, DimensionAlreadyLoaded."""
+
+    def region(self, dimension_id: int) -> MmapRegion:
+        """The region of a known dimension, mapped again if it was evicted; RegionNotFound, LimitExceeded."""
+
+    def _open_stack(self, dimension: int) -> Stack:
+        """The files of a dimension, mapped and charged; LimitExceeded if there is no room."""
+
+    def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
+        """The delta of that generation, which lies on `stack`, mapped and charged; LimitExceeded."""
+
+    def _reopen(self, dimension: int, stack: Stack) -> Stack:
+        """The files that are there now, in place of `stack`, whose images are kept where they still are."""
+
+    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
+        """Let `stack` take the place of `old` for all readers; without one, it is mapped on the next access.
+
+        False if something else is there.
+        """
+
+    def _grow(self, dimension: int, region: MmapRegion, delta: Image) -> bool:
+        """Put a delta on the stack of `region`; False if that is not what is there."""
+
+    def _restack(
+        self, dimension: int, region: MmapRegion, stack: Stack, changed: Collection[int] | None = None
+    ) -> bool:
+        """Let `stack`, in which only the layers `changed` differ, take the place of that of `region`.
+
+        False if that is not what is there.
+        """
+
+    def _refresh_dimension(self, dimension: int) -> object:
+        """Bring a loaded dimension up to what its files are now."""
+
+    def _remove(self, dimension: int) -> None:
+        """Let go of a dimension and of all that is remembered of it."""
+
+    def _helpful(
+        self, protos: Mapping[int, int], segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool
+    ) -> list[int] | None:
+        """Those of `protos` that free something of what was refused; empty if all would not do, None if room came."""
+
+    def _settle(self) -> None:
+        """What follows a charge; with no lock held."""
+
+
+def n_merged(sizes: Sequence[int], change_bytes: int, may_rebase: bool = True) -> int:
+    """How many of the newest files of a stack are written anew together with a change; all of them: a new base.
+
+    `sizes` are their bytes, that of the base first. Each byte is written some six times while a stack grows from
+    nothing, and no stack has more than MAX_DELTAS deltas.
+
+    >>> n_merged([100, 10, 10], 10), n_merged([100, 60], 50), n_merged([1000] + 16 * [10], 10)
+    (0, 2, 16)
+    """
+    base_bytes, *deltas = sizes
+    deltas.append(change_bytes)
+    if may_rebase and sum(deltas) > base_bytes:
+        return len(sizes)
+    if len(deltas) <= MAX_DELTAS:
+        return 0
+    merged_bytes = change_bytes
+    for n in range(1, len(deltas) - 1):
+        merged_bytes += deltas[-1 - n]
+        if deltas[-2 - n] > merged_bytes:
+            return n
+    return len(deltas) - 1
+
+
+def packed_base(dimension: int, name: str, changes: Changes) -> PackedRegion:
+    """The first generation of a dimension, as it will be stored."""
+    return pack_layers(dimension, name.encode(), 1, now_ns(), dict(changes))
+
+
+def packed_delta(region: MmapRegion, changes: Changes) -> PackedRegion:
+    """The next generation of a region: what changed of it."""
+    name = region.name.encode()
+    return pack_layers(region.dimension_id, name, region.generation + 1, now_ns(), dict(changes), delta=True)
+
+
+def merged(images: Iterable[Image], as_base: bool, generation: int, change: PackedRegion | None = None) -> PackedRegion:
+    """Files of a stack that follow each other, oldest first, and what changes them, as one."""
+    return merge_images(tuple(images), as_base=as_base, generation=generation, created_ns=now_ns(), extra=change)
+
+
+@contextmanager
+def pieces_of(packed: PackedRegion) -> Iterator[Iterator[Buffer]]:
+    """The bytes of what is packed; afterwards no traceback that is kept holds what they are of."""
+    pieces = packed.pieces()
+    try:
+        yield pieces
+    finally:
+        pieces.close()
+
+
+def room_for(place: Place, total_bytes: int, n_bytes: int) -> None:
+    """LimitExceeded if a stack of `n_bytes` could never be loaded, in its slot or in `total_bytes`."""
+    limit_bytes = min(place.slot_bytes, total_bytes)
+    if n_bytes > limit_bytes:
+        hint = f"one dimension may have {format_bytes(limit_bytes)}"
+        raise LimitExceeded(0, limit_bytes, n_bytes, place.segment, hint=hint)

@@ -280,7 +280,7 @@ class RegionTable(LayerRegistry):
                     return True
                 return self._restack(dimension, region, stack)
             finally:
-                region = old = stack = None  # no traceback may go on holding them
+                del region, old  # no traceback may go on holding them
 
         return self._changing(dimension, refresh)
 

@@ -27,9 +27,9 @@ from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
 
+from jessy_mem import layout
 from jessy_mem._core.image import checked, map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
-from jessy_mem.layout import DELTA_DIGITS, DELTA_PREFIX, DELTA_SUFFIX, delta_file
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(str path)
@@ -37,9 +37,9 @@ cdef extern from "Python.h":
 cdef enum:
     USUAL_DELTAS = 64  # more than a writer leaves
 
-cdef bytes prefix = DELTA_PREFIX.encode()
-cdef bytes suffix = DELTA_SUFFIX.encode()
-assert DELTA_DIGITS == 16  # what os_folder.h counts
+cdef bytes prefix = layout.DELTA_PREFIX.encode()
+cdef bytes suffix = layout.DELTA_SUFFIX.encode()
+assert layout.DELTA_DIGITS == 16  # what os_folder.h counts
 
 
 cdef tuple checked_stack(tuple stack):
@@ -236,7 +236,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
     Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
     cdef Image base = checked_stack(stack)[0], image
-    cdef str name = delta_file(path, generation)
+    cdef str name = layout.delta_file(path, generation)
     image = map_file(name, base.dimension_id, admit=admit_with(admit, stack_bytes(stack)), delta=True)
     if image.generation != generation:
         raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
@@ -256,7 +256,7 @@ cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, b
             stack = (*stack, open_delta(stack, path, generation, admit=admit, verify=verify))
         except DimensionNotFound:
             if again:
-                raise MappingError(ENOENT, os.strerror(ENOENT), delta_file(path, generation)) from None
+                raise MappingError(ENOENT, os.strerror(ENOENT), layout.delta_file(path, generation)) from None
             return None
     return stack
 

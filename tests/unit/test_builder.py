@@ -516,7 +516,7 @@ def test_compressed_layer_is_read_as_it_was(region_file):
         assert region.layer(0) is region.layer(0)
         assert region.layer(1).n_bytes == 5000
         assert region.verify() == []
-        facts = [(stored, raw) for *_, stored, raw in region.layer_facts()]
+        facts = [(stored, raw) for *_, stored, raw, _ in region.layer_facts()]
         assert facts[0] == (len(layers[0].content), len(text))
 
 

@@ -2,10 +2,8 @@
 
 Nothing that was learned is lost without a word, and nothing grows without bound: when there is no room, the oldest
 proto-dimensions become files (``on_full="crystallize"``), or the newest is refused (``"raise"``), or the oldest are
-dropped, and each is told of (``"drop"``).
-How a proto-dimension is held and becomes a file is protos.py, how a file grows, files.py. Which table it is in, the
-Learner does not know: it asks the few things that `Table` names. Its methods are those of MmapManager with the same
-names, documented there.
+dropped, and each is told of (``"drop"``). How a proto-dimension is held and becomes a file is protos.py, how a file
+grows, files.py. Of the table it knows what `Table` names; its methods are documented as MmapManager's.
 
 Locks are taken in this order: the Learner's, the folder's, the table's.
 """

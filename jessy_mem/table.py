@@ -22,7 +22,8 @@ from typing import TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image
-from jessy_mem._core.mapping import UnmapTogether
+from jessy_mem._core.mapping import Mapping as Mapped
+from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.registry import LayerRegistry
@@ -123,14 +124,14 @@ class RegionTable(LayerRegistry):
     def _place_of(self, dimension: int) -> Place:
         return self._opener.place_of(dimension)
 
-    def _block_giver(self, segment: str) -> Callable[[int], Block]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block | bytearray | Mapped]:
         """Gives blocks for decompressed layers, counted as copies. No cycle arises: it is weak."""
-        pool, table = self._pool, weakref.ref(self)
+        table = weakref.ref(self)
 
-        def allocate(n_bytes: int) -> Block:
+        def allocate(n_bytes: int) -> Block | bytearray | Mapped:
             owner = table()
-            if owner is None:
-                return pool._allocate_in(n_bytes, segment)
+            if owner is None:  # a region that outlives its manager has no budget any more
+                return private_memory(n_bytes)
             block = owner._allocate(n_bytes, segment)
             owner._count_copies(1)
             return block

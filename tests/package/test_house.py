@@ -15,7 +15,7 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
-OBJECTS = "records mapping fault format packing budget image merge arena pool latency stack view region holders registry".split()
+OBJECTS = "guard records mapping changes fault format packing budget image merge arena pool latency stack view region holders registry".split()
 HOUSE = """
     errors sizes units compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
@@ -131,6 +131,10 @@ def test_nogil_is_never_without_noexcept(path):
 
 # What no typed memoryview can be, in the declarations of the objects: each with its reason.
 POINTERS = {
+    "guard.base": "an address to watch, whoever owns the memory; nothing is read through it",
+    "changes.word": "one number for atomics, read by a hot path",
+    "changes.event": "numbers that the caller keeps on its stack",
+    "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
     "region.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",

@@ -85,7 +85,7 @@ class Hostile:
 def sound_objects(folder: Path) -> dict[str, object]:
     """One object of each class that has been made rightly."""
     import jessy_mem as jm
-    from jessy_mem._core import budget, holders, image, mapping, pool, records, region, registry
+    from jessy_mem._core import budget, changes, holders, image, mapping, pool, records, region, registry
     from jessy_mem._probe.pool import BitmapProbe
 
     path = jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="some text", keywords=("word",))).write(folder / "r")
@@ -101,6 +101,7 @@ def sound_objects(folder: Path) -> dict[str, object]:
     summary = records.LatencySummary(1, 1, 1, 1, 1, 1, 1.0)
     return {
         "Ledger": ledger, "Charge": budget.Charge(ledger, "a", 10), "PoolAllocator": allocator, "Block": block,
+        "ChangePage": changes.ChangePage(folder),
         "Image": image.map_file(path, 1), "Mapping": mapping.Mapping(4096), "UnmapTogether": mapping.UnmapTogether(),
         "MmapRegion": opened, "LayerView": opened.layer(0), "Holders": table, "LayerRegistry": read,
         "LatencyHistogram": jm.LatencyHistogram(), "LatencySummary": summary, "MemoryStats": jm.MmapManager().get_stats(),

@@ -28,7 +28,8 @@ class MemoryConfig:
     `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
     `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
     later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
-    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait
+    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. With `follow` "auto" an access sees what
+    other processes learned, changed and forgot; with "never" only `refresh()` does. `lock_timeout_s` is how long to wait
     for other processes that write, None for ever. `base_path` is made absolute, ``~`` expanded.
 
     ValueError names the first field that is wrong.
@@ -55,6 +56,7 @@ class MemoryConfig:
     durability: str = "each"
     read_only: bool = False
     layout: MemoryLayout | str | os.PathLike[str] | None = None
+    follow: str = "auto"
     lock_timeout_s: int | float | None = 10.0
     strict_classes: bool = False
     scrub: bool = False
@@ -195,6 +197,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "durability": _one_of("each", "batch"),
     "read_only": _flag,
     "layout": _layout,
+    "follow": _one_of("auto", "never"),
     "lock_timeout_s": _timeout_s,
     "strict_classes": _flag,
     "scrub": _flag,

@@ -19,7 +19,7 @@ OBJECTS = "guard records mapping changes fault format packing budget image merge
 HOUSE = """
     errors sizes units compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
-    builder simulation opening catalogue table layers growth files protos learning learnable report manager exporters doctor
+    builder simulation opening catalogue following reading table growth snapshot followed layers files protos learning learnable report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -88,6 +88,9 @@ class Catalogue:
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
 
+    def count_layers(self) -> int:
+        return sum(region.n_layers for region in self._regions.values()) + self.evicted.n_layers
+
     def indexed(self) -> LayerIndex:
         """The index of all layers there are."""
         if self._unindexed is None:

@@ -123,9 +123,6 @@ class FollowedTable(RegionTable):
         self._remove(place.dimension)
         return "removed"
 
-    def _n_layers(self) -> int:
-        return sum(region.n_layers for region in self._regions.values()) + self._evicted.n_layers
-
     # What a user calls
 
     def refresh(self) -> Changes:

@@ -79,7 +79,7 @@ class Following:
     is the table's, which must be one that its holder can take again.
     """
 
-    def __init__(self, page: ChangePage, follows: bool, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+    def __init__(self, page: ChangePage, follows: bool, lock: threading.RLock) -> None:
         self._page = page
         self._follows = follows
         self._lock = lock

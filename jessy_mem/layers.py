@@ -50,7 +50,7 @@ class LayerTable(FollowedTable):
             return len(snapshot)
         self._read_changed()
         with self._lock:
-            return self._n_layers()
+            return self._catalogue.count_layers()
 
     def __contains__(self, layer_id: object) -> bool:
         snapshot = self._pass_gate()

@@ -50,7 +50,9 @@ class LearnableTable(LayerTable):
         super().__init__(config)
         ids = IdRegister(os.fspath(config.base_path), self.layout, config.lock_timeout_s)
         self._ids = ids
-        self._learner = Learner(weakref.proxy(self), ids, self.layout, config, self._announce)  # weak: else both were a cycle
+        self._learner = Learner(
+            weakref.proxy(self), ids, self.layout, config, self._announce
+        )  # weak: else both were a cycle
         self._relieve = self._learner.relieve
 
     def _forget_names(self) -> None:

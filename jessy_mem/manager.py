@@ -213,21 +213,20 @@ class MmapManager(LearnableTable):
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
 
         def swap() -> list[tuple[int, int]]:
-            held: list[MmapRegion | None] = []  # so that none is evicted to make room for another
-            found: list[tuple[int, int]] = []
+            # Held, the old regions are not evicted to make room; and no traceback may go on holding any.
+            old = [self._regions.get(dimension) for dimension in dimensions]
+            new: list[tuple[int, MmapRegion]] = []
             try:
-                for dimension in dimensions:
-                    held.append(self._regions.get(dimension))
-                    generation, region = self._reopened(dimension, held[-1])
-                    held.append(region)
-                    found.append((generation, region.generation))
-                    del region
+                for dimension, region in zip(dimensions, old, strict=True):
+                    new.append(self._reopened(dimension, region))
                 with self._following.swapping(self):
-                    for n, dimension in enumerate(dimensions):
-                        self._install(dimension, held[2 * n + 1])
+                    for dimension, (_, region) in zip(dimensions, new, strict=True):
+                        self._install(dimension, region)
+                return [(generation, region.generation) for generation, region in new]
             finally:
-                held.clear()
-            return found
+                region = None
+                old.clear()
+                new.clear()
 
         generations = self._changing(dimensions[0], swap) if dimensions else []
         record_since(self._times.loads, begin_ticks, self._timed)

@@ -38,7 +38,7 @@ class Snapshot(Reading):
         with table._lock:
             self._stacks: dict[int, Stack] = {each: region._stack for each, region in table._regions.items()}
             self._evicted = table._evicted.copy()
-            self._n_layers = table._n_layers()
+            self._n_layers = table._catalogue.count_layers()
             self._edition = table._catalogue.edition
 
     def _end(self) -> None:

@@ -26,11 +26,11 @@ T = TypeVar("T")
 _N_THREADS = 16
 
 
-def publish_many(files: Iterable[tuple[NewFile, Sequence[Buffer]]]) -> list[ConsciousnessError | None]:
+def publish_many(files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[ConsciousnessError | None]:
     """Publish new files side by side, each folder fsynced once; for each file None, or why it is not there."""
     made = list(files)
 
-    def write(item: tuple[NewFile, Sequence[Buffer]]) -> None:
+    def write(item: tuple[NewFile, Iterable[Buffer]]) -> None:
         file, pieces = item
         try:
             file.write(pieces)

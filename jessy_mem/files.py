@@ -22,7 +22,7 @@ from pathlib import Path
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.batch import Batch
+from jessy_mem.batch import Batch, publish_many
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
@@ -41,6 +41,7 @@ from jessy_mem.growth import (
     n_merged,
     packed_base,
     packed_delta,
+    pieces_of,
     room_for,
 )
 from jessy_mem.ids import IdRegister
@@ -74,6 +75,20 @@ class Files:
             file.publish(pieces)
         else:
             self._batch.publish(file, pieces)
+
+    def publish_all(self, files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[ConsciousnessError | None]:
+        """Publish new files side by side; for each None, or why it is not there."""
+        if self._batch is None:
+            return publish_many(files)
+        errors: list[ConsciousnessError | None] = []
+        for file, pieces in files:
+            try:
+                self._batch.publish(file, pieces)
+            except ConsciousnessError as error:
+                errors.append(error)
+            else:
+                errors.append(None)
+        return errors
 
     def sync(self) -> None:
         """Make everything durable that was published; MappingError."""
@@ -197,13 +212,14 @@ class Files:
     ) -> None:
         """Publish what takes the place of the newest `n` files of a stack, and remove these."""
         base, old = self.table._place_of(dimension).path, images[len(images) - n :]
-        if n == len(images):
-            replace(packed.pieces(), Path(base))
-            old = old[1:]
-        else:
-            # What takes the place of files that are on the disk must be there before they go.
-            durable = self._batch is None or any(Path(image.path) not in self._batch for image in old)
-            self.publish(NewFile(Path(delta_file(base, generation))), packed.pieces(), durable)
+        with pieces_of(packed) as pieces:
+            if n == len(images):
+                replace(pieces, Path(base))
+                old = old[1:]
+            else:
+                # What takes the place of files that are on the disk must be there before they go.
+                durable = self._batch is None or any(Path(image.path) not in self._batch for image in old)
+                self.publish(NewFile(Path(delta_file(base, generation))), pieces, durable)
         for image in old:
             with contextlib.suppress(OSError):
                 remove(Path(image.path))

@@ -153,7 +153,7 @@ class Following:
                 self._failed.discard(dimension)
             except (ConsciousnessError, OSError) as error:
                 if dimension not in self._failed:
-                    logger.warning("D%02d stays what it was, though another process changed it: %s", dimension, error)
+                    logger.warning("D%02d stays what it was, though another process changed it: %s", dimension, str(error))
                 self._failed.add(dimension)
                 continue
             if what is not None:
@@ -162,7 +162,7 @@ class Following:
             try:
                 table._forget_names()
             except (ConsciousnessError, OSError) as error:
-                logger.warning("names that other processes gave or freed are not known: %s", error)
+                logger.warning("names that other processes gave or freed are not known: %s", str(error))
         if self._callbacks:
             self._untold.extend(found.items())
         return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from jessy_mem.followed import FollowedTable
 from jessy_mem.layout import LayerId
+from jessy_mem.reading import check_where
 
 __all__ = ["LayerTable"]
 
@@ -32,6 +33,7 @@ class LayerTable(FollowedTable):
         `where` are attributes that must be there and be equal; they are read from the files, of those layers only
         that meet all other conditions. Evicted dimensions count as loaded.
         """
+        check_where(where)
         snapshot = self._pass_gate()
         if snapshot is not None:
             return snapshot.layers(

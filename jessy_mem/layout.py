@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
+from jessy_mem.given import integer
 
 __all__ = [
     "MAX_LAYER",
@@ -43,10 +43,6 @@ MAX_LAYER = 65535
 MAX_DIMENSION = 2**32 - 1  # the width of the header's field
 REGION_NAME = "region.mmap"
 DELTA_PREFIX, DELTA_DIGITS, DELTA_SUFFIX = "delta-", 16, ".mmap"  # the generation between them
-
-Ranges = tuple[tuple[int, int], ...]
-_IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}
-"""What learning gives in a layout that has no segment of that name."""
 
 Ranges = tuple[tuple[int, int], ...]
 _IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}
@@ -92,7 +88,7 @@ class LayerId(NamedTuple):
         except (TypeError, ValueError):
             raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
         try:
-            return cls(index(dimension), index(layer))
+            return cls(integer(dimension), integer(layer))
         except TypeError:
             raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
 
@@ -352,7 +348,7 @@ def _ranges(entries: Sequence[Mapping[str, Any]]) -> list[Ranges]:
     """The ids of each segment: as they are given, or from one first dimension to the next."""
     n_given = sum("dimensions" in entry for entry in entries)
     if n_given == len(entries):
-        ranges = [tuple((index(first), index(last)) for first, last in entry["dimensions"]) for entry in entries]
+        ranges = [tuple((integer(first), integer(last)) for first, last in entry["dimensions"]) for entry in entries]
         flat = sorted(each for some in ranges for each in some)
         is_sound = all(ranges) and all(1 <= first <= last <= MAX_DIMENSION for first, last in flat)
         if not (is_sound and all(last < first for (_, last), (first, _) in pairwise(flat))):

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem.builder import LayerSpec
@@ -218,7 +218,8 @@ class LearnableTable(LayerTable):
     def __del__(self) -> None:
         if not self.number or self._closed:  # half made
             return
-        self._learner.bind(self)  # in a cycle the weak reference is dead already
+        this: Any = self
+        self._learner.bind(this)  # in a cycle the weak reference is dead already
         try:
             self._end()
         finally:

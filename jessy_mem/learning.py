@@ -236,7 +236,10 @@ class Learner:
             finally:
                 self._changing = outer
             if changes is None:
-                changes = self.files.change(dimension, change)
+                try:
+                    changes = self.files.change(dimension, change)
+                except ConsciousnessError as error:
+                    raise error.with_traceback(None)  # noqa: B904  it is the same; frames would hold the region
         self._table._settle()
         return changes
 
@@ -245,7 +248,7 @@ class Learner:
         if dimension in self.protos.empty:
             return self._begin_proto(dimension, change)
         while self._is_proto(dimension):
-            region: MmapRegion | None = self.protos.get(dimension)
+            region = self.protos.get(dimension)
             changes = change(region)
             try:
                 if not changes or self.protos.grow(dimension, region, changes):
@@ -255,7 +258,8 @@ class Learner:
                 is_full = self._config.on_full == "crystallize" and self.protos.fits_as_file(region, changes)
                 if not is_full:
                     raise
-            region = None
+            finally:
+                del region
             if is_full:  # it makes the room itself
                 self.protos.publish(dimension)
             self._table._check_open()
@@ -282,16 +286,16 @@ class Learner:
         with self.protos.lock:
             if self._is_crystallized(dimension):
                 return Path(self._table._place_of(dimension).path)
-            path = self.protos.publish(dimension)
+            self.protos.publish(dimension)
         self._table._settle()
-        return path
+        return Path(self._table._place_of(dimension).path)
 
     def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
         self._check_writable()
         with self.protos.lock:
             chosen = self.protos.own() if dimension_ids is None else [index(each) for each in dimension_ids]
             chosen = list(dict.fromkeys(chosen))
-            self.protos.publish_many([each for each in chosen if not self._is_crystallized(each)])
+            self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
             paths = [Path(self._table._place_of(each).path) for each in chosen]
         self._table._settle()
         return paths
@@ -361,7 +365,7 @@ class Learner:
             if unsaved and self._config.on_close == "raise":
                 raise UnsavedLearning(unsaved)
             if unsaved:
-                self.protos.publish_many(unsaved)
+                self.protos.publish(*unsaved)
             self.files.sync()
 
     def unsaved(self) -> list[int]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jessy_mem._core.image import Image
@@ -27,7 +27,6 @@ from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
-from jessy_mem.batch import publish_many
 from jessy_mem.errors import (
     ChecksumMismatch,
     ConsciousnessError,
@@ -39,7 +38,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.files import Files
-from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, room_for
+from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, pieces_of, room_for
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.locking import renew_in_child
 from jessy_mem.opening import Stack
@@ -159,63 +158,51 @@ class Protos:
 
     # From the pool to the file
 
-    def publish(self, dimension: int) -> Path:
-        """Write the file of a proto-dimension and let it take its place; undone on any failure. Under `lock`."""
-        begin_ticks = now_ticks()
-        self.get(dimension)
-        with self._files.locked():
-            proto = self.get(dimension)
-            file = self._file_of(dimension)
-            try:
-                self._files.publish(file, _pieces(proto))
-                self._put_in_place(dimension, proto, file)
-            finally:
-                del proto  # the traceback of an error would keep it, and its block
-        record_since(self.crystallizations, begin_ticks, self._timed)
-        return file.path
+    def publish(self, *dimensions: int) -> None:
+        """Write the files of proto-dimensions, side by side, and let them take their places. Under `lock`.
 
-    def publish_many(self, dimensions: Collection[int]) -> list[Path]:
-        """The same for several, their files written and fsynced side by side.
-
-        Those that cannot be published stay; then the error of the first is raised, when the others are done.
+        One that cannot be published stays as it was, and stops no other; then the error of the first is raised.
         """
         begin_ticks = now_ticks()
+        failed: list[ConsciousnessError] = []
+        left = dict.fromkeys(dimensions)
+        for dimension in left:
+            self.get(dimension)
         with self._files.locked():
-            protos = [(dimension, self.get(dimension)) for dimension in dimensions]
-            files = [self._file_of(dimension) for dimension, _ in protos]
-            errors = publish_many((file, _pieces(proto)) for file, (_, proto) in zip(files, protos, strict=True))
-            failed: list[ConsciousnessError] = []
-            while protos:
-                dimension, proto = protos.pop()
-                file, error = files[len(protos)], errors[len(protos)]
-                try:
-                    if error is None:
-                        self._put_in_place(dimension, proto, file)
-                        record_since(self.crystallizations, begin_ticks, self._timed)
+            protos = {dimension: self.get(dimension) for dimension in left}
+            files = {dimension: self._file_of(dimension) for dimension in left}
+            try:
+                with contextlib.ExitStack() as stored:
+                    pieces = [stored.enter_context(_stored(proto)) for proto in protos.values()]
+                    errors = self._files.publish_all(zip(files.values(), pieces, strict=True))
+                for dimension, error in zip(protos, errors, strict=True):
+                    try:
+                        if error is not None:
+                            raise error
+                        # If it was closed meanwhile: with the file nothing is lost.
+                        self.table._exchange(dimension, protos[dimension], self._open_if_it_fits(dimension))
+                    except ConsciousnessError as refusal:
+                        failed.append(refusal)
                     else:
-                        failed.append(error)
-                except ConsciousnessError as later:
-                    failed.append(later)
+                        self._publish_done(dimension, protos[dimension].generation, begin_ticks)
+                        del left[dimension]
+            finally:
+                for dimension in left:
+                    if self.table._known(dimension) is protos[dimension]:
+                        self._take_back(dimension, files[dimension])
+                protos.clear()  # the traceback of an error would keep them, and their blocks
         if failed:
-            raise failed[-1]
-        return [file.path for file in files]
+            raise failed[0]
+
+    def _publish_done(self, dimension: int, generation: int, begin_ticks: int) -> None:
+        self.n_bytes.pop(dimension, None)
+        record_since(self.crystallizations, begin_ticks, self._timed)
+        self._files.announce(dimension, "added", generation)
 
     def _file_of(self, dimension: int) -> NewFile:
         if dimension in self._left_behind:
             self._left_behind.pop(dimension).take_back()
         return NewFile(Path(self.table._place_of(dimension).path))
-
-    def _put_in_place(self, dimension: int, proto: MmapRegion, file: NewFile) -> None:
-        """Let the published file take the place of a proto-dimension, or take it away again."""
-        try:
-            # If it was closed meanwhile: with the file nothing is lost.
-            self.table._exchange(dimension, proto, self._open_if_it_fits(dimension))
-        except BaseException:
-            if self.table._known(dimension) is proto:
-                self._take_back(dimension, file)
-            raise
-        self.n_bytes.pop(dimension, None)
-        self._files.announce(dimension, "added", proto.generation)
 
     def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""
@@ -240,9 +227,13 @@ def _image_in(block: Block, packed: PackedRegion, dimension: int) -> Image:
     return image
 
 
-def _pieces(proto: MmapRegion) -> Iterable[Buffer]:
-    """A proto-dimension as it will be stored: one file, however many blocks it is."""
+@contextlib.contextmanager
+def _stored(proto: MmapRegion) -> Iterator[Iterable[Buffer]]:
+    """The bytes of a proto-dimension as one file, however many blocks it is; afterwards nothing holds them."""
     images = proto._stack
     if len(images) == 1:
-        return [memoryview(images[0])]
-    return merged(images, True, proto.generation).pieces()
+        with memoryview(images[0]) as whole:
+            yield [whole]
+    else:
+        with pieces_of(merged(images, True, proto.generation)) as pieces:
+            yield pieces

@@ -15,7 +15,7 @@ from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, Navi
 from jessy_mem.errors import InvalidRegion, LayerNotFound
 from jessy_mem.layout import LayerId
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "check_where"]
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Reading(LayerRegistry):
         except LayerNotFound:  # it is not loaded any more
             return False
         except InvalidRegion as error:
-            logger.warning("%s cannot be found by its attributes: %s", layer_id, error)
+            logger.warning("%s cannot be found by its attributes: %s", layer_id, str(error))
             return False
         return found is not None and all(key in found and found[key] == value for key, value in where.items())
 
@@ -98,15 +98,15 @@ class Reading(LayerRegistry):
 
     def keys(self) -> KeysView[LayerId]:
         """The LayerIds, as a view of what is loaded now."""
-        return KeysView(self)  # type: ignore[arg-type]
+        return KeysView(self)
 
     def values(self) -> ValuesView[LayerView]:
         """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
-        return ValuesView(self)  # type: ignore[arg-type]
+        return ValuesView(self)
 
     def items(self) -> ItemsView[LayerId, LayerView]:
         """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
-        return ItemsView(self)  # type: ignore[arg-type]
+        return ItemsView(self)
 
     @overload
     def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...
@@ -118,6 +118,12 @@ class Reading(LayerRegistry):
             return self.access_layer(layer_id)
         except LayerNotFound:
             return default
+
+
+def check_where(where: object) -> None:
+    """TypeError if it is no condition on attributes."""
+    if where is not None and not isinstance(where, Mapping):
+        raise TypeError(f"where: {where!r} is {type(where).__name__}, not a dict of attributes")
 
 
 Mapping.register(Reading)

@@ -15,7 +15,7 @@ from jessy_mem.errors import LayerNotFound, ManagerClosed
 from jessy_mem.index import LayerIndex
 from jessy_mem.layout import LayerId
 from jessy_mem.opening import Stack
-from jessy_mem.reading import Reading
+from jessy_mem.reading import Reading, check_where
 from jessy_mem.table import RegionTable
 
 __all__ = ["Snapshot"]
@@ -101,6 +101,7 @@ class Snapshot(Reading):
 
         LayerNotFound if what was evicted when it began has changed since: whether it would be found is not known.
         """
+        check_where(where)
         asked = (dimension, keyword, frequency, name, since_ns, before_ns)
         table = self._open_table()
         with table._lock:

@@ -38,12 +38,12 @@ from jessy_mem.errors import (
 )
 from jessy_mem.evicted import Evicted
 from jessy_mem.eviction import make_policy
-from jessy_mem.layout import MemoryLayout, default_layout
+from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.reading import Reading
 from jessy_mem.stats import Lease, format_bytes
-from jessy_mem.trace import CallSites, Tracer
+from jessy_mem.trace import CallSites, Tracer, Tracers
 
 __all__ = ["RegionTable"]
 
@@ -52,7 +52,9 @@ T = TypeVar("T")
 logger = logging.getLogger("jessy_mem")
 
 N_HOLDERS_NAMED = 5
-N_LOOKS = 10  # before a request is refused: readers that are just passing by hold what they read for a moment
+# Looks before a request is refused: readers that pass by hold what they read for a moment. Beside 4 readers one look
+# refused 29 % of all loads that had room, beside 16 it was 92 %; two refused 0.06 %, three none (RefusedBesideReaders).
+N_LOOKS = 5
 MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 
@@ -66,7 +68,7 @@ class RegionTable(Reading):
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
         # A larger total scales slots and segments; a smaller one leaves them and binds first.
-        self.layout: MemoryLayout = (config.layout or default_layout()).scaled(config.total_bytes)
+        self.layout: MemoryLayout = config.plan.scaled(config.total_bytes)
         ceilings = {segment.name: segment.size_bytes for segment in self.layout.segments}
         self._pool_segment = self.layout.segment_of(self.layout.ids_of("reserve")[0][0]).name
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
@@ -89,7 +91,7 @@ class RegionTable(Reading):
         self._catalogue = Catalogue(self._regions, self.layout)
         self._evicted = self._catalogue.evicted
         self._n_evictions = self._n_failures = 0
-        self._sites = CallSites()
+        self._sites, self._tracing = CallSites(), Tracers()
         if config.trace:
             self._add_tracer(self._sites)
         self._set_timed(config.record_latency)
@@ -287,7 +289,7 @@ class RegionTable(Reading):
             try:
                 self._restore(dimension, 0)
             except (LayerNotFound, InvalidRegion) as error:
-                logger.warning("the layers of D%02d cannot be found: %s", dimension, error)
+                logger.warning("the layers of D%02d cannot be found: %s", dimension, str(error))
 
     # Making room
 
@@ -452,11 +454,11 @@ class RegionTable(Reading):
 
     def _add_tracer(self, tracer: Tracer) -> None:
         with self._lock:
-            self._use_tracers((*self._tracers, tracer))
+            self._use_tracers(self._tracing.add(tracer))
 
     def _remove_tracer(self, tracer: Tracer) -> None:
         with self._lock:
-            self._use_tracers(tuple(each for each in self._tracers if each is not tracer))
+            self._use_tracers(self._tracing.remove(tracer))
 
     # Small questions
 

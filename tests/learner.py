@@ -27,10 +27,11 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import grower
 from world import content_of, manager
 
 import jessy_mem as jm
-from helpers import read_region
+from helpers import HUNG_S, read_region
 from jessy_mem._core import image
 
 N_LAYERS = 2
@@ -67,10 +68,11 @@ def create(memory: jm.MmapManager, key: int, user: bool) -> int:
     return dimension
 
 
-def learn_killed(base: str, first_key: int, user: bool, kill_before: int) -> None:
-    """Crystallize one dimension and forget another, and be killed before system call number `kill_before`.
+@contextmanager
+def killed(kill_before: int):
+    """Gives a context in which system calls are counted, and the process killed before number `kill_before`.
 
-    A write counts twice: before it, and when half of it is done.
+    A write counts twice: before it, and when half of it is done. All of them are told of at the end.
     """
     n_calls = 0
 
@@ -103,7 +105,25 @@ def learn_killed(base: str, first_key: int, user: bool, kill_before: int) -> Non
             for module, name, function in plain:
                 setattr(module, name, function)
 
-    with manager(base) as memory:
+    yield counted
+    report("calls", n_calls)
+
+
+def grow_killed(base: str, first_key: int, user: bool, kill_before: int, durability: str) -> None:
+    """Let a dimension go through its life, and be killed before system call number `kill_before`."""
+    memory = manager(base, durability=durability)
+    dimension = 0
+    with killed(kill_before) as counted:
+        for number, (what, *keys) in enumerate(grower.STEPS):
+            report("begun", number, dimension)
+            with counted():
+                dimension = grower.do(memory, dimension, what, *keys)
+            report("done", number, dimension)
+
+
+def learn_killed(base: str, first_key: int, user: bool, kill_before: int) -> None:
+    """Crystallize one dimension and forget another, and be killed before system call number `kill_before`."""
+    with manager(base) as memory, killed(kill_before) as counted:
         other = create(memory, first_key, user)
         memory.crystallize(other)
         report("crystallized", other, first_key)
@@ -115,7 +135,6 @@ def learn_killed(base: str, first_key: int, user: bool, kill_before: int) -> Non
         with counted():
             memory.forget(other)
         report("forgotten", other, first_key)
-    report("calls", n_calls)
 
 
 def serve() -> None:
@@ -124,7 +143,8 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                learn_killed(**order) if "kill_before" in order else learn(**order)
+                work = grow_killed if "durability" in order else learn_killed if "kill_before" in order else learn
+                work(**order)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)
@@ -140,7 +160,7 @@ def serve() -> None:
 class Learner:
     """The process, seen from a test. A context manager; what hangs is killed after `timeout_s`."""
 
-    def __init__(self, timeout_s: float = 300) -> None:
+    def __init__(self, timeout_s: float = HUNG_S) -> None:
         here = os.fspath(Path(__file__).resolve().parent)
         main = f"import sys; sys.path.insert(0, {here!r}); import learner; learner.serve()"
         command = [sys.executable, "-W", "error", "-c", main]

@@ -107,6 +107,9 @@ static inline void *jm_os_map_zeroed(size_t n_bytes, int huge, int reserve)
     return base;
 }
 
+/* Let nobody write to a page-aligned range of this process again. 0, or -1 with errno. */
+static inline int jm_os_protect(void *base, size_t n_bytes) { return mprotect(base, n_bytes, PROT_READ); }
+
 /* Give the pages of a page-aligned anonymous range back; they read as zero afterwards. 0, or -1 with errno. */
 static inline int jm_os_discard(void *base, size_t n_bytes)
 {

@@ -1,0 +1,47 @@
+"""Killed in the middle of any change: what was acknowledged is there, what was interrupted is there or not, whole."""
+
+from __future__ import annotations
+
+import grower
+import pytest
+from learner import Learner
+from world import manager
+
+import jessy_mem as jm
+
+
+@pytest.mark.parametrize("durability", ["each", "batch"])
+def test_killed_before_each_system_call_of_a_life(tmp_path, durability):
+    lives, seen = grower.lives(), set()
+    with Learner() as learner:
+        for kill_before in range(10_000):
+            base = tmp_path / f"{kill_before}"
+            learner.begin(base, 0, kill_before=kill_before, durability=durability)
+            status, told = learner.end()
+            begun = [number for word, number, _ in told if word == "begun"][-1]
+            done = [(number, dimension) for word, number, dimension in told if word == "done"]
+            n_done, dimension = (done[-1][0] + 1, done[-1][1]) if done else (0, 15)
+            if base.exists():
+                check_survived(base, dimension, lives[n_done], lives[begun + 1], seen)
+            if status == 0:
+                break
+    assert n_done == len(grower.STEPS)
+    assert seen == {"before", "after"}, "the kills came all before, or all after, what they interrupted"
+
+
+def check_survived(base, dimension, before, after, seen):
+    jm.clean(jm.examine(base))
+    found = grower.stored(base, dimension)
+    possible = [life.layers if life.is_file else {} for life in (before, after)]
+    assert found in possible, "it is half done, or what was acknowledged is gone"
+    if possible[0] != possible[1]:
+        seen.add("before" if found == possible[0] else "after")
+    with manager(base) as memory:
+        if found:  # a number that was given is not given again
+            (appended,) = memory.extend(dimension, [grower.spec(99)])
+            assert appended.layer >= before.next_layer
+            assert bytes(memory.access_layer(appended)) == bytes(grower.spec(99).content)
+        elif not after.is_forgotten:
+            assert memory.find(grower.NAME) in (None, dimension)
+        new = memory.create_proto_dimension("New", [grower.spec(1)])
+        assert new > dimension or not (before.layers or before.is_forgotten), "an id was given twice"

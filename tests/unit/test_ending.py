@@ -1,0 +1,220 @@
+"""The end of a manager: what it had learned is saved, or dropped because that was asked for, or somebody is told."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from unittest import mock
+
+import pytest
+from world import content_of, manager
+
+import jessy_mem as jm
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def learn(memory, name="Learned"):
+    return memory.create_proto_dimension(name, [jm.LayerSpec(content=content_of(1, 1))])
+
+
+def saved(base):
+    return sorted(path.parent.name for path in base.glob("D*/region.mmap"))
+
+
+def test_close_saves_what_was_learned(tmp_path):
+    with manager(tmp_path) as memory:
+        dimensions = [learn(memory, f"Learned {i}") for i in range(20)]
+        memory.append_layer(dimensions[3], jm.LayerSpec(text="more"))
+        kept = memory.access_layer((dimensions[3], 1))
+    assert saved(tmp_path) == [f"D{dimension}" for dimension in dimensions]
+    assert kept.text == "more"
+    with manager(tmp_path) as memory:
+        assert memory.load_all().loaded == dimensions
+        assert memory.access_layer((dimensions[3], 1)).text == "more"
+        assert memory.find("Learned 7") == dimensions[7]
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_to_be_dropped_is_dropped_in_silence(tmp_path, caplog):
+    with manager(tmp_path, on_close="drop") as memory:
+        learn(memory)
+    memory = manager(tmp_path, on_close="drop")
+    learn(memory, "Another")
+    del memory
+    gc.collect()
+    assert saved(tmp_path) == []
+    assert caplog.text == ""
+
+
+def test_close_that_would_lose_something_says_so_and_does_not_happen(tmp_path):
+    memory = manager(tmp_path, on_close="raise")
+    kept, lost = learn(memory, "Kept"), learn(memory, "Lost")
+    memory.crystallize(kept)
+    with pytest.raises(jm.UnsavedLearning, match=f"D{lost}") as refused:
+        memory.close()
+    assert refused.value.dimensions == (lost,)
+    assert isinstance(refused.value, RuntimeError)
+    assert bytes(memory.access_layer((lost, 0))) == content_of(1, 1)
+    memory.forget(lost)
+    memory.close()
+    memory.close()
+    assert saved(tmp_path) == [f"D{kept}"]
+
+
+def test_error_of_the_block_is_told_and_nothing_is_lost(tmp_path):
+    memory = manager(tmp_path, on_close="raise")
+    lost = learn(memory)
+    with pytest.raises(ZeroDivisionError), memory:
+        _ = 1 / 0
+    assert memory.access_layer((lost, 0))
+    with pytest.raises(jm.UnsavedLearning):
+        memory.close()
+    memory.crystallize(lost)
+    memory.close()
+
+
+def test_close_that_cannot_save_raises_and_can_be_tried_again(tmp_path):
+    memory = manager(tmp_path)
+    dimensions = [learn(memory, f"Learned {i}") for i in range(3)]
+    with mock.patch("os.write", side_effect=FULL), pytest.raises(jm.MappingError) as failed:
+        memory.close()
+    assert failed.value.errno == errno.ENOSPC
+    assert all(bytes(memory.access_layer((each, 0))) == content_of(1, 1) for each in dimensions)
+    memory.close()
+    assert saved(tmp_path) == [f"D{each}" for each in dimensions]
+
+
+def test_last_reference_saves(tmp_path):
+    memory = manager(tmp_path)
+    dimension = learn(memory)
+    view = memory.access_layer((dimension, 0))
+    del memory
+    assert saved(tmp_path) == [f"D{dimension}"]
+    assert bytes(view) == content_of(1, 1)
+
+
+def test_manager_in_a_cycle_saves(tmp_path):
+    memory = manager(tmp_path)
+    dimension = learn(memory)
+    cycle = [memory]
+    cycle.append(cycle)
+    del memory, cycle
+    gc.collect()
+    assert saved(tmp_path) == [f"D{dimension}"]
+
+
+@pytest.mark.parametrize("fault", ["raise", "disk full"])
+def test_last_reference_that_loses_something_warns(tmp_path, fault, caplog):
+    held = [manager(tmp_path, on_close="raise" if fault == "raise" else "crystallize")]
+    dimension = learn(held[0])
+    with mock.patch("os.write", side_effect=FULL), pytest.warns(ResourceWarning, match=rf"lost .* D{dimension}"):
+        held.clear()
+    assert saved(tmp_path) == []
+
+
+def test_manager_that_was_not_made_ends_in_silence(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="base_path"):
+            jm.MmapManager(base_path=7)
+        with mock.patch("jessy_mem.learnable.Learner", side_effect=MemoryError), pytest.raises(MemoryError):
+            manager(tmp_path)
+        gc.collect()
+
+
+def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path):
+    """Another thread learns as soon as everything there was is saved."""
+    memory = manager(tmp_path)
+    learn(memory, "First")
+    end, late = memory._learner.end, []
+
+    def end_and_learn():
+        end()
+        if not late:
+            late.append(learn(memory, "Late"))
+
+    memory._learner.end = end_and_learn
+    memory.close()
+    assert saved(tmp_path) == ["D15", f"D{late[0]}"]
+
+
+# Whole programs -----------------------------------------------------------------------------------------------------
+
+
+def run(base, code):
+    """Run `code` after a manager `m` of `base` has learned; what it writes to stderr."""
+    head = f"""
+    import logging, os, sys, threading
+    import jessy_mem as jm
+    on_close = os.environ.get("ON_CLOSE", "crystallize")
+    m = jm.MmapManager(base_path={os.fspath(base)!r}, simulation="never", on_close=on_close)
+    d = m.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
+    """
+    command = [sys.executable, "-X", "dev", "-c", textwrap.dedent(head) + textwrap.dedent(code)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return ran.returncode, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", "sys.exit(0)", "t = threading.Thread(target=m.access_layer, args=((d, 0),)); t.start()", "m.cycle = [m]"],
+    ids=["end", "exit", "thread", "cycle"],
+)
+def test_end_of_the_program_saves(tmp_path, code):
+    assert run(tmp_path, code) == (0, "")
+    assert saved(tmp_path) == ["D15"]
+
+
+def test_program_that_fails_saves(tmp_path):
+    status, told = run(tmp_path, "raise SystemError('away')")
+    assert (status, "away" in told, saved(tmp_path)) == (1, True, ["D15"])
+
+
+def test_end_of_the_program_that_loses_something_warns(tmp_path, monkeypatch):
+    """Whatever the logging."""
+    monkeypatch.setenv("ON_CLOSE", "raise")
+    status, told = run(tmp_path, "logging.disable()")
+    assert (status, saved(tmp_path)) == (0, [])
+    assert "ResourceWarning" in told
+    assert "D15" in told
+
+
+def test_end_of_the_program_that_cannot_save_warns(tmp_path):
+    status, told = run(tmp_path, "logging.disable()\nopen(os.path.join(m.config.base_path, 'D15'), 'w').close()")
+    assert status == 0
+    assert "ResourceWarning" in told
+    assert "D15" in told
+
+
+def test_forked_child_owns_nothing_of_its_parent(tmp_path):
+    """It reads what the parent learned, saves what it learned itself, and warns of nothing."""
+    code = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    if os.fork() == 0:
+        assert m.access_layer((d, 0)).text == "a joke"
+        for change in (lambda: m.append_layer(d, jm.LayerSpec(text="x")), lambda: m.crystallize(d)):
+            try:
+                change()
+            except LookupError:
+                continue
+            os._exit(9)
+        m.create_proto_dimension("Child's", [jm.LayerSpec(text="mine")])
+        sys.exit(0)
+    pid, status = os.wait()
+    assert status == 0, status
+    assert sorted(os.listdir(m.config.base_path)) == [".jessy_mem.lock", "D16"]
+    m.append_layer(d, jm.LayerSpec(text="a better one"))
+    """
+    assert run(tmp_path, code) == (0, "")
+    assert saved(tmp_path) == ["D15", "D16"]
+    with manager(tmp_path) as memory:
+        memory.load_all()
+        assert memory.access_layer((15, 1)).text == "a better one"
+        assert memory.access_layer((16, 0)).text == "mine"

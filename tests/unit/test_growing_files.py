@@ -1,0 +1,454 @@
+"""Dimensions that are files go on: each change is one file, and what it costs does not depend on what there is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from itertools import accumulate
+from unittest import mock
+
+import grower
+import pytest
+from world import MIB, World, content_of, manager
+
+import jessy_mem as jm
+from helpers import Layer, extended_file, plain_file, read_region
+from jessy_mem.growth import MAX_DELTAS, n_merged
+
+KIB = 1 << 10
+
+
+def spec(key, n_bytes=1000, **options):
+    return jm.LayerSpec(content=content_of(key, key, n_bytes=n_bytes), **options)
+
+
+def file_of(memory, n_layers=4, n_bytes=1000, name="Learned"):
+    """A dimension that is a file of layers 0, 1, ..."""
+    dimension = memory.create_proto_dimension(name, [spec(i, n_bytes) for i in range(n_layers)])
+    memory.crystallize(dimension)
+    return dimension
+
+
+def files_of(base, dimension):
+    return sorted(path.name for path in (base / f"D{dimension:02d}").iterdir())
+
+
+def contents(memory, dimension):
+    return {layer.layer: bytes(memory.access_layer(layer)) for layer in memory.layers(dimension)}
+
+
+def reopened(base, dimension):
+    with manager(base) as memory:
+        memory.load_dimension(dimension)
+        assert memory.region(dimension).verify() == []
+        return contents(memory, dimension)
+
+
+# The rule ------------------------------------------------------------------------------------------------------------
+
+
+def test_stacks_stay_low_and_each_byte_is_written_a_few_times():
+    stack, written = [1000], 0
+    for _ in range(10_000):
+        n = n_merged(stack, 1000)
+        merged = sum(stack[len(stack) - n :]) + 1000
+        stack = [*stack[: len(stack) - n], merged]
+        written += merged
+        assert len(stack) <= MAX_DELTAS + 1
+    assert sum(stack) == 10_001_000
+    assert written <= 6 * 10_000_000
+
+
+def test_without_a_new_base_stacks_stay_low_too():
+    stack = [1000]
+    for _ in range(1000):
+        n = n_merged(stack, 1000, may_rebase=False)
+        stack = [*stack[: len(stack) - n], sum(stack[len(stack) - n :]) + 1000]
+        assert stack[0] == 1000
+        assert len(stack) <= MAX_DELTAS + 1
+
+
+# Changes -------------------------------------------------------------------------------------------------------------
+
+
+def test_each_change_is_one_small_file(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory, 100)
+        base = (tmp_path / "D15" / "region.mmap").read_bytes()
+        assert memory.append_layer(dimension, spec(200, keywords=("new",))) == (dimension, 100)
+        assert memory.update_layer((dimension, 7), spec(201)) == (dimension, 7)
+        memory.remove_layer((dimension, 8))
+        assert memory.extend(dimension, [spec(202), spec(203, layer=500)]) == [(dimension, 101), (dimension, 500)]
+        assert files_of(tmp_path, dimension) == [*(f"delta-{n:016}.mmap" for n in range(2, 6)), "region.mmap"]
+        assert (tmp_path / "D15" / "region.mmap").read_bytes() == base
+        region = memory.region(dimension)
+        assert (region.generation, region.n_layers, region.source) == (5, 102, "mmap")
+        expected = {i: content_of(i, i) for i in range(100)} | {7: content_of(201, 201)}
+        expected |= {100: content_of(200, 200), 101: content_of(202, 202), 500: content_of(203, 203)}
+        del expected[8], region
+        assert contents(memory, dimension) == expected
+        assert memory.layers(keyword="new") == [(dimension, 100)]
+        assert memory.append_layer(dimension, spec(1)).layer == 501
+    assert reopened(tmp_path, dimension) == expected | {501: content_of(1, 1)}
+
+
+def test_numbers_are_not_given_again(tmp_path):
+    for compacted in (False, True):
+        with manager(tmp_path) as memory:
+            dimension = file_of(memory, 4, name=f"Learned {compacted}")
+            memory.remove_layer((dimension, 3))
+            memory.remove_layer((dimension, 2))
+            if compacted:
+                memory.compact(dimension)
+                assert files_of(tmp_path, dimension) == ["region.mmap"]
+        with manager(tmp_path) as memory:
+            assert memory.append_layer(dimension, spec(9)).layer == 4
+            with pytest.raises(jm.LayerNotFound):
+                memory.access_layer((dimension, 3))
+
+
+def test_what_is_not_there_is_not_changed(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        memory.remove_layer((dimension, 1))
+        before = files_of(tmp_path, dimension)
+        for layer in (1, 4, 65535):
+            with pytest.raises(jm.LayerNotFound):
+                memory.update_layer((dimension, layer), spec(1))
+            with pytest.raises(jm.LayerNotFound):
+                memory.remove_layer((dimension, layer))
+        with pytest.raises(ValueError, match="layer 2 of D15 exists"):
+            memory.append_layer(dimension, spec(1, layer=2))
+        with pytest.raises(ValueError, match="layer 2 of D15 exists"):
+            memory.extend(dimension, [spec(1), spec(1, layer=2)])
+        with pytest.raises(ValueError, match="layer 7 was added before"):
+            memory.extend(dimension, [spec(1, layer=7), spec(1, layer=7)])
+        with pytest.raises(TypeError, match="is not a LayerSpec"):
+            memory.extend(dimension, [spec(1), "text"])
+        assert memory.extend(dimension, []) == []
+        assert files_of(tmp_path, dimension) == before
+
+
+def test_numbers_come_to_an_end(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        memory.append_layer(dimension, spec(1, layer=65535))
+        memory.remove_layer((dimension, 65535))
+        with pytest.raises(ValueError, match="65536"):
+            memory.append_layer(dimension, spec(1))
+        with pytest.raises(ValueError, match="65536"):
+            memory.extend(dimension, [spec(1)])
+
+
+@pytest.mark.parametrize("state", ["loaded", "evicted", "not loaded"])
+def test_dimension_in_any_state_grows(tmp_path, state):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+    with manager(tmp_path) as memory:
+        if state != "not loaded":
+            memory.load_dimension(dimension)
+        if state == "evicted":
+            memory._evict_until(lambda: False)
+        memory.append_layer(dimension, spec(50))
+        assert bytes(memory.access_layer((dimension, 4))) == content_of(50, 50)
+        assert len(memory.layers(dimension)) == 5
+
+
+def test_core_dimension_grows(tmp_path):
+    World(tmp_path).write(3)
+    with manager(tmp_path) as memory:
+        assert memory.append_layer(3, spec(50)) == (3, 4)
+    with manager(tmp_path) as memory:
+        memory.load_all()
+        assert bytes(memory.access_layer((3, 4))) == content_of(50, 50)
+        assert bytes(memory.access_layer((3, 1))) == content_of(3, 1)
+
+
+@pytest.mark.parametrize("make", [plain_file, extended_file])
+def test_files_of_before_grow_and_are_compacted(tmp_path, make):
+    layers = [Layer(i, content_of(15, i), i, (i + 1) / 2, (b"old",)) for i in range(6)]
+    World(tmp_path).publish(15, make(layers, 15, b"Old"))
+    with manager(tmp_path) as memory:
+        memory.append_layer(15, spec(50, keywords=("new",), attributes={"by": "me"}))
+        memory.remove_layer((15, 0))
+        before = contents(memory, 15)
+        assert [layer.layer for layer in memory.layers(keyword="old")] == [1, 2, 3, 4, 5]
+        memory.compact(15)
+        assert contents(memory, 15) == before
+        assert memory.access_layer((15, 6)).attributes == {"by": "me"}
+    assert reopened(tmp_path, 15) == before
+    assert files_of(tmp_path, 15) == ["region.mmap"]
+
+
+def test_small_dimension_that_grows_stays_few_files(tmp_path):
+    with manager(tmp_path, durability="batch") as memory:
+        dimension = file_of(memory, 1)
+        for key in range(1, 200):
+            memory.append_layer(dimension, spec(key))
+            assert len(files_of(tmp_path, dimension)) <= MAX_DELTAS + 1
+        expected = {i: content_of(i, i) for i in range(200)}
+        assert contents(memory, dimension) == expected
+        assert memory.region(dimension).generation == 200
+    assert reopened(tmp_path, dimension) == expected
+
+
+def test_views_that_are_held_keep_their_bytes(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        held = [memory.access_layer((dimension, layer)) for layer in range(4)]
+        memory.update_layer((dimension, 0), spec(50))
+        memory.remove_layer((dimension, 1))
+        memory.compact(dimension)
+        assert [bytes(view) for view in held] == [content_of(i, i) for i in range(4)]
+        assert bytes(memory.access_layer((dimension, 0))) == content_of(50, 50)
+
+
+def test_damage_is_no_reason_to_learn_no_more(tmp_path):
+    """What cannot be merged stays beneath."""
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory, 2)
+    World(tmp_path).damage(dimension)
+    with manager(tmp_path) as memory:
+        for key in range(10, 15):
+            memory.append_layer(dimension, spec(key))
+        assert bytes(memory.access_layer((dimension, 6))) == content_of(14, 14)
+        with pytest.raises(jm.ChecksumMismatch):
+            memory.compact(dimension)
+        assert len(files_of(tmp_path, dimension)) == 6
+
+
+def test_deltas_that_a_crash_left_are_removed(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        memory.append_layer(dimension, spec(50))
+        (delta,) = (tmp_path / "D15").glob("delta-*")
+        left = delta.read_bytes()
+        memory.compact(dimension)
+        delta.write_bytes(left)
+        expected = contents(memory, dimension)
+    with manager(tmp_path) as memory:
+        memory.load_dimension(dimension)
+        assert contents(memory, dimension) == expected
+        memory.compact(dimension)
+        assert files_of(tmp_path, dimension) == ["region.mmap"]
+
+
+# Room ----------------------------------------------------------------------------------------------------------------
+
+
+def test_growing_under_pressure_goes_on(tmp_path):
+    """What was learned first became files long ago, and grows as ever."""
+    with manager(tmp_path, 2) as memory:
+        dimensions = [memory.create_proto_dimension(f"User {i}", [spec(i, 100 * KIB)], user=True) for i in range(40)]
+        for key, dimension in enumerate(dimensions):
+            assert memory.append_layer(dimension, spec(100 + key, 10 * KIB)) == (dimension, 1)
+        for key, dimension in enumerate(dimensions):
+            assert bytes(memory.access_layer((dimension, 0))) == content_of(key, key, n_bytes=100 * KIB)
+            assert bytes(memory.access_layer((dimension, 1))) == content_of(100 + key, 100 + key, n_bytes=10 * KIB)
+
+
+def test_change_without_room_for_its_mapping_is_there_at_the_next_access(tmp_path):
+    with manager(tmp_path, 1, on_full="raise") as memory:
+        dimension = file_of(memory, 4, 50 * KIB)
+        view = memory.access_layer((dimension, 0))
+        with memory.allocate(512 * KIB):
+            layer = memory.append_layer(dimension, spec(9, 400 * KIB, keywords=("new",)))
+            assert dimension in memory._evicted
+            assert memory.layers(keyword="new") == [layer]
+        assert bytes(memory.access_layer(layer)) == content_of(9, 9, n_bytes=400 * KIB)
+        assert bytes(view) == content_of(0, 0, n_bytes=50 * KIB)
+
+
+@pytest.mark.parametrize("total_mb", [2, 280])
+def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
+    limit = min(total_mb, 80) * MIB
+    with manager(tmp_path, total_mb) as memory:
+        dimension = file_of(memory, 1, limit // 2)
+        before = files_of(tmp_path, dimension)
+        with pytest.raises(jm.LimitExceeded, match="one dimension may have") as refused:
+            memory.append_layer(dimension, jm.LayerSpec(content=bytes(limit // 2)))
+        assert refused.value.limit_bytes == limit
+        assert files_of(tmp_path, dimension) == before
+        # What it takes the place of goes, and so there is room.
+        assert memory.update_layer((dimension, 0), jm.LayerSpec(content=bytes(limit * 3 // 4))) == (dimension, 0)
+        assert files_of(tmp_path, dimension) == ["region.mmap"]
+
+
+CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem._core.image.Mapping")
+
+
+@pytest.mark.parametrize("what", ["append", "extend", "update", "remove", "merge", "compact", "forget"])
+@pytest.mark.parametrize("call", CALLS)
+def test_call_that_fails_changes_nothing(tmp_path, what, call):
+    """Each call in its turn, the disk being full: a typed error, nothing has changed, and the next try works."""
+    changes = {
+        "append": lambda: memory.append_layer(dimension, spec(50)),
+        "extend": lambda: memory.extend(dimension, [spec(50), spec(51)]),
+        "update": lambda: memory.update_layer((dimension, 1), spec(50)),
+        "remove": lambda: memory.remove_layer((dimension, 1)),
+        "merge": lambda: memory.append_layer(dimension, spec(50, 20_000)),
+        "compact": lambda: memory.compact(dimension),
+        "forget": lambda: memory.forget(dimension),
+    }
+    module, _, name = call.rpartition(".")
+    real = getattr(__import__(module, fromlist=["x"]), name)
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory, 6)
+        memory.append_layer(dimension, spec(40))
+        expected, files = contents(memory, dimension), files_of(tmp_path, dimension)
+        for at in range(100):
+            n_calls = 0
+
+            def fail_at(*args, at=at, **options):
+                nonlocal n_calls
+                n_calls += 1
+                if n_calls == at + 1:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(*args, **options)
+
+            error = error_of(changes[what], mock.patch(call, fail_at))
+            if error is None:
+                break
+            assert error.errno == errno.ENOSPC
+            if what == "forget" and not files_of_any(tmp_path, dimension):
+                return
+            if what != "forget":
+                assert contents(memory, dimension) == expected
+                assert files_of(tmp_path, dimension) == files
+        if n_calls <= at and what != "forget":
+            changed = contents(memory, dimension)
+            assert (changed == expected) == (what == "compact")
+            del memory
+            assert reopened(tmp_path, dimension) == changed
+
+
+def error_of(work, patch):
+    """The MappingError that `work` ends with; None if it does not."""
+    try:
+        with patch:
+            work()
+    except jm.MappingError as error:
+        return error
+    return None
+
+
+def files_of_any(base, dimension):
+    folder = base / f"D{dimension:02d}"
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+# Durability ----------------------------------------------------------------------------------------------------------
+
+
+def fsyncs_of(work):
+    with mock.patch("os.fsync", wraps=os.fsync) as fsync:
+        work()
+    return fsync.call_count
+
+
+def test_each_change_is_durable_when_it_returns(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory, 100)
+        assert fsyncs_of(lambda: memory.append_layer(dimension, spec(1))) == 2
+        assert fsyncs_of(lambda: memory.extend(dimension, [spec(key) for key in range(50)])) == 2
+        assert fsyncs_of(memory.sync) == 0
+
+
+def test_batch_is_durable_when_it_is_synced(tmp_path):
+    with manager(tmp_path, durability="batch") as memory:
+        dimension = file_of(memory, 100)
+        memory.sync()
+        assert fsyncs_of(lambda: [memory.append_layer(dimension, spec(key)) for key in range(10)]) == 0
+        assert fsyncs_of(memory.sync) >= 2
+        assert fsyncs_of(memory.sync) == 0
+        memory.append_layer(dimension, spec(11))
+        assert fsyncs_of(memory.close) >= 2
+
+
+def test_batch_keeps_what_is_on_the_disk_until_what_follows_it_is(tmp_path):
+    """A file that takes the place of durable ones is durable before they are removed."""
+    with manager(tmp_path, durability="batch") as memory:
+        dimension = file_of(memory, 100)
+        for key in range(MAX_DELTAS):
+            memory.append_layer(dimension, spec(key))
+        memory.sync()
+        assert fsyncs_of(lambda: memory.append_layer(dimension, spec(99))) >= 2
+
+
+def test_waiting_files_are_synced_by_who_writes_a_second_later(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("jessy_mem.batch.time.monotonic", lambda: now[0])
+    with manager(tmp_path, durability="batch") as memory:
+        dimension = file_of(memory, 100)
+        assert fsyncs_of(lambda: memory.append_layer(dimension, spec(1))) == 0
+        now[0] += 1
+        assert fsyncs_of(lambda: memory.append_layer(dimension, spec(2))) >= 2
+
+
+# Two managers --------------------------------------------------------------------------------------------------------
+
+
+def test_writers_take_turns(tmp_path):
+    """Each sees first what the other wrote."""
+    with manager(tmp_path) as one, manager(tmp_path) as other:
+        dimension = file_of(one)
+        layers = [memory.append_layer(dimension, spec(50 + i)).layer for i, memory in enumerate([one, other] * 10)]
+        assert layers == list(range(4, 24))
+        assert contents(other, dimension) | {23: content_of(69, 69)} == {
+            **{i: content_of(i, i) for i in range(4)},
+            **{4 + i: content_of(50 + i, 50 + i) for i in range(20)},
+        }
+
+
+def test_writers_that_no_lock_keeps_apart_lose_nothing(tmp_path):
+    with mock.patch("fcntl.flock"), manager(tmp_path) as one, manager(tmp_path) as other:
+        dimension = file_of(one)
+        other.load_dimension(dimension)
+        # The other one comes between, when this one has looked.
+        real, done = os.link, []
+
+        def link(*args, **options):
+            if not done:
+                done.append(True)
+                other.append_layer(dimension, spec(60))
+            return real(*args, **options)
+
+        for key in range(40):
+            with mock.patch("os.link", link):
+                done.clear()
+                one.append_layer(dimension, spec(50 + key))
+        assert len(contents(one, dimension)) >= 4 + 79
+    assert len(reopened(tmp_path, dimension)) == 4 + 80
+
+
+def test_life_of_a_dimension(tmp_path):
+    lives = grower.lives()
+    memory, dimension = manager(tmp_path), 0
+    for (what, *keys), life in zip(grower.STEPS, lives[1:], strict=True):
+        dimension = grower.do(memory, dimension, what, *keys)
+        assert contents(memory, dimension) == life.layers, what
+    memory.close()
+
+
+def test_announcements(tmp_path):
+    with manager(tmp_path) as memory:
+        told = []
+        memory._learner.files.announce = lambda *what: told.append(what)
+        dimension = file_of(memory)
+        memory.append_layer(dimension, spec(1))
+        memory.remove_layer((dimension, 0))
+        memory.compact(dimension)
+        memory.forget(dimension)
+        kinds = ["added", "changed", "changed", "removed"]
+        assert told == list(zip([dimension] * 4, kinds, [1, 2, 3, 0], strict=True))
+
+
+def test_sizes_run_through_the_files(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        memory.append_layer(dimension, spec(50))
+        sizes = [path.stat().st_size for path in sorted((tmp_path / "D15").iterdir(), reverse=True)]
+        region = memory.region(dimension)
+        assert region.size == sum(sizes)
+        assert list(accumulate(sizes))[-1] == memory.get_stats().total_allocated_bytes
+        assert read_region((tmp_path / "D15" / "region.mmap").read_bytes()).generation == 1

@@ -68,9 +68,11 @@ from jessy_mem.errors import (
     UnsavedLearning,
 )
 from jessy_mem.exporters import Sample, metrics
+from jessy_mem.following import Changes
 from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout, region_path
 from jessy_mem.manager import MmapManager
 from jessy_mem.simulation import create_simulated_contexts
+from jessy_mem.snapshot import Snapshot
 from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, PoolStats
 
 __version__ = "0.1.0"
@@ -79,6 +81,7 @@ __all__ = [
     "AllocationFailed",
     "AlreadyPublished",
     "Block",
+    "Changes",
     "ChecksumMismatch",
     "ConsciousnessError",
     "ContextCollection",
@@ -121,6 +124,7 @@ __all__ = [
     "RegionTruncated",
     "ReplayResult",
     "Sample",
+    "Snapshot",
     "UnsavedLearning",
     "advise",
     "clean",

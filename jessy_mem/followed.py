@@ -112,8 +112,8 @@ class FollowedTable(RegionTable):
             return "changed"
 
     def _add(self, place: Place, generation: int | None) -> bool:
-        for dimension, name in stored_names(os.fspath(self.config.base_path), [place.dimension]):
-            self._catalogue.add(dimension, Evicted(_newest(place, generation), 0, "mmap", 0, name))
+        for dimension, _ in stored_names(os.fspath(self.config.base_path), [place.dimension]):
+            self._catalogue.add(dimension, Evicted(_newest(place, generation), 0, "mmap", 0))
             return True
         return False
 

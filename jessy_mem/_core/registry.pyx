@@ -159,7 +159,7 @@ cdef class LayerRegistry:
 
     def _look_from(self, uint64_t now_ticks):
         """The next look for the page is due LOOK_EVERY_NS after `now_ticks`, on the next hit that is timed."""
-        cdef uint64_t one_ns_q32 = jm_clock_ns(0, <uint64_t> 1 << 32)  # 2**32 ticks in ns: ticks are LOOK_EVERY_NS / that
+        cdef uint64_t one_ns_q32 = jm_clock_ns(0, <uint64_t> 1 << 32)  # of 2**32 ticks: ticks are LOOK_EVERY_NS / that
         jm_store_relaxed(&self.look_ticks, now_ticks + ((<uint64_t> LOOK_EVERY_NS << 32) // one_ns_q32))
 
     def _set_gate(self, seen):

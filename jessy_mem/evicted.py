@@ -66,8 +66,8 @@ class EvictedDimensions:
 
     def mark_changed(self, dimension: int, generation: int | None = None) -> None:
         """The files of a dimension are others now, of `generation`: what an index is made from is not remembered."""
-        record = marshal.loads(self._records[dimension])[:_N_FIELDS]
-        self._records[dimension] = marshal.dumps((record[0] if generation is None else generation, *record[1:]))
+        known, *others = _HEAD.unpack_from(self._records[dimension])
+        self._records[dimension] = _HEAD.pack(known if generation is None else generation, *others)
         self.changed.add(dimension)
 
     def copy(self) -> EvictedDimensions:

@@ -66,8 +66,8 @@ class EvictedDimensions:
 
     def mark_changed(self, dimension: int, generation: int | None = None) -> None:
         """The files of a dimension are others now, of `generation`: what an index is made from is not remembered."""
-        known, size, n_layers, source = _HEAD.unpack_from(self._records[dimension])
-        self._records[dimension] = _HEAD.pack(known if generation is None else generation, size, n_layers, source)
+        known, *others = _HEAD.unpack_from(self._records[dimension])
+        self._records[dimension] = _HEAD.pack(known if generation is None else generation, *others)
         self.changed.add(dimension)
 
     def copy(self) -> EvictedDimensions:

@@ -112,10 +112,10 @@ class FollowedTable(RegionTable):
             return "changed"
 
     def _add(self, place: Place, generation: int | None) -> bool:
-        for dimension, _ in stored_names(os.fspath(self.config.base_path), [place.dimension]):
-            self._catalogue.add(dimension, Evicted(_newest(place, generation), 0, "mmap", 0))
-            return True
-        return False
+        is_region = any(stored_names(os.fspath(self.config.base_path), [place.dimension]))
+        if is_region:
+            self._catalogue.add(place.dimension, Evicted(_newest(place, generation), 0, "mmap", 0))
+        return is_region
 
     def _drop(self, place: Place, source: str) -> str | None:
         if place.planned or source != "mmap":  # who planned it will bring it back

@@ -153,8 +153,9 @@ class Following:
                 self._failed.discard(dimension)
             except (ConsciousnessError, OSError) as error:
                 if dimension not in self._failed:
-                    message = "D%02d stays what it was, though another process changed it: %s"
-                    logger.warning(message, dimension, str(error))
+                    logger.warning(
+                        "D%02d stays what it was, though another process changed it: %s", dimension, str(error)
+                    )
                 self._failed.add(dimension)
                 continue
             if what is not None:

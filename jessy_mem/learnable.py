@@ -59,7 +59,7 @@ class LearnableTable(LayerTable):
         self._ids.refresh()
 
     def _disown(self, dimension: int) -> bool:
-        return self._learner.disown(dimension)
+        return self._learner.protos.disown(dimension)
 
     def create_proto_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
         """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.

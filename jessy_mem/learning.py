@@ -329,14 +329,6 @@ class Learner:
                     self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)
 
-    def disown(self, dimension: int) -> bool:
-        """Whether a dimension is a proto-dimension of the process that this one was forked from; let it be no more."""
-        if dimension not in self.protos.foreign:
-            return False
-        self.protos.foreign.discard(dimension)
-        self.protos.n_bytes.pop(dimension, None)
-        return True
-
     def _own_file(self, dimension: int) -> Path | None:
         """The file to be removed with a dimension that is forgotten; raises if it must stay."""
         place = self._table._place_of(dimension)

@@ -91,7 +91,14 @@ class Reading(LayerRegistry):
             return False
         return found is not None and all(key in found and found[key] == value for key, value in where.items())
 
-    # The Mapping; __getitem__ is LayerRegistry's, __len__ and __contains__ are whose the layers are
+    # The Mapping; __getitem__ is LayerRegistry's
+
+    def __len__(self) -> int:
+        """How many layers there are."""
+        raise NotImplementedError
+
+    def __contains__(self, layer_id: object) -> bool:
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[LayerId]:
         return iter(self.layers())

@@ -159,8 +159,8 @@ cdef class LayerRegistry:
 
     def _look_from(self, uint64_t now_ticks):
         """The next look for the page is due LOOK_EVERY_NS after `now_ticks`, on the next hit that is timed."""
-        cdef uint64_t one_ns_q32 = jm_clock_ns(0, <uint64_t> 1 << 32)  # of 2**32 ticks: ticks are LOOK_EVERY_NS / that
-        jm_store_relaxed(&self.look_ticks, now_ticks + ((<uint64_t> LOOK_EVERY_NS << 32) // one_ns_q32))
+        cdef uint64_t ns_per_tick_q32 = jm_clock_ns(0, <uint64_t> 1 << 32)
+        jm_store_relaxed(&self.look_ticks, now_ticks + ((<uint64_t> LOOK_EVERY_NS << 32) // ns_per_tick_q32))
 
     def _set_gate(self, seen):
         """Let readers pass as long as the newest change is `seen`; None: each must stop. Under the table's lock."""

@@ -8,6 +8,7 @@ write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` 
 allocate        :class:`PoolAllocator`, :class:`Block`
 measure         :class:`MemoryStats`, :class:`LatencyHistogram`, :func:`metrics`; :mod:`jessy_mem.exporters`
 examine         :func:`verify_region` (one file), :func:`examine` and :func:`clean` (a base folder)
+carry           :func:`export_base`, :func:`import_base`
 configure       :class:`MemoryConfig`
 catch           :mod:`jessy_mem.errors`, all under :class:`ConsciousnessError`
 ==============  ====================================================================================
@@ -33,6 +34,7 @@ from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.view import LayerView
 from jessy_mem.advice import ReplayResult, advise, parse_budget, plot_advice
+from jessy_mem.archive import Exported, Imported, export_base, import_base
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import (
@@ -54,6 +56,8 @@ from jessy_mem.errors import (
     DimensionNotFound,
     DoubleFree,
     ImmutableDimension,
+    ImportConflict,
+    InvalidArchive,
     InvalidRegion,
     LayerNotFound,
     LimitExceeded,
@@ -86,9 +90,13 @@ __all__ = [
     "DimensionExists",
     "DimensionNotFound",
     "DoubleFree",
+    "Exported",
     "Finding",
     "ImmutableDimension",
+    "ImportConflict",
+    "Imported",
     "InterferenceEngine",
+    "InvalidArchive",
     "InvalidRegion",
     "LatencyHistogram",
     "LatencySummary",
@@ -129,6 +137,8 @@ __all__ = [
     "default_layout",
     "errors",
     "examine",
+    "export_base",
+    "import_base",
     "metrics",
     "parse_budget",
     "plot_advice",

@@ -7,7 +7,8 @@ read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :cla
 write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
 allocate        :class:`PoolAllocator`, :class:`Block`
 measure         :class:`MemoryStats`, :class:`LatencyHistogram`, :func:`metrics`; :mod:`jessy_mem.exporters`
-examine         :func:`verify_region` (one file), :func:`examine` and :func:`clean` (a base folder)
+examine         :func:`verify_region` (one file), :func:`stack_files` and :func:`region_files` (what a dimension
+                consists of), :func:`examine` and :func:`clean` (a base folder)
 carry           :func:`export_base`, :func:`import_base`
 configure       :class:`MemoryConfig`
 catch           :mod:`jessy_mem.errors`, all under :class:`ConsciousnessError`
@@ -45,7 +46,7 @@ from jessy_mem.context import (
     NavigationPath,
     Navigator,
 )
-from jessy_mem.doctor import Finding, clean, examine, verify_region
+from jessy_mem.doctor import Finding, RegionFile, clean, examine, region_files, stack_files, verify_region
 from jessy_mem.errors import (
     AllocationFailed,
     AlreadyPublished,
@@ -125,6 +126,7 @@ __all__ = [
     "PoolStats",
     "ReadOnly",
     "RegionBuilder",
+    "RegionFile",
     "RegionNotFound",
     "RegionTruncated",
     "ReplayResult",
@@ -142,7 +144,9 @@ __all__ = [
     "metrics",
     "parse_budget",
     "plot_advice",
+    "region_files",
     "region_path",
+    "stack_files",
     "verify_region",
 ]
 

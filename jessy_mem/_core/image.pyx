@@ -311,6 +311,11 @@ cdef class Image:
             )
         return found
 
+    @property
+    def extension(self):
+        """The version of the extension that the file has; 0: it is a plain V1 file."""
+        return self.header.extension_version
+
     def check_digest(self):
         """Compare all content of an immutable region with its digest; ChecksumMismatch."""
         self.compare_digest(hashlib.sha256(memoryview(self)[self.head_bytes:]).digest())

@@ -38,7 +38,6 @@ from jessy_mem.errors import (
     RegionNotFound,
     UnsavedLearning,
 )
-from jessy_mem.evicted import Evicted
 from jessy_mem.files import Files
 from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
 from jessy_mem.ids import IdRegister
@@ -305,11 +304,12 @@ class Learner:
         return dimension in self.protos.empty if known is None else known.source == "pool"
 
     def _is_crystallized(self, dimension: int) -> bool:
-        known = self._table._known(dimension)
-        if isinstance(known, Evicted) or (known is not None and known.source == "mmap" and not known.immutable):
-            place = self._table._place_of(dimension)
-            return not (place.planned or place.named)
-        return False
+        known, place = self._table._known(dimension), self._table._place_of(dimension)
+        if place.planned or place.named:
+            return False
+        if known is None:
+            return os.path.lexists(place.path) and not is_immutable_file(place.path)
+        return known.source == "mmap" and not (isinstance(known, MmapRegion) and known.immutable)
 
     def forget(self, dimension_id: int) -> None:
         self._check_writable()
@@ -359,6 +359,8 @@ class Learner:
             if unsaved:
                 self.protos.publish(*unsaved)
             self.files.sync()
+            for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
+                self._release(dimension)
 
     def unsaved(self) -> list[int]:
         """The proto-dimensions that the end must not lose."""

@@ -18,7 +18,17 @@ Everything not exported here is private. Importing it prints nothing, starts not
 import logging
 
 from jessy_mem import errors
-from jessy_mem._core.latency import LatencyHistogram
+
+try:
+    from jessy_mem._core.latency import LatencyHistogram
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("jessy_mem._core."):
+        raise
+    raise ImportError(
+        f"jessy_mem is imported from a folder where its extensions are not built for this Python: {__path__[0]}\n"
+        "If that is a source tree, start Python in another folder, where the installed package is found; or build it "
+        "there: pip install -e ."
+    ) from None
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.view import LayerView

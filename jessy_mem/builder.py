@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jessy_mem._core.format import read_header
+from jessy_mem import given
+from jessy_mem._core.format import read_header, stored_frequency
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem.layout import MAX_LAYER, LayerId
 from jessy_mem.publish import publish
@@ -39,8 +40,8 @@ class LayerSpec:
         0..255.
     frequency : float
         Hz; finite, above 0. Stored as a 32-bit float.
-    keywords : sequence of str
-        Words the layer is found by.
+    keywords : iterable of str
+        Words the layer is found by; it is read once. Those of a set are sorted.
     layer : int, optional
         0..65535; the position among the layers by default.
     compress : bool
@@ -52,14 +53,15 @@ class LayerSpec:
     created_ns : int, optional
         The time of creation, since 1970; by default that of the file.
 
-    Raises ValueError, which names the field, for what cannot be stored.
+    Numbers may be of any type: numpy scalars, Decimal, Fraction. Raises ValueError, which names the field, for what
+    cannot be stored.
     """
 
     text: str | None = None
     content: Any = None
     depth: int = 0
     frequency: float = 1.0
-    keywords: Sequence[str] = ()
+    keywords: Iterable[str] = ()  # a tuple, once it is made
     layer: int | None = None
     compress: bool = False
     attributes: Mapping[str, Any] | None = None
@@ -77,19 +79,18 @@ class LayerSpec:
                 memoryview(self.content).release()
             except TypeError:
                 raise ValueError(f"content: {type(self.content).__name__} is not bytes-like") from None
-        if not isinstance(self.depth, int) or not 0 <= self.depth <= 255:
-            raise ValueError(f"depth: {self.depth!r} is not in 0..255")
-        if self.layer is not None and (not isinstance(self.layer, int) or not 0 <= self.layer <= MAX_LAYER):
-            raise ValueError(f"layer: {self.layer!r} is not in 0..{MAX_LAYER}")
-        if not _is_frequency(self.frequency):
-            raise ValueError(f"frequency: {self.frequency!r} is not a finite number of Hz above 0")
-        if isinstance(self.keywords, str) or not all(isinstance(word, str) for word in self.keywords):
-            raise ValueError(f"keywords: {self.keywords!r} is not a sequence of str")
-        object.__setattr__(self, "keywords", tuple(self.keywords))
-        if self.n_tokens is not None and not _is_number(self.n_tokens, 32):
-            raise ValueError(f"n_tokens: {self.n_tokens!r} is not in 0..2**32 - 1")
-        if self.created_ns is not None and not _is_number(self.created_ns, 64):
-            raise ValueError(f"created_ns: {self.created_ns!r} is not in 0..2**64 - 1")
+        frequency = _frequency(self.frequency)
+        try:
+            keywords = given.words(self.keywords)
+        except TypeError as error:
+            raise ValueError(f"keywords: {error}") from None
+        object.__setattr__(self, "depth", given.integer_in("depth", self.depth, 0, 255))
+        for field_name, most in (("layer", MAX_LAYER), ("n_tokens", 2**32 - 1), ("created_ns", 2**64 - 1)):
+            value = getattr(self, field_name)
+            if value is not None:
+                object.__setattr__(self, field_name, given.integer_in(field_name, value, 0, most))
+        object.__setattr__(self, "frequency", frequency)
+        object.__setattr__(self, "keywords", keywords)
         if self.attributes is not None:
             encoded = _encoded_attributes(self.attributes)
             object.__setattr__(self, "attributes", json.loads(encoded))
@@ -116,10 +117,6 @@ class Passage(NamedTuple):
         return Passage(n * self.data, n * self.n_characters)
 
 
-def _is_number(number: object, n_bits: int) -> bool:
-    return isinstance(number, int) and 0 <= number < 1 << n_bits
-
-
 def _encoded_attributes(attributes: object) -> bytes:
     """Attributes as they are stored; ValueError if they cannot be."""
     if not isinstance(attributes, Mapping):
@@ -136,14 +133,14 @@ def _encoded_attributes(attributes: object) -> bytes:
     return encoded
 
 
-def _is_frequency(frequency: object) -> bool:
-    if not isinstance(frequency, (int, float)):
-        return False
+def _frequency(value: Any) -> float:
     try:
-        stored = struct.unpack("<f", struct.pack("<f", frequency))[0]
-    except OverflowError:
-        return False
-    return math.isfinite(stored) and stored > 0
+        frequency = given.number(value)
+    except (TypeError, ValueError):
+        frequency = math.nan
+    if not 0 < stored_frequency(frequency) < math.inf:
+        raise ValueError(f"frequency: {value!r} is not a finite number of Hz above 0")
+    return frequency
 
 
 class RegionBuilder:
@@ -154,7 +151,7 @@ class RegionBuilder:
     dimension_id : int
         At least 1.
     name : str
-        1 to 64 bytes of UTF-8.
+        1 to 64 bytes of UTF-8, NFC-normalised here.
     immutable : bool
         The file carries a SHA-256 of its content and refuses every change.
     generation : int, optional
@@ -179,19 +176,15 @@ class RegionBuilder:
         created_ns: int | None = None,
     ) -> None:
         self.dimension_id = LayerId.checked((dimension_id, 0)).dimension
-        self.name = name
         self.immutable = immutable
-        self.generation = generation
-        self.created_ns = created_ns
+        self.generation = None if generation is None else given.integer_in("generation", generation, 1, 2**64 - 1)
+        self.created_ns = None if created_ns is None else given.integer_in("created_ns", created_ns, 0, 2**64 - 1)
         if not isinstance(name, str):
             raise TypeError(f"name: {type(name).__name__} is not str")
-        self._name_bytes = name.encode()
+        self.name = unicodedata.normalize("NFC", name)  # the same name is the same bytes, however it was typed
+        self._name_bytes = self.name.encode()
         if not 1 <= len(self._name_bytes) <= 64:
             raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
-        if generation is not None and (not isinstance(generation, int) or not 1 <= generation < 2**64):
-            raise ValueError(f"generation: {generation!r} is not in 1..2**64 - 1")
-        if created_ns is not None and not _is_number(created_ns, 64):
-            raise ValueError(f"created_ns: {created_ns!r} is not in 0..2**64 - 1")
         self._specs: dict[int, LayerSpec | None] = {}  # None: a tombstone
         self._passages: dict[int, Sequence[Passage]] = {}
         self._delta = False

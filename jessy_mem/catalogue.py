@@ -48,13 +48,13 @@ class Catalogue:
 
     def unmap(self, dimension: int, region: MmapRegion, source: str) -> None:
         """A dimension is evicted now; it comes back from `source`."""
-        facts: Sequence[LayerFacts] = ()
+        facts: Sequence[LayerFacts] | None = None
         if self._unindexed is None:
             facts = _facts_of(region)
         elif dimension in self._unindexed:
             self._index_now(dimension)
-        evicted = Evicted(region.generation, region.n_layers, source, region.size, region.name)
-        self.evicted.put(dimension, evicted, facts)
+        evicted = Evicted(region.generation, region.n_layers, source, region.size)
+        self.evicted.put(dimension, evicted, facts, region.name)
 
     def change(self, dimension: int, region: MmapRegion, layers: Iterable[int] | None) -> None:
         """Those `layers` of a mapped dimension are not what they were; or nobody knows which."""
@@ -85,11 +85,12 @@ class Catalogue:
         return self._index
 
     def _index_now(self, dimension: int) -> None:
-        region, evicted = self._regions.get(dimension), self.evicted.get(dimension)
-        if region is not None:
+        region = self._regions.get(dimension)
+        if region is None:
+            name, facts = self.evicted.take_facts(dimension)
+            self._index.put(dimension, facts, name)
+        else:
             self._index.put(dimension, _facts_of(region), region.name)
-        elif evicted is not None:
-            self._index.put(dimension, self.evicted.take_facts(dimension), evicted.name)
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
 
@@ -107,6 +108,7 @@ def _facts_of(region: MmapRegion) -> Sequence[LayerFacts]:
     try:
         return region.layer_facts()
     except InvalidRegion as error:
+        # As text: who keeps the record would keep its traceback, and with it the region.
         where = f"D{region.dimension_id:02d}"
-        logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, error)
+        logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, str(error))
         return []

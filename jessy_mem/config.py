@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
+from jessy_mem import given
 from jessy_mem.layout import MemoryLayout, default_layout
 from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb
 
-__all__ = ["MemoryConfig"]
+__all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
+
+Policy = Literal["sieve", "lru", "lfu"]
+Simulation = Literal["auto", "never", "always"]
+Verify = Literal["lazy", "open", "never"]
+OnFull = Literal["crystallize", "raise", "drop"]
+OnClose = Literal["crystallize", "drop", "raise"]
+Durability = Literal["each", "batch"]
+
+
+class MemoryOptions(TypedDict, total=False):
+    """The fields of MemoryConfig but the first, for type checkers: what ``MmapManager(...)`` takes by name."""
+
+    base_path: str | os.PathLike[str]
+    pool_configs: tuple[tuple[int | float, int], ...]
+    enable_warnings: bool
+    warning_threshold: float
+    eviction_threshold: float
+    critical_threshold: float
+    eviction_policy: Policy
+    simulation: Simulation
+    simulation_seed: int
+    simulation_scale: float
+    simulate_damaged: bool
+    verify: Verify
+    on_full: OnFull
+    on_close: OnClose
+    durability: Durability
+    read_only: bool
+    layout: MemoryLayout | str | os.PathLike[str] | None
+    lock_timeout_s: int | float | None
+    strict_classes: bool
+    scrub: bool
+    record_latency: bool
+    trace: bool
+
+
+class MemoryFields(MemoryOptions, total=False):
+    """All fields of MemoryConfig, for type checkers."""
+
+    total_memory_mb: int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +66,14 @@ class MemoryConfig:
     `simulation` is "auto", "never" or "always"; `simulation_scale` (0..1) makes simulated dimensions fill that share of
     their slots; `simulate_damaged` lets a simulation stand in for a damaged file too. `verify` is "lazy", "open" or
     "never"; `on_full` is "crystallize", "raise" or "drop"; `eviction_policy` is "sieve", "lru" or "lfu". `trace` notes
-    where views are taken, for ``leases()``; it makes each access slower.
+    where views are taken, for ``leases()``; it makes each access slower. `base_path` is made absolute here, and ``~``
+    expanded, so that it stays the same folder. Numbers may be of any type: numpy scalars, Decimal, Fraction.
 
     `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
     `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
     later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
     MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait
-    for other processes that write, None for ever. `base_path` is made absolute, ``~`` expanded.
+    for other processes that write, None for ever.
 
     ValueError names the first field that is wrong.
 
@@ -44,15 +88,15 @@ class MemoryConfig:
     warning_threshold: float = 75.0
     eviction_threshold: float = 85.0
     critical_threshold: float = 95.0
-    eviction_policy: str = "sieve"
-    simulation: str = "auto"
+    eviction_policy: Policy = "sieve"
+    simulation: Simulation = "auto"
     simulation_seed: int = 0
     simulation_scale: float = 0.0
     simulate_damaged: bool = False
-    verify: str = "lazy"
-    on_full: str = "crystallize"
-    on_close: str = "crystallize"
-    durability: str = "each"
+    verify: Verify = "lazy"
+    on_full: OnFull = "crystallize"
+    on_close: OnClose = "crystallize"
+    durability: Durability = "each"
     read_only: bool = False
     layout: MemoryLayout | str | os.PathLike[str] | None = None
     lock_timeout_s: int | float | None = 10.0
@@ -110,7 +154,7 @@ class MemoryConfig:
                 raise ValueError(f"{name}: no such field; there are {', '.join(sorted(known))}")
         return cls(**fields)
 
-    def replace(self, **changes: Any) -> MemoryConfig:
+    def replace(self, **changes: Unpack[MemoryFields]) -> MemoryConfig:
         """A copy with some fields changed, checked like a new one."""
         return self.of({**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}, **changes})
 
@@ -133,35 +177,54 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
     return check
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is not True or False")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+def _seed(value: Any) -> int:
+    if isinstance(given.scalar(value), bool):
         raise ValueError(f"{value!r} is not an int")
-    return value
+    return given.integer(value)
+
+
+def _number(value: Any) -> float:
+    """A number, or nan for what is none."""
+    try:
+        return float(given.amount(value))
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _percent(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 100:
+    percent = _number(value)
+    if not 0 < percent <= 100:
         raise ValueError(f"{value!r} is not a percentage above 0 and up to 100")
-    return float(value)
+    return percent
 
 
 def _share(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    share = _number(value)
+    if not 0 <= share <= 1:
         raise ValueError(f"{value!r} is not a share of 0..1")
-    return float(value)
+    return share
+
+
+def _total_mb(value: Any) -> int | float:
+    if isinstance(value, (bytes, os.PathLike)):
+        raise ValueError(f"{value!r} is not a size; a folder is given by name: base_path={os.fspath(value)!r}")
+    try:
+        return check_total_mb(value)
+    except ValueError as error:
+        if isinstance(value, str) and not re.match(r"\s*([-+.]?[0-9]|$)", value):
+            raise ValueError(f"{error}; a folder is given by name: base_path={value!r}") from None
+        raise
 
 
 def _base_path(value: Any) -> str:
-    path = os.fspath(value)
-    if not isinstance(path, str) or not path:
+    """The folder, absolute, so that it stays the same when the process changes its own."""
+    path = os.fsdecode(value)
+    if not path or "\0" in path:
         raise ValueError(f"{value!r} is not a path")
-    return os.path.abspath(os.path.expanduser(path))
+    try:
+        return os.fspath(Path(path).expanduser().absolute())
+    except (OSError, RuntimeError) as error:  # the current folder is gone, or there is no such user
+        raise ValueError(f"{value!r} cannot be made absolute: {error}") from None
 
 
 def _layout(value: Any) -> MemoryLayout | None:
@@ -176,33 +239,34 @@ def _layout(value: Any) -> MemoryLayout | None:
 def _timeout_s(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    number = float(given.amount(value))
+    if not 0 <= number < float("inf"):
         raise ValueError(f"{value!r} is not a number of seconds, nor None")
-    return float(value)
+    return number
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "total_memory_mb": check_total_mb,
+    "total_memory_mb": _total_mb,
     "base_path": _base_path,
     "pool_configs": check_pools,
-    "enable_warnings": _flag,
+    "enable_warnings": given.flag,
     "warning_threshold": _percent,
     "eviction_threshold": _percent,
     "critical_threshold": _percent,
     "eviction_policy": _one_of("sieve", "lru", "lfu"),
     "simulation": _one_of("auto", "never", "always"),
-    "simulation_seed": _integer,
+    "simulation_seed": _seed,
     "simulation_scale": _share,
-    "simulate_damaged": _flag,
+    "simulate_damaged": given.flag,
     "verify": _one_of("lazy", "open", "never"),
     "on_full": _one_of("crystallize", "raise", "drop"),
     "on_close": _one_of("crystallize", "drop", "raise"),
     "durability": _one_of("each", "batch"),
-    "read_only": _flag,
+    "read_only": given.flag,
     "layout": _layout,
     "lock_timeout_s": _timeout_s,
-    "strict_classes": _flag,
-    "scrub": _flag,
-    "record_latency": _flag,
-    "trace": _flag,
+    "strict_classes": given.flag,
+    "scrub": given.flag,
+    "record_latency": given.flag,
+    "trace": given.flag,
 }

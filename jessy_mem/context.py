@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
+from jessy_mem import given
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.layout import LayerId
 
@@ -39,16 +40,17 @@ class NavigationPath:
     ----------
     dimension : int
         The dimension the path is about.
-    layers : sequence of LayerId
+    layers : iterable of LayerId
         Plain tuples ``(dimension, layer)`` will do. A layer that is named twice is loaded twice.
     frequency : float, optional
         Hz; of the query, if it has one.
     confidence : float
         How sure the navigator is; its own scale.
-    keywords : sequence of str
-        The words of the query that led here.
+    keywords : iterable of str
+        The words of the query that led here; those of a set are sorted.
 
-    TypeError or ValueError if an id cannot be one. Immutable, so safe to share between threads. From the seed.
+    Iterables are read once and kept as tuples; numbers may be of any type (numpy scalars, Decimal). TypeError or
+    ValueError for what cannot be one. Immutable, so safe to share between threads. From the seed.
 
     >>> path = NavigationPath(1, [(1, 0), (1, 3)], confidence=0.5)
     >>> [str(layer) for layer in path.layers]
@@ -62,11 +64,15 @@ class NavigationPath:
     keywords: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        LayerId.checked((self.dimension, 0))
-        if isinstance(self.keywords, str):
-            raise TypeError(f"keywords: {self.keywords!r} is one str, expected a sequence of str")
-        object.__setattr__(self, "layers", tuple(LayerId.checked(layer) for layer in self.layers))
-        object.__setattr__(self, "keywords", tuple(self.keywords))
+        kept = {
+            "dimension": LayerId.checked((self.dimension, 0)).dimension,
+            "layers": tuple(LayerId.checked(layer) for layer in self.layers),
+            "frequency": None if self.frequency is None else given.number(self.frequency),
+            "confidence": given.number(self.confidence),
+            "keywords": given.words(self.keywords),
+        }
+        for field, value in kept.items():
+            object.__setattr__(self, field, value)
 
 
 class ContextCollection(Sequence[LoadedContext]):

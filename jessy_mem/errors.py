@@ -70,7 +70,10 @@ class AllocationFailed(MemoryError):
 
 
 class LimitExceeded(MemoryError):
-    """A request does not fit into what its segment, or the whole budget, has left. Nothing was changed."""
+    """A request does not fit into what its segment, or the whole budget, has left. Nothing was changed.
+
+    `unit` is what the numbers count: "bytes", or "ids" when a base folder has no id left to give.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class LimitExceeded(MemoryError):
         segment: str,
         holders: Iterable[str] = (),
         hint: str = "",
+        unit: str = "bytes",
     ) -> None:
         self.current_bytes = current_bytes
         self.limit_bytes = limit_bytes
@@ -87,7 +91,8 @@ class LimitExceeded(MemoryError):
         self.segment = segment
         self.holders = tuple(holders)
         self.hint = hint
-        message = f"{segment}: {requested_bytes} bytes do not fit, {current_bytes} of {limit_bytes} bytes are in use"
+        self.unit = unit
+        message = f"{segment}: {requested_bytes} {unit} do not fit, {current_bytes} of {limit_bytes} {unit} are in use"
         if self.holders:
             message += f"; held by {', '.join(self.holders)}"
         super().__init__(f"{message}; {hint}" if hint else message)
@@ -108,13 +113,13 @@ class LayerNotFound(ConsciousnessError, KeyError):
 
 
 class RegionNotFound(ConsciousnessError, LookupError):
-    """The dimension is not loaded."""
+    """The dimension is not loaded, or is not of the kind that a call is for; then `hint` says what it is."""
 
     def __init__(self, dimension: int, hint: str = "") -> None:
         self.dimension = dimension
         self.hint = hint
-        where = f"dimension D{dimension:02d}"
-        super().__init__(f"{where}: {hint}" if hint else f"{where} is not loaded; load_dimension({dimension}) loads it")
+        why = f": {hint}" if hint else f" is not loaded; load_dimension({dimension}) loads it"
+        super().__init__(f"dimension D{dimension:02d}{why}")
 
 
 class DimensionNotFound(ConsciousnessError, FileNotFoundError):
@@ -165,7 +170,10 @@ class OutOfBounds(ConsciousnessError, IndexError):
 
 
 class InvalidRegion(ConsciousnessError, ValueError):
-    """A region file breaks a rule of the format. ``field`` names the header field or the part that does."""
+    """A region file breaks a rule of the format. ``field`` names the header field or the part that does.
+
+    `hint` says what else the file may be, and what can be done.
+    """
 
     def __init__(
         self,
@@ -174,14 +182,17 @@ class InvalidRegion(ConsciousnessError, ValueError):
         found: object,
         expected: object,
         layer: int | None = None,
+        hint: str = "",
     ) -> None:
         self.path = os.fspath(path)
         self.field = field
         self.found = found
         self.expected = expected
         self.layer = layer
+        self.hint = hint
         where = field if layer is None else f"{field} of layer {layer}"
-        super().__init__(f"{self.path}: {where}: found {found}, expected {expected}")
+        message = f"{self.path}: {where}: found {found}, expected {expected}"
+        super().__init__(f"{message}; {hint}" if hint else message)
 
 
 class RegionTruncated(InvalidRegion):
@@ -242,15 +253,41 @@ class ManagerClosed(ConsciousnessError, ValueError):
 
 
 class MappingError(MemoryError, OSError):
-    """The operating system refused: no descriptor left, no permission, disk full. ``errno`` and ``filename`` tell."""
+    """The operating system refused: no descriptor left, no permission, disk full. ``errno`` and ``filename`` tell.
 
-    def __init__(self, errno: int | None, strerror: str, filename: str | os.PathLike[str]) -> None:
+    `requested_bytes` is the memory or address space that was asked for, 0 if it was none; `hint` says what to change.
+    """
+
+    def __init__(
+        self,
+        errno: int | None,
+        strerror: str,
+        filename: str | os.PathLike[str],
+        requested_bytes: int = 0,
+        hint: str = "",
+    ) -> None:
         OSError.__init__(self, errno, strerror, os.fspath(filename))
+        self.requested_bytes = requested_bytes
+        self.hint = hint
 
     @classmethod
-    def of(cls, error: OSError, path: str | os.PathLike[str]) -> MappingError:
-        """The same failure as `error`, as this library's kind, about `path`."""
-        return cls(error.errno, error.strerror or str(error), path)
+    def of(cls, error: OSError, path: str | os.PathLike[str], requested_bytes: int = 0) -> MappingError:
+        """The same failure as `error`, as this library's kind, about `path`, when `requested_bytes` were wanted."""
+        number, strerror = error.errno, error.strerror or str(error)
+        if number != errno.ENOMEM or not requested_bytes:
+            return cls(number, strerror, path)
+        hint = f"{requested_bytes} bytes of address space were asked for; {NO_MEMORY_HINT}"
+        return cls(number, strerror, path, requested_bytes, hint)
+
+    def __str__(self) -> str:
+        text = OSError.__str__(self)
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+NO_MEMORY_HINT = (
+    "raise what bounds this process (ulimit -v, RLIMIT_AS, its container) or the system (vm.overcommit_memory, "
+    "vm.max_map_count), or lower total_memory_mb"
+)
 
 
 class AlreadyPublished(MappingError, FileExistsError):

@@ -1,18 +1,22 @@
 """What is remembered of dimensions that were unmapped to make room, and come back on access: some 100 bytes for each.
 
-A record is one `bytes` object, made by `marshal` for this process alone. As long as nobody has asked for layers by
-keyword or frequency it also holds what an index will be made from; then the index does.
+A record is one `bytes` object. As long as nobody has asked for layers by keyword or frequency it also holds, by
+`marshal` and for this process alone, what an index will be made from; then the index does.
 """
 
 from __future__ import annotations
 
 import marshal
+import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jessy_mem.index import LayerFacts
 
 __all__ = ["Evicted", "EvictedDimensions"]
+
+_HEAD = struct.Struct("<QQIB")  # generation, size, layers, source
+_SOURCES = ("mmap", "simulated")
 
 
 class Evicted(NamedTuple):
@@ -22,10 +26,6 @@ class Evicted(NamedTuple):
     n_layers: int
     source: str
     size: int
-    name: str = ""
-
-
-_N_FIELDS = len(Evicted._fields)
 
 
 class EvictedDimensions:
@@ -37,23 +37,32 @@ class EvictedDimensions:
         self.simulated: set[int] = set()
         self.changed: set[int] = set()  # those whose files are others now: what is remembered is how they were
 
-    def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] = ()) -> None:
-        """Remember a dimension, and the facts of its layers if no index has them."""
-        self.remove(dimension)
-        self._records[dimension] = marshal.dumps((*evicted, *facts))
+    def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] | None = None, name: str = "") -> None:
+        """Remember a dimension; its name and the facts of its layers, too, if no index has them."""
+        if dimension in self._records:
+            self.remove(dimension)
+        generation, n_layers, source, size = evicted
+        head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source))
+        self._records[dimension] = head if facts is None else head + marshal.dumps((name, list(facts)))
         self.n_layers += evicted.n_layers
         if evicted.source == "simulated":
             self.simulated.add(dimension)
 
     def get(self, dimension: int) -> Evicted | None:
         record = self._records.get(dimension)
-        return None if record is None else Evicted._make(marshal.loads(record)[:_N_FIELDS])
+        if record is None:
+            return None
+        generation, size, n_layers, source = _HEAD.unpack_from(record)
+        return Evicted(generation, n_layers, _SOURCES[source], size)
 
-    def take_facts(self, dimension: int) -> list[LayerFacts]:
-        """What `put` was given for an index; it is not remembered any longer."""
-        record = marshal.loads(self._records[dimension])
-        self._records[dimension] = marshal.dumps(record[:_N_FIELDS])
-        return list(record[_N_FIELDS:])
+    def take_facts(self, dimension: int) -> tuple[str, list[LayerFacts]]:
+        """The name and the facts that `put` was given for an index; they are not remembered any longer."""
+        record = self._records[dimension]
+        self._records[dimension] = record[: _HEAD.size]
+        if len(record) == _HEAD.size:
+            return "", []
+        name, facts = marshal.loads(record[_HEAD.size :])
+        return name, facts
 
     def mark_changed(self, dimension: int) -> None:
         """The files of a dimension are others now: what an index would be made from is not remembered any longer."""
@@ -62,11 +71,10 @@ class EvictedDimensions:
 
     def remove(self, dimension: int) -> bool:
         """Forget a dimension; whether it was there."""
-        evicted = self.get(dimension)
-        if evicted is None:
+        record = self._records.pop(dimension, None)
+        if record is None:
             return False
-        del self._records[dimension]
-        self.n_layers -= evicted.n_layers
+        self.n_layers -= _HEAD.unpack_from(record)[2]
         self.simulated.discard(dimension)
         self.changed.discard(dimension)
         return True

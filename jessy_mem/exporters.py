@@ -7,6 +7,7 @@ Neither Prometheus nor OpenTelemetry is imported before its adapter is called.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -250,11 +251,16 @@ def _chosen(managers: tuple[MmapManager, ...]) -> Callable[[], list[MmapManager]
     return lambda: [manager for reference in references if (manager := reference()) is not None]
 
 
+def _label(path: str | os.PathLike[str]) -> str:
+    """A path as text that any exporter can encode: a byte of it that is not UTF-8 shows as ``\\xff``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _measured(
     managers: Iterable[MmapManager], families: tuple[Family, ...] = FAMILIES
 ) -> Iterator[tuple[Family, list[tuple[dict[str, str], float]]]]:
     """For each family its points (labels, value), from one snapshot of each manager."""
-    snapshots = [((str(manager.config.base_path), str(manager.number)), manager.get_stats()) for manager in managers]
+    snapshots = [((_label(manager.config.base_path), str(manager.number)), manager.get_stats()) for manager in managers]
     for family in families:
         points = [
             (dict(zip(family.labels, (*named, *own), strict=True)), value)

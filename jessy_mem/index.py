@@ -6,15 +6,16 @@ made anew. Lists by a number (frequency, age) are made when somebody asks for a 
 
 from __future__ import annotations
 
-import struct
 import sys
 import unicodedata
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterable, Sequence
 from math import inf
-from operator import index, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+from jessy_mem import given
+from jessy_mem._core.format import stored_frequency
 from jessy_mem.layout import LayerId
 
 __all__ = ["LayerFacts", "LayerIndex"]
@@ -35,7 +36,10 @@ class _Known(NamedTuple):
 
 
 class LayerIndex:
-    """Finds layers by keyword (compared case-folded), frequency, age and name. Not thread-safe: the owner locks."""
+    """Finds layers by keyword (NFC-normalised and case-folded), frequency, age and name.
+
+    Not thread-safe: the owner locks.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, dict[int, _Known]] = {}  # dimension -> layer -> what is known of it
@@ -69,8 +73,8 @@ class LayerIndex:
         come: dict[int, _Known] = {}
         gone = {layer: known.pop(layer) for layer in removed if layer in known}
         for layer, _, frequency, keywords, _, _, created_ns in facts:
-            words = tuple({sys.intern(keyword.casefold()): None for keyword in keywords})
-            come[layer] = _Known(LayerId(dimension, layer), frequency, created_ns, words)
+            words = tuple({sys.intern(given.folded(keyword)): None for keyword in keywords})
+            come[layer] = _Known(LayerId(dimension, layer), stored_frequency(frequency), created_ns, words)
             if layer in known:
                 gone[layer] = known.pop(layer)
         known |= come
@@ -106,14 +110,22 @@ class LayerIndex:
         """The layers that meet every condition given, ascending.
 
         `frequency` is (low, high) in Hz, inclusive. `name` is that of a dimension, or its beginning followed by ``*``.
-        A layer was made at `since_ns` or later, and earlier than `before_ns`.
+        A layer was made at `since_ns` or later, and earlier than `before_ns`. TypeError for a condition of the wrong
+        kind.
         """
-        low, high = (-inf, inf) if frequency is None else (_stored(bound) for bound in frequency)
-        oldest = -inf if since_ns is None else index(since_ns)
-        newest = inf if before_ns is None else index(before_ns) - 1
+        if dimension is not None:
+            dimension = given.integer(dimension)
+        if keyword is not None and not isinstance(keyword, str):
+            hint = "a dimension is given by dimension=" if isinstance(keyword, int) else "ask for one word at a time"
+            raise TypeError(f"keyword: {keyword!r} is {type(keyword).__name__}, not str; {hint}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name: {name!r} is {type(name).__name__}, not str")
+        low, high = (-inf, inf) if frequency is None else _bounds(frequency)
+        oldest = -inf if since_ns is None else given.integer(since_ns)
+        newest = inf if before_ns is None else given.integer(before_ns) - 1
         if not (low <= high and oldest <= newest):  # nor if a bound is NaN
             return []
-        word = None if keyword is None else keyword.casefold()
+        word = None if keyword is None else given.folded(keyword)
         holders = self._layers if word is None else self._keywords.get(word, {})
         dimensions = self._dimensions(dimension, name)
 
@@ -194,11 +206,10 @@ def _change(entries: list[Any], gone: Sequence[Any], come: Sequence[Any]) -> Non
         entries.sort()
 
 
-def _stored(frequency: float) -> float:
-    """`frequency` as a region stores it, in 32 bits, so that a bound of 2.2 meets a layer of 2.2 Hz."""
+def _bounds(frequency: Any) -> tuple[float, float]:
+    """A range as regions store its ends, in 32 bits, so that a bound of 2.2 meets a layer of 2.2 Hz."""
     try:
-        return float(struct.unpack("<f", struct.pack("<f", frequency))[0])
-    except OverflowError:
-        return float("inf") if frequency > 0 else float("-inf")
-    except struct.error:
-        raise TypeError(f"frequency: {frequency!r} is not a number of Hz") from None
+        low, high = (stored_frequency(given.number(bound)) for bound in frequency)
+    except (TypeError, ValueError):
+        raise TypeError(f"frequency: {frequency!r} is not a pair (low, high) of numbers of Hz") from None
+    return low, high

@@ -45,6 +45,8 @@ class LayerTable(RegionTable):
         that meet all other conditions. Evicted dimensions count as loaded.
         """
         self._check_open()
+        if where is not None and not isinstance(where, Mapping):
+            raise TypeError(f"where: {where!r} is {type(where).__name__}, not a dict of attributes")
         self._read_changed()
         with self._lock:
             self._check_open()
@@ -58,7 +60,7 @@ class LayerTable(RegionTable):
         except LayerNotFound:  # it is not loaded any more
             return False
         except InvalidRegion as error:
-            logger.warning("%s cannot be found by its attributes: %s", layer_id, error)
+            logger.warning("%s cannot be found by its attributes: %s", layer_id, str(error))
             return False
         return found is not None and all(key in found and found[key] == value for key, value in where.items())
 
@@ -95,15 +97,15 @@ class LayerTable(RegionTable):
 
     def keys(self) -> KeysView[LayerId]:
         """The LayerIds, as a view of what is loaded now."""
-        return KeysView(self)  # type: ignore[arg-type]
+        return KeysView(self)
 
     def values(self) -> ValuesView[LayerView]:
         """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
-        return ValuesView(self)  # type: ignore[arg-type]
+        return ValuesView(self)
 
     def items(self) -> ItemsView[LayerId, LayerView]:
         """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
-        return ItemsView(self)  # type: ignore[arg-type]
+        return ItemsView(self)
 
     @overload
     def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
+from jessy_mem.given import integer
 
 __all__ = [
     "MAX_LAYER",
@@ -88,7 +88,7 @@ class LayerId(NamedTuple):
         except (TypeError, ValueError):
             raise TypeError(f"{layer_id!r} is not a layer id: expected (dimension, layer)") from None
         try:
-            return cls(index(dimension), index(layer))
+            return cls(integer(dimension), integer(layer))
         except TypeError:
             raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
 
@@ -348,7 +348,7 @@ def _ranges(entries: Sequence[Mapping[str, Any]]) -> list[Ranges]:
     """The ids of each segment: as they are given, or from one first dimension to the next."""
     n_given = sum("dimensions" in entry for entry in entries)
     if n_given == len(entries):
-        ranges = [tuple((index(first), index(last)) for first, last in entry["dimensions"]) for entry in entries]
+        ranges = [tuple((integer(first), integer(last)) for first, last in entry["dimensions"]) for entry in entries]
         flat = sorted(each for some in ranges for each in some)
         is_sound = all(ranges) and all(1 <= first <= last <= MAX_DIMENSION for first, last in flat)
         if not (is_sound and all(last < first for (_, last), (first, _) in pairwise(flat))):

@@ -11,12 +11,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
-from jessy_mem.config import MemoryConfig
+from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
     ConsciousnessError,
@@ -72,11 +72,10 @@ class MmapManager(LearnableTable):
         total_memory_mb: int | float | str | None = None,
         *,
         config: MemoryConfig | None = None,
-        **overrides: Any,
+        **overrides: Unpack[MemoryOptions],
     ) -> None:
-        if total_memory_mb is not None:
-            overrides["total_memory_mb"] = total_memory_mb
-        super().__init__(MemoryConfig.of(overrides) if config is None else config.replace(**overrides))
+        made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
+        super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
         self._times = Times()
         keep_open(self)
 
@@ -98,7 +97,7 @@ class MmapManager(LearnableTable):
             if dimension in self._regions or dimension in self._evicted:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                self._opener.name_path(dimension, os.fspath(path))
+                self._opener.name_path(dimension, os.path.abspath(path))
             try:
                 region = self._open_region(dimension)
             except BaseException:
@@ -129,7 +128,7 @@ class MmapManager(LearnableTable):
             except ManagerClosed:
                 raise
             except ConsciousnessError as error:
-                logger.warning("dimension D%02d is skipped: %s", dimension, error)
+                logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
                 # The frames of its traceback would keep this report, and the manager, in a cycle.
                 error.__traceback__ = error.__context__ = None
                 skipped[dimension] = error

@@ -41,24 +41,26 @@ class Place(NamedTuple):
 
 
 class Opener:
-    """Opens the dimensions of a base folder. Only the paths that somebody named are kept."""
+    """Opens the dimensions of a base folder. Of paths, only those that somebody named are kept."""
 
     def __init__(self, config: MemoryConfig, layout: MemoryLayout) -> None:
         self._config = config
         self._layout = layout
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
+        self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
 
     def place_of(self, dimension: int) -> Place:
-        layout, named = self._layout, self._named.get(dimension)
+        planned, named = self._layout.dimensions.get(dimension), self._named.get(dimension)
+        segment = self._layout.segment_of(dimension)
         return Place(
             dimension,
             region_file(self._base_path, dimension) if named is None else named,
             named is not None,
-            dimension in layout.dimensions,
-            layout.is_immutable(dimension),
-            layout.segment_of(dimension).name,
-            layout.slot_bytes(dimension),
+            planned is not None,
+            planned is not None and planned.immutable,
+            segment.name,
+            segment.size_bytes if planned is None else planned.size_bytes,
         )
 
     def name_path(self, dimension: int, path: str) -> None:
@@ -86,6 +88,7 @@ class Opener:
                 immutable=place.immutable,
                 verify=config.verify,
                 deltas=not place.named or has_deltas(place.path),
+                bare=None if place.named else self._bare,
             )
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)

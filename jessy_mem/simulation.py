@@ -100,7 +100,7 @@ def simulated_image(
     try:
         memory = _filled_memory(region)
     except OSError as error:
-        raise MappingError.of(error, _name(dimension_id)) from None
+        raise MappingError.of(error, _name(dimension_id), region.n_bytes) from None
     return Image(memory, _name(dimension_id), dimension_id, "simulated", charge, trusted=True, n_bytes=region.n_bytes)
 
 

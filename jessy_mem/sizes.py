@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from operator import index
+
+from jessy_mem import given
 
 __all__ = ["DEFAULT_POOLS", "MAX_SIZE_MB", "check_pools", "check_total_mb", "parse_size_mb"]
 
@@ -23,10 +24,11 @@ def parse_size_mb(size: int | float | str) -> int | float:
     >>> parse_size_mb("280MB"), parse_size_mb(16), parse_size_mb("512 KiB")
     (280, 16, 0.5)
     """
-    if isinstance(size, bool) or not isinstance(size, (int, float, str)):
-        raise ValueError(f"{size!r} is not a size")
     if not isinstance(size, str):
-        return size
+        try:
+            return given.amount(size)
+        except (TypeError, ValueError):
+            raise ValueError(f"{size!r} is not a size") from None
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b?|b|)\s*", size.lower())
     if match is None:
         raise ValueError(f"{size!r} is not a size: expected a number of MiB, or text such as '280MB'")
@@ -51,7 +53,9 @@ def check_pools(pools: Iterable[tuple[int | float | str, int]]) -> tuple[tuple[i
     if isinstance(pools, (str, bytes, Mapping)):
         raise ValueError(f"{pools!r} is not a sequence of pairs (size in MiB, block size in bytes)")
     try:
-        classes = sorted(((parse_size_mb(size), index(block)) for size, block in pools), key=lambda each: each[1])
+        classes = sorted(
+            ((parse_size_mb(size), given.integer(block)) for size, block in pools), key=lambda each: each[1]
+        )
     except TypeError as error:
         raise ValueError(str(error)) from None
     if not 0 < len(classes) <= MAX_CLASSES:

@@ -43,7 +43,7 @@ from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
-from jessy_mem.trace import CallSites, Tracer
+from jessy_mem.trace import CallSites, Tracer, Tracers
 
 __all__ = ["RegionTable"]
 
@@ -52,7 +52,9 @@ T = TypeVar("T")
 logger = logging.getLogger("jessy_mem")
 
 N_HOLDERS_NAMED = 5
-N_LOOKS = 10  # before a request is refused: readers that are just passing by hold what they read for a moment
+# Looks before a request is refused: readers that pass by hold what they read for a moment. Beside 4 readers one look
+# refused 29 % of all loads that had room, beside 16 it was 92 %; two refused 0.06 %, three none (RefusedBesideReaders).
+N_LOOKS = 5
 MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 
@@ -89,7 +91,7 @@ class RegionTable(LayerRegistry):
         self._catalogue = Catalogue(self._regions, self.layout)
         self._evicted = self._catalogue.evicted
         self._n_evictions = self._n_failures = 0
-        self._sites = CallSites()
+        self._sites, self._tracing = CallSites(), Tracers()
         if config.trace:
             self._add_tracer(self._sites)
         self._set_timed(config.record_latency)
@@ -285,7 +287,7 @@ class RegionTable(LayerRegistry):
             try:
                 self._restore(dimension, 0)
             except (LayerNotFound, InvalidRegion) as error:
-                logger.warning("the layers of D%02d cannot be found: %s", dimension, error)
+                logger.warning("the layers of D%02d cannot be found: %s", dimension, str(error))
 
     # Making room
 
@@ -449,11 +451,11 @@ class RegionTable(LayerRegistry):
 
     def _add_tracer(self, tracer: Tracer) -> None:
         with self._lock:
-            self._use_tracers((*self._tracers, tracer))
+            self._use_tracers(self._tracing.add(tracer))
 
     def _remove_tracer(self, tracer: Tracer) -> None:
         with self._lock:
-            self._use_tracers(tuple(each for each in self._tracers if each is not tracer))
+            self._use_tracers(self._tracing.remove(tracer))
 
     # Small questions
 

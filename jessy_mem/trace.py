@@ -20,7 +20,7 @@ import weakref
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-__all__ = ["Access", "CallSites", "TraceWriter", "Tracer", "read_trace"]
+__all__ = ["Access", "CallSites", "TraceWriter", "Tracer", "Tracers", "read_trace"]
 
 _HEADER = b"jessy-mem trace 1\n"
 _WORD = struct.Struct("<IHH")
@@ -44,6 +44,29 @@ class Tracer(Protocol):
     def record(self, dimension: int, layer: int, n_bytes: int) -> None: ...
 
 
+class Tracers:
+    """Tracers that come and go, told through one that stays.
+
+    The read path takes no lock, so what it was once told of must never die; what is removed here is let go. `add` and
+    `remove` return what the read path is to tell: this, or nobody. For both the owner locks.
+    """
+
+    def __init__(self) -> None:
+        self._told: tuple[Tracer, ...] = ()
+
+    def add(self, tracer: Tracer) -> tuple[Tracer, ...]:
+        self._told = (*self._told, tracer)
+        return (self,)
+
+    def remove(self, tracer: Tracer) -> tuple[Tracer, ...]:
+        self._told = tuple(each for each in self._told if each is not tracer)
+        return (self,) if self._told else ()
+
+    def record(self, dimension: int, layer: int, n_bytes: int) -> None:
+        for tracer in self._told:
+            tracer.record(dimension, layer, n_bytes)
+
+
 class CallSites:
     """Where views of each dimension were taken, for ``leases()``: the last few places in the caller's code."""
 
@@ -51,7 +74,7 @@ class CallSites:
         self._sites: dict[int, dict[str, None]] = {}
 
     def record(self, dimension: int, layer: int, n_bytes: int) -> None:
-        frame = sys._getframe(1)  # compiled frames are none, so this is the caller of access_layer
+        frame = sys._getframe(2)  # compiled frames are none, so behind Tracers.record is the caller of access_layer
         site = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
         sites = self._sites.setdefault(dimension, {})
         sites.pop(site, None)

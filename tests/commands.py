@@ -11,6 +11,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from helpers import HUNG_S
 from jessy_mem.cli import main
 
 
@@ -22,7 +23,7 @@ def run(*args: object, **options):
 def spawn(*args: object, env: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess[bytes]:
     """Run it as a user does, in a process of its own."""
     command = [sys.executable, "-m", "jessy_mem", *map(str, args)]
-    return subprocess.run(command, capture_output=True, env=os.environ | (env or {}), timeout=60, **options)
+    return subprocess.run(command, capture_output=True, env=os.environ | (env or {}), timeout=HUNG_S, **options)
 
 
 def fails(result, status: int, *words: str) -> None:
@@ -63,5 +64,5 @@ def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | No
     except OSError:  # the terminal has no writer left
         pass
     os.close(parent)
-    assert process.wait(60) == status, output
+    assert process.wait(HUNG_S) == status, output
     return output

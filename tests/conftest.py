@@ -6,17 +6,26 @@ import os
 import signal
 
 import pytest
+from faults import Inject
+from parallel import prepare
 from world import World
 
-from helpers import HAS_PROC, Holdings
+from helpers import HAS_PROC, Holdings, RegionFiles
+from jessy_mem import compression
 
 _FAILED = pytest.StashKey[bool]()
+_last: list[Holdings] = []  # after the last test, which is before the next one: to look costs a millisecond
 
 # An interpreter that a test starts in the source tree must find the installed package, not the sources.
 os.environ["PYTHONSAFEPATH"] = "1"
 # A shell makes what it runs in the background deaf to Ctrl-C; what a test starts must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config, items):
+    if int(config.getoption("parallel_threads", 1)) > 1:  # an option of pytest-run-parallel
+        prepare(items)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,30 +36,52 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_fixture_setup(fixturedef):
+    """What a fixture of several tests makes is there before the test, and after it."""
+    if fixturedef.scope != "function":
+        _last.clear()
+
+
+def pytest_fixture_post_finalizer(fixturedef):
+    if fixturedef.scope != "function":
+        _last.clear()
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks(request):
     """After each test no descriptor is open and no region is mapped that was not before."""
-    before = Holdings() if HAS_PROC else None
+    if not HAS_PROC:
+        yield
+        return
+    before = _last.pop() if _last else Holdings()
     yield
     # The traceback of a failed test holds what the test held.
-    if before is not None and not request.node.stash.get(_FAILED, True):
-        before.assert_nothing_new()
+    if not request.node.stash.get(_FAILED, True):
+        _last.append(before.assert_nothing_new())
 
 
 @pytest.fixture
 def region_file(tmp_path):
-    """Write bytes to a region file and return its path."""
-
-    def write(data: bytes, name: str = "region.mmap"):
-        path = tmp_path / name
-        path.unlink(missing_ok=True)  # to write into a file that was emptied may wait for the disk
-        path.write_bytes(data)
-        return path
-
-    return write
+    """Writes bytes to a region file and returns its path."""
+    return RegionFiles(tmp_path)
 
 
 @pytest.fixture
 def world(tmp_path):
     """An empty base folder, and what writes known files into it."""
     return World(tmp_path / "base")
+
+
+@pytest.fixture
+def inject():
+    """Puts faults in the way, for the whole process; see `faults.Inject`."""
+    return Inject()
+
+
+@pytest.fixture
+def without_zstd(inject):
+    """No library of zstd is there. That there is one is looked up once, and forgotten before and after."""
+    compression._zstd.cache_clear()
+    with inject(ImportError("none"), "importlib.import_module"):
+        yield
+    compression._zstd.cache_clear()

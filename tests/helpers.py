@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import re
 import struct
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import xxhash
 
+HUNG_S = 600  # what takes longer hangs, however busy the machine is
+
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 
 HEADER_BYTES = 256
@@ -26,6 +29,7 @@ HEADER = struct.Struct("<II64sQI16sHHIIQQQQ32s76s4s")
 RECORD_HEAD = struct.Struct("<HBfI")
 RECORD_TAIL = struct.Struct("<QI")
 EXTENSION = struct.Struct("<QQBBHIQ")
+WIDE = struct.Struct("<QQIIQ")  # what extension version 2 has behind it
 RECORD_MIN_BYTES = RECORD_HEAD.size + RECORD_TAIL.size
 
 # Header fields: name -> (offset, struct format), the table of docs/format.md.
@@ -57,6 +61,13 @@ EXTENSION_FIELDS = {
     "characters": (20, "<I"),
     "zero_too": (24, "<Q"),
 }
+WIDE_FIELDS = {
+    "created_ns": (32, "<Q"),
+    "attributes_offset": (40, "<Q"),
+    "attributes_size": (48, "<I"),
+    "n_tokens": (52, "<I"),
+    "zero_last": (56, "<Q"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,13 @@ class Layer:
     text_flags: int | None = None
     characters: int | None = None
     offset: int = 0
+    created_ns: int | None = None  # that of the file
+    attributes: bytes = b""  # as JSON
+    n_tokens: int = 0
+
+    @property
+    def is_tombstone(self) -> bool:
+        return self.text_flags == 4
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,9 @@ class Region:
     extended: bool
     layers: tuple[Layer, ...]
     at: dict[str, tuple[int, str]] = field(default_factory=dict)
+    delta: bool = False
+    version: int = 0
+    head_size: int = 0  # of an extended file
 
 
 SAMPLE = (
@@ -128,24 +149,31 @@ def plain_file(layers=SAMPLE, dimension_id=3, name=b"Intention", offsets=None) -
 
 
 def extended_file(
-    layers=SAMPLE, dimension_id=3, name=b"Intention", immutable=False, generation=1, created_ns=10**18
-) -> bytes:
-    """A file of extension version 1."""
+    layers=SAMPLE, dimension_id=3, name=b"Intention", immutable=False, generation=1, created_ns=10**18, version=1,
+    delta=False,
+) -> bytes:  # fmt: skip
+    """A file of extension version 1 or 2."""
     metadata_size = sum(len(record(layer, 0)) for layer in layers)
     table_offset = -(-(HEADER_BYTES + metadata_size) // 8) * 8
-    head_size = table_offset + 32 * len(layers)
-    cursor, body, records, table = head_size, b"", b"", b""
+    table_end = table_offset + (32 if version == 1 else 64) * len(layers)
+    attributes = b"".join(layer.attributes for layer in layers)
+    cursor, body, records, table, attributes_at = table_end + len(attributes), b"", b"", b"", table_end
     for layer in layers:
         offset = align(cursor, len(layer.content))
         body += bytes(offset - cursor) + layer.content
         cursor = offset + len(layer.content)
         records += record(layer, offset)
         table += extension(layer)
+        if version == 2:
+            made = created_ns if layer.created_ns is None else layer.created_ns
+            table += WIDE.pack(made, attributes_at if layer.attributes else 0, len(layer.attributes), layer.n_tokens, 0)
+            attributes_at += len(layer.attributes)
     head = HEADER.pack(
-        dimension_id, len(name), name, cursor, len(layers), MAGIC, 1, int(any(layer.codec for layer in layers)),
+        dimension_id, len(name), name, cursor, len(layers), MAGIC, version,
+        any(layer.codec for layer in layers) + 2 * delta,
         int(immutable), metadata_size, generation, created_ns, table_offset, 0, b"", b"", b"",
     )  # fmt: skip
-    data = bytearray(head + records + bytes(table_offset - HEADER_BYTES - metadata_size) + table + body)
+    data = bytearray(head + records + bytes(table_offset - HEADER_BYTES - metadata_size) + table + attributes + body)
     if immutable:
         data[144:176] = hashlib.sha256(body).digest()
     reseal(data)
@@ -153,6 +181,7 @@ def extended_file(
 
 
 def extension(layer: Layer) -> bytes:
+    """The table entry of extension version 1, with which that of version 2 begins."""
     flags, characters = layer.text_flags, layer.characters
     if flags is None:
         try:
@@ -167,10 +196,17 @@ def extension(layer: Layer) -> bytes:
 
 def reseal(data: bytearray, sound: Region | None = None) -> None:
     """Set metadata_xxh3 to what it must be; the head ends where that of `sound` does, or where the header says."""
-    table_offset, layer_count = struct.unpack_from("<Q", data, 128)[0], struct.unpack_from("<I", data, 80)[0]
     if sound is not None:
-        table_offset, layer_count = sound.at["layers[0].xxh3"][0], len(sound.layers)
-    struct.pack_into("<Q", data, 136, head_checksum(data, table_offset + 32 * layer_count))
+        head_size = sound.head_size
+    else:
+        (version,), (layer_count,) = struct.unpack_from("<H", data, 100), struct.unpack_from("<I", data, 80)
+        (table_offset,) = struct.unpack_from("<Q", data, 128)
+        step = 32 if version < 2 else 64
+        head_size = table_offset + step * layer_count
+        if step == 64:
+            sizes = (struct.unpack_from("<I", data, table_offset + 64 * i + 48)[0] for i in range(layer_count))
+            head_size += sum(sizes)
+    struct.pack_into("<Q", data, 136, head_checksum(data, head_size))
 
 
 def head_checksum(data: bytes | bytearray, head_size: int) -> int:
@@ -185,8 +221,7 @@ def reseal_content(data: bytearray, sound: Region) -> None:
         content = bytes(data[layer.offset : layer.offset + len(layer.content)])
         struct.pack_into("<Q", data, sound.at[f"layers[{i}].xxh3"][0], xxhash.xxh3_64_intdigest(content))
     if sound.immutable:
-        head_size = sound.at["layers[0].xxh3"][0] + 32 * len(sound.layers)
-        data[144:176] = hashlib.sha256(bytes(data[head_size:])).digest()
+        data[144:176] = hashlib.sha256(bytes(data[sound.head_size :])).digest()
     reseal(data, sound)
 
 
@@ -204,7 +239,7 @@ def read_region(data: bytes) -> Region:
         generation, created_ns, table_offset, metadata_xxh3, sha256, reserved, padding,
     ) = HEADER.unpack_from(data)  # fmt: skip
     assert magic == MAGIC, "magic"
-    assert version <= 1, "extension_version"
+    assert version <= 2, "extension_version"
     assert dimension_id >= 1, "dimension_id"
     assert 1 <= name_len <= 64, "dimension_name_len"
     assert name[name_len:] == bytes(64 - name_len), "bytes behind the name"
@@ -238,7 +273,16 @@ def read_region(data: bytes) -> Region:
         assert offset + size <= len(data), "content behind the end"
         layers.append(Layer(number, data[offset : offset + size], depth, frequency, tuple(keywords), offset=offset))
     region = Region(
-        dimension_id, name[:name_len], generation, created_ns, bool(optional & 1), version == 1, tuple(layers), at
+        dimension_id,
+        name[:name_len],
+        generation,
+        created_ns,
+        bool(optional & 1),
+        version > 0,
+        tuple(layers),
+        at,
+        bool(version and required & 2),
+        version,
     )
     region.name.decode()
     if version == 0:
@@ -248,31 +292,65 @@ def read_region(data: bytes) -> Region:
         assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), "overlap"
         return region
     assert generation >= 1, "generation"
-    assert required & ~1 == 0, "required_features"
+    assert required & ~3 == 0, "required_features"
+    assert not (region.delta and region.immutable), "an immutable delta"
     assert metadata_size == cursor - HEADER_BYTES, "metadata_size"
     assert table_offset == -(-cursor // 8) * 8, "extension_table_offset"
     assert data[cursor:table_offset] == bytes(table_offset - cursor), "padding before the extension table"
-    head_size = table_offset + 32 * layer_count
+    step = 32 if version == 1 else 64
+    attributes_at = table_offset + step * layer_count
+    head_size = attributes_at
+    if version == 2:
+        head_size += sum(struct.unpack_from("<I", data, table_offset + 64 * i + 48)[0] for i in range(layer_count))
     assert metadata_xxh3 == head_checksum(data, head_size), "metadata_xxh3"
     digest = hashlib.sha256(data[head_size:]).digest() if region.immutable else bytes(32)
     assert sha256 == digest, "content_sha256"
     cursor, extended = head_size, []
     for i, layer in enumerate(layers):
-        here = table_offset + 32 * i
+        here = table_offset + step * i
         checksum, raw_size, codec, flags, zero, characters, zero_too = EXTENSION.unpack_from(data, here)
         at |= {f"layers[{i}].{key}": (here + off, layout) for key, (off, layout) in EXTENSION_FIELDS.items()}
+        made_ns, attributes, n_tokens = created_ns, b"", 0
+        if version == 2:
+            at |= {f"layers[{i}].{key}": (here + off, layout) for key, (off, layout) in WIDE_FIELDS.items()}
+            made_ns, attributes_offset, n_bytes, n_tokens, zero_last = WIDE.unpack_from(data, here + 32)
+            assert zero_last == 0, "reserved bytes of the extension table"
+            assert n_bytes <= 65536, "attributes_size"
+            assert attributes_offset == attributes_at or (attributes_offset, n_bytes) == (0, 0), "attributes_offset"
+            attributes = data[attributes_at : attributes_at + n_bytes]
+            assert not attributes or type(json.loads(attributes.decode())) is dict, "attributes"
+            at[f"layers[{i}].attributes"] = (attributes_at, f"{n_bytes}s")
+            attributes_at += n_bytes
         assert layer.offset == align(cursor, len(layer.content)), "tiling"
         assert data[cursor : layer.offset] == bytes(layer.offset - cursor), "gap"
         cursor = layer.offset + len(layer.content)
         assert checksum == xxhash.xxh3_64_intdigest(layer.content), "xxh3"
         assert (zero, zero_too) == (0, 0), "reserved bytes of the extension table"
         assert codec == 0 or (codec == 1 and required & 1), "codec"
-        if codec == 0:
+        if flags == 4:
+            assert region.delta, "a tombstone in no delta"
+            silent = (raw_size, codec, characters, layer.content, layer.keywords, attributes, n_tokens)
+            assert silent == (0, 0, 0, b"", (), b"", 0), "a tombstone that says something"
+        elif codec == 0:
             assert raw_size == len(layer.content), "raw_size"
             assert EXTENSION.pack(checksum, raw_size, 0, flags, 0, characters, 0) == extension(layer), "text flags"
-        extended.append(replace(layer, codec=codec, raw_size=raw_size, text_flags=flags, characters=characters))
+        facts = replace(layer, codec=codec, raw_size=raw_size, text_flags=flags, characters=characters)
+        extended.append(replace(facts, created_ns=made_ns, attributes=attributes, n_tokens=n_tokens))
     assert cursor == len(data), "bytes behind the last content"
-    return replace(region, layers=tuple(extended))
+    return replace(region, layers=tuple(extended), head_size=head_size)
+
+
+class RegionFiles:
+    """Write bytes to a region file in `folder` and return its path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, data: bytes, name: str = "region.mmap") -> Path:
+        path = self.folder / name
+        path.unlink(missing_ok=True)  # to write into a file that was emptied may wait for the disk
+        path.write_bytes(data)
+        return path
 
 
 # Golden files -----------------------------------------------------------------------------------------------------
@@ -286,6 +364,26 @@ COMPRESSED_SAMPLE = (
     SAMPLE[0],
     Layer(1, QUIET_FRAME, 1, 0.5, (b"quiet",), codec=1, raw_size=len(QUIET), text_flags=3, characters=len(QUIET)),
 )
+
+KNOWN_SAMPLE = (
+    replace(SAMPLE[0], created_ns=10**18 - 1, attributes='{"lang":"en","ort":"Köln","tags":["a","b"]}'.encode()),
+    replace(SAMPLE[1], n_tokens=6),
+    *SAMPLE[2:],
+)
+DELTA_SAMPLE = (
+    Layer(1, b"replaced", 1, 0.5, (b"new",)),
+    Layer(7, b"", text_flags=4),
+    Layer(10, b"added", 2, 2.0, (), attributes=b'{"source":"test"}', n_tokens=1),
+)
+TOMBSTONES = (Layer(9, b"", text_flags=4), Layer(10, b"", text_flags=4))
+
+
+def merged_sample() -> tuple[Layer, ...]:
+    """What a base says after KNOWN_SAMPLE, DELTA_SAMPLE and TOMBSTONES: 7 and 9 are gone, 10 is remembered."""
+    layers = {layer.layer: replace(layer, created_ns=layer.created_ns or 10**18) for layer in KNOWN_SAMPLE}
+    layers |= {layer.layer: replace(layer, created_ns=10**18 + 1) for layer in DELTA_SAMPLE}
+    layers[10] = replace(TOMBSTONES[1], created_ns=10**18)
+    return tuple(layers[number] for number in (0, 1, 10))
 
 
 def golden_files() -> dict[str, bytes]:
@@ -301,6 +399,14 @@ def golden_files() -> dict[str, bytes]:
         "extension-1-compressed.mmap": extended_file(COMPRESSED_SAMPLE, generation=3),
         "extension-1-immutable.mmap": extended_file(immutable=True),
         "extension-1-raw.mmap": extended_file(generation=2**40),
+        "extension-1-tombstone.mmap": extended_file(TOMBSTONES, generation=6, delta=True),
+        "extension-2-base.mmap": extended_file(KNOWN_SAMPLE, generation=4, version=2),
+        "extension-2-delta.mmap": extended_file(
+            DELTA_SAMPLE, generation=5, created_ns=10**18 + 1, version=2, delta=True
+        ),
+        "extension-2-merged.mmap": extended_file(  # base, delta and tombstone as one base
+            merged_sample(), generation=6, created_ns=10**18 + 2, version=2, delta=True
+        ),
         "plain-v1.mmap": plain_file(),
     }
 
@@ -338,15 +444,20 @@ class Holdings:
         self.files = open_files()
         self.mappings = mapped_regions()
 
-    def new(self) -> list[str]:
-        files = [f"descriptor {fd}: {path}" for fd, path in open_files().items() if self.files.get(fd) != path]
-        return files + [line for line in mapped_regions() if line not in self.mappings]
+    def new(self, now: Holdings | None = None) -> list[str]:
+        now = now or Holdings()
+        files = [f"descriptor {fd}: {path}" for fd, path in now.files.items() if self.files.get(fd) != path]
+        return files + [line for line in now.mappings if line not in self.mappings]
 
-    def assert_nothing_new(self) -> None:
-        if self.new():
+    def assert_nothing_new(self) -> Holdings:
+        """What is held now, which is nothing that was not before."""
+        now = Holdings()
+        if self.new(now):
             gc.collect()  # cycles that are garbage are no leak
-        left = self.new()
+            now = Holdings()
+        left = self.new(now)
         assert not left, f"still held: {left}"
+        return now
 
 
 def run_threads(targets):

@@ -31,7 +31,7 @@ import grower
 from world import content_of, manager
 
 import jessy_mem as jm
-from helpers import read_region
+from helpers import HUNG_S, read_region
 from jessy_mem._core import image
 
 N_LAYERS = 2
@@ -160,7 +160,7 @@ def serve() -> None:
 class Learner:
     """The process, seen from a test. A context manager; what hangs is killed after `timeout_s`."""
 
-    def __init__(self, timeout_s: float = 300) -> None:
+    def __init__(self, timeout_s: float = HUNG_S) -> None:
         here = os.fspath(Path(__file__).resolve().parent)
         main = f"import sys; sys.path.insert(0, {here!r}); import learner; learner.serve()"
         command = [sys.executable, "-W", "error", "-c", main]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jessy_mem as jm
 from helpers import Layer, extended_file, plain_file
@@ -86,13 +88,43 @@ class World:
             file.write(content)
         return path
 
+    def delta_path(self, dimension: int, generation: int) -> Path:
+        return self.path(dimension).with_name(f"delta-{generation:016}.mmap")
+
+    def grow(
+        self,
+        dimension: int,
+        generation: int,
+        put: Iterable[int] = (),
+        removed: Iterable[int] = (),
+        n_bytes: int = 1000,
+        name: bytes | None = None,
+        **options: Any,
+    ) -> Path:
+        """Publish a delta: layers `put` have `content_of` that generation, those `removed` a tombstone."""
+        layers = [
+            Layer(i, content_of(dimension, i, generation, n_bytes), i % 256, (i + 1) / 2, (b"delta",), **options)
+            for i in put
+        ]
+        layers += [Layer(i, b"", text_flags=4) for i in removed]
+        name = b"dimension %d" % dimension if name is None else name
+        layers.sort(key=lambda layer: layer.layer)
+        data = extended_file(layers, dimension, name, generation=generation, version=2, delta=True)
+        return publish(self.delta_path(dimension, generation), data)
+
+    def compact(self, dimension: int, generation: int, layers: Mapping[int, int], n_bytes: int = 1000) -> None:
+        """Publish a base with `layers` (number -> generation of its content), then remove the deltas it replaces."""
+        found = [
+            Layer(i, content_of(dimension, i, made, n_bytes), i % 256, (i + 1) / 2, (b"delta",))
+            for i, made in sorted(layers.items())
+        ]
+        self.publish(dimension, extended_file(found, dimension, b"dimension %d" % dimension, generation=generation))
+        for path in sorted(self.path(dimension).parent.glob("delta-*.mmap")):
+            if int(path.stem[6:]) <= generation:
+                path.unlink()
+
     def publish(self, dimension: int, data: bytes) -> Path:
-        path = self.path(dimension)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{random.getrandbits(64):x}")
-        temporary.write_bytes(data)
-        temporary.rename(path)
-        return path
+        return publish(self.path(dimension), data)
 
     def damage(self, dimension: int, offset: int = -1) -> None:
         """Publish the file again with one bit turned at `offset`."""
@@ -101,10 +133,28 @@ class World:
         self.publish(dimension, bytes(data))
 
 
+def publish(path: Path, data: bytes) -> Path:
+    """Write `data` beside `path`, and rename it over that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{random.getrandbits(64):x}")
+    temporary.write_bytes(data)
+    temporary.rename(path)
+    return path
+
+
 def manager(world: World | Path, total_memory_mb=280, **overrides) -> jm.MmapManager:
     """A manager that simulates nothing unless it is told to."""
     base = world.base if isinstance(world, World) else world
     return jm.MmapManager(total_memory_mb, base_path=base, **{"simulation": "never", **overrides})
+
+
+def mapped_dimensions(memory: jm.MmapManager) -> set[int]:
+    """Those that are loaded and not evicted."""
+    return {int(dimension) for dimension in memory.dump_state()["regions"]}
+
+
+def evicted_dimensions(memory: jm.MmapManager) -> set[int]:
+    return {int(dimension) for dimension in memory.dump_state()["evicted"]}
 
 
 def check_reading(memory: jm.MmapManager, dimension: int, generation: int = 1, n_layers: int = 4, n_bytes=1000) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import mmap
 import os
 import tempfile
+import threading
 import tracemalloc
+from unittest import mock
 
 import jessy_mem as jm
 
@@ -181,6 +185,52 @@ class FullSegment:
         return medians["full"] / medians["room"]
 
     track_ratio_to_a_load_with_room.unit = "x"
+
+
+class RefusedBesideReaders:
+    """Loads that are refused though all that is in the way is held by readers passing by, by the looks taken before."""
+
+    params = ((1, 2, 3, 5), (1, 4, 16))
+    param_names = ("n_looks", "n_readers")
+    n_loads = 20 if common.SMALL else 2000
+    n_dimensions = 5
+    unit = "%"
+
+    def setup(self, n_looks, n_readers):
+        self.folder = tempfile.TemporaryDirectory()
+        paths = [small_region(self.folder.name, 15 + i) for i in range(self.n_dimensions)]
+        full = {f"{level}_threshold": 100.0 for level in ("warning", "eviction", "critical")}
+        limit_mb = 2.5 * paths[0].stat().st_size / (1 << 20)
+        self.memory = jm.MmapManager(limit_mb, base_path=self.folder.name, simulation="never", **full)
+        self.memory.load_all()
+
+    def teardown(self, n_looks, n_readers):
+        self.memory.close()
+        self.folder.cleanup()
+
+    def read(self, stopped):
+        for i in itertools.cycle(range(self.n_dimensions)):
+            if stopped.is_set():
+                return
+            with contextlib.suppress(jm.LimitExceeded):
+                bytes(self.memory.access_layer((15 + i, 0)))
+
+    def track_refused(self, n_looks, n_readers):
+        stopped = threading.Event()
+        readers = [threading.Thread(target=self.read, args=(stopped,)) for _ in range(n_readers)]
+        n_refused = 0
+        with mock.patch("jessy_mem.table.N_LOOKS", n_looks):
+            for reader in readers:
+                reader.start()
+            for i in range(self.n_loads):
+                try:
+                    self.memory.reload_dimension(15 + i % self.n_dimensions)
+                except jm.LimitExceeded:
+                    n_refused += 1
+            stopped.set()
+            for reader in readers:
+                reader.join()
+        return 100 * n_refused / self.n_loads
 
 
 class Evicted:

@@ -322,7 +322,7 @@ cdef int arena_map(Arena arena) except -1:
         pages = Mapping((tags_at + arena.n_units) * sizeof(uint64_t), reserve=True)
         arena.memory = Mapping(arena.n_units * arena.unit_bytes, reserve=True)
     except OSError as error:
-        raise MappingError.of(error, "pool") from None
+        raise MappingError.of(error, "pool", arena.n_units * arena.unit_bytes) from None
     books = memoryview(pages).cast("Q")
     arena.words = books[:n_words]
     arena.summary = books[to_line(n_words):to_line(n_words) + n_marks]

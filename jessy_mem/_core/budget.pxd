@@ -22,6 +22,7 @@ cdef class Ledger:
     cdef void *memory                    # the accounts as allocated; `total` is its first aligned address
     cdef Account *total
     cdef Account *segments               # one for each name in `names`
+    cdef Account nothing                 # what they are before: no byte fits
     cdef int n_segments
     cdef readonly tuple names            # their names, in order
     cdef uint64_t[N_LEVELS] rise_bytes   # crossing upward at or above this many bytes

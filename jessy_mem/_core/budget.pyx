@@ -86,8 +86,11 @@ cdef class Ledger:
 
     def __cinit__(self, *args, **kwargs):
         self.memory = NULL
+        self.total = self.segments = &self.nothing  # until it is initialised
+        self.names = ()
 
     def __init__(self, limit_bytes, segments, thresholds=(100.0, 100.0, 100.0)):
+        cdef uint64_t[MAX_SEGMENTS] ceilings
         cdef int i
         if self.memory != NULL:
             raise TypeError("a Ledger is initialised once")
@@ -95,19 +98,24 @@ cdef class Ledger:
             raise ValueError(f"limit_bytes: {limit_bytes} is not in 1..2**63 - 1")
         if len(segments) > MAX_SEGMENTS:
             raise ValueError(f"segments: {len(segments)} are more than {MAX_SEGMENTS}")
-        self.n_segments = len(segments)
+        # What can fail comes first: a Ledger that was refused has no account.
+        for i in range(N_LEVELS):
+            if not thresholds[i] > 0:
+                raise ValueError(f"thresholds: {thresholds[i]} is not above 0")
+            self.rise_bytes[i] = ceil(limit_bytes * thresholds[i] / 100)
+            self.rearm_bytes[i] = floor(limit_bytes * max(thresholds[i] - REARM_POINTS, 0) / 100)
+        for i, n_bytes in enumerate(segments.values()):
+            ceilings[i] = n_bytes
         self.memory = calloc(len(segments) + 2, sizeof(Account))
         if self.memory == NULL:
             raise MemoryError
         self.total = <Account *> ((<uintptr_t> self.memory + JM_CACHE_LINE - 1) & ~<uintptr_t> (JM_CACHE_LINE - 1))
         self.segments = self.total + 1
         self.total.limit_bytes = limit_bytes
+        self.n_segments = len(segments)
+        for i in range(self.n_segments):
+            self.segments[i].limit_bytes = ceilings[i]
         self.names = tuple(segments)
-        for i, n_bytes in enumerate(segments.values()):
-            self.segments[i].limit_bytes = n_bytes
-        for i in range(N_LEVELS):
-            self.rise_bytes[i] = ceil(limit_bytes * thresholds[i] / 100)
-            self.rearm_bytes[i] = floor(limit_bytes * max(thresholds[i] - REARM_POINTS, 0) / 100)
 
     def __dealloc__(self):
         free(self.memory)

@@ -75,4 +75,4 @@ cdef inline bint fault_set(
 
 
 # The error for a fault of the file at `path`.
-cdef object fault_error(const Fault *fault, str path)
+cdef object fault_error(const Fault *fault, str path, bytes first=*)

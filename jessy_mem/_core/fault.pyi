@@ -1,0 +1,5 @@
+from typing import Final
+
+NEWER: Final[str]
+
+def advice(path: str, first: bytes | None = None) -> str: ...

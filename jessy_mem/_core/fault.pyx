@@ -1,8 +1,13 @@
 """The rules of the region file, and the error for each that a file breaks."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
+import shlex
+
 from jessy_mem.errors import InvalidRegion, RegionTruncated
+from jessy_mem.looks import looks_like
+
+NEWER = "a newer jessy_mem wrote it; pip install -U jessy-mem"
 
 # code: (field, what is expected). {0} is the number that was expected, {1} the one that was found.
 _RULES = {
@@ -67,20 +72,25 @@ cdef inline float read_float(uint32_t bits) noexcept nogil:
     return number
 
 
-cdef object fault_error(const Fault *fault, str path):
+cdef object fault_error(const Fault *fault, str path, bytes first=None):
     if fault.code == NO_MEMORY:
         return MemoryError()
     field, expected = _RULES[fault.code]
     found = fault.found
     expected = expected.format(fault.expected, found)
     layer = None if fault.layer < 0 else fault.layer
+    hint = advice(path, first if fault.code == BAD_MAGIC else None)
     if fault.code == SHORT_HEADER or fault.code == TRUNCATED:
-        return RegionTruncated(path, field, f"{found} bytes", expected, layer)
+        return RegionTruncated(path, field, f"{found} bytes", expected, layer, hint)
     if fault.code == SHORT_METADATA:
         found = f"{found} bytes"
     elif fault.code == BAD_MAGIC:  # the first and the second half of it
         found = repr(fault.found.to_bytes(8, "little") + fault.expected.to_bytes(8, "little"))
-    elif fault.code in (BAD_REQUIRED_FEATURES, IMMUTABLE_DELTA, MISSING_DELTA):
+    elif fault.code == BAD_EXTENSION_VERSION:
+        hint = NEWER
+    elif fault.code == BAD_REQUIRED_FEATURES:
+        found, hint = hex(found), NEWER
+    elif fault.code in (IMMUTABLE_DELTA, MISSING_DELTA):
         found = hex(found)
     elif fault.code == TOMBSTONE_CHECKSUM:
         found = f"{found:#018x}"
@@ -91,4 +101,11 @@ cdef object fault_error(const Fault *fault, str path):
         BAD_KEYWORD_UTF8, BAD_EXTENSION_ZERO, BAD_GAP, BAD_ATTRIBUTES_UTF8,
     ):
         found = "other bytes"
-    return InvalidRegion(path, field, found, expected, layer)
+    return InvalidRegion(path, field, found, expected, layer, hint)
+
+
+def advice(str path not None, bytes first=None):
+    """What to do about the file at `path`, which is no sound region; `first` are its first bytes if it may be none."""
+    kind = "" if first is None else looks_like(first)
+    command = "" if path.startswith("<") else f"jessy-mem verify {shlex.quote(path)} tells more"
+    return "; ".join([each for each in (f"it looks like {kind}" if kind else "", command) if each])

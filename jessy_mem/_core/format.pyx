@@ -77,6 +77,7 @@ from jessy_mem._core.fault cimport (
     Fault,
     fault_set,
 )
+from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
 
 cdef extern from *:
@@ -97,6 +98,11 @@ cdef enum:
 
 assert sizeof(Header) == HEADER_BYTES
 assert sizeof(LayerExtension) == EXTENSION_BYTES and sizeof(WideExtension) == WIDE_EXTENSION_BYTES
+
+
+def stored_frequency(double hz):
+    """`hz` as it is read when it was stored in 32 bits: 0 or infinite if they cannot hold it."""
+    return decimal_of(<float> hz)
 
 
 cdef bint format_check_header(

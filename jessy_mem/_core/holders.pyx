@@ -28,6 +28,7 @@ from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
 from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.stack cimport checked_stack
 
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
@@ -107,7 +108,7 @@ cdef class Holders:
         Who holds views keeps them. Returns the numbers of the layers that new files name; None if the base is new.
         """
         cdef tuple old = region.current()
-        cdef list named = region.restack(stack)
+        cdef list named = region.restack(checked_stack(stack))
         self.retire([image for image in old if image not in stack])
         return named
 

@@ -52,12 +52,13 @@ from jessy_mem._core.mapping cimport memoryview_of
 import xxhash
 
 from jessy_mem import compression
+from jessy_mem._core.fault import advice
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
+from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 cdef object decode_json = json.JSONDecoder(parse_constant=int).decode  # what is no JSON: int("NaN") is a ValueError
-cdef int CHUNK_BYTES = 1 << 20
 # A FIFO in the place of a file does not block, and a terminal does not become this process's own.
 cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -149,7 +150,7 @@ cdef class Image:
         with nogil:
             sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
         if not sound:
-            raise fault_error(&fault, path)
+            raise fault_error(&fault, path, PyBytes_FromStringAndSize(<const char *> &self.header, sizeof(Header)))
         self.extended = self.header.extension_version != 0
         head = begin
         if not self.extended:
@@ -351,7 +352,7 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, b
     cdef Fault fault
     cdef int fd, failed
     cdef jm_file_facts facts
-    cdef uint64_t n_bytes
+    cdef uint64_t n_bytes = 0
     cdef Image image
     cdef str text_path = os.fspath(path)
     try:
@@ -371,7 +372,8 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, b
             raise OSError(errno.EINVAL, "Not a regular file")
         n_bytes = facts.n_bytes
         if n_bytes < HEADER_BYTES:
-            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes")
+            hint = advice(text_path, os.pread(fd, HEADER_BYTES, 0))
+            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
         charge = admit(n_bytes) if admit is not None else None
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
         first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
@@ -385,7 +387,7 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, b
     except MappingError:
         raise
     except OSError as error:
-        raise MappingError.of(error, text_path) from None
+        raise MappingError.of(error, text_path, n_bytes) from None
     finally:
         os.close(fd)
 
@@ -404,12 +406,16 @@ cdef object map_descriptor(int fd, str path, uint64_t n_bytes):
 
 cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity):
     """Copy the file into memory that nobody can change or shorten, map that, and compare its digest."""
-    cdef int sealed = sealed_copy(fd, path, n_bytes)
     cdef Image image
+    sealed = sealed_copy(fd, path, n_bytes)
     try:
-        image = Image(map_descriptor(sealed, path, n_bytes), path, dimension_id, "mmap", charge, identity)
+        owner = private_copy(fd, path, n_bytes) if sealed is None else map_descriptor(sealed, path, n_bytes)
+        image = Image(owner, path, dimension_id, "mmap", charge, identity)
         if image.immutable:
-            found = sha256_of(sealed, image.head_bytes)
+            if sealed is None:
+                found = hashlib.sha256(memoryview(image)[image.head_bytes:]).digest()
+            else:
+                found = sha256_of(sealed, image.head_bytes)
             expected = PyBytes_FromStringAndSize(<const char *> image.header.content_sha256, 32)
             if found != expected:
                 raise ChecksumMismatch(path, "content_sha256", found.hex(), expected.hex())
@@ -417,38 +423,6 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
         else:
             image.check_all()
     finally:
-        os.close(sealed)
+        if sealed is not None:
+            os.close(sealed)
     return image
-
-
-cdef int sealed_copy(int fd, str path, uint64_t n_bytes) except -1:
-    """A descriptor of a sealed copy; where the system has no sealed memory, of the file itself."""
-    cdef int copy
-    cdef uint64_t done = 0
-    cdef uint64_t moved
-    if not hasattr(os, "memfd_create"):
-        return os.dup(fd)
-    import fcntl
-    copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        while done < n_bytes:
-            moved = os.sendfile(copy, fd, done, min(n_bytes - done, <uint64_t> 1 << 30))
-            if moved == 0:
-                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
-            done += moved
-        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    except BaseException:
-        os.close(copy)
-        raise
-    return copy
-
-
-cdef bytes sha256_of(int fd, uint64_t off_bytes):
-    """SHA-256 from `off_bytes` to the end, read and not mapped, so that the pages do not count as this process's."""
-    digest = hashlib.sha256()
-    while True:
-        chunk = os.pread(fd, CHUNK_BYTES, off_bytes)
-        if not chunk:
-            return digest.digest()
-        digest.update(chunk)
-        off_bytes += len(chunk)

@@ -11,6 +11,7 @@ cdef enum:
 
 
 cdef class LatencyHistogram:
+    cdef object __weakref__
     cdef uint64_t[:, ::1] rows           # the memory of all shards, one row for each thread tag
     cdef Shard *shards[N_TAGS]           # by thread tag; NULL until the thread records, always for the first and last
     cdef Shard *shared                   # of all threads that have no shard: the first row; NULL until one records
@@ -37,3 +38,5 @@ cdef class LatencyHistogram:
     cdef const Shard *shard_at(self, int i) noexcept nogil
     # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept
+    # Add what a snapshot holds, as if it had been recorded here.
+    cdef void snapshot_put(self, const Snapshot *snapshot) noexcept

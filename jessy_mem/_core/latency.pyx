@@ -32,7 +32,8 @@ from jessy_mem._core.c.atomic cimport (
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
 from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_number, jm_thread_tag
-from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_lows, bucket_of
+from jessy_mem._core.counts cimport counts_dict, counts_read
+from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_lows, bucket_of
 from jessy_mem._core.kernels.shard cimport (
     Shard,
     Snapshot,
@@ -154,7 +155,7 @@ cdef class LatencyHistogram:
         try:
             pages = Mapping(N_TAGS * n_words * sizeof(uint64_t), reserve=True)
         except OSError as error:
-            raise MappingError.of(error, "latency histogram") from None
+            raise MappingError.of(error, "latency histogram", N_TAGS * n_words * sizeof(uint64_t)) from None
         self.rows = memoryview(pages).cast("Q", (N_TAGS, n_words))
 
     cdef const Shard *shard_at(self, int i) noexcept nogil:
@@ -310,12 +311,15 @@ cdef class LatencyHistogram:
             If the two have a different `limit_ns`, so that their buckets do not correspond.
         """
         cdef Snapshot snapshot
-        cdef Shard *shard = self.share()
-        cdef uint64_t groups
-        cdef unsigned int bucket, first
         if other.limit_ns != self.limit_ns:
             raise ValueError(f"other: its limit_ns is {other.limit_ns}, here it is {self.limit_ns}; they must be equal")
         other.snapshot_take(&snapshot)
+        self.snapshot_put(&snapshot)
+
+    cdef void snapshot_put(self, const Snapshot *snapshot) noexcept:
+        cdef Shard *shard = self.share()
+        cdef uint64_t groups
+        cdef unsigned int bucket, first
         with cython.critical_section(self):
             jm_or_acq_rel(&shard.groups, snapshot.groups)
             groups = snapshot.groups
@@ -364,38 +368,40 @@ cdef class LatencyHistogram:
     def to_dict(self):
         """One snapshot as plain values: the summary, the overflow, and the buckets that hold events.
 
-        Returns
-        -------
-        dict
-            JSON-serialisable. ``"buckets"`` lists ``[low_ns, high_ns, count]``, ascending, both bounds inclusive.
+        JSON-serialisable; `from_dict` makes an equal histogram of it. ``"buckets"`` lists ``[low_ns, high_ns, count]``,
+        ascending, both bounds inclusive; ``"sum_ns"`` is modulo 2**64.
         """
         cdef Snapshot snapshot
-        cdef uint64_t groups
-        cdef uint64_t high_ns
-        cdef unsigned int group, bucket
         self.snapshot_take(&snapshot)
-        buckets = []
-        groups = snapshot.groups
-        while groups:
-            group = jm_ctz(groups)
-            groups &= groups - 1
-            for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
-                if snapshot.counts[bucket]:
-                    high_ns = min(bucket_high(bucket), self.limit_ns)
-                    buckets.append([bucket_low(bucket), high_ns, snapshot.counts[bucket]])
-        return {
-            "count": snapshot.n_timed,
-            "mean_ns": snapshot.mean_ns,
-            "min_ns": snapshot.min_ns,
-            "p50_ns": snapshot_percentile(&snapshot, 50),
-            "p90_ns": snapshot_percentile(&snapshot, 90),
-            "p99_ns": snapshot_percentile(&snapshot, 99),
-            "p999_ns": snapshot_percentile(&snapshot, 99.9),
-            "max_ns": snapshot.max_ns,
-            "overflow": snapshot.overflow,
-            "limit_ns": self.limit_ns,
-            "buckets": buckets,
-        }
+        return counts_dict(&snapshot, self.limit_ns)
+
+    @classmethod
+    def from_dict(cls, fields):
+        """A histogram with the counts of `fields`, which are those of :meth:`to_dict`, from whatever process.
+
+        ``"limit_ns"`` and ``"buckets"`` are enough: a bucket is told by its first bound. ``"overflow"``, ``"sum_ns"``,
+        ``"min_ns"``, ``"max_ns"`` and ``"untimed"`` (events without a time) say what buckets cannot. KeyError
+        if one of the two is missing, ValueError for what no histogram can have counted.
+
+        >>> histogram = LatencyHistogram.from_dict({"limit_ns": 10**9, "buckets": [[100, 100, 3]]})
+        >>> histogram.merge(LatencyHistogram.from_dict(histogram.to_dict()))
+        >>> histogram.count, histogram.mean_ns
+        (6, 100.0)
+        """
+        cdef LatencyHistogram made = cls(fields["limit_ns"])
+        cdef Snapshot snapshot
+        counts_read(&snapshot, fields, made.limit_ns)
+        made.snapshot_put(&snapshot)
+        return made
+
+    def __reduce__(self):
+        cdef Snapshot snapshot
+        self.snapshot_take(&snapshot)
+        fields = counts_dict(&snapshot, self.limit_ns)
+        return LatencyHistogram.from_dict, (fields | {"untimed": snapshot.n_ticks},)
+
+    def __sizeof__(self):
+        return object.__sizeof__(self) + self.n_bytes
 
     @property
     def count(self):

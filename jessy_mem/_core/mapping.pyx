@@ -12,9 +12,14 @@ from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
 
-from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
+
+
+cdef enum:
+    LARGE_BYTES = 1048576  # what is larger is mapped
+
 
 @cython.final
 @cython.no_gc  # holds no Python object
@@ -59,6 +64,12 @@ cdef class Mapping:
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.base, self.n_bytes, not self.writable, flags)
 
+    def freeze(self):
+        """Let nobody write to it again; for its maker, who holds no writable view any more. OSError if refused."""
+        self.writable = False
+        if jm_os_protect(self.base, self.n_bytes) != 0:
+            raise OSError(errno, os.strerror(errno))
+
     def __reduce__(self):
         raise TypeError("a Mapping cannot be copied or pickled")
 
@@ -96,3 +107,10 @@ cdef object memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes
     cdef _Range part = _Range.__new__(_Range)
     part.owner, part.first, part.n_bytes = owner, first, n_bytes
     return PyMemoryView_FromObject(part)
+
+
+def private_memory(n_bytes):
+    """Memory for a decompressed layer of a region that has no budget; large memory costs what is written to it."""
+    if n_bytes < LARGE_BYTES:
+        return bytearray(n_bytes)
+    return Mapping(n_bytes)

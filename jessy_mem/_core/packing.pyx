@@ -335,8 +335,8 @@ def pack_layers(
 ):
     """Lay out a region and compute its checksums.
 
-    `layers` holds a LayerSpec for each number, or None for one that is removed, which only a delta says; `passages`, for
-    some, what their text goes on with. Raises ValueError for what cannot be stored.
+    `layers` holds a LayerSpec for each number, or None for one that is removed, which only a delta says; `passages`,
+    for some, what their text goes on with. Raises ValueError for what cannot be stored.
     """
     cdef PackedRegion region = PackedRegion.__new__(PackedRegion)
     cdef LayerEntry *entry
@@ -358,7 +358,7 @@ def pack_layers(
 
 
 cdef object utf8_holder(str text, uint16_t layer, str what):
-    """What holds a text as UTF-8: itself, where all is ASCII; a str that is made to hold its UTF-8 keeps it for ever."""
+    """What holds a text as UTF-8: itself where all is ASCII, for other str keep what they were once encoded to."""
     if text.isascii():
         return text
     try:

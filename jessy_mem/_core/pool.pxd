@@ -6,7 +6,8 @@ from jessy_mem._core.c.typedefs cimport Status
 
 
 cdef class Block:
-    """A writable buffer out of a pool. 80 bytes; no methods here, because a table of them would be 8 more."""
+    """A writable buffer out of a pool. 88 bytes; no methods here, because a table of them would be 8 more."""
+    cdef object __weakref__
     cdef Arena arena
     cdef PoolBlock held
     cdef uint64_t state             # by jm_gil_cas; 0: freed (or never allocated), 1 + n: allocated, with n views
@@ -14,6 +15,7 @@ cdef class Block:
 
 cdef class PoolAllocator:
     """A pool of blocks; see pool.pyi for the Python face."""
+    cdef object __weakref__
     cdef Arena arena
     cdef uint32_t segment           # of the arena's ledger, for blocks without a segment of their own
     cdef str segment_name

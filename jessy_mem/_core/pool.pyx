@@ -39,6 +39,22 @@ if MAX_CLASSES != sizes.MAX_CLASSES or MIN_BLOCK_BYTES != sizes.MIN_BLOCK_BYTES:
     raise ImportError("arena.pxd and sizes.py disagree about the classes of a pool")
 
 
+cdef int fit_homes(list homes, object limit_bytes) except -1:
+    """Shrink homes that are larger than the limit together, all alike: address space that no block could ever use.
+
+    Each is whole blocks of the largest class, so that none of them lies across a border. A home is only where a class
+    looks first, so nothing else changes.
+    """
+    largest_bytes = homes[len(homes) - 1][0]
+    total_bytes = sum([home_bytes for _, home_bytes in homes])
+    if total_bytes <= limit_bytes:
+        return 0
+    for i, (block_bytes, home_bytes) in enumerate(homes):
+        n_largest = -(-home_bytes * limit_bytes // (total_bytes * largest_bytes))
+        homes[i] = (block_bytes, min(home_bytes, n_largest * largest_bytes))
+    return 0
+
+
 @cython.final
 @cython.no_gc  # holds an Arena: no cycle can pass through it
 @cython.freelist(64)
@@ -102,6 +118,9 @@ cdef class Block:
         what = "" if self.state else "freed "
         return f"<{what}Block of {self.held.n_bytes} bytes (capacity {self.held.capacity_bytes})>"
 
+    def __sizeof__(self):
+        return object.__sizeof__(self) + (0 if self.freed else self.held.capacity_bytes)
+
     @property
     def n_bytes(self):
         """The bytes that were asked for: the length of the buffer."""
@@ -163,7 +182,9 @@ cdef class PoolAllocator:
     MappingError
         The system refuses the address space.
 
-    Thread-safe and lock-free. Block layout: one bit for each smallest block, claimed in aligned groups, after
+    Thread-safe and lock-free. Classes that are larger than the limit together are reserved in proportion, unless they
+    are strict: a small limit takes little address space. `sys.getsizeof` counts the pool's books, and what is in use
+    for its block. Block layout: one bit for each smallest block, claimed in aligned groups, after
     mimalloc's arena bitmaps (Leijen, Zorn and de Moura, "Mimalloc: Free List Sharding in Action", 2019).
 
     >>> pool = PoolAllocator()
@@ -196,6 +217,8 @@ cdef class PoolAllocator:
         except ValueError as error:
             raise ValueError(f"limit_mb: {error}") from None
         homes = [(block_bytes, int(size_mb * MIB_BYTES)) for size_mb, block_bytes in classes]
+        if not strict_classes:
+            fit_homes(homes, limit_bytes)
         self.segment = 0 if ledger is None else ledger.segment_index(segment)
         self.segment_name = segment
         self.arena = arena_of(homes, limit_bytes, strict_classes, scrub, ledger)
@@ -338,6 +361,10 @@ cdef class PoolAllocator:
 
     def __exit__(self, kind, error, traceback):
         self.close()
+
+    def __sizeof__(self):
+        cdef Arena arena = self.made()
+        return object.__sizeof__(self) + (arena.words.shape[0] + arena.tags.shape[0]) * sizeof(uint64_t)
 
     def __repr__(self):
         used_bytes, limit_bytes = self.usage()

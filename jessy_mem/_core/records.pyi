@@ -1,25 +1,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from jessy_mem._core.view import LayerView
 from jessy_mem.layout import LayerId
 from jessy_mem.stats import Residency
 
 __test__: dict[str, str]
-
-class _View(Protocol):  # what a LayerView has
-    @property
-    def id(self) -> LayerId: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def frequency(self) -> float: ...
-    @property
-    def keywords(self) -> tuple[str, ...]: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def source(self) -> str: ...
 
 class Record: ...
 
@@ -32,7 +19,7 @@ class LoadedContext(Record):
     depth: int
     source: str
     @classmethod
-    def of(cls, view: _View) -> LoadedContext: ...
+    def of(cls, view: LayerView) -> LoadedContext: ...
     @property
     def n_bytes(self) -> int: ...
 

@@ -1,7 +1,7 @@
 """Small values that are made often: what a reader gets of a layer, and what is counted.
 
-Frozen dataclasses like any other (fields, ``asdict``, ``replace``, equal, hashed and pickled by value), compiled, so that
-one is made in tens of nanoseconds. Their docstrings begin with the signature, which Cython does not write for them.
+Frozen dataclasses like any other (fields, ``asdict``, ``replace``, equal, hashed and pickled by value), compiled, so
+that one is made in tens of nanoseconds. Their docstrings begin with the signature, which Cython does not write.
 jessy_mem.context and jessy_mem.stats are where they are at home.
 """
 import html

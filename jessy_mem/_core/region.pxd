@@ -6,6 +6,7 @@ from jessy_mem._core.view cimport LayerView
 
 
 cdef class MmapRegion:
+    cdef object __weakref__
     cdef tuple stack                 # Images, base first; None once closed; read under critical_section(self)
     cdef uint32_t n_live_layers      # of it; written and read with it
     cdef object allocate             # n_bytes -> writable buffer for a decompressed layer

@@ -31,6 +31,7 @@ from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
 from jessy_mem._core.stack cimport (
     Place,
+    checked_stack,
     layer_number,
     stack_bytes,
     stack_facts,
@@ -41,21 +42,12 @@ from jessy_mem._core.stack cimport (
 )
 from jessy_mem._core.view cimport LayerView, make_view, touch_pages
 
-from jessy_mem._core.mapping import Mapping
+from jessy_mem._core.mapping import private_memory
 from jessy_mem._core.stack import delta_generations, open_stack
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId, has_deltas
 
 cdef object new_layer_id = LayerId
-cdef enum:
-    MAPPED_BYTES = 1048576
-
-
-def private_memory(n_bytes):
-    """Memory for a decompressed layer of a region that has no budget; large memory costs what is written to it."""
-    if n_bytes < MAPPED_BYTES:
-        return bytearray(n_bytes)
-    return Mapping(n_bytes)
 
 
 cdef inline Image base_of(tuple stack):
@@ -64,6 +56,10 @@ cdef inline Image base_of(tuple stack):
 
 cdef inline Image newest_of(tuple stack):
     return <Image> PyTuple_GET_ITEM(stack, PyTuple_GET_SIZE(stack) - 1)
+
+
+cdef inline Image image_at(tuple stack, const Place *place):
+    return <Image> PyTuple_GET_ITEM(stack, place.file)
 
 
 @cython.final
@@ -236,7 +232,7 @@ cdef class MmapRegion:
         stack = self.current()
         if not stack_find(stack, layer_number(layer), &place):
             return None
-        image = <Image> PyTuple_GET_ITEM(stack, place.file)
+        image = image_at(stack, &place)
         view = make_view(image, place.entry, self.allocate)
         with cython.critical_section(self):
             # What is in the table is of the stack that is there: a region that was closed meanwhile must not keep a
@@ -262,7 +258,7 @@ cdef class MmapRegion:
         return stack_facts(self.current())
 
     def _facts_of(self, layers):
-        """The facts of those of `layers` that there are, and the numbers of the others: how an index follows a change."""
+        """The facts of those of `layers` that there are, and the numbers of the others: for an index that follows."""
         return stack_facts_of(self.current(), layers)
 
     def _has_layer(self, layer):
@@ -414,16 +410,15 @@ cdef class MmapRegion:
         cdef MmapRegion counted = MmapRegion.__new__(MmapRegion)
         cdef Place place
         cdef LayerView view
-        cdef tuple old
+        cdef tuple _old  # lives until the lock is free again, as do the views
         cdef list replaced = []
         counted.set_stack(stack)
         with cython.critical_section(self):
-            old, self.stack = self.stack, stack
-            self.n_live_layers = counted.n_live_layers
+            _old, self.stack, self.n_live_layers = self.stack, stack, counted.n_live_layers
             for layer, view in self.views.items():
-                if not stack_find(stack, layer, &place) or <Image> PyTuple_GET_ITEM(stack, place.file) is not view.image:
+                if not stack_find(stack, layer, &place) or image_at(stack, &place) is not view.image:
                     replaced.append((layer, view))
-            for layer, view in replaced:
+            for layer, _view in replaced:
                 del self.views[layer]
         return 0
 
@@ -474,9 +469,7 @@ cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
 def make_region(images, bint immutable, allocate):
     """A MmapRegion around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
-    cdef tuple stack = (images,) if isinstance(images, Image) else images
-    if not stack or not all([isinstance(image, Image) for image in stack]):
-        raise TypeError("make_region: expected an Image or a tuple of Images")
+    cdef tuple stack = checked_stack((images,) if isinstance(images, Image) else images)
     region.allocate = allocate
     region.set_stack(stack)
     region.is_immutable = immutable or base_of(stack).immutable

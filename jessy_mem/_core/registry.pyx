@@ -147,7 +147,10 @@ cdef class LayerRegistry:
     def _use_tracers(self, tuple tracers not None):
         """Tell `tracers` of each access from now on; the caller holds the table's lock."""
         # A reader without the GIL takes no lock to read `_tracers`, so what it may find there must never die.
-        self.tracers_kept.append(tracers)
+        if tracers in self.tracers_kept:
+            tracers = self.tracers_kept[self.tracers_kept.index(tracers)]
+        else:
+            self.tracers_kept.append(tracers)
         self._tracers = tracers
         self.traced = len(tracers) != 0
 

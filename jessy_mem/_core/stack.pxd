@@ -9,6 +9,8 @@ cdef struct Place:         # where a layer is
     uint32_t entry         # position in that image's layers
 
 
+# `stack`, if it is one; else TypeError.
+cdef tuple checked_stack(tuple stack)
 # The number that `layer` says, -1 if no layer can have it; TypeError if it is no integer.
 cdef int64_t layer_number(object layer) except -2
 # Where a layer that is not removed is; False if there is none.

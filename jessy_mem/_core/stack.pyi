@@ -11,6 +11,7 @@ def open_stack(
     immutable: bool = False,
     verify: str = "lazy",
     deltas: bool = True,
+    bare: dict[int, int] | None = None,
 ) -> tuple[Image, ...]: ...
 def reopen_stack(
     stack: tuple[Image, ...], path: str, *, admit: Callable[[int, int], Any] | None = None, verify: str = "lazy"
@@ -23,4 +24,4 @@ def open_delta(
     admit: Callable[[int, int], Any] | None = None,
     verify: str = "lazy",
 ) -> Image: ...
-def delta_generations(path: str) -> list[int]: ...
+def delta_generations(path: str, key: int | None = None, bare: dict[int, int] | None = None) -> list[int]: ...

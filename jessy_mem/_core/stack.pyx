@@ -20,13 +20,17 @@ from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from jessy_mem._core.c.os_folder cimport jm_os_folder_numbers
+from jessy_mem._core.c.os_folder cimport jm_os_folder_mtime, jm_os_numbers_beside
 from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.decimal cimport decimal_of
 
 from jessy_mem._core.image import checked, map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
 from jessy_mem.layout import DELTA_DIGITS, DELTA_PREFIX, DELTA_SUFFIX, delta_file
+
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(str path)
 
 cdef enum:
     USUAL_DELTAS = 64  # more than a writer leaves
@@ -34,6 +38,12 @@ cdef enum:
 cdef bytes prefix = DELTA_PREFIX.encode()
 cdef bytes suffix = DELTA_SUFFIX.encode()
 assert DELTA_DIGITS == 16  # what os_folder.h counts
+
+
+cdef tuple checked_stack(tuple stack):
+    if not stack or not all([isinstance(image, Image) for image in stack]):
+        raise TypeError("a stack is a tuple of Images, the base first")
+    return stack
 
 
 cdef int64_t layer_number(layer) except -2:
@@ -119,8 +129,8 @@ cdef tuple facts_at(tuple stack, const Place *place):
     cdef Image image = image_at(stack, place.file)
     cdef LayerEntry *entry = &image.layers[place.entry]
     return (
-        entry.layer, entry.depth, entry.frequency_hz, image.keywords(place.entry), entry.content_bytes,
-        entry.raw_bytes, entry.created_ns,
+        entry.layer, entry.depth, decimal_of(entry.frequency_hz), image.keywords(place.entry),
+        entry.content_bytes, entry.raw_bytes, entry.created_ns,
     )
 
 
@@ -145,18 +155,25 @@ cdef tuple stack_facts_of(tuple stack, layers):
 
 
 def open_stack(
-    str path not None, uint64_t dimension_id, *, admit=None, bint immutable=False, str verify="lazy", bint deltas=True
+    str path not None,
+    uint64_t dimension_id,
+    *,
+    admit=None,
+    bint immutable=False,
+    str verify="lazy",
+    bint deltas=True,
+    dict bare=None,
 ):
-    """The stack whose base is the file at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
+    """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. Raises what `map_file` raises, for each of them;
-    then nothing stays open.
+    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension.
+    Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
     cdef tuple stack
     while True:
-        listed = delta_generations(path) if deltas and not immutable else []
+        listed = delta_generations(path, dimension_id, bare) if deltas and not immutable else []
         stack = laid_on(
             (checked(map_file(path, dimension_id, admit=admit_with(admit, 0), immutable=immutable), verify),),
             path, listed, admit, verify, listed == before,
@@ -171,7 +188,7 @@ def reopen_stack(tuple stack not None, str path not None, *, admit=None, str ver
 
     `stack` itself if nothing has; None if the base is another file now, so that all is to be opened.
     """
-    cdef Image base = stack[0]
+    cdef Image base = checked_stack(stack)[0]
     cdef list listed, before = None
     cdef tuple kept, grown
     while True:
@@ -193,7 +210,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
 
     Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
-    cdef Image base = stack[0], image
+    cdef Image base = checked_stack(stack)[0], image
     cdef str name = delta_file(path, generation)
     image = map_file(name, base.dimension_id, admit=admit_with(admit, stack_bytes(stack)), delta=True)
     if image.generation != generation:
@@ -204,7 +221,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
 
 
 cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, bint again):
-    """`stack` with the deltas of `generations` that are newer; None if one has gone, unless it is looked for `again`."""
+    """`stack` with the deltas of `generations` that are newer; None if one has gone, and is not looked for `again`."""
     cdef Image newest
     for generation in generations:
         newest = stack[PyTuple_GET_SIZE(stack) - 1]
@@ -234,20 +251,29 @@ cdef object identity_of(str path, dimension_id):
     return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
 
 
-def delta_generations(str path not None):
-    """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder."""
-    cdef bytes folder = os.fsencode(os.path.dirname(path) or ".")
-    cdef const char *folder_name = folder
+def delta_generations(str path not None, key=None, dict bare=None):
+    """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder.
+
+    `bare` remembers by `key` when names last changed in a folder that had none: to ask for that again is enough then.
+    """
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *base_path = encoded
     cdef const char *prefix_name = prefix
     cdef const char *suffix_name = suffix
     cdef uint64_t usual[USUAL_DELTAS]
     cdef uint64_t *numbers = usual
-    cdef int64_t n = 0, room = USUAL_DELTAS
+    cdef int64_t n = 0, room = USUAL_DELTAS, mtime_ns = 0
     cdef int failed = 0
+    if bare is not None and key in bare:
+        with nogil:
+            mtime_ns = jm_os_folder_mtime(base_path)
+        if mtime_ns == bare[key]:
+            return []
+        del bare[key]
     try:
         while True:
             with nogil:
-                n = jm_os_folder_numbers(folder_name, prefix_name, suffix_name, numbers, room)
+                n = jm_os_numbers_beside(base_path, prefix_name, suffix_name, numbers, room, &mtime_ns)
                 if n < 0:
                     failed = errno
             if n <= room:
@@ -259,8 +285,10 @@ def delta_generations(str path not None):
             if numbers == NULL:
                 raise MemoryError
         if n < 0 and failed not in (ENOENT, ENOTDIR):
-            raise MappingError(failed, os.strerror(failed), os.fsdecode(folder))
-        return sorted([numbers[i] for i in range(n)])
+            raise MappingError(failed, os.strerror(failed), path)
+        if n == 0 and mtime_ns and bare is not None:
+            bare[key] = mtime_ns
+        return sorted([numbers[i] for i in range(n)]) if n > 0 else []
     finally:
         if numbers != usual:
             free(numbers)

@@ -5,9 +5,10 @@ from jessy_mem._core.image cimport Image
 
 
 cdef class LayerView:
+    cdef object __weakref__
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
     cdef object payload              # the owner of decompressed bytes, or None
-    cdef object known_attributes     # a read-only mapping, once they were asked for; None before, and if they are nested
+    cdef object known_attributes     # a read-only mapping, once asked for; None before, and if nested
     cdef uint64_t payload_bytes      # its memory, which image.decompressed_bytes counts
     cdef const uint8_t *data         # inside image or payload
     cdef Py_ssize_t size_bytes

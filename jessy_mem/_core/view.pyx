@@ -18,6 +18,7 @@ from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.format cimport CODEC_RAW, TEXT_ASCII, LayerEntry
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_copy_ascii
 from jessy_mem._core.mapping cimport memoryview_of
 
@@ -56,8 +57,12 @@ cdef class LayerView:
     """One layer: a read-only buffer over its bytes, and what is known of it.
 
     The same object for every caller, without a copy of the content. It keeps its bytes, whatever happens to the
-    dimension: unloading, reloading, eviction and closing wait for nobody and take nothing away. Hashable by identity;
-    all methods are thread-safe. Obtained from ``access_layer`` or ``MmapRegion.layer``.
+    dimension: unloading, reloading, eviction and closing wait for nobody and take nothing away. All methods are
+    thread-safe. Obtained from ``access_layer`` or ``MmapRegion.layer``.
+
+    A view is a key by identity: two views are equal if they are one object, and hashing one reads no page. ``==`` with
+    bytes, or another buffer of bytes, compares the content, as a memoryview does; so bytes that equal a view have
+    another hash: to find content in a set or dict, put ``bytes(view)`` there.
 
     Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "simulated", or
     "pool": a proto-dimension's layer or a decompressed one), `n_bytes`, `text`; `attributes`, `created_ns`, `n_tokens`.
@@ -152,6 +157,14 @@ cdef class LayerView:
             raise IndexError(f"byte {key} of {self.size_bytes}")
         return self.data[i]
 
+    def __eq__(self, other):
+        if isinstance(other, LayerView):
+            return self is other
+        return memoryview(self) == other
+
+    def __hash__(self):
+        return object.__hash__(self)
+
     def __reduce__(self):
         raise TypeError("a LayerView cannot be copied or pickled: take its bytes() or its text")
 
@@ -168,7 +181,7 @@ cdef LayerView make_view(Image image, uint32_t i, allocate):
     view.data, view.size_bytes = image.content(i), entry.content_bytes
     view.id = new_layer_id(image.dimension_id, entry.layer)
     view.keywords = image.keywords(i)
-    view.depth, view.frequency = entry.depth, entry.frequency_hz
+    view.depth, view.frequency = entry.depth, decimal_of(entry.frequency_hz)
     view.source = image.source
     view.says_ascii = entry.text_flags & TEXT_ASCII
     if entry.codec != CODEC_RAW:

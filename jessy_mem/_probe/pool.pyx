@@ -182,6 +182,8 @@ cdef class BitmapProbe:
 
     def mark_full(self, uint64_t word):
         """Break the bitmap: mark a word that may have room, as no kernel leaves one."""
+        if word >= <uint64_t> self.words.shape[0]:
+            raise IndexError(f"word {word} of {self.words.shape[0]}")
         self.summary[word // WORD_UNITS] |= <uint64_t> 1 << (word % WORD_UNITS)
 
     def pairs_ns(self, uint64_t n_pairs, unsigned int order=0, unsigned int n_threads=1, unsigned int depth=1):

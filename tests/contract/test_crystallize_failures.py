@@ -3,61 +3,24 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import resource
 from contextlib import ExitStack, contextmanager
-from unittest import mock
 
 import pytest
 from world import World, check_states, content_of, manager
 
 import jessy_mem as jm
 from helpers import read_region
-from jessy_mem._core import image
 from jessy_mem.ids import LOCK_NAME
 
-CALLS = {  # what crystallizing calls: name -> the module it is called from
-    "open": os,
-    "mkdir": os,
-    "write": os,
-    "fsync": os,
-    "link": os,
-    "pread": os,
-    "flock": fcntl,
-    "Mapping": image,
-}
+CALLS = (  # what crystallizing calls
+    *(f"os.{name}" for name in "open mkdir write fsync link pread".split()),
+    "fcntl.flock",
+    "jessy_mem._core.image.Mapping",  # it calls mmap(2) itself, where a test cannot come between
+)
+UNLOCKING = "fcntl.flock"  # also what unlocks a file that is going to be closed: its failure does no harm
 N_BYTES = 70_000
-
-
-class Fault:
-    """Fails the call number `at` (from 0) of the functions that it stands in for, or all from there on."""
-
-    def __init__(self, error: BaseException, at: int = 0, for_good: bool = False) -> None:
-        self.error = error
-        self.at = at
-        self.for_good = for_good
-        self.n_calls = 0
-
-    @contextmanager
-    def injected(self, *names: str):
-        with ExitStack() as patches:
-            for name in names:
-                patches.enter_context(mock.patch.object(CALLS[name], name, self.around(getattr(CALLS[name], name))))
-            yield self
-
-    def around(self, function):
-        def call(*args, **kwargs):
-            number, self.n_calls = self.n_calls, self.n_calls + 1
-            if number == self.at or (self.for_good and number > self.at):
-                raise self.error
-            return function(*args, **kwargs)
-
-        return call
-
-    @property
-    def happened(self) -> bool:
-        return self.n_calls > self.at
 
 
 class Proto:
@@ -132,84 +95,75 @@ def failure_of(proto: Proto) -> BaseException | None:
 
 
 FAULTS = [  # the call, its errno, how often it is called at least
-    ("open", errno.EMFILE, 4),
-    ("open", errno.EACCES, 4),
-    ("mkdir", errno.EDQUOT, 1),
-    ("write", errno.ENOSPC, 1),
-    ("write", errno.EIO, 1),
-    ("fsync", errno.EIO, 3),
-    ("fsync", errno.ENOSPC, 3),
-    ("link", errno.EIO, 1),
-    ("pread", errno.EIO, 1),
-    ("flock", errno.ENOLCK, 1),
-    ("Mapping", errno.ENOMEM, 1),
+    ("os.open", errno.EMFILE, 4),
+    ("os.open", errno.EACCES, 4),
+    ("os.mkdir", errno.EDQUOT, 1),
+    ("os.write", errno.ENOSPC, 1),
+    ("os.write", errno.EIO, 1),
+    ("os.fsync", errno.EIO, 3),
+    ("os.fsync", errno.ENOSPC, 3),
+    ("os.link", errno.EIO, 1),
+    ("os.pread", errno.EIO, 1),
+    ("fcntl.flock", errno.ENOLCK, 1),
+    ("jessy_mem._core.image.Mapping", errno.ENOMEM, 1),
 ]
 
 
 @pytest.mark.parametrize(("call", "number", "n_calls"), FAULTS, ids=[f"{c}-{errno.errorcode[n]}" for c, n, _ in FAULTS])
-def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, call, number, n_calls):
+def test_each_failing_call_leaves_the_proto_dimension_unharmed(proto, inject, call, number, n_calls):
     """The first call of its kind fails, then the second, until there is none left to fail."""
-    n_failed = 0
     kept = []
-    while True:
-        fault = Fault(OSError(number, os.strerror(number)), at=n_failed)
-        with fault.injected(call):
+    for fault in inject.one_by_one(
+        lambda at: inject(OSError(number, os.strerror(number)), call, at=at, for_good=False), n_calls
+    ):
+        with fault:
             failed = failure_of(proto)
         if failed is None:
-            assert not fault.happened or call == "flock", "a failure was passed over"  # closing unlocks, too
+            assert not fault.fired or call == UNLOCKING, "a failure was passed over"
             break
         kept.append(failed)
         assert type(kept[-1]) is jm.MappingError
         assert kept[-1].errno == number
         assert kept[-1].filename.startswith(str(proto.base))
         proto.check_unharmed()
-        n_failed += 1
     assert failed is None
-    assert n_failed >= n_calls
     proto.check_crystallized()  # though all errors, with their tracebacks, are still there
 
 
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "link", "Mapping", "flock"])
-def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, call):
+@pytest.mark.parametrize("call", ["os.open", "os.write", "os.fsync", "os.link", *CALLS[-2:]])
+def test_call_that_fails_for_good_leaves_the_proto_dimension_unharmed(proto, inject, call):
     """The way back fails at the same call, too."""
-    at = 0
-    while True:
-        fault = Fault(OSError(errno.EIO, "I/O error"), at, for_good=True)
-        with fault.injected(call):
+    for fault in inject.one_by_one(lambda at: inject(OSError(errno.EIO, "I/O error"), call, at=at)):
+        with fault:
             failed = failure_of(proto)
         if failed is None:
-            assert not fault.happened or call == "flock", "a failure was passed over"  # closing unlocks, too
+            assert not fault.fired or call == UNLOCKING, "a failure was passed over"
             break
         assert isinstance(failed, jm.MappingError)
         assert failed.errno == errno.EIO
         proto.check_unharmed()
-        at += 1
-    assert at
+    assert failed is None
     proto.check_crystallized()
 
 
-def test_interrupt_at_each_call_leaves_it_in_the_pool_or_in_the_file(proto):
+def test_interrupt_at_each_call_leaves_it_in_the_pool_or_in_the_file(proto, inject):
     """Ctrl-C comes at any moment: no state is lost, and crystallizing again ends well."""
-    at = 0
-    while proto.memory.access_layer((proto.dimension, 0)).source == "pool":
-        fault = Fault(KeyboardInterrupt(), at)
-        with fault.injected(*CALLS):
+    for fault in inject.one_by_one(lambda at: inject(KeyboardInterrupt(), *CALLS, at=at, for_good=False), at_least=12):
+        with fault:
             failed = failure_of(proto)
-        if fault.happened:
-            assert type(failed) is KeyboardInterrupt
-            if proto.memory.access_layer((proto.dimension, 0)).source == "pool":
-                proto.check_unharmed()
-        at += 1
-    assert at > 12
+        assert type(failed) is (KeyboardInterrupt if fault.fired else type(None))
+        if proto.memory.access_layer((proto.dimension, 0)).source == "mmap":
+            break
+        proto.check_unharmed()
     proto.check_crystallized()
 
 
-def test_file_that_cannot_be_taken_back_is_taken_by_the_next_try(proto):
+def test_file_that_cannot_be_taken_back_is_taken_by_the_next_try(proto, inject):
     """The folder could not be synced, and then the file not be removed: it is ours, and no other's."""
     path = proto.base / "D15" / "region.mmap"
-    fsync = Fault(OSError(errno.EIO, "I/O error"), at=1, for_good=True)
-    unlink = mock.patch("os.unlink", side_effect=OSError(errno.EROFS, "Read-only file system"))
-    with fsync.injected("fsync"), unlink, pytest.raises(jm.MappingError) as failed:
+    fsync = inject(OSError(errno.EIO, "I/O error"), "os.fsync", at=1)
+    unlink = inject(OSError(errno.EROFS, "Read-only file system"), "os.unlink")
+    with fsync, unlink, pytest.raises(jm.MappingError) as failed:
         proto.memory.crystallize(proto.dimension)
     assert failed.value.errno == errno.EIO
     assert path.exists()
@@ -218,28 +172,28 @@ def test_file_that_cannot_be_taken_back_is_taken_by_the_next_try(proto):
     proto.check_crystallized()
 
 
-def test_file_that_cannot_be_taken_back_is_forgotten_with_its_dimension(proto):
-    fsync = Fault(OSError(errno.EIO, "I/O error"), at=1, for_good=True)
-    unlink = mock.patch("os.unlink", side_effect=OSError(errno.EROFS, "Read-only file system"))
-    with fsync.injected("fsync"), unlink, pytest.raises(jm.MappingError):
+def test_file_that_cannot_be_taken_back_is_forgotten_with_its_dimension(proto, inject):
+    fsync = inject(OSError(errno.EIO, "I/O error"), "os.fsync", at=1)
+    unlink = inject(OSError(errno.EROFS, "Read-only file system"), "os.unlink")
+    with fsync, unlink, pytest.raises(jm.MappingError):
         proto.memory.crystallize(proto.dimension)
     proto.memory.forget(proto.dimension)
     assert proto.files() == ["D01", "D01/region.mmap"]
 
 
-def test_file_that_was_damaged_while_it_was_written_is_not_taken(proto):
+def test_file_that_was_damaged_while_it_was_written_is_not_taken(proto, inject):
     """What is mapped must be what was in the pool: the disk returned other bytes than it was given."""
     write = os.write
 
     def damaged(fd, data):
         return write(fd, bytes(data[:50]) + b"\xff" + bytes(data[51:]))
 
-    with mock.patch("os.write", damaged), pytest.raises(jm.InvalidRegion):
+    with inject.instead("os.write", damaged), pytest.raises(jm.InvalidRegion):
         proto.memory.crystallize(proto.dimension)
     proto.check_unharmed()
 
 
-def test_file_that_cannot_be_closed_is_not_taken(proto):
+def test_file_that_cannot_be_closed_is_not_taken(proto, inject):
     """Some systems tell of a failed write only then."""
     close = os.close
     files = []
@@ -250,7 +204,7 @@ def test_file_that_cannot_be_closed_is_not_taken(proto):
         if len(files) == 1:
             raise OSError(errno.EIO, "I/O error")
 
-    with mock.patch("os.close", fails_once), pytest.raises(jm.MappingError) as failed:
+    with inject.instead("os.close", fails_once), pytest.raises(jm.MappingError) as failed:
         proto.memory.crystallize(proto.dimension)
     assert failed.value.errno == errno.EIO
     assert failed.value.filename == str(proto.base / "D15" / "region.mmap")
@@ -259,7 +213,7 @@ def test_file_that_cannot_be_closed_is_not_taken(proto):
     proto.check_crystallized()
 
 
-def test_short_writes_are_continued(proto):
+def test_short_writes_are_continued(proto, inject):
     write = os.write
     sizes = []
 
@@ -267,7 +221,7 @@ def test_short_writes_are_continued(proto):
         sizes.append(write(fd, data[:10_007]))
         return sizes[-1]
 
-    with mock.patch("os.write", short):
+    with inject.instead("os.write", short):
         proto.memory.crystallize(proto.dimension)
     assert len(sizes) > 10
     proto.check_crystallized()
@@ -290,7 +244,7 @@ def test_short_write_before_the_disk_is_full(proto):
 
 
 @contextmanager
-def order_of(*names: str):
+def order_of(inject, *names: str):
     """A list of the calls of these functions of os: name, inode and bytes of the file at that time (0 of a path)."""
     calls = []
 
@@ -304,13 +258,13 @@ def order_of(*names: str):
 
     with ExitStack() as patches:
         for name in names:
-            patches.enter_context(mock.patch.object(os, name, noted(name, getattr(os, name))))
+            patches.enter_context(inject.instead(f"os.{name}", noted(name, getattr(os, name))))
         yield calls
 
 
-def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(proto):
+def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(proto, inject):
     """A power cut between any two calls finds the whole file, or none."""
-    with order_of("fsync", "link") as calls:
+    with order_of(inject, "fsync", "link") as calls:
         path = proto.memory.crystallize(proto.dimension)
     file, folder, base = (each.stat() for each in (path, path.parent, proto.base))
     assert calls == [
@@ -322,10 +276,10 @@ def test_name_is_given_to_what_is_on_the_disk_and_is_there_itself_on_return(prot
     proto.check_crystallized()
 
 
-def test_base_folder_is_on_the_disk_before_anything_in_it(tmp_path):
+def test_base_folder_is_on_the_disk_before_anything_in_it(tmp_path, inject):
     base = tmp_path / "a" / "b"
     with manager(base) as memory:
-        with order_of("fsync") as calls:
+        with order_of(inject, "fsync") as calls:
             memory.create_proto_dimension("First", [jm.LayerSpec(text="x")])
             memory.create_proto_dimension("Second", [jm.LayerSpec(text="x")])
         assert [inode for _, inode, _ in calls] == [base.parent.stat().st_ino, tmp_path.stat().st_ino]
@@ -333,10 +287,10 @@ def test_base_folder_is_on_the_disk_before_anything_in_it(tmp_path):
 
 @pytest.mark.parametrize("call", ["mkdir", "fsync"])
 @pytest.mark.parametrize("at", [0, 1])
-def test_base_folder_that_cannot_be_made_durable_is_not_left(tmp_path, call, at):
-    fault = Fault(OSError(errno.EIO, "I/O error"), at)
+def test_base_folder_that_cannot_be_made_durable_is_not_left(tmp_path, inject, call, at):
+    fault = inject(OSError(errno.EIO, "I/O error"), f"os.{call}", at=at, for_good=False)
     with manager(tmp_path / "a" / "b") as memory:
-        with fault.injected(call), pytest.raises(jm.MappingError) as failed:
+        with fault, pytest.raises(jm.MappingError) as failed:
             memory.create_proto_dimension("First", [jm.LayerSpec(text="x")])
         assert failed.value.errno == errno.EIO
         assert memory.get_stats().total_allocated_bytes == 0
@@ -344,9 +298,9 @@ def test_base_folder_that_cannot_be_made_durable_is_not_left(tmp_path, call, at)
         assert memory.create_proto_dimension("First", [jm.LayerSpec(text="x")]) == 15
 
 
-def test_ids_are_on_the_disk_before_a_folder_goes_and_that_it_went_on_return(proto):
+def test_ids_are_on_the_disk_before_a_folder_goes_and_that_it_went_on_return(proto, inject):
     proto.memory.crystallize(proto.dimension)
-    with order_of("fsync", "unlink", "rmdir") as calls:
+    with order_of(inject, "fsync", "unlink", "rmdir") as calls:
         proto.memory.forget(proto.dimension)
     register, base = (proto.base / LOCK_NAME).stat(), proto.base.stat()
     assert calls == [
@@ -383,17 +337,3 @@ def test_folder_in_the_way(proto):
     assert failed.value.errno == errno.ENOTDIR
     (proto.base / "D15").unlink()
     proto.check_unharmed()
-
-
-def test_faults_happen_where_they_are_told_to(tmp_path):
-    """The helper itself: call number 1 fails, others do not."""
-    fault = Fault(OSError(errno.EIO, "I/O error"), at=1)
-    with fault.injected("open"):
-        fds = [os.open(tmp_path, os.O_RDONLY)]
-        assert not fault.happened
-        with pytest.raises(OSError, match="I/O error"):
-            os.open(tmp_path, os.O_RDONLY)
-        fds.append(os.open(tmp_path, os.O_RDONLY))
-    for fd in fds:
-        os.close(fd)
-    assert fault.n_calls == 3

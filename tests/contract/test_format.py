@@ -11,6 +11,7 @@ import tracemalloc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -18,12 +19,14 @@ from hypothesis import strategies as st
 import jessy_mem
 from helpers import (
     COMPRESSED_SAMPLE,
+    DELTA_SAMPLE,
     HAS_PROC,
     HEADER_BYTES,
     MAGIC,
     QUIET,
     RECORD_MIN_BYTES,
     SAMPLE,
+    TOMBSTONES,
     Holdings,
     Layer,
     Region,
@@ -36,14 +39,22 @@ from helpers import (
     reseal_content,
 )
 from jessy_mem import compression
+from jessy_mem._core.image import map_file
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
 
+WIDE_SAMPLE = (
+    replace(SAMPLE[0], created_ns=7, attributes='{"ort":"Köln"}'.encode()),
+    replace(SAMPLE[1], n_tokens=6),
+    *SAMPLE[2:],
+)
 FILES = {
     "plain": plain_file(),
     "extended": extended_file(),
     "immutable": extended_file(immutable=True),
+    "wide": extended_file(WIDE_SAMPLE, version=2),
+    "delta": extended_file(DELTA_SAMPLE, version=2, delta=True),
     "compressed": extended_file((COMPRESSED_SAMPLE[0], replace(COMPRESSED_SAMPLE[1], keywords=(b"quiet!",)))),
 }
 SOUND = {kind: read_region(data) for kind, data in FILES.items()}
@@ -255,10 +266,57 @@ def hostile_extended(kind: str) -> list[Hostile]:
     return rows
 
 
+def hostile_wide() -> list[Hostile]:
+    """What only a file of extension version 2 can break."""
+    kind, region, size = "wide", SOUND["wide"], len(FILES["wide"])
+    table_end, n_bytes = region.at["layers[0].attributes"][0], len(region.layers[0].attributes)
+    rows = [
+        Hostile(kind, "layers[0].attributes_size", 65537, "attributes_size", 65537, "at most 65536", 0),
+        Hostile(kind, "layers[3].attributes_size", 2**32 - 1, "attributes_size", 2**32 - 1, "at most 65536", 9),
+        Hostile(kind, "layers[0].attributes_size", 65536, "attributes_size", 65536,
+                f"at most {size - table_end}, the bytes left", 0),
+        Hostile(kind, "layers[1].attributes_size", size - table_end, "attributes_size", size - table_end,
+                f"at most {size - table_end - n_bytes}, the bytes left", 1),
+        Hostile(kind, "layers[0].attributes_size", n_bytes - 1, "gap", "other bytes", "zeros", 0),
+        Hostile(kind, "layers[1].attributes_size", 1, "attributes_offset", 0, f"{table_end + n_bytes}", 1),
+        Hostile(kind, "layers[0].zero_last", 1, "reserved bytes of the extension table", "other bytes", "zeros", 0),
+        Hostile(kind, "layers[3].zero_last", 2**63, "reserved bytes of the extension table", "other bytes", "zeros", 9),
+        Hostile(kind, "layers[0].attributes", b'{"ort":"K\xf6ln"}', "attributes", "other bytes", "valid UTF-8", 0),
+    ]  # fmt: skip
+    for offset in (0, 1, 256, table_end - 64, table_end + 1, size, 2**32, 2**63, 2**64 - 1):
+        rows.append(Hostile(kind, "layers[0].attributes_offset", offset, "attributes_offset", offset,
+                            f"{table_end} .*for attributes follow each other", 0))  # fmt: skip
+    for offset in (1, table_end, table_end + n_bytes + 1, 2**64 - 1):
+        rows.append(Hostile(kind, "layers[3].attributes_offset", offset, "attributes_offset", offset,
+                            f"{table_end + n_bytes} .*for attributes follow", 9))  # fmt: skip
+    return rows
+
+
+def hostile_delta() -> list[Hostile]:
+    """What only a file with tombstones can break."""
+    kind, removed = "delta", "for the layer is removed"
+    return [
+        Hostile(kind, "required_features", 0, "text flags", 4, "for required_features announce no tombstone", 7),
+        Hostile(kind, "optional_features", 1, "required_features", "0x2", "no bit 0x2 .*the dimension is immutable"),
+        Hostile(kind, "layers[1].text_flags", 5, "text flags", 5, r"4 \(tombstone\)", 7),
+        Hostile(kind, "layers[1].text_flags", 0x84, "text flags", 0x84, r"4 \(tombstone\)", 7),
+        Hostile(kind, "layers[0].text_flags", 4, "keyword_count", 1, f"0, {removed}", 1),
+        Hostile(kind, "layers[2].text_flags", 4, "content_size", 5, f"0, {removed}", 10),
+        Hostile(kind, "layers[1].content_size", 1, "content_size", 1, f"0, {removed}", 7),
+        Hostile(kind, "layers[1].raw_size", 1, "raw_size", 1, "0, the bytes of the content", 7),
+        Hostile(kind, "layers[1].characters", 1, "characters", 1, "at most 0", 7),
+        Hostile(kind, "layers[1].xxh3", 1, "xxh3", "0x0000000000000001", f"0x2d06800538d394c2, .*{removed}", 7),
+        Hostile(kind, "layers[1].attributes_size", 2, "attributes_size", 2, f"0, {removed}", 7),
+        Hostile(kind, "layers[1].n_tokens", 5, "n_tokens", 5, f"0, {removed}", 7),
+    ]
+
+
 HOSTILE = (
-    [row for kind in FILES for row in hostile_header(kind) + hostile_records(kind)]
+    [row for kind in FILES for row in hostile_header(kind) + (hostile_records(kind) if kind != "delta" else [])]
     + hostile_plain()
-    + [row for kind in FILES if kind != "plain" for row in hostile_extended(kind)]
+    + [row for kind in FILES if kind not in ("plain", "delta") for row in hostile_extended(kind)]
+    + hostile_wide()
+    + hostile_delta()
 )
 
 
@@ -299,18 +357,95 @@ def test_table_breaks_every_rule_of_the_format():
     """Each rule that the reader knows is broken by a row, or by a test below."""
     source = Path(jessy_mem.__file__).parent / "_core" / "fault.pyx"
     rules = re.findall(r'^    [A-Z_0-9]+: \((?:"([^"]+)"|repr)', source.read_text(), re.MULTILINE)
-    broken_below = {"header", "metadata", "gap", "padding before the extension table"}
+    broken_below = {"header", "metadata", "padding before the extension table"}
     assert len(rules) > 25
     assert set(rules) - broken_below == {row.named for row in HOSTILE}
 
 
-@pytest.mark.parametrize("kind", ["extended", "compressed"])
+@pytest.mark.parametrize("kind", ["extended", "compressed", "wide"])
 def test_padding_before_the_extension_table_is_checked(kind, region_file):
     region, data = SOUND[kind], bytearray(FILES[kind])
     data[region.at["layers[0].xxh3"][0] - 1] = 1
     reseal(data, region)
     error = refused(region_file(data))
     assert (error.field, error.expected) == ("padding before the extension table", "zeros")
+
+
+@pytest.mark.parametrize(
+    ("tombstone", "named", "found"),
+    [
+        (Layer(7, b"", keywords=(b"x",), text_flags=4), "keyword_count", 1),
+        (Layer(7, b"", codec=1, text_flags=4), "codec", 1),
+        (Layer(7, b"x", text_flags=4), "content_size", 1),
+        (Layer(7, b"", text_flags=4, attributes=b"{}"), "attributes_size", 2),
+        (Layer(7, b"", text_flags=4, n_tokens=1), "n_tokens", 1),
+    ],
+)
+def test_tombstone_that_says_more_is_refused(tombstone, named, found, region_file):
+    error = refused(region_file(extended_file((SAMPLE[0], tombstone), version=2, delta=True)))
+    assert (error.field, error.found, error.layer) == (named, found, 7)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_delta_says_that_it_is_one(version, region_file):
+    image = map_file(region_file(extended_file(TOMBSTONES, version=version, delta=True)), 3, delta=True)
+    assert (image.is_delta, image.n_layers, image.n_live_layers) == (True, 2, 0)
+    path = region_file(extended_file(version=version))
+    assert not map_file(path, 3).is_delta
+    with pytest.raises(InvalidRegion) as caught:
+        map_file(path, 3, delta=True)
+    error = caught.value
+    assert (error.field, error.found, error.expected) == (
+        "required_features",
+        "0x0",
+        "bit 0x2, for the file is a delta",
+    )
+
+
+@pytest.mark.parametrize("where", ["first page", "table on it", "behind it"])
+def test_attributes_are_checked_wherever_they_lie(where, region_file):
+    n_words, n_bytes = {"first page": (0, 100), "table on it": (0, 9000), "behind it": (1000, 9000)}[where]
+    attributes = b'{"long":"' + b"x" * n_bytes + '☃"}'.encode()
+    layers = (Layer(0, b"x" * 5000, keywords=(b"word",) * n_words, attributes=attributes), Layer(1, b"y"))
+    data = bytearray(extended_file(layers, version=2))
+    with MmapRegion(3, region_file(data)) as region:
+        assert region.verify() == []
+    at = read_region(bytes(data)).at["layers[0].attributes"][0]
+    data[at + len(attributes) - 3] = 0xFF
+    reseal(data)
+    error = refused(region_file(data))
+    assert (error.field, error.expected, error.layer) == ("attributes", "valid UTF-8", 0)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [b"[]", b"1", b'"text"', b"null", b"{", b"{}{}", b"{'a':1}", b'{"a":NaN}', b'{"a":-Infinity}', b"\xef\xbb\xbf{}",
+     b"\0{\0}", b'{"a":' * 9000, b" ", b'{"a":' + b"1" * 5000 + b"}"],
+)  # fmt: skip
+def test_attributes_that_are_no_json_object_are_damage(attributes, region_file):
+    layers = (SAMPLE[0], Layer(7, b"content", attributes=attributes))
+    with MmapRegion(3, region_file(extended_file(layers, version=2))) as region:
+        (error,) = region.verify()
+        assert (error.field, error.expected, error.layer) == ("attributes", "one JSON object", 7)
+        assert region.layer(0).text == SAMPLE[0].content.decode()
+
+
+def test_many_attributes_that_a_file_has_no_room_for_cost_nothing(tmp_path):
+    path = tmp_path / "region.mmap"
+    layers = tuple(Layer(i, b"") for i in range(1000))
+    data = bytearray(extended_file(layers, version=2))
+    region = read_region(bytes(data))
+    for i in range(1000):
+        patch(data, region, f"layers[{i}].attributes_size", 65536)
+    patch(data, region, "total_size", 2**40)
+    sparse_file(path, data, 2**40)
+    tracemalloc.start()
+    try:
+        error = refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert (error.field, error.layer) == ("attributes_offset", 0)
 
 
 @pytest.mark.parametrize("n_words", [*range(240, 256), 4000])
@@ -388,7 +523,7 @@ def test_records_that_end_in_the_middle_are_refused(region_file):
 
 def gap_of(data: bytes, region: Region) -> list[int]:
     """The positions of all bytes between contents."""
-    cursor, found = region.at["layers[0].xxh3"][0] + 32 * len(region.layers), []
+    cursor, found = region.head_size, []
     for layer in region.layers:
         found += range(cursor, layer.offset)
         cursor = layer.offset + len(layer.content)
@@ -444,7 +579,7 @@ def test_file_cut_and_told_so_is_refused(kind, region_file):
     for n_bytes in {*range(HEADER_BYTES, min(HEADER_BYTES + 400, len(data))), *range(len(data) - 99, len(data))}:
         cut = bytearray(data[:n_bytes])
         struct.pack_into("<Q", cut, 72, n_bytes)
-        if region.extended and n_bytes >= region.at["layers[0].xxh3"][0] + 32 * len(region.layers):
+        if region.extended and n_bytes >= region.head_size:
             reseal(cut, region)
         error = refused(region_file(cut))
         assert (error.path, error.found is not None, bool(error.expected)) == (str(path), True, True)
@@ -629,10 +764,15 @@ def outcome(path: Path) -> str:
         return "access" if raised else "verify" if damage else ""
 
 
-@pytest.mark.parametrize("kind", ["extended", "immutable", "compressed"])
+@pytest.mark.parametrize("kind", ["extended", "immutable", "compressed", "wide", "delta"])
 def test_every_flipped_byte_is_found(kind, region_file):
     small = (SAMPLE[0], SAMPLE[1], Layer(5, b"\xff\x00" * 40), Layer(6, b""))
-    data = FILES[kind] if kind == "compressed" else extended_file(small, immutable=kind == "immutable")
+    data = FILES[kind]
+    if kind in ("extended", "immutable"):
+        data = extended_file(small, immutable=kind == "immutable")
+    elif kind == "wide":
+        small = (replace(small[0], attributes=b'{"a":"b"}'), *small[1:3], replace(small[3], attributes=b"{}"))
+        data = extended_file(small, version=2)
     assert len(data) < 1000
     assert outcome(region_file(data)) == ""
     seen = {"open": 0, "access": 0}
@@ -716,14 +856,14 @@ def assert_same(opened: MmapRegion, region: Region) -> None:
         assert view.id == (region.dimension_id, layer.layer)
         assert bytes(view) == layer.content
         assert view.depth == layer.depth
-        assert view.frequency == struct.unpack("<f", struct.pack("<f", layer.frequency))[0]
+        assert view.frequency == float(str(np.float32(layer.frequency)))  # numpy's shortest decimal
         assert view.keywords == tuple(word.decode() for word in layer.keywords)
         assert view.source == "mmap"
         assert opened.content_offset(layer.layer) == layer.offset
         assert bytes(opened.access(layer.offset, len(layer.content))) == layer.content
 
 
-@pytest.mark.parametrize("kind", ["plain", "extended", "immutable"])
+@pytest.mark.parametrize("kind", ["plain", "extended", "immutable", "wide"])
 def test_file_written_by_struct_is_read(kind, region_file):
     with MmapRegion(3, region_file(FILES[kind])) as opened:
         assert_same(opened, SOUND[kind])

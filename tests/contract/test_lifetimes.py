@@ -9,10 +9,19 @@ import threading
 
 import numpy as np
 import pytest
-from world import IMMUTABLE, MIB, check_reading, check_states, content_of, manager
+from world import (
+    IMMUTABLE,
+    MIB,
+    check_reading,
+    check_states,
+    content_of,
+    evicted_dimensions,
+    manager,
+    mapped_dimensions,
+)
 
 import jessy_mem as jm
-from helpers import HAS_PROC, mapped_regions
+from helpers import HAS_PROC, HUNG_S, mapped_regions
 
 pytestmark = pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
 
@@ -134,7 +143,7 @@ def test_what_a_thread_mapped_goes_at_once_while_that_thread_waits(world):
         maker = threading.Thread(target=make, args=(memory,))
         maker.start()
         try:
-            assert made.wait(60)
+            assert made.wait(HUNG_S)
             assert len(maps_of(path)) == 1
             memory.unload_dimension(1)
             assert maps_of(path) == []
@@ -173,6 +182,7 @@ def test_a_thousand_views_through_everything(world):
     assert memory.get_stats().total_allocated_bytes == 0
 
 
+@pytest.mark.thread_unsafe(reason="all of it happens in other processes")
 def test_interpreter_exit_with_a_thousand_views_is_silent(world):
     world.write(1, n_layers=500)
     world.write(9)
@@ -260,9 +270,9 @@ def test_everything_that_reads_brings_an_evicted_dimension_back(world):
         memory.load_dimension(2)
         for name, call in calls.items():
             for dimension in (1, 2):
-                assert list(memory._evicted) == [dimension], name
+                assert evicted_dimensions(memory) == {dimension}, name
                 call(dimension)
-                assert list(memory._evicted) == [3 - dimension], name
+                assert evicted_dimensions(memory) == {3 - dimension}, name
 
 
 def test_eviction_goes_from_85_percent_to_70(world):
@@ -347,7 +357,7 @@ def test_a_file_that_appears_is_what_an_evicted_simulated_dimension_comes_back_f
         with pytest.warns(UserWarning, match="D01 is simulated"):
             memory.load_dimension(1)
         memory.load_dimension(2)
-        assert list(memory._evicted) == [1]
+        assert evicted_dimensions(memory) == {1}
         world.write(1)
         check_reading(memory, 1)
         assert memory.get_stats().simulated_dimensions == ()
@@ -375,11 +385,64 @@ def test_immutable_dimensions_are_never_evicted(world, dimension):
                 with contextlib.suppress(jm.DimensionAlreadyLoaded):
                     memory.load_dimension(other)
                 check_reading(memory, other)
-                assert dimension in memory._regions
+                assert dimension in mapped_dimensions(memory)
         stats = memory.get_stats()
         assert stats.evictions >= 5
         assert stats.pinned_bytes == world.path(dimension).stat().st_size
         check_states(stats)
+
+
+class Asking:
+    """A policy that counts what it is asked."""
+
+    def __init__(self, policy):
+        self.policy, self.asked, self.back = policy, [], []
+
+    def victim(self, evictable):
+        return self.policy.victim(lambda key: self.asked.append(key) or evictable(key))
+
+    def put_back(self, keys):
+        self.back += keys
+        self.policy.put_back(keys)
+
+    def __getattr__(self, name):
+        return getattr(self.policy, name)
+
+    def __contains__(self, key):
+        return key in self.policy
+
+
+@pytest.mark.parametrize("policy", ["sieve", "lru", "lfu"])
+def test_room_for_a_load_is_asked_of_its_victims_only(world, policy):
+    dimensions = range(15, 55)
+    world.write_all(1, *dimensions, 55)
+    with small_manager(world, len(dimensions), eviction_policy=policy) as memory:
+        for dimension in dimensions:
+            memory.load_dimension(dimension)
+        memory._policy = asking = Asking(memory._policy)
+        memory.load_dimension(55)
+        assert [*memory._evicted] == asking.asked == [15]
+        assert asking.back == []
+
+
+@pytest.mark.parametrize("policy", ["sieve", "lru", "lfu"])
+def test_a_load_that_is_refused_has_evicted_nothing_and_leaves_the_order(world, policy):
+    world.write_all(15, 16, 17, 18)
+    size, large = world.path(15).stat().st_size, world.write(19, n_bytes=5000).stat().st_size
+    total_bytes = large + size // 2
+    assert 4 * size <= total_bytes  # all four fit, and all must go for the large one
+    with manager(world, total_memory_mb=total_bytes / MIB, eviction_policy=policy, **NO_EVICTION) as memory:
+        for dimension in (15, 16, 17, 18):
+            memory.load_dimension(dimension)
+        held = memory.access_layer((17, 0))
+        memory._policy = asking = Asking(memory._policy)
+        with pytest.raises(jm.LimitExceeded):
+            memory.load_dimension(19)
+        assert asking.back[:3] == [15, 16, 18]
+        assert ([*memory._regions], len(memory._evicted)) == ([15, 16, 17, 18], 0)
+        del held
+        memory.load_dimension(19)
+        assert [*memory._evicted][:3] == [15, 16, 18]
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
@@ -393,7 +456,7 @@ def test_leased_dimensions_are_never_evicted(world, holder):
                 with contextlib.suppress(jm.DimensionAlreadyLoaded):
                     memory.load_dimension(other)
                 check_reading(memory, other)
-                assert 1 in memory._regions
+                assert 1 in mapped_dimensions(memory)
         assert bytes_of(held) == content_of(1, 0)
         del held
         memory.access_layer((2, 0))
@@ -453,7 +516,7 @@ def test_a_reload_that_fails_while_room_is_short_evicts_not_the_old_one(world):
         with pytest.raises(jm.ChecksumMismatch):
             memory.reload_dimension(1)
         check_reading(memory, 1)
-        assert 1 in memory._regions
+        assert 1 in mapped_dimensions(memory)
 
 
 # Errors in the middle ----------------------------------------------------------------------------------------------
@@ -463,50 +526,63 @@ class Injected(Exception):
     """An error that nothing expects."""
 
 
-POINTS = [
-    ("jessy_mem.table", "Charge"),
-    ("jessy_mem.opening", "map_file"),
-    ("jessy_mem.table", "make_region"),
-    ("jessy_mem.table.RegionTable", "_admit"),
-    ("jessy_mem.table.RegionTable", "_install"),
-    ("jessy_mem.table.RegionTable", "_settle"),
-    ("jessy_mem._core.image", "Mapping"),
-    ("jessy_mem._core.image.os", "open"),
-    ("jessy_mem._core.image.os", "fstat"),
-]
+CALLS = ("os.open", "os.pread", "jessy_mem._core.image.Mapping")
+ACTS = {
+    "load": lambda memory: memory.load_dimension(1),
+    "reload": lambda memory: memory.reload_dimension(1),
+    "restore": lambda memory: memory.access_layer((1, 0)),
+}
 
 
-@pytest.mark.parametrize("what", ["load", "reload", "restore"])
-@pytest.mark.parametrize(("owner", "name"), POINTS, ids=[name for _, name in POINTS])
-@pytest.mark.parametrize("error", [Injected, OSError, MemoryError, KeyboardInterrupt])
-def test_an_error_at_any_point_leaves_no_charge_and_no_mapping(world, monkeypatch, what, owner, name, error):
-    world.write_all(1, 2)
+def check_after_fault(world, memory):
+    """Nothing is charged or mapped but what is loaded, and the dimension can be loaded, if it is not, and read."""
+    stats = memory.get_stats()
+    check_states(stats)
+    assert stats.leased_bytes == 0
+    assert stats.total_allocated_bytes == stats.active_regions * world.path(1).stat().st_size
+    assert sum(len(maps_of(world.path(dimension))) for dimension in (1, 2)) == stats.active_regions
+    with contextlib.suppress(jm.DimensionAlreadyLoaded):
+        memory.load_dimension(1)
+    check_reading(memory, 1)
+    check_states(memory.get_stats())
+
+
+def run_with_fault(world, what, fault):
+    """What the act raised, None if nothing."""
     with small_manager(world, 1 if what == "restore" else 3) as memory:
         if what != "load":
             memory.load_dimension(1)
         if what == "restore":
             memory.load_dimension(2)
-        act = {
-            "load": lambda: memory.load_dimension(1),
-            "reload": lambda: memory.reload_dimension(1),
-            "restore": lambda: memory.access_layer((1, 0)),
-        }[what]
+        raised = None
+        try:
+            with fault:
+                ACTS[what](memory)
+        except (Injected, OSError, MemoryError, KeyboardInterrupt) as error:
+            raised = type(error)
+        check_after_fault(world, memory)
+        return raised
 
-        def fail(*args, **options):
-            raise error("injected")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(f"{owner}.{name}", fail)
-            with contextlib.suppress(Injected, OSError, MemoryError, KeyboardInterrupt):
-                act()
-        stats = memory.get_stats()
-        check_states(stats)
-        assert stats.leased_bytes == 0
-        size = world.path(1).stat().st_size
-        assert stats.total_allocated_bytes == stats.active_regions * size
-        mapped = sum(len(maps_of(world.path(dimension))) for dimension in (1, 2))
-        assert mapped == stats.active_regions
-        if stats.dimensions_loaded == 0 or (what == "load" and 1 not in memory._regions):
-            memory.load_dimension(1)
-        check_reading(memory, 1)
-        check_states(memory.get_stats())
+@pytest.mark.parametrize("what", ACTS)
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("error", [Injected, OSError, MemoryError, KeyboardInterrupt])
+def test_an_error_of_any_call_of_the_system_leaves_no_charge_and_no_mapping(world, inject, what, name, error):
+    world.write_all(1, 2)
+    for fault in inject.one_by_one(lambda at: inject(error("injected"), name, at=at, for_good=False)):
+        raised = run_with_fault(world, what, fault)
+        assert (raised is not None) == fault.fired
+
+
+LOST = "an eviction that is interrupted has taken the dimension out of the policy, and it stays mapped for ever"
+
+
+@pytest.mark.parametrize(
+    "what", ["load", "reload", pytest.param("restore", marks=pytest.mark.xfail(reason=LOST, raises=jm.LimitExceeded))]
+)
+@pytest.mark.parametrize("error", [Injected, OSError, MemoryError, KeyboardInterrupt])
+def test_an_error_in_any_function_of_the_library_leaves_no_charge_and_no_mapping(world, inject, what, error):
+    world.write_all(1, 2)
+    for fault in inject.one_by_one(lambda at: inject.in_package(error("injected"), at), at_least=5):
+        raised = run_with_fault(world, what, fault)
+        assert (raised is not None) == fault.fired

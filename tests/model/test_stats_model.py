@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import random
 import re
 import warnings
@@ -160,6 +159,18 @@ def region_facts(region):
     return region["size"], region["source"], layers
 
 
+def homes_of(pools, limit_bytes):
+    """Block size -> blocks at home: as configured, or each class's share of a smaller limit in whole largest blocks."""
+    homes = {block_size: int(size_mb * MIB) for size_mb, block_size in pools}
+    total_bytes, largest = sum(homes.values()), max(homes)
+    if total_bytes > limit_bytes:
+        shares = {
+            size: -(-n_bytes * limit_bytes // (total_bytes * largest)) * largest for size, n_bytes in homes.items()
+        }
+        homes = {size: min(n_bytes, shares[size]) for size, n_bytes in homes.items()}
+    return {size: n_bytes // size for size, n_bytes in homes.items()}
+
+
 class Run:
     """One manager and its oracle, and what is held of both."""
 
@@ -172,9 +183,12 @@ class Run:
         options = {"pool_configs": pools, "record_latency": scenario.timed, "eviction_policy": scenario.policy}
         options["trace"] = scenario.trace
         self.memory = Manager(scenario.total_mb, base_path=base, on_full=scenario.on_full, **options)
-        homes = {block_size: int(size_mb * MIB) // block_size for size_mb, block_size in pools}
         self.oracle = oracle_class(
-            self.memory.config.total_bytes, homes, scenario.on_full, scenario.timed, simulated_files(base)
+            self.memory.config.total_bytes,
+            homes_of(pools, self.memory.config.total_bytes),
+            scenario.on_full,
+            scenario.timed,
+            simulated_files(base),
         )
         self.holds = []  # (what is held, generation, its counter, layer or None)
         self.blocks = []  # (block, its piece)
@@ -496,10 +510,11 @@ class Run:
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(inject):
     """Nothing is measured here that a disk must have; simulated dimensions are meant."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
-    with warnings.catch_warnings():
+    no_disk = inject.instead("os.fsync", lambda fd: None)
+    no_disk.may_miss = True  # it is no fault, only a delay less; not each run comes to it
+    with no_disk, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="dimension D.. is simulated")
         yield
 

@@ -15,11 +15,15 @@ MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
-OBJECTS = "records mapping fault format packing budget image merge arena pool latency stack view region holders registry".split()
+OBJECTS = """
+    guard records mapping changes fault format packing budget image merge arena pool counts latency stack view region
+    holders registry
+""".split()
 HOUSE = """
-    errors sizes units compression eviction layout stats trace
+    errors sealed given sizes units looks compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
-    builder simulation opening catalogue table layers growth files protos learning learnable report manager exporters doctor
+    builder simulation opening catalogue table layers
+    growth files protos learning learnable report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),
@@ -131,11 +135,18 @@ def test_nogil_is_never_without_noexcept(path):
 
 # What no typed memoryview can be, in the declarations of the objects: each with its reason.
 POINTERS = {
+    "guard.base": "an address to watch, whoever owns the memory; nothing is read through it",
+    "changes.word": "one number for atomics, read by a hot path",
+    "changes.event": "numbers that the caller keeps on its stack",
+    "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
-    "region.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
+    "view.first": "a range of a layer or an image, of which pages are touched",
+    "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
     "image.content": "a result, of which a view is made",
     "format.format_magic": "a constant of C",
+    "packing.head": "memory that grows while a region is laid out; others get it through the buffer protocol",
+    "packing.first": "in structs, and spans of what the layers hold",
     "arena.address": "in a struct: an address for callers without the GIL",
     "budget.memory": "the accounts as allocated",
     "budget.used": "numbers that the caller keeps on its stack",

@@ -8,7 +8,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 import jessy_mem
+from helpers import HUNG_S
+
+pytestmark = pytest.mark.thread_unsafe(reason="all of it happens in other processes")
 
 COSTLY = {"asyncio", "click", "concurrent.futures", "hypothesis", "multiprocessing", "numpy", "rich", "ssl", "unittest"}
 SCRIPTS = {"jessy_mem.__main__"}  # run when imported
@@ -20,7 +25,7 @@ MODULES = [
 def run_alone(code: str, tmp_path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in a new interpreter, in an empty folder, with every warning an error."""
     command = [sys.executable, "-P", "-W", "error", "-c", code, *arguments]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG_S)
 
 
 def assert_silent(done: subprocess.CompletedProcess[str]) -> None:

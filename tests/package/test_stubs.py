@@ -70,7 +70,9 @@ def test_stub_names_what_the_module_has(path):
     module = importlib.import_module(f"jessy_mem._core.{path.stem}")
     tree = ast.parse(path.read_text())
     assert not [name for name in public_names(tree.body) if not hasattr(module, name)]
-    for stub in (statement for statement in tree.body if isinstance(statement, ast.ClassDef)):
+    for stub in tree.body:
+        if not isinstance(stub, ast.ClassDef) or stub.name.startswith("_"):  # a Protocol that only the stub has
+            continue
         real = getattr(module, stub.name)
         inherited = set().union(*(vars(base) for base in real.__mro__[1:]))
         has = {name for name in vars(real) if not name.startswith("_")} - inherited

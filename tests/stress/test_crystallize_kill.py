@@ -17,7 +17,7 @@ def kill_at_random(tmp_path, n_rounds: int) -> Ledger:
     """Let a process learn and kill it, `n_rounds` times; returns what is known of the last folder."""
     chance = random.Random(n_rounds)
     n_durable = 0
-    with Learner(timeout_s=20 * n_rounds) as learner:
+    with Learner() as learner:
         for number in range(n_rounds):
             if number % ROUNDS_OF_ONE_FOLDER == 0:
                 ledger = Ledger(tmp_path / f"{number}")

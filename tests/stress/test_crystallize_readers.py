@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-from unittest import mock
 
 import pytest
 from world import check_states, content_of, manager
@@ -17,8 +16,10 @@ N_LAYERS = 2
 LAYER_BYTES = 700
 
 
-@pytest.mark.parametrize(("n_crystallizations", "total_memory_mb"), [(1000, 280), (700, 1)])
-def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, n_crystallizations, total_memory_mb):
+@pytest.mark.parametrize(
+    ("n_crystallizations", "total_memory_mb"), [(250, 280), (700, 1), pytest.param(1000, 280, marks=pytest.mark.slow)]
+)
+def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, inject, n_crystallizations, total_memory_mb):
     """In the small budget files are evicted and mapped again all the time, and held blocks stand in the way."""
     latest: list[tuple[int, int]] = []  # (dimension, key), of those that are read
     done = threading.Event()
@@ -49,7 +50,8 @@ def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, n_crystalliza
             del view
             held.clear()
 
-    fsync = mock.patch("os.fsync")  # durability is not the question here: the rest gets more turns
+    # Durability is not the question here: the rest gets more turns.
+    fsync = inject.instead("os.fsync", lambda fd: None)
     with manager(tmp_path, total_memory_mb) as memory, fsync:
         readers = [threading.Thread(target=read, args=(number,)) for number in range(N_READERS)]
         for reader in readers:

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import jessy_mem as jm
-from jessy_mem import advice, eviction
+from jessy_mem import eviction
 from jessy_mem.advice import ReplayResult, advise, footprint_bytes, parse_budget, plot_advice, replay
 from jessy_mem.cli import advise as cli
 from jessy_mem.cli import main
@@ -40,13 +39,9 @@ def matplotlib(tmp_path_factory):
     plot_advice(advise(reads("AAB")), tmp_path_factory.mktemp("plot") / "warm.png")
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Run ``jessy-mem advise`` with the public face that it needs."""
-    for name in ("advise", "parse_budget", "plot_advice"):
-        monkeypatch.setattr(jm, name, getattr(advice, name), raising=False)
-    monkeypatch.setitem(sys.modules["jessy_mem.cli"].COMMANDS, "advise", "Replay a trace.")
-    return lambda *args: CliRunner().invoke(main, ["advise", *map(str, args)])
+def run(*args):
+    """Run ``jessy-mem advise``."""
+    return CliRunner().invoke(main, ["advise", *map(str, args)])
 
 
 # Replay ---------------------------------------------------------------------------------------------------------------
@@ -301,7 +296,8 @@ def test_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
 # Command line ---------------------------------------------------------------------------------------------------------
 
 
-def test_command_prints_a_table(run, trace_file):
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
+def test_command_prints_a_table(trace_file):
     done = run(trace_file, "--budget", "4MB", "--budget", "8MB")
     assert done.exit_code == 0
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -311,7 +307,8 @@ def test_command_prints_a_table(run, trace_file):
     assert "4 MiB with sieve is the smallest of these budgets within one point of the best ratio, 20.0%" in done.stdout
 
 
-def test_command_prints_json(run, trace_file):
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
+def test_command_prints_json(trace_file):
     done = run(trace_file, "--budget", "4MB", "--policy", "lru", "--policy", "lfu", "--json")
     assert done.exit_code == 0
     printed = json.loads(done.stdout)
@@ -322,7 +319,8 @@ def test_command_prints_json(run, trace_file):
     ]
 
 
-def test_command_draws_a_plot(run, trace_file, tmp_path, matplotlib):
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
+def test_command_draws_a_plot(trace_file, tmp_path, matplotlib):
     done = run(trace_file, "--plot", tmp_path / "advice.png")
     assert done.exit_code == 0
     assert (tmp_path / "advice.png").stat().st_size > 5000
@@ -332,6 +330,7 @@ def test_command_draws_a_plot(run, trace_file, tmp_path, matplotlib):
     assert "'--plot': Format 'nope' is not supported" in done.stderr
 
 
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 @pytest.mark.parametrize(
     ("args", "named"),
     [
@@ -340,7 +339,7 @@ def test_command_draws_a_plot(run, trace_file, tmp_path, matplotlib):
         (["--policy", "fifo"], "'fifo' is not one of"),
     ],
 )
-def test_command_wrong_use(run, trace_file, args, named):
+def test_command_wrong_use(trace_file, args, named):
     done = run(trace_file, *args)
     assert done.exit_code == 2
     assert named in done.stderr
@@ -348,10 +347,12 @@ def test_command_wrong_use(run, trace_file, args, named):
     assert done.stdout == ""
 
 
-def test_command_missing_trace(run, tmp_path):
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
+def test_command_missing_trace(tmp_path):
     assert run(tmp_path / "none.trace").exit_code == 2
 
 
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 @pytest.mark.parametrize(
     ("data", "named"),
     [
@@ -360,7 +361,7 @@ def test_command_missing_trace(run, tmp_path):
         (b"jessy-mem trace 1\n", "the trace holds no access"),
     ],
 )
-def test_command_says_what_is_wrong_with_a_trace(run, tmp_path, data, named):
+def test_command_says_what_is_wrong_with_a_trace(tmp_path, data, named):
     path = tmp_path / "bad.trace"
     path.write_bytes(data)
     done = run(path)

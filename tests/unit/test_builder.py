@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
+import json
+import mmap
 import os
+import pickle
 import random
 import stat
 import threading
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers import HAS_PROC, MAGIC, mapped_regions, read_region
+from helpers import HAS_PROC, MAGIC, Layer, extended_file, mapped_regions, read_region
 from jessy_mem import compression
 from jessy_mem._core.format import read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
@@ -64,6 +69,171 @@ def builder(*texts: str, dimension_id: int = 15, **options) -> RegionBuilder:
 def test_spec_that_cannot_be_stored_is_refused_when_it_is_made(fields, message):
     with pytest.raises(ValueError, match=message):
         LayerSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"depth": np.uint8(3)}, {"depth": 3}),
+        ({"depth": np.array(3)}, {"depth": 3}),
+        ({"depth": True}, {"depth": 1}),
+        ({"layer": np.int64(500)}, {"layer": 500}),
+        ({"frequency": np.float32(0.5)}, {"frequency": 0.5}),
+        ({"frequency": np.float64(2.2)}, {"frequency": 2.2}),
+        ({"frequency": np.array(2.5)}, {"frequency": 2.5}),
+        ({"frequency": np.int16(7)}, {"frequency": 7.0}),
+        ({"frequency": Decimal("2.2")}, {"frequency": 2.2}),
+        ({"frequency": Fraction(5, 2)}, {"frequency": 2.5}),
+        ({"keywords": (word for word in ("joke", "pun"))}, {"keywords": ("joke", "pun")}),
+        ({"keywords": map(str.lower, ("Joke", "Pun"))}, {"keywords": ("joke", "pun")}),
+        ({"keywords": dict.fromkeys(("pun", "joke"))}, {"keywords": ("pun", "joke")}),
+        ({"keywords": np.array(["joke", "pun"])}, {"keywords": ("joke", "pun")}),
+        ({"keywords": {"pun", "joke", "wit"}}, {"keywords": ("joke", "pun", "wit")}),
+        ({"keywords": frozenset(("pun", "joke"))}, {"keywords": ("joke", "pun")}),
+    ],
+)
+def test_spec_keeps_plain_values_of_whatever_it_is_given(fields, kept):
+    spec = LayerSpec(text="a", **fields)
+    for field, value in kept.items():
+        assert getattr(spec, field) == value
+        assert type(getattr(spec, field)) is type(value)
+    assert {type(word) for word in spec.keywords} <= {str}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": np.float64(3)}, {"depth": Decimal(3)}, {"depth": np.array([3])}, {"layer": np.int64(65536)},
+        {"frequency": np.array([1.0])}, {"frequency": 1j}, {"frequency": Decimal("Infinity")},
+        {"frequency": Decimal("sNaN")}, {"frequency": np.float64("nan")}, {"frequency": b"1"}, {"frequency": 10**400},
+        {"keywords": 5}, {"keywords": b"joke"}, {"keywords": [["joke"]]}, {"keywords": (word for word in ("joke", 5))},
+    ],
+)  # fmt: skip
+def test_spec_refuses_what_is_no_number_or_no_words(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        LayerSpec(text="a", **fields)
+
+
+def test_same_set_of_keywords_gives_the_same_file(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    words = [f"word {i}" for i in range(100)]
+    files = {
+        RegionBuilder(1, "x").add_layer(LayerSpec(text="a", keywords=given)).to_bytes()
+        for given in (set(words), {*words[::-1]}, frozenset(words), sorted(words))
+    }
+    assert len(files) == 1
+
+
+def test_region_numbers_may_be_of_any_integer_type():
+    made = RegionBuilder(np.int32(15), "x", generation=np.uint64(2**63), created_ns=np.array(7))
+    region = read_region(made.add_layer(LayerSpec(text="a")).to_bytes())
+    assert (region.dimension_id, region.generation, region.created_ns) == (15, 2**63, 7)
+    assert [type(each) for each in (made.dimension_id, made.generation, made.created_ns)] == [int] * 3
+
+
+def test_name_is_the_same_however_an_accent_was_typed():
+    typed = ["Gef\N{LATIN SMALL LETTER U WITH DIAERESIS}hl", "Gefu\N{COMBINING DIAERESIS}hl"]
+    assert len({read_region(builder_of(name)).name for name in typed}) == 1
+
+
+def builder_of(name: str) -> bytes:
+    return RegionBuilder(1, name).add_layer(LayerSpec(text="a")).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attributes": [("a", 1)]}, "attributes: list is not a mapping"),
+        ({"attributes": "a"}, "attributes: str is not a mapping"),
+        ({"attributes": {1: "a"}}, "attributes: the key 1 is not str"),
+        ({"attributes": {"a": float("nan")}}, "attributes: Out of range float values are not JSON compliant"),
+        ({"attributes": {"a": -float("inf")}}, "attributes: Out of range"),
+        ({"attributes": {"a": b"bytes"}}, "attributes: Object of type bytes is not JSON serializable"),
+        ({"attributes": {"a": {1: 2, "b": 3}}}, "attributes: "),
+        ({"attributes": {"a": "half \ud800"}}, "attributes: .*surrogates not allowed"),
+        ({"attributes": {"a": "x" * 65529}}, "attributes: 65537 bytes of JSON, expected at most 65536"),
+        ({"n_tokens": -1}, r"n_tokens: -1 is not in 0\.\.2\*\*32 - 1"),
+        ({"n_tokens": 2**32}, "n_tokens: 4294967296 is not in"),
+        ({"n_tokens": 1.0}, r"n_tokens: 1\.0 is not in"),
+        ({"created_ns": -1}, r"created_ns: -1 is not in 0\.\.2\*\*64 - 1"),
+        ({"created_ns": 2**64}, "created_ns: 18446744073709551616 is not in"),
+        ({"created_ns": "now"}, "created_ns: 'now' is not in"),
+    ],
+)
+def test_what_is_known_of_a_layer_is_checked_when_it_is_said(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LayerSpec(text="a", **fields)
+
+
+def test_attributes_that_hold_themselves_are_refused():
+    endless = {}
+    endless["again"] = endless
+    with pytest.raises(ValueError, match="attributes: "):
+        LayerSpec(text="a", attributes=endless)
+
+
+def test_attributes_are_those_of_the_moment_when_the_spec_was_made():
+    tags = ["a"]
+    spec = LayerSpec(text="a", attributes={"tags": tags, "ort": "Köln", "n": 1.5})
+    tags.append("b")
+    assert spec.attributes == {"tags": ["a"], "ort": "Köln", "n": 1.5}
+    stored = RegionBuilder(1, "x").add_layer(spec).to_bytes()
+    assert read_region(stored).layers[0].attributes == '{"n":1.5,"ort":"Köln","tags":["a"]}'.encode()
+    assert pickle.loads(pickle.dumps(spec)) == spec == replace(spec)
+    assert (
+        RegionBuilder(1, "x", created_ns=5).add_layer(pickle.loads(pickle.dumps(spec))).to_bytes()
+        == RegionBuilder(1, "x", created_ns=5).add_layer(replace(spec)).to_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [
+        ({}, 1),
+        ({"attributes": {}}, 1),
+        ({"n_tokens": 0}, 1),
+        ({"created_ns": 10**18}, 1),
+        ({"attributes": {"a": None}}, 2),
+        ({"attributes": {"a": "x" * 65528}}, 2),
+        ({"n_tokens": 1}, 2),
+        ({"n_tokens": 2**32 - 1}, 2),
+        ({"created_ns": 0}, 2),
+        ({"created_ns": 2**64 - 1}, 2),
+    ],
+)
+@pytest.mark.parametrize("immutable", [False, True])
+def test_region_is_written_with_the_lowest_version_that_can_say_it(fields, version, immutable, region_file):
+    made = RegionBuilder(3, "Intention", created_ns=10**18, immutable=immutable)
+    data = (
+        made.add_layer(LayerSpec(text="one"))
+        .add_layer(LayerSpec(text="ß" * 5000, keywords=("word",), **fields))
+        .to_bytes()
+    )
+    region = read_region(data)
+    assert (region.version, region.delta) == (version, False)
+    known = {"attributes": {}, "n_tokens": 0, "created_ns": 10**18} | fields
+    layers = [Layer(0, b"one"), Layer(1, "ß".encode() * 5000, keywords=(b"word",), n_tokens=known["n_tokens"],
+                                      created_ns=known["created_ns"])]  # fmt: skip
+    if known["attributes"]:
+        layers[1] = replace(layers[1], attributes=json.dumps(known["attributes"], separators=(",", ":")).encode())
+    assert data == extended_file(layers, immutable=immutable, version=version)
+    with MmapRegion(3, region_file(data)) as opened:
+        assert opened.verify() == []
+        assert opened.layer(1).text == "ß" * 5000
+
+
+@pytest.mark.parametrize("fields", [{}, {"attributes": {"a": 1}}])
+def test_layer_that_is_removed_makes_a_delta(fields):
+    made = RegionBuilder(3, "Intention", created_ns=10**18)
+    made.add_layer(LayerSpec(text="one", **fields))._remove_layer(7)
+    with pytest.raises(ValueError, match="layer 7 was added before"):
+        made._remove_layer(7)
+    with pytest.raises(ValueError, match="layer 0 was added before"):
+        made._remove_layer(0)
+    layers = (Layer(0, b"one", attributes=b'{"a":1}' if fields else b""), Layer(7, b"", text_flags=4))
+    assert made.to_bytes() == extended_file(layers, version=2 if fields else 1, delta=True)
+    with pytest.raises(ValueError, match="layer 7: only a delta says that a layer is removed"):
+        pack_layers(3, b"x", 1, 0, {7: None})
 
 
 def test_spec_is_frozen_and_its_keywords_are_a_tuple():
@@ -350,15 +520,10 @@ def test_compressed_layer_is_read_as_it_was(region_file):
         assert facts[0] == (len(layers[0].content), len(text))
 
 
-def test_compression_without_a_library_names_the_extra(monkeypatch):
-    compression._zstd.cache_clear()
-    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    try:
-        assert not compression.is_available()
-        with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
-            builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
-    finally:
-        compression._zstd.cache_clear()
+def test_compression_without_a_library_names_the_extra(without_zstd):
+    assert not compression.is_available()
+    with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
+        builder().add_layer(LayerSpec(text="x" * 100, compress=True)).to_bytes()
 
 
 # Publishing -------------------------------------------------------------------------------------------------------
@@ -446,16 +611,15 @@ def test_progress_grows_to_the_size_of_the_file(tmp_path):
     assert len(seen) > 3
 
 
-def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):
+def test_short_writes_are_gone_on_with(tmp_path, inject):
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)]))
-    path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
-    monkeypatch.undo()
+    with inject.instead("os.write", lambda fd, data: write(fd, data[: max(1, len(data) // 2)])):
+        path = builder("x" * 1000, "y" * 5000).write(tmp_path / "region.mmap")
     assert [layer.content for layer in read_region(path.read_bytes()).layers] == [b"x" * 1000, b"y" * 5000]
 
 
-def no_space(*_args, **_options):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_space():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
@@ -463,14 +627,12 @@ def no_space(*_args, **_options):
     [(call, there) for there in (False, True) for call in ("open", "write", "fsync", "rename")]
     + [("mkdir", False), ("fchmod", True)],
 )
-def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, monkeypatch):
+def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there, tmp_path, inject):
     path = tmp_path / "base" / "D15" / "region.mmap"
     old = builder("old").write(path).read_bytes() if there else None
     before = files_below(tmp_path)
-    monkeypatch.setattr(os, call, no_space)
-    with pytest.raises(MappingError, match="No space left on device") as caught:
+    with inject(no_space(), f"os.{call}"), pytest.raises(MappingError, match="No space left on device") as caught:
         builder("new").write(path)
-    monkeypatch.undo()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert isinstance(caught.value.__cause__, OSError)
     assert files_below(tmp_path) == before
@@ -479,24 +641,18 @@ def test_failure_of_the_system_leaves_the_old_file_and_nothing_else(call, there,
     assert read_region(path.read_bytes()).layers[0].content == b"new"
 
 
-def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, monkeypatch):
-    write, left = os.write, [3]
-
-    def write_some(fd, data):
-        left[0] -= 1
-        return write(fd, data[:100]) if left[0] else no_space()
-
+def test_failure_in_the_middle_of_the_file_leaves_nothing(tmp_path, inject):
+    write = os.write
     path = tmp_path / "region.mmap"
     old = builder("old").write(path).read_bytes()
-    monkeypatch.setattr(os, "write", write_some)
-    with pytest.raises(MappingError):
+    some = inject.instead("os.write", lambda fd, data: write(fd, data[:100]))
+    with some, inject(no_space(), "os.write", at=2), pytest.raises(MappingError):
         builder("x" * 10_000).write(path)
-    monkeypatch.undo()
     assert files_below(tmp_path) == ["region.mmap"]
     assert path.read_bytes() == old
 
 
-def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, monkeypatch):
+def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, inject):
     path = tmp_path / "region.mmap"
     builder("old").write(path)
     fsync, synced = os.fsync, []
@@ -504,13 +660,11 @@ def test_failure_to_make_the_name_durable_leaves_the_new_file_whole(tmp_path, mo
     def fsync_files(fd):
         synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
         if synced[-1]:
-            no_space()
+            raise no_space()
         fsync(fd)
 
-    monkeypatch.setattr(os, "fsync", fsync_files)
-    with pytest.raises(MappingError):
+    with inject.instead("os.fsync", fsync_files), pytest.raises(MappingError):
         builder("new").write(path)
-    monkeypatch.undo()
     assert synced == [False, True]  # the file before its name, the folder after
     assert files_below(tmp_path) == ["region.mmap"]
     assert read_region(path.read_bytes()).layers[0].content == b"new"
@@ -546,7 +700,7 @@ def test_file_in_the_place_of_a_folder_is_refused(tmp_path):
     assert files_below(tmp_path) == ["D15"]
 
 
-def test_temporary_file_is_a_recognisable_sibling(tmp_path, monkeypatch):
+def test_temporary_file_is_a_recognisable_sibling(tmp_path, inject):
     seen = []
     rename = os.rename
 
@@ -554,9 +708,9 @@ def test_temporary_file_is_a_recognisable_sibling(tmp_path, monkeypatch):
         seen.append(source)
         rename(source, target, **folders)
 
-    monkeypatch.setattr(os, "rename", seen_rename)
-    builder().write(tmp_path / "region.mmap")
-    builder().write(tmp_path / "region.mmap")
+    with inject.instead("os.rename", seen_rename):
+        builder().write(tmp_path / "region.mmap")
+        builder().write(tmp_path / "region.mmap")
     assert len(set(seen)) == 2
     for temporary in seen:
         assert os.path.dirname(temporary) == ""  # of the same folder
@@ -611,3 +765,16 @@ def test_most_layers_that_a_region_can_have():
     data = made.to_bytes()
     assert len(data) == 256 + 65536 * (23 + 32)
     assert [layer.layer for layer in read_region(data).layers] == list(range(65536))
+
+
+def test_content_of_more_than_32_bits_is_refused():
+    content = mmap.mmap(-1, 2**32)  # no page of it is ever touched
+    with pytest.raises(ValueError, match="layer 0: 4294967296 bytes, a layer stores at most 4294967295"):
+        RegionBuilder(1, "x").add_layer(LayerSpec(content=content)).to_bytes()
+
+
+def test_file_that_cannot_be_read_is_replaced_by_generation_1(tmp_path, inject):
+    path = builder("old", generation=7).write(tmp_path / "region.mmap")
+    with inject(OSError(errno.EIO, "I/O error"), "pathlib.Path.open"):
+        builder("new").write(path)
+    assert read_region(path.read_bytes()).generation == 1

@@ -9,6 +9,8 @@ from commands import fails, flip, json_of, run
 
 import jessy_mem as jm
 
+pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
+
 KEYWORDS = [
     "हिन्दी",
     "தமிழ்",

@@ -13,6 +13,8 @@ from commands import fails, json_of, run
 import jessy_mem as jm
 from jessy_mem.cli.front_matter import FrontMatterError, front_matter
 
+pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
+
 
 @pytest.fixture
 def source(tmp_path):

@@ -13,8 +13,11 @@ import pytest
 from commands import on_terminal, run, spawn
 
 import jessy_mem as jm
+from helpers import HUNG_S
 from jessy_mem.cli import COMMANDS
 from jessy_mem.cli.escape import escaped
+
+pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 
 HOSTILE = {
     "clear": "\x1b[2J",
@@ -177,7 +180,7 @@ def through_shell(call: list[str], redirected: str, places: dict[str, str]) -> t
     """Status, output and errors of a command whose streams the shell has redirected."""
     command = ["sh", "-c", f'"$@" {redirected}', "sh", sys.executable, "-m", "jessy_mem"]
     done = subprocess.run(
-        [*command, *(places.get(arg, arg) for arg in call)], capture_output=True, text=True, timeout=60
+        [*command, *(places.get(arg, arg) for arg in call)], capture_output=True, text=True, timeout=HUNG_S
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -203,7 +206,7 @@ class TestStreams:
         read, write = os.pipe()
         os.close(read)
         command = [sys.executable, "-m", "jessy_mem", *(places.get(arg, arg) for arg in call)]
-        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=HUNG_S)
         os.close(write)
         assert (done.returncode, done.stderr) == (141, b"")
 
@@ -221,7 +224,7 @@ def test_no_region_becomes_standard_error(places):
         "sys.exit(os.open(os.devnull, os.O_RDONLY) <= 2)"
     )
     command = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code]
-    assert subprocess.run(command, timeout=60).returncode == 0
+    assert subprocess.run(command, timeout=HUNG_S).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_any_locale_will_do(env, tmp_path):
     jm.RegionBuilder(15, "Größe").add_layer(spec).write(jm.region_path(base, 15))
     for call in (["inspect"], ["ask", "plain"], ["verify", "--json"]):
         command = [sys.executable, "-m", "jessy_mem", call[0], folder, *call[1:]]
-        done = subprocess.run(command, capture_output=True, env=os.environ | env, timeout=60)
+        done = subprocess.run(command, capture_output=True, env=os.environ | env, timeout=HUNG_S)
         assert (done.returncode, done.stderr) == (0, b""), call
 
 
@@ -258,7 +261,9 @@ def test_help_keeps_its_text_without_docstrings():
         "for name in ('', *COMMANDS): main.main([name, '--help'][not name:], 'jessy-mem', standalone_mode=False)"
     )
     plain, without = (
-        subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        subprocess.run(
+            [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=HUNG_S, check=True
+        )
         for options in ([], ["-OO"])
     )
     assert without.stdout == plain.stdout

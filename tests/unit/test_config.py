@@ -5,24 +5,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import pickle
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 
 from jessy_mem._core.pool import PoolAllocator
-from jessy_mem.config import MemoryConfig
+from jessy_mem.config import MemoryConfig, MemoryFields, MemoryOptions
 from jessy_mem.sizes import DEFAULT_POOLS, parse_size_mb
 
 # Field: (default, values that are taken and what they become, values that are refused).
 FIELDS = {
     "total_memory_mb": (
         280,
-        [(1, 1), (0.5, 0.5), ("280MB", 280), ("280MiB", 280), ("1.5 GiB", 1536), ("512kb", 0.5), ("64", 64)],
+        [(1, 1), (0.5, 0.5), ("280MB", 280), ("280MiB", 280), ("1.5 GiB", 1536), ("512kb", 0.5), ("64", 64),
+         (np.int8(64), 64), (np.array(64), 64), (np.float32(0.5), 0.5), (Decimal("1.5"), 1.5), (Fraction(1, 4), 0.25),
+         (np.str_("64MB"), 64)],
         [0, -1, 0.0, math.nan, math.inf, True, None, "", "MB", "-1MB", "1 XB", "1e3", "0", b"280", [280], 1e-9,
-         2**26 + 1],
+         2**26 + 1, np.True_, np.array([280]), np.float32("nan"), Decimal("NaN"), Decimal("sNaN"), 10**400, 1j],
     ),
-    "base_path": ("data/consciousness", [("x", "x"), (Path("a/b"), "a/b")], ["", b"x", 5, None]),
+    "base_path": (
+        os.path.abspath("data/consciousness"),
+        [("x", os.path.abspath("x")), (Path("/a/b"), "/a/b"), (b"/a", "/a"), (b"/\xff", "/\udcff"),
+         ("~", os.path.expanduser("~")), ("~/a", os.path.expanduser("~/a")), ("/a/../b", "/a/../b"), ("/~", "/~")],
+        ["", b"", 5, None, "a\0b", "~nobody-has-this-name/x"],
+    ),
     "pool_configs": (
         ((32, 4096), (128, 16384), (80, 65536), (40, 262144)),
         [
@@ -30,6 +42,8 @@ FIELDS = {
             (((2, 128), (1, 64)), ((1, 64), (2, 128))),
             ((("32MB", 4096),), ((32, 4096),)),
             (((0.5, 4096),), ((0.5, 4096),)),
+            (np.array([[1, 64], [2, 128]], np.int16), ((1, 64), (2, 128))),
+            ([(Decimal(1), 64)], ((1.0, 64),)),
         ],
         [(), 5, "32", None, {1: 64}, ((1,),), ((1, 64, 1),), ((0, 64),), ((-1, 64),), ((1, 32),), ((1, 65),), ((1, 0),),
          ((1, -64),), ((1, 64.0),), ((1, "64"),), ((True, 64),), ((1, True),), ((1, 64), (2, 64)), ((0.001, 4096),),
@@ -37,19 +51,27 @@ FIELDS = {
          ((1, 2**21),), ((2**60, 64),), ((1, 2**70),), [(1, 64 << i) for i in range(33)],
          ((math.inf, 64),), ((math.nan, 64),), (("big", 64),)],
     ),
-    "enable_warnings": (True, [(False, False)], [0, 1, None, "yes"]),
-    "warning_threshold": (75.0, [(50, 50.0), (85, 85.0)], [0, -1, 101, math.nan, True, "75", None, 86]),
+    "enable_warnings": (True, [(False, False), (np.False_, False)], [0, 1, None, "yes", np.array([True])]),
+    "warning_threshold": (
+        75.0,
+        [(50, 50.0), (85, 85.0), (np.int16(50), 50.0), (Decimal("50.5"), 50.5)],
+        [0, -1, 101, math.nan, True, "75", None, 86],
+    ),
     "eviction_threshold": (85.0, [(75, 75.0), (95, 95.0)], [0, -1, 101, math.nan, True, "85", None, 74.9, 95.1]),
     "critical_threshold": (95.0, [(85, 85.0), (100, 100.0)], [0, -1, 100.1, math.nan, True, "95", None, 84]),
     "eviction_policy": ("sieve", [("lru", "lru"), ("lfu", "lfu")], ["", "LRU", "fifo", None, 1]),
     "simulation": ("auto", [("never", "never"), ("always", "always")], ["", "on", None, True]),
-    "simulation_seed": (0, [(-5, -5), (2**70, 2**70)], [1.0, "1", None, True]),
-    "simulation_scale": (0.0, [(1, 1.0), (0.25, 0.25)], [-0.1, 1.1, math.nan, "1", None, True]),
+    "simulation_seed": (0, [(-5, -5), (2**70, 2**70), (np.uint8(7), 7), (np.array(7), 7)], [1.0, "1", None, True]),
+    "simulation_scale": (
+        0.0,
+        [(1, 1.0), (0.25, 0.25), (np.float32(0.25), 0.25), (Fraction(1, 8), 0.125)],
+        [-0.1, 1.1, math.nan, "1", None, True],
+    ),
     "simulate_damaged": (False, [(True, True)], [0, 1, None, "no"]),
     "verify": ("lazy", [("open", "open"), ("never", "never")], ["", "always", None, False]),
     "on_full": ("crystallize", [("raise", "raise"), ("drop", "drop")], ["", "wait", None]),
     "strict_classes": (False, [(True, True)], [0, 1, None, "no"]),
-    "scrub": (False, [(True, True)], [0, 1, None, "no"]),
+    "scrub": (False, [(True, True), (np.True_, True), (np.array(True), True)], [0, 1, None, "no"]),
     "record_latency": (True, [(False, False)], [0, 1, None, "no"]),
     "trace": (False, [(True, True)], [0, 1, None, "no"]),
 }  # fmt: skip
@@ -107,9 +129,9 @@ def test_replaced_field_is_checked_and_the_others_stay():
 
 
 def test_config_as_a_dict_is_json_and_makes_the_same_config():
-    config = MemoryConfig(base_path=Path("a/b"), pool_configs=((1, 64),))
+    config = MemoryConfig(base_path=Path("/a/b"), pool_configs=((1, 64),))
     fields = json.loads(json.dumps(config.to_dict()))
-    assert (fields["base_path"], fields["pool_configs"]) == ("a/b", [[1, 64]])
+    assert (fields["base_path"], fields["pool_configs"]) == ("/a/b", [[1, 64]])
     assert MemoryConfig.of(fields) == config
     assert set(fields) == {field.name for field in dataclasses.fields(MemoryConfig)}
 
@@ -178,5 +200,61 @@ def test_total_that_the_configuration_refuses_makes_no_pool(total_mb):
         PoolAllocator(limit_mb=total_mb)
 
 
+def test_pools_may_be_iterators_which_are_read_once():
+    assert MemoryConfig(pool_configs=iter([iter([np.uint8(1), np.uint8(64)])])).pool_configs == ((1, 64),)
+    assert MemoryConfig(pool_configs=((1, 64 << i) for i in range(3))).pool_configs == ((1, 64), (1, 128), (1, 256))
+
+
 def test_default_pools_add_up_to_the_plan():
     assert sum(size_mb for size_mb, _ in DEFAULT_POOLS) == 280
+
+
+def test_base_folder_stays_the_same_when_the_process_changes_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = MemoryConfig(base_path="../data")
+    assert config.base_path == f"{tmp_path}/../data"  # what a symbolic link leads to is not guessed
+    monkeypatch.chdir("/")
+    assert config.replace(scrub=True).base_path == config.base_path
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert MemoryConfig.of(config.to_dict()) == config
+
+
+def test_relative_base_in_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ValueError, match="base_path: 'data' cannot be made absolute"):
+        MemoryConfig(base_path="data")
+    assert MemoryConfig(base_path="/data").base_path == "/data"
+
+
+@pytest.mark.parametrize(
+    "given", ["data/consciousness", "./here", "notes.d", Path("data"), b"data", "~/memory", "my data"]
+)
+def test_folder_in_the_place_of_the_size_is_told_where_it_goes(given):
+    with pytest.raises(ValueError, match=r"total_memory_mb: .*base_path="):
+        MemoryConfig(total_memory_mb=given)
+
+
+@pytest.mark.parametrize("given", ["280XB", "-1MB", "1e3", "", "1.5.2 GB"])
+def test_size_that_is_mistyped_is_not_taken_for_a_folder(given):
+    with pytest.raises(ValueError, match="is not a size") as caught:
+        MemoryConfig(total_memory_mb=given)
+    assert "base_path" not in str(caught.value)
+
+
+def test_options_for_type_checkers_are_the_fields():
+    fields = get_type_hints(MemoryConfig)
+    assert get_type_hints(MemoryFields) == fields
+    assert get_type_hints(MemoryOptions) == {name: kind for name, kind in fields.items() if name != "total_memory_mb"}
+
+
+@pytest.mark.parametrize("field", ["eviction_policy", "simulation", "verify", "on_full"])
+def test_choices_for_type_checkers_are_those_that_are_taken(field):
+    choices = get_args(get_type_hints(MemoryConfig)[field])
+    assert choices
+    for choice in choices:
+        assert getattr(MemoryConfig(**{field: choice}), field) == choice
+    with pytest.raises(ValueError, match=f"not one of {', '.join(choices)}"):
+        MemoryConfig(**{field: "none of them"})

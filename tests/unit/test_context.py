@@ -145,3 +145,7 @@ def test_importing_the_module_alone_imports_no_numpy():
     import jessy_mem
 
     subprocess.run([sys.executable, "-c", code, jessy_mem.__path__[0]], check=True)
+
+
+def test_collection_shows_its_size():
+    assert repr(ContextCollection([SMILE, CLOCK])) == "<ContextCollection of 2, 32 bytes, 0 missing>"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
-from unittest import mock
 
 import pytest
 from commands import run
 
 import jessy_mem as jm
-from jessy_mem import doctor
 
 
 def region(base, dimension: int):
@@ -32,19 +31,27 @@ def test_examine_while_a_region_is_forgotten(tmp_path):
     assert seen
 
 
-def test_examine_while_a_folder_goes(tmp_path):
-    region(tmp_path, 15)
+def test_examine_while_a_folder_goes(tmp_path, inject):
+    """Both folders were listed; the second goes when the first is looked at."""
+    first = region(tmp_path, 15)
     gone = region(tmp_path, 16).parent
-    folders = doctor._folders(tmp_path)
-    shutil.rmtree(gone)
-    with mock.patch.object(doctor, "_folders", return_value=folders):
+    lexists = os.path.lexists
+
+    def look(path):
+        if path == first:
+            shutil.rmtree(gone)
+        return lexists(path)
+
+    with inject.instead("os.path.lexists", look):
         assert jm.examine(tmp_path) == []
+    assert not gone.exists()
 
 
 def kinds(base) -> list[tuple[str, str]]:
     return [(str(finding.path.relative_to(base)), finding.kind) for finding in jm.examine(base)]
 
 
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 @pytest.mark.parametrize("leftover", ["", "notes.txt", "d15/region.mmap", "sub/D15/region.mmap"])
 def test_a_folder_without_dimensions_is_no_base(leftover, tmp_path):
     if leftover:
@@ -77,6 +84,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 @pytest.mark.parametrize(("place", "target"), BROKEN.values(), ids=list(BROKEN))
 def test_what_is_broken_is_named(place, target, tmp_path):
     region(tmp_path, 15)
@@ -93,6 +101,7 @@ def test_what_is_broken_is_named(place, target, tmp_path):
     assert run("verify", tmp_path / "D15").exit_code == 0
 
 
+@pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     region(tmp_path, 15)
     (tmp_path / "D32").write_text("x")
@@ -106,3 +115,11 @@ def test_verify_of_a_file_that_is_not_there(tmp_path):
     (error,) = jm.verify_region(tmp_path / "region.mmap", 32)
     assert isinstance(error, jm.DimensionNotFound)
     assert error.dimension == 32
+
+
+def test_folder_that_cannot_be_looked_at_is_a_finding(tmp_path, inject):
+    path = region(tmp_path, 15)
+    with inject(OSError(errno.EIO, "I/O error"), "os.path.lexists", for_good=False):
+        (finding,) = jm.examine(tmp_path)
+    assert (finding.kind, finding.path, finding.detail) == ("unreadable", path.parent, "I/O error")
+    assert str(finding) == f"{path.parent}: unreadable: I/O error"

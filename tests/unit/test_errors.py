@@ -30,6 +30,36 @@ TABLE = [
         "reserve: 20 bytes do not fit, 90 of 100 bytes are in use; held by D01 (3 views); close them",
     ),
     (
+        errors.LimitExceeded(985, 985, 1, "reserve", hint="another base folder begins anew", unit="ids"),
+        builtins.MemoryError,
+        {"requested_bytes": 1, "unit": "ids"},
+        "reserve: 1 ids do not fit, 985 of 985 ids are in use; another base folder begins anew",
+    ),
+    (
+        errors.RegionNotFound(15, "it is a proto-dimension"),
+        LookupError,
+        {"dimension": 15, "hint": "it is a proto-dimension"},
+        "dimension D15: it is a proto-dimension",
+    ),
+    (
+        errors.InvalidRegion("x.mmap", "magic", "b'PK'", "b'JESSY'", hint="it looks like a zip archive"),
+        ValueError,
+        {"layer": None, "hint": "it looks like a zip archive"},
+        "x.mmap: magic: found b'PK', expected b'JESSY'; it looks like a zip archive",
+    ),
+    (
+        errors.MappingError.of(OSError(errno.ENOMEM, "Cannot allocate memory"), "pool", 4096),
+        OSError,
+        {"errno": errno.ENOMEM, "requested_bytes": 4096},
+        f"[Errno {errno.ENOMEM}] Cannot allocate memory: 'pool'; 4096 bytes of address space were asked for; raise ",
+    ),
+    (
+        errors.MappingError.of(OSError(errno.EMFILE, "Too many open files"), "x.mmap", 4096),
+        OSError,
+        {"errno": errno.EMFILE, "requested_bytes": 0, "hint": ""},
+        f"[Errno {errno.EMFILE}] Too many open files: 'x.mmap'",
+    ),
+    (
         errors.LayerNotFound(1, 9, "the dimension has 4 layers"),
         LookupError,
         {"dimension": 1, "layer": 9, "hint": "the dimension has 4 layers"},

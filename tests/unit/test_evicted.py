@@ -6,7 +6,7 @@ import tracemalloc
 
 from jessy_mem.evicted import Evicted, EvictedDimensions
 
-FACTS = [(0, 1, 2.5, ("joke", "größe"), 100, 100), (7, 0, 1.0, (), 20, 60)]
+FACTS = [(0, 1, 2.5, ("joke", "größe"), 100, 100, 5), (7, 0, 1.0, (), 20, 60, 6)]
 
 
 def test_what_was_put_is_given_back_until_it_is_removed():
@@ -32,9 +32,9 @@ def test_a_dimension_that_is_put_again_counts_once():
 
 def test_facts_are_given_once():
     evicted = EvictedDimensions()
-    evicted.put(15, Evicted(1, 2, "mmap", 10), FACTS)
-    assert evicted.take_facts(15) == FACTS
-    assert evicted.take_facts(15) == []
+    evicted.put(15, Evicted(1, 2, "mmap", 10), FACTS, "Größe")
+    assert evicted.take_facts(15) == ("Größe", FACTS)
+    assert evicted.take_facts(15) == ("", [])
     assert evicted.get(15) == Evicted(1, 2, "mmap", 10)
 
 
@@ -44,8 +44,8 @@ def test_a_dimension_with_one_layer_and_one_keyword_takes_at_most_200_bytes():
     try:
         evicted = EvictedDimensions()
         for dimension in range(1000, 1000 + n_dimensions):
-            fact = (0, 0, 1.5, (f"word{dimension}",), 1024, 1024)
-            evicted.put(dimension, Evicted(1_000_000 + dimension, 1, "mmap", 4096 + dimension), [fact])
+            fact = (0, 0, 1.5, (f"word{dimension}",), 1024, 1024, 1_700_000_000_000_000_000)
+            evicted.put(dimension, Evicted(1_000_000 + dimension, 1, "mmap", 4096 + dimension), [fact], f"user:{dimension}")
         n_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import random
 import struct
 import subprocess
 import sys
+import types
 
 import pytest
+from parallel import with_its_own
+from world import World
 
+import jessy_mem as jm
 from helpers import (
+    DELTA_SAMPLE,
     EXTENSION_FIELDS,
     HAS_PROC,
     HEADER_FIELDS,
+    HUNG_S,
     SAMPLE,
     Holdings,
     Layer,
+    RegionFiles,
     align,
     extended_file,
     mapped_regions,
@@ -52,13 +61,33 @@ def test_reader_fails_for_every_flipped_byte(immutable, kind):
         ("layers[0].zero", 3, "reserved bytes of the extension"),
         ("layers[1].layer_num", 0, "layer_num"),
         ("generation", 0, "generation"),
-        ("required_features", 2, "required_features"),
+        ("required_features", 4, "required_features"),
         ("content_sha256", b"x", "content_sha256"),
         ("total_size", 300, "total_size"),
     ],
 )
 def test_reader_names_the_rule_that_a_resealed_file_breaks(field, value, message):
     data = bytearray(extended_file())
+    region = read_region(bytes(data))
+    patch(data, region, field, value)
+    reseal(data, region)
+    with pytest.raises(AssertionError, match=message):
+        read_region(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("required_features", 0, "a tombstone in no delta"),
+        ("optional_features", 1, "an immutable delta"),
+        ("layers[1].n_tokens", 1, "a tombstone that says something"),
+        ("layers[2].zero_last", 1, "reserved bytes of the extension"),
+        ("layers[2].attributes_offset", 3, "attributes_offset"),
+        ("layers[2].attributes", b'["source","test"]', "attributes"),
+    ],
+)
+def test_reader_names_the_rule_that_a_resealed_delta_breaks(field, value, message):
+    data = bytearray(extended_file(DELTA_SAMPLE, version=2, delta=True))
     region = read_region(bytes(data))
     patch(data, region, field, value)
     reseal(data, region)
@@ -156,7 +185,7 @@ def test_fixture_of_all_tests_fails_a_test_that_leaks(tmp_path):
         (tmp_path / "conftest.py").write_text(fixtures.read())
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=HUNG_S,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])},
     )  # fmt: skip
     assert "2 passed, 1 error" in done.stdout, done.stdout
@@ -168,3 +197,101 @@ def test_fixture_of_all_tests_fails_a_test_that_leaks(tmp_path):
 def test_run_threads_passes_exceptions_on():
     with pytest.raises(KeyError):
         run_threads([{}.popitem, list])
+
+
+def read_nothing():
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+def test_fault_happens_where_it_is_told_to(inject):
+    """Call number 1 fails, others do not; what was in the way is taken away."""
+    plain = os.open
+    with inject(OSError(5, "I/O error"), "os.open", at=1, for_good=False) as fault:
+        os.close(read_nothing())
+        assert not fault.fired
+        with pytest.raises(OSError, match="I/O error"):
+            read_nothing()
+        os.close(read_nothing())
+    assert (fault.n_calls, os.open) == (3, plain)
+
+
+def test_fault_for_good_stays(inject):
+    with inject(OSError(5, "I/O error"), "os.open", "os.mkdir", at=1) as fault:
+        os.close(read_nothing())
+        for _ in range(2):
+            with pytest.raises(OSError, match="I/O error"):
+                os.mkdir("never")
+    assert fault.fired
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_fault_that_is_never_reached_fails_the_test(inject, at):
+    plain = os.open
+    fault = inject(OSError(), "os.open", at=at)
+    fault.__enter__()
+    for _ in range(at):
+        os.close(read_nothing())
+    with pytest.raises(AssertionError, match=rf"never reached: os\.open, called {at} times"):
+        fault.__exit__()
+    assert os.open is plain
+
+
+def test_fault_that_is_never_reached_fails_a_test_that_expects_another_error(inject):
+    fault = inject(OSError("injected"), "os.open")
+    with pytest.raises(AssertionError, match="never reached"), pytest.raises(OSError, match="another"), fault:
+        raise OSError("another")
+
+
+def test_stand_in_that_is_never_called_fails_the_test(inject):
+    with inject.instead("os.getpid", lambda: 7):
+        assert os.getpid() == 7
+    with pytest.raises(AssertionError, match=r"never reached: os\.getpid"), inject.instead("os.getpid", lambda: 7):
+        pass
+
+
+def test_faults_one_by_one_end_behind_the_last_call(inject):
+    def two_calls():
+        for _ in range(2):
+            os.close(read_nothing())
+
+    failed = []
+    for fault in inject.one_by_one(lambda at: inject(OSError(), "os.open", at=at)):
+        try:
+            with fault:
+                two_calls()
+        except OSError:
+            failed.append(fault.at)
+    assert failed == [0, 1]
+    faults = inject.one_by_one(lambda at: inject(OSError(), "os.open", at=at), at_least=3)
+    for fault in itertools.islice(faults, 3):
+        with contextlib.suppress(OSError), fault:
+            two_calls()
+    with pytest.raises(AssertionError, match=r"never reached: call 2 of os\.open"):
+        next(faults)
+
+
+def test_fault_in_the_package_happens_in_a_call_of_its_own(inject):
+    before = sys.getprofile()
+    with pytest.raises(ZeroDivisionError) as raised, inject.in_package(ZeroDivisionError(), at=1):
+        jm.RegionBuilder(15, "Humor").add_layer(jm.LayerSpec(text="a joke")).to_bytes()
+    assert jm.__path__[0] in str(raised.traceback[-2].path)
+    with pytest.raises(AssertionError, match="never reached: a function of"), inject.in_package(ZeroDivisionError()):
+        random.random()
+    assert sys.getprofile() is before
+
+
+def test_each_thread_of_a_parallel_run_has_its_own_folder(tmp_path):
+    """What pytest-run-parallel does, with the least of an item that will do."""
+    found = []
+
+    def sample(world, region_file, number):
+        found.append((world.base, region_file(b"mine").read_bytes(), region_file.folder, number))
+
+    item = types.SimpleNamespace(
+        obj=sample, fixturenames=["world", "region_file", "tmp_path"], funcargs={"tmp_path": tmp_path}
+    )
+    fixtures = {"world": World(tmp_path / "base"), "region_file": RegionFiles(tmp_path), "number": 7}
+    run_threads([lambda: with_its_own(item)(**fixtures)] * 2)
+    assert {(content, number) for _, content, _, number in found} == {(b"mine", 7)}
+    assert len({base for base, *_ in found} | {fixtures["world"].base}) == 3
+    assert len({folder for _, _, folder, _ in found} | {tmp_path}) == 3

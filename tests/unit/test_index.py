@@ -1,7 +1,10 @@
 """LayerIndex against a plain search through all layers."""
 
 import struct
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +63,56 @@ def test_by_keyword_case_folded(index):
         assert index.find(keyword=word) == [(1, 1), (7, 0)]
     for word in ("jok", "jokes", "", " joke"):
         assert index.find(keyword=word) == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "CAFE\N{COMBINING ACUTE ACCENT}"),
+        ("\N{ANGSTROM SIGN}ngstrom", "\N{LATIN SMALL LETTER A WITH RING ABOVE}ngstrom"),
+        ("\uac00", "\u1100\u1161"),  # Hangul, whole and in its letters
+        (
+            "\N{GREEK SMALL LETTER ALPHA}\N{COMBINING GREEK YPOGEGRAMMENI}",
+            "\N{GREEK SMALL LETTER ALPHA WITH YPOGEGRAMMENI}",
+        ),
+        ("\u0915\u093c", "\u0958"),  # Hindi
+        ("STRASSE", "Straße"),
+        ("C++", "c++"),
+        ("\N{THUMBS UP SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4}",) * 2,
+        ("don\N{RIGHT SINGLE QUOTATION MARK}t", "DON\N{RIGHT SINGLE QUOTATION MARK}T"),
+    ],
+)
+def test_keyword_is_found_however_it_was_typed(stored, asked):
+    index = LayerIndex()
+    index.put(1, facts_of((0, 1.0, [stored])))
+    assert index.find(keyword=stored) == index.find(keyword=asked) == [(1, 0)]
+    index.put(1, facts_of((0, 1.0, [asked])))
+    assert index.find(keyword=stored) == index.find(keyword=asked) == [(1, 0)]
+
+
+@pytest.mark.parametrize("keyword", [3, b"joke", ["joke"], ("joke",), 1.5, True])
+def test_keyword_that_is_no_text_is_a_type_error(index, keyword):
+    with pytest.raises(
+        TypeError, match="keyword: .*not str; .*dimension=" if type(keyword) is int else "keyword: .*not str"
+    ):
+        index.find(keyword=keyword)
+
+
+@pytest.mark.parametrize("dimension", ["1", 1.0, (1, 0), b"1"])
+def test_dimension_that_is_no_number_is_a_type_error(index, dimension):
+    with pytest.raises(TypeError):
+        index.find(dimension)
+
+
+@pytest.mark.parametrize(
+    "frequency",
+    [(0.1, 0.6), (np.float32(0.1), np.float32(0.6)), (np.float32(0.6), 1), [Decimal("0.6"), Fraction(3, 5)],
+     np.array([0.6, 0.6]), np.array([0.6, 0.6], np.float32), iter((0, 0.6)), (0.6000000238418579, 1), (-1, 0.6)],
+)  # fmt: skip
+def test_range_meets_the_number_that_was_written(frequency):
+    index = LayerIndex()
+    index.put(1, facts_of((0, 0.6, []), (1, 1.5, [])))
+    assert index.find(np.int8(1), frequency=frequency) == [(1, 0)]
 
 
 def test_an_empty_keyword_is_a_keyword(index):

@@ -16,7 +16,7 @@ import pytest
 from world import MIB, World, check_states, content_of, manager
 
 import jessy_mem as jm
-from helpers import read_region
+from helpers import HUNG_S, read_region
 from jessy_mem import compression
 from jessy_mem.ids import LOCK_NAME
 from jessy_mem.journal import line
@@ -343,12 +343,13 @@ def test_ids_are_used_up(tmp_path):
         ("os.pwrite", None),
     ],
 )
-def test_register_that_fails_gives_no_id(tmp_path, call, fault):
+def test_register_that_fails_gives_no_id(tmp_path, inject, call, fault):
     with manager(tmp_path) as memory:
         learn(memory)
         before = used(memory)
         # None: a short write
-        with mock.patch(call, side_effect=fault, return_value=3), pytest.raises(jm.MappingError) as failed:
+        failing = inject(fault, call) if fault else inject.instead(call, lambda *_args: 3)
+        with failing, pytest.raises(jm.MappingError) as failed:
             learn(memory)
         assert failed.value.errno == (fault.errno if fault else errno.ENOSPC)
         assert failed.value.filename == str(tmp_path / LOCK_NAME)
@@ -366,23 +367,23 @@ def is_locked(base) -> bool:
         return False
 
 
-def test_lock_is_held_while_a_file_is_published_only(tmp_path):
+def test_lock_is_held_while_a_file_is_published_only(tmp_path, inject):
     seen = []
     with manager(tmp_path) as memory:
         dimensions = [learn(memory, key) for key in range(4)]
         memory.append_layer(dimensions[0], spec(7))
         assert not is_locked(tmp_path)
-        with mock.patch("os.fsync", side_effect=lambda fd: seen.append(is_locked(tmp_path))):
+        with inject.instead("os.fsync", lambda fd: seen.append(is_locked(tmp_path))):
             memory.crystallize(dimensions[0])
             assert not is_locked(tmp_path)
             memory.forget(dimensions[0])
             assert not is_locked(tmp_path)
         assert len(seen) > 3
         assert all(seen)
-        with mock.patch("os.fsync", side_effect=OSError(errno.EIO, "I/O error")), pytest.raises(jm.MappingError):
+        with inject(OSError(errno.EIO, "I/O error"), "os.fsync"), pytest.raises(jm.MappingError):
             memory.crystallize(dimensions[1])
         assert not is_locked(tmp_path)
-        with mock.patch("os.pwrite", side_effect=OSError(errno.ENOSPC, "full")), pytest.raises(jm.MappingError):
+        with inject(OSError(errno.ENOSPC, "full"), "os.pwrite"), pytest.raises(jm.MappingError):
             learn(memory)
         assert not is_locked(tmp_path)
 
@@ -404,13 +405,13 @@ def test_lock_held_by_another_stops_no_reader(tmp_path):
             assert (dimension, 0) in memory.layers(keyword="word1")
             check_states(memory.get_stats())
             assert not any(each.done() for each in waiting)
-        assert waiting[0].result(60) == dimension + 1
-        waiting[1].result(60)
+        assert waiting[0].result(HUNG_S) == dimension + 1
+        waiting[1].result(HUNG_S)
         assert check(memory, dimension, 1) == "mmap"
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_lock_does_not_stay_with_a_child_that_was_forked_meanwhile(tmp_path):
+def test_lock_does_not_stay_with_a_child_that_was_forked_meanwhile(tmp_path, inject):
     end, of_child = os.pipe()
     children = []
 
@@ -425,7 +426,7 @@ def test_lock_does_not_stay_with_a_child_that_was_forked_meanwhile(tmp_path):
     try:
         with manager(tmp_path) as memory:
             dimension = learn(memory)
-            with mock.patch("os.fsync", fork):
+            with inject.instead("os.fsync", fork):
                 memory.crystallize(dimension)
             assert not is_locked(tmp_path)
             assert learn(memory) == dimension + 1
@@ -716,21 +717,21 @@ class Gate:
     def __call__(self, fd):
         if not self.reached.is_set():
             self.reached.set()
-            assert self.opened.wait(60)
+            assert self.opened.wait(HUNG_S)
         self.fsync(fd)
 
 
 @pytest.fixture
-def stopped(tmp_path):
+def stopped(tmp_path, inject):
     """A manager in the middle of a crystallize in another thread: (manager, dimension, future, gate)."""
     gate = Gate()
     World(tmp_path).write_all(1, 2)
     with manager(tmp_path) as memory, ThreadPoolExecutor(2) as threads:
         dimension = learn(memory, 1)
         memory.load_dimension(1)
-        with mock.patch("os.fsync", gate):
+        with inject.instead("os.fsync", gate):
             future = threads.submit(memory.crystallize, dimension)
-            assert gate.reached.wait(60)
+            assert gate.reached.wait(HUNG_S)
             yield memory, dimension, future, gate
             gate.opened.set()
     del future
@@ -880,13 +881,13 @@ def test_forget_leaves_a_folder_that_no_manager_looks_at(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["unlink", "fsync"])
-def test_forget_that_fails_can_be_called_again(tmp_path, call):
+def test_forget_that_fails_can_be_called_again(tmp_path, inject, call):
     with manager(tmp_path) as memory:
         dimension = learn(memory, 1)
         memory.crystallize(dimension)
         before = used(memory)
         fault = OSError(errno.EIO, "I/O error")
-        with mock.patch(f"os.{call}", side_effect=fault), pytest.raises(jm.MappingError) as failed:
+        with inject(fault, f"os.{call}"), pytest.raises(jm.MappingError) as failed:
             memory.forget(dimension)
         assert failed.value.errno == errno.EIO
         assert failed.value.filename
@@ -1008,8 +1009,8 @@ def test_callback_of_a_drop_may_use_the_manager(tmp_path):
 
         def look(dimension, reason, n_bytes):
             with ThreadPoolExecutor(1) as threads:  # from another thread: no lock is held
-                saved.append(threads.submit(memory.get_stats).result(60).drops)
-                threads.submit(memory.crystallize, memory.create_proto_dimension("Small", [spec(5)])).result(60)
+                saved.append(threads.submit(memory.get_stats).result(HUNG_S).drops)
+                threads.submit(memory.crystallize, memory.create_proto_dimension("Small", [spec(5)])).result(HUNG_S)
 
         memory.on_evict(look)
         for key in range(5):
@@ -1141,12 +1142,12 @@ def test_evictable_regions_go_before_protos_are_written(tmp_path):
         assert files_in(tmp_path) == ["D20", "D20/region.mmap"]
 
 
-def test_disk_full_when_room_is_needed_loses_nothing(tmp_path):
+def test_disk_full_when_room_is_needed_loses_nothing(tmp_path, inject):
     with manager(tmp_path, 1) as memory:
         dimensions = [learn(memory, key, 1, 150 * KIB) for key in range(3)]
         before = used(memory)
         fault = OSError(errno.ENOSPC, "No space left on device")
-        with mock.patch("os.write", side_effect=fault), pytest.raises(jm.LimitExceeded) as failed:
+        with inject(fault, "os.write"), pytest.raises(jm.LimitExceeded) as failed:
             learn(memory, 3, 1, 150 * KIB)
         assert "no room could be made: [Errno 28]" in failed.value.hint
         assert failed.value.__cause__.errno == errno.ENOSPC
@@ -1230,12 +1231,13 @@ class Announced:
 def test_room_that_others_made_meanwhile_is_taken(tmp_path, on_full):
     with manager(tmp_path, 1, on_full=on_full) as memory, ThreadPoolExecutor(1) as threads:
         block = memory.allocate(700 * KIB)
-        with memory._learner.protos.lock:
-            memory._learner.protos.lock = announced = Announced(memory._learner.protos.lock)
+        protos = memory._learner.protos  # private: nothing else tells that a thread has come to wait for the lock
+        with protos.lock:
+            protos.lock = announced = Announced(protos.lock)
             future = threads.submit(learn, memory, 1, 1, 500 * KIB)
-            assert announced.reached.wait(60)
+            assert announced.reached.wait(HUNG_S)
             block.free()
-        assert check(memory, future.result(60), 1, 1, 500 * KIB) == "pool"
+        assert check(memory, future.result(HUNG_S), 1, 1, 500 * KIB) == "pool"
 
 
 def test_ten_times_the_budget_is_written_by_four_threads(tmp_path):
@@ -1349,7 +1351,7 @@ def test_changes_of_one_dimension_from_many_threads_keep_it_whole(tmp_path):
         with ThreadPoolExecutor(4) as threads:
             futures = [threads.submit(patiently, work) for work in (append, update, crystallize, forget)]
             for future in futures:
-                future.result(120)
+                future.result(HUNG_S)
         for dimension in dimensions:
             try:
                 region = memory.region(dimension)

@@ -11,14 +11,13 @@ import textwrap
 import threading
 import warnings
 import weakref
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from world import IMMUTABLE, MIB, PLANNED, check_reading, check_states, content_of, generation_of, manager
 
 import jessy_mem as jm
-from helpers import Holdings, Layer, extended_file, mapped_regions, plain_file, run_threads
+from helpers import HUNG_S, Holdings, Layer, extended_file, mapped_regions, plain_file, run_threads
 from jessy_mem import compression
 
 needs_zstd = pytest.mark.skipif(not compression.is_available(), reason="zstd is not installed")
@@ -1288,11 +1287,11 @@ def test_each_crossing_calls_back_exactly_once(world):
                 assert told == [level] * number
 
 
-def test_pressure_is_logged_once_in_ten_seconds(world, caplog, monkeypatch):
+def test_pressure_is_logged_once_in_ten_seconds(world, caplog, inject):
     """Callbacks are told of every crossing all the same."""
     readings_s = (1000.0, 1000.1, 1009.9, 1010.0, 1019.9, 1020.1)
-    monkeypatch.setattr("jessy_mem.pressure.time", SimpleNamespace(monotonic=iter(readings_s).__next__))
-    with pressure_manager(world) as memory:
+    clock = inject.instead("time.monotonic", iter(readings_s).__next__)
+    with pressure_manager(world) as memory, clock:
         told = []
         memory.on_pressure(lambda level, used_bytes, limit_bytes: told.append(level))
         lines = []
@@ -1342,7 +1341,7 @@ def test_callbacks_run_outside_every_lock(world):
             for thread in others:
                 thread.start()
             for thread in others:
-                thread.join(60)
+                thread.join(HUNG_S)
                 assert not thread.is_alive(), "the callback is called under a lock"
             memory.load_dimension(2)
             memory.allocate(4096).free()
@@ -1364,7 +1363,7 @@ def test_load_all_calls_back_outside_every_lock(world):
         def callback(level, used_bytes, limit_bytes):
             thread = threading.Thread(target=memory.get_stats)
             thread.start()
-            thread.join(60)
+            thread.join(HUNG_S)
             done.append((level, thread.is_alive()))
 
         memory.on_pressure(callback)
@@ -1512,3 +1511,26 @@ def test_a_manager_without_descriptors_refuses_and_goes_on():
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("sound ")
+
+
+@pytest.mark.skipif(not compression.is_available(), reason="no zstd")
+def test_region_that_outlives_its_manager_decompresses_all_the_same(tmp_path):
+    text = "the same again " * 1000
+    jm.RegionBuilder(1, "Packed").add_layer(jm.LayerSpec(text=text, compress=True)).write(jm.region_path(tmp_path, 1))
+    memory = manager(tmp_path)
+    region = memory.load_dimension(1)
+    del memory
+    gc.collect()
+    assert region.layer(0).text == text
+
+
+def test_keywords_overwritten_after_the_check_leave_the_dimension_unfound(world, caplog):
+    """Who writes into a mapped file breaks the rules; what was found keeps its bytes, and nothing else fails."""
+    path = world.write(1, keywords=(b"moon",))
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        with path.open("r+b") as file:
+            file.seek(256)
+            file.write(b"\xff" * 100)
+        assert memory.layers(keyword="moon") == []
+    assert "cannot be found by keyword" in caplog.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from array import array
 from contextlib import suppress
 
 import pytest

@@ -127,6 +127,7 @@ def test_page_names_every_sample():
     assert described == [(family.name, own, family.help) for family, own in zip(FAMILIES, labels, strict=True)]
 
 
+@pytest.mark.thread_unsafe(reason="looks at all managers of the process")
 def test_all_open_managers_are_measured_and_told_apart(world, tmp_path):
     before = {sample.labels["manager"] for sample in jm.metrics()}
     with manager(world) as first, manager(world) as second, manager(tmp_path / "other") as third:
@@ -227,7 +228,7 @@ def test_prometheus_types_and_units_in_openmetrics(busy):
 
 def test_prometheus_registers_without_asking_for_numbers(busy, monkeypatch):
     prometheus = pytest.importorskip("prometheus_client")
-    monkeypatch.setattr(jm.MmapManager, "get_stats", None)
+    monkeypatch.setattr(jm.MmapManager, "get_stats", None)  # a call would raise
     prometheus.CollectorRegistry(auto_describe=True).register(prometheus_collector(busy))
 
 

@@ -1,12 +1,18 @@
 """PoolAllocator and Block: sizes, limits, borrowing, runs, errors."""
 
+import errno
 import gc
 import mmap
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jessy_mem.errors as errors
@@ -463,6 +469,7 @@ def resident_bytes():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.thread_unsafe(reason="looks at the pages of the process")
 def test_trim_gives_free_pages_back_and_keeps_live_ones():
     pool = PoolAllocator()
     assert pool.trim() == 0
@@ -484,6 +491,94 @@ def test_new_pool_takes_address_space_and_no_memory():
     before = resident_bytes()
     pools = [PoolAllocator() for _ in range(8)]
     assert (resident_bytes() - before) / len(pools) < MIB
+
+
+@pytest.mark.parametrize("limit_mb", [16, 4, 1, 280, 0.25])
+def test_small_limit_takes_little_address_space(limit_mb):
+    before = mapped_bytes()
+    pool = PoolAllocator(limit_mb=limit_mb)
+    taken = mapped_bytes() - before
+    assert taken < limit_mb * MIB + 2 * MIB
+    if limit_mb >= 1:
+        for n_bytes in (1, 5000, 20_000, 200_000, 1_000_000):  # whatever the homes, each size may have it all
+            blocks, error = fill(pool, n_bytes)
+            assert pool.usage()[0] > 0.9 * limit_mb * MIB or n_bytes > 262144
+            assert isinstance(error, errors.MemoryError)
+            del blocks, error
+
+
+def mapped_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+
+
+def test_homes_that_fit_stay_as_they_were_given():
+    sizes = [(each.block_size, each.n_blocks) for each in PoolAllocator(SMALL, 4).stats().classes]
+    assert sizes == [(4096, 256), (16384, 64), (65536, 16), (262144, 4)]
+    strict = PoolAllocator(SMALL, 2, strict_classes=True)
+    assert [each.n_blocks for each in strict.stats().classes] == [256, 64, 16, 4]
+    halved = PoolAllocator(SMALL, 2)
+    assert [each.n_blocks for each in halved.stats().classes] == [128, 32, 8, 2]
+
+
+def test_pool_without_address_space_says_what_to_change():
+    script = """
+import resource
+import jessy_mem as jm
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+try:
+    jm.PoolAllocator(((1 << 14, 4096),), 1 << 14)
+except jm.MappingError as error:
+    assert error.requested_bytes == 1 << 34, error.requested_bytes
+    assert str(error.requested_bytes) in str(error) and "ulimit -v" in str(error) and "total_memory_mb" in str(error)
+    print(error.errno, error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{errno.ENOMEM} pool\n", "")
+
+
+@pytest.mark.parametrize(
+    ("pools", "limit_mb"),
+    [
+        (((1, 4096) for _ in range(1)), 4),
+        (np.array([[1, 4096], [2, 16384]], np.int16), np.int8(4)),
+        ([(Fraction(1, 2), np.uint32(4096))], Decimal("0.5")),
+        (iter([iter([1.0, 4096])]), np.float32(1)),
+    ],
+)
+def test_sizes_may_be_of_any_type_of_number(pools, limit_mb):
+    pool = PoolAllocator(pools, limit_mb)
+    assert pool.usage() == (0, int(limit_mb * MIB if not hasattr(limit_mb, "item") else limit_mb.item() * MIB))
+    block = pool.allocate(np.int16(1000))
+    assert (block.n_bytes, block.capacity) == (1000, 4096)
+    assert pool.allocate(np.array(5)).n_bytes == 5
+    with pytest.raises(TypeError):
+        pool.allocate(np.float64(5))
+
+
+def test_weak_references_let_pools_and_blocks_go(pool):
+    block = pool.allocate(10)
+    gone, callbacks = weakref.ref(block), []
+    weakref.finalize(pool, callbacks.append, "pool")
+    weakref.finalize(block, callbacks.append, "block")
+    assert gone() is block
+    block.free()
+    assert gone() is block
+    del block
+    assert gone() is None
+    assert callbacks == ["block"]
+    cache = weakref.WeakValueDictionary()
+    for i in range(200):  # more than the list of free objects keeps
+        kept = cache[i] = pool.allocate(10)
+    assert list(cache.values()) == [kept]
+
+
+def test_sizes_of_blocks_and_pools_are_what_they_hold(pool):
+    block = pool.allocate(5000)
+    held = sys.getsizeof(block)
+    assert held - 16384 == sys.getsizeof(Block.__new__(Block))
+    block.free()
+    assert sys.getsizeof(block) == held - 16384
+    assert 100 < sys.getsizeof(pool) < MIB
 
 
 def test_trim_of_blocks_smaller_than_a_page_keeps_their_neighbours():

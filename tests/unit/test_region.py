@@ -13,6 +13,8 @@ import resource
 import subprocess
 import sys
 import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ import pytest
 
 from helpers import (
     HAS_PROC,
+    HUNG_S,
     SAMPLE,
     Holdings,
     Layer,
@@ -30,8 +33,7 @@ from helpers import (
     read_region,
     reseal_content,
 )
-from jessy_mem import compression
-from jessy_mem._core import image
+from jessy_mem import compression, sealed
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import MmapRegion, make_region
@@ -357,6 +359,7 @@ def test_mapping_goes_with_the_region_when_nothing_was_taken(region_file):
     assert before.new() == []
 
 
+@pytest.mark.thread_unsafe(reason="looks at all descriptors of the process")
 @needs_proc
 @pytest.mark.parametrize("immutable", [False, True])
 def test_mapped_region_holds_no_descriptor(immutable, region_file):
@@ -460,7 +463,7 @@ def test_process_that_holds_views_exits_silently(region_file):
         "late = Late()\n"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(region_file(DATA))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -507,7 +510,7 @@ def test_file_changed_in_place_cannot_lead_a_reader_outside(region_file):
             region.layer(1)
 
 
-def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatch):
+def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):
     path = region_file(DATA)
     pread = os.pread
 
@@ -516,8 +519,7 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatc
         os.truncate(path, 4096)
         return first
 
-    monkeypatch.setattr(os, "pread", shorten)
-    with pytest.raises(RegionTruncated) as caught:
+    with inject.instead("os.pread", shorten), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert caught.value.path == str(path)
     assert caught.value.expected == f"a file of {SIZE} bytes"
@@ -527,16 +529,11 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, monkeypatc
 
 
 @pytest.mark.parametrize("call", ["open", "pread"])
-def test_refusal_of_the_system_is_a_mapping_error(call, region_file, monkeypatch):
+def test_refusal_of_the_system_is_a_mapping_error(call, region_file, inject):
     path = region_file(DATA)
-
-    def refuse(*_args, **_options):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(MappingError) as caught:
+    refusal = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with inject(refusal, f"os.{call}"), pytest.raises(MappingError) as caught:
         MmapRegion(3, path)
-    monkeypatch.undo()
     assert (caught.value.errno, caught.value.filename) == (errno.EMFILE, str(path))
 
 
@@ -670,6 +667,7 @@ def test_residency_is_a_share_and_prefetch_raises_it(region_file):
 
 @needs_proc
 @needs_memfd
+@pytest.mark.thread_unsafe(reason="looks at all mappings of the process")
 def test_immutable_region_is_mapped_from_sealed_memory(region_file):
     path = region_file(extended_file(immutable=True))
     before = set(mapped_regions())
@@ -690,7 +688,7 @@ def test_immutable_region_is_mapped_from_sealed_memory(region_file):
 
 @needs_proc
 @needs_memfd
-def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatch):
+def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, inject):
     import fcntl
 
     make, kept = os.memfd_create, []
@@ -699,8 +697,9 @@ def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatc
         kept.append(make(*args))
         return os.dup(kept[0])
 
-    monkeypatch.setattr(os, "memfd_create", make_and_keep)
-    with MmapRegion(3, region_file(extended_file(immutable=True))):
+    with inject.instead("os.memfd_create", make_and_keep):
+        region = MmapRegion(3, region_file(extended_file(immutable=True)))
+    with region:
         (fd,) = kept
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         assert seals & fcntl.F_SEAL_WRITE
@@ -716,7 +715,7 @@ def test_sealed_memory_cannot_be_written_shrunk_or_grown(region_file, monkeypatc
 
 @needs_memfd
 @needs_proc
-def test_memory_is_sealed_before_it_is_checked(region_file, monkeypatch):
+def test_memory_is_sealed_before_it_is_checked(region_file, inject):
     import fcntl
 
     control, added = fcntl.fcntl, []
@@ -726,9 +725,9 @@ def test_memory_is_sealed_before_it_is_checked(region_file, monkeypatch):
             added.append((argument, os.readlink(f"/proc/self/fd/{fd}")))
         return control(fd, command, argument)
 
-    monkeypatch.setattr(fcntl, "fcntl", record)
-    with MmapRegion(3, region_file(extended_file(immutable=True))):
-        ((seals, name),) = added
+    with inject.instead("fcntl.fcntl", record):
+        MmapRegion(3, region_file(extended_file(immutable=True))).close()
+    ((seals, name),) = added
     assert seals == fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
     assert name.startswith("/memfd:jessy_mem")
 
@@ -745,42 +744,106 @@ def test_changed_immutable_region_is_refused_at_open(region_file):
     assert caught.value.found == data[144:176].hex()
 
 
-def test_immutable_region_without_sealed_memory_is_checked_all_the_same(region_file, monkeypatch):
+def without_memfd(monkeypatch) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
+
+
+def refusing(call: str, number: int) -> Callable[..., None]:
+    """Let the system refuse `call`, as a sandbox does, with an error of this number."""
+
+    def arrange(monkeypatch) -> None:
+        def refuse(*_args, **_options):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, call, refuse, raising=False)
+
+    return arrange
+
+
+REFUSALS = [
+    without_memfd,
+    *(refusing("memfd_create", getattr(errno, name)) for name in "EPERM EACCES ENOSYS EMFILE EINVAL".split()),
+    *(refusing("sendfile", getattr(errno, name)) for name in "EPERM ENOSYS EINVAL".split()),
+]
+
+
+@pytest.mark.parametrize("arrange", REFUSALS)
+def test_immutable_region_without_sealed_memory_is_as_safe(arrange, region_file, monkeypatch):
+    if not hasattr(os, "memfd_create") and arrange is not without_memfd:
+        pytest.skip("needs memfd_create")
+    arrange(monkeypatch)
     data = extended_file(immutable=True)
-    with MmapRegion(3, region_file(data)) as region:
+    path = region_file(data)
+    with MmapRegion(3, path) as region:
         assert region.immutable
-        assert bytes(region.layer(0)) == SAMPLE[0].content
+        with path.open("r+b") as file:
+            file.truncate(0)
+        assert bytes(memoryview(region)) == data
+        assert memoryview(region).readonly
+        assert region.verify() == []
     with pytest.raises(ChecksumMismatch, match="content_sha256"):
         MmapRegion(3, region_file(damaged(data, SIZE - 1)))
 
 
+@needs_proc
+def test_private_copy_of_an_immutable_region_cannot_be_written(region_file, monkeypatch):
+    without_memfd(monkeypatch)
+    with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
+        address = np.frombuffer(region, np.uint8).__array_interface__["data"][0]
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        spans = [([int(end, 16) for end in each[0].split("-")], each[1]) for each in maps]
+        (mode,) = [mode for (begin, end), mode in spans if begin <= address < end]
+        assert mode == "r--p"
+
+
 @needs_memfd
-@pytest.mark.parametrize("call", ["memfd_create", "sendfile"])
-def test_refusal_while_sealing_is_a_mapping_error(call, region_file, monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_sealed_memory_is_never_executable_where_the_system_knows_that(known, region_file, monkeypatch):
+    make, asked = os.memfd_create, []
+
+    def make_and_note(name, flags):
+        asked.append(flags)
+        if not known and flags & sealed.MFD_NOEXEC_SEAL:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return make(name, flags & ~sealed.MFD_NOEXEC_SEAL | os.MFD_ALLOW_SEALING)
+
+    monkeypatch.setattr(os, "memfd_create", make_and_note)
+    with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
+        assert region.verify() == []
+    assert [flags & sealed.MFD_NOEXEC_SEAL for flags in asked] == ([8] if known else [8, 0])
+    assert all(flags & os.MFD_CLOEXEC for flags in asked)
+
+
+@needs_memfd
+def test_refusal_while_sealing_is_a_mapping_error(region_file, monkeypatch):
     path = region_file(extended_file(immutable=True))
-
-    def refuse(*_args, **_options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, call, refuse)
+    refusing("sendfile", errno.ENOSPC)(monkeypatch)
     with pytest.raises(MappingError) as caught:
         MmapRegion(3, path)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
 
 
+@pytest.mark.parametrize(
+    "read", [lambda *_args: 0, lambda *_args: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error"))]
+)
+def test_file_that_cannot_be_copied_to_private_memory_is_an_error(read, region_file, monkeypatch):
+    without_memfd(monkeypatch)
+    monkeypatch.setattr(os, "preadv", read)
+    with pytest.raises((RegionTruncated, MappingError)):
+        MmapRegion(3, region_file(extended_file(immutable=True)))
+
+
 @needs_memfd
-def test_file_shortened_while_it_is_sealed_is_truncated(region_file, monkeypatch):
+def test_file_shortened_while_it_is_sealed_is_truncated(region_file, inject):
     path = region_file(extended_file(immutable=True))
-    monkeypatch.setattr(os, "sendfile", lambda *_args: 0)
-    with pytest.raises(RegionTruncated) as caught:
+    with inject.instead("os.sendfile", lambda *_args: 0), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert (caught.value.found, caught.value.expected) == ("0 bytes", f"a file of {SIZE} bytes")
 
 
 @needs_proc
 @needs_memfd
-def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, monkeypatch):
+def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, inject):
     """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
 
     def older_system(n_bytes, fd, private=False):
@@ -788,9 +851,10 @@ def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return Mapping(n_bytes, fd, private=private)
 
-    monkeypatch.setattr(image, "Mapping", older_system)
     before = set(mapped_regions())
-    with MmapRegion(3, region_file(extended_file(immutable=True))) as region:
+    with inject.instead("jessy_mem._core.image.Mapping", older_system):
+        region = MmapRegion(3, region_file(extended_file(immutable=True)))
+    with region:
         (line,) = [line for line in mapped_regions() if line not in before]
         assert line.split()[1] == "r--p"
         assert bytes(memoryview(region)) == extended_file(immutable=True)
@@ -823,6 +887,7 @@ class Charge:
         Charge.alive -= 1
 
 
+@pytest.mark.thread_unsafe(reason="looks at all mappings of the process")
 @pytest.mark.parametrize("immutable", [False, True])
 def test_charge_is_asked_before_the_file_is_mapped_and_lives_as_long_as_it(immutable, region_file):
     path = region_file(extended_file(immutable=immutable))
@@ -844,6 +909,7 @@ def test_charge_is_asked_before_the_file_is_mapped_and_lives_as_long_as_it(immut
     assert Charge.alive == 0
 
 
+@pytest.mark.thread_unsafe(reason="all threads share the count of charges")
 @pytest.mark.parametrize("immutable", [False, True])
 def test_charge_is_given_back_when_the_file_is_refused(immutable, region_file):
     data = damaged(extended_file(immutable=immutable), SOUND.layers[0].offset if immutable else 0)
@@ -1056,19 +1122,11 @@ def test_refusal_of_the_owner_is_passed_on_and_changes_nothing(region_file):
     assert bytes(region.layer(0)) == raw
 
 
-def test_compressed_layer_without_a_decoder_names_the_extra(region_file, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr("importlib.import_module", missing)
-    compression._zstd.cache_clear()
-    try:
-        with MmapRegion(3, region_file(compressed_file(b"x" * 40, 100))) as region:
-            with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
-                region.layer(0)
-            assert region.verify() == []  # what can be compared is
-    finally:
-        compression._zstd.cache_clear()
+def test_compressed_layer_without_a_decoder_names_the_extra(region_file, without_zstd):
+    with MmapRegion(3, region_file(compressed_file(b"x" * 40, 100))) as region:
+        with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[zstd\]'"):
+            region.layer(0)
+        assert region.verify() == []  # what can be compared is
 
 
 def test_damage_of_a_compressed_layer_is_found_before_it_is_decompressed(region_file):
@@ -1124,6 +1182,7 @@ def test_layers_with_holes_are_found(region_file):
                     region.layer(number)
 
 
+@pytest.mark.thread_unsafe(reason="looks at the pages of the process")
 def test_opening_reads_no_content(region_file):
     """Damage in content does not stop a region from opening: only the head is looked at."""
     layers = tuple(Layer(i, b"x" * 8192) for i in range(4))
@@ -1137,3 +1196,92 @@ def test_opening_reads_no_content(region_file):
     reseal_content(data, sound)
     with MmapRegion(3, region_file(bytes(data))) as region:
         assert region.verify() == []
+
+
+# What a view and a region are to Python ---------------------------------------------------------------------------
+
+
+def test_view_equals_the_bytes_it_shows(region_file):
+    with MmapRegion(3, region_file(extended_file())) as region:
+        view, content = region.layer(0), SAMPLE[0].content
+        for same in (
+            content,
+            bytearray(content),
+            memoryview(content),
+            np.frombuffer(content, np.uint8),
+            mmap_of(content),
+        ):
+            assert view == same
+        assert content == view
+        for other in (content[:-1], content + b"x", bytes(len(content)), b"", "text", None, 5, [*content], (3, 0)):
+            assert view != other
+        assert view != memoryview(content)[::2]
+        assert region.layer(1 if len(SAMPLE[1].content) else 2) != content
+
+
+def mmap_of(content: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(content))
+    memory[:] = content
+    return memory
+
+
+def test_empty_view_equals_no_bytes(region_file):
+    with MmapRegion(3, region_file(extended_file((Layer(0, b""), Layer(1, b"x"))))) as region:
+        assert region.layer(0) == b""
+        assert region.layer(0) != b"x"
+
+
+def test_view_is_a_key_by_identity(region_file):
+    layers = (Layer(0, b"same"), Layer(1, b"same"))
+    with MmapRegion(3, region_file(extended_file(layers))) as region:
+        one, other = region.layer(0), region.layer(1)
+        assert one == region.layer(0)
+        assert one != other
+        assert len({one, other, region.layer(0)}) == 2
+        assert hash(one) == hash(region.layer(0))
+
+
+def test_weak_references_let_views_and_regions_go(region_file):
+    region = MmapRegion(3, region_file(extended_file()))
+    cache = weakref.WeakValueDictionary({"region": region, "view": region.layer(0)})
+    keys = weakref.WeakSet([region.layer(7)])
+    assert cache["view"] is region.layer(0)
+    assert list(keys) == [region.layer(7)]
+    kept = cache["view"]
+    region.close()
+    del region
+    assert dict(cache) == {"view": kept}
+    assert not keys
+    del kept
+    assert not dict(cache)
+
+
+def test_sizes_of_views_and_regions_are_their_own(region_file):
+    """What is mapped is the file's, and counts for no object."""
+    with MmapRegion(3, region_file(extended_file((Layer(0, b"x" * 1_000_000),)))) as region:
+        assert sys.getsizeof(region.layer(0)) < 500
+        assert sys.getsizeof(region) < 500
+    assert sys.getsizeof(region) < 500
+
+
+@pytest.mark.parametrize(
+    "written", [0.6, 0.1, 1.6, 2.2, 7, 1e-3, 0.0123, 432.1, 1e6, 123456.7, 1e-30, 3e38, 1.1754944e-38, 16777216]
+)
+def test_frequency_is_the_number_that_was_written(written, region_file):
+    data = RegionBuilder(3, "x").add_layer(LayerSpec(text="x", frequency=written)).to_bytes()
+    with MmapRegion(3, region_file(data)) as region:
+        assert region.layer(0).frequency == written
+        assert region.layer_facts()[0][2] == written
+
+
+def test_frequency_is_the_shortest_decimal_that_numpy_knows(region_file):
+    rng = np.random.default_rng(7)
+    bits = rng.integers(1, 0x7F800000, 2000, dtype=np.uint32).view(np.float32)
+    stored = [*bits, *rng.uniform(0.001, 1000, 500).astype(np.float32)]
+    builder = RegionBuilder(3, "x")
+    for frequency in stored:
+        builder.add_layer(LayerSpec(content=b"", frequency=frequency))
+    with MmapRegion(3, region_file(builder.to_bytes())) as region:
+        shown = [facts[2] for facts in region.layer_facts()]
+    assert (np.array(shown, np.float32) == np.array(stored)).all()
+    assert [len(repr(each)) for each in shown] == [len(repr(float(str(each)))) for each in stored]

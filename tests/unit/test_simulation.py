@@ -14,7 +14,7 @@ import weakref
 
 import pytest
 
-from jessy_mem import prose, simulation
+from jessy_mem import prose
 from jessy_mem._core.region import make_region
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
 from jessy_mem.context import NavigationPath
@@ -138,6 +138,7 @@ def test_text_contains_sentences_of_the_bundled_content(seed):
 
 def test_bundled_text_is_cut_between_sentences_only():
     planned = PLAN.dimensions[8]
+    # Private: in a whole text it cannot be told where a sentence of the content begins.
     sentences = prose._bundled(planned, planned.layers[1])[0]
     assert [sentence.split(" ")[0] for sentence in sentences] == ["Psychologists", "In", "J."]
     assert all(sentence.endswith(".") for sentence in sentences)
@@ -305,12 +306,9 @@ def test_memory_is_admitted_before_it_is_taken_and_released_with_the_last_view()
     assert charges[0]() is None
 
 
-def test_system_without_memory_is_a_mapping_error_and_releases_the_charge(monkeypatch):
+def test_system_without_memory_is_a_mapping_error_and_releases_the_charge(inject):
     class Charge:
         pass
-
-    def refuse(n_bytes, huge):
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     charges = []
 
@@ -318,8 +316,8 @@ def test_system_without_memory_is_a_mapping_error_and_releases_the_charge(monkey
         charges.append(weakref.ref(charge := Charge()))
         return charge
 
-    monkeypatch.setattr(simulation, "Mapping", refuse)
-    with pytest.raises(MappingError, match="Cannot allocate memory") as caught:
+    mapping = inject(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "jessy_mem.simulation.Mapping")
+    with mapping, pytest.raises(MappingError, match="Cannot allocate memory") as caught:
         simulated_image(2, admit=admit)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOMEM, "<simulated D02>")
     del caught

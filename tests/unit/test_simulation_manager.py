@@ -246,7 +246,7 @@ def test_scale_fills_the_plan(world, scale):
 
 
 @pytest.fixture
-def invented(monkeypatch):
+def invented(inject):
     """Which dimensions are invented, in order."""
     found, real = [], simulation_module.simulate_dimension
 
@@ -254,8 +254,8 @@ def invented(monkeypatch):
         found.append(dimension)
         return real(dimension, *args, **options)
 
-    monkeypatch.setattr(simulation_module, "simulate_dimension", simulate_dimension)
-    return found
+    with inject.instead("jessy_mem.simulation.simulate_dimension", simulate_dimension):
+        yield found
 
 
 def test_scaled_dimensions_are_invented_each_once_and_come_out_the_same(world, invented):
@@ -284,19 +284,10 @@ def test_only_what_is_missing_is_invented(world, invented):
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_an_error_while_a_dimension_is_invented_leaves_nothing(world, monkeypatch, error):
-    real = simulation_module.simulate_dimension
-
-    def fail_at_three(dimension, *args):
-        if dimension == 3:
-            raise error
-        return real(dimension, *args)
-
+def test_an_error_while_a_dimension_is_invented_leaves_nothing(world, inject, error):
     with manager(world, simulation="always", simulation_scale=0.05) as memory:
-        with monkeypatch.context() as patch:
-            patch.setattr(simulation_module, "simulate_dimension", fail_at_three)
-            with pytest.raises(error):
-                memory.load_all()
+        with inject(error(), "jessy_mem.simulation.simulate_dimension", at=2), pytest.raises(error):
+            memory.load_all()
         assert memory.get_stats().dimensions_loaded == 2
         check_states(memory.get_stats())
         assert memory.load_all().simulated == [*PLANNED]

@@ -62,9 +62,20 @@ static inline void jm_max_relaxed(uint64_t *p, uint64_t v)
     }
 }
 
+/* Lower *p to at most v. */
+static inline void jm_min_relaxed(uint64_t *p, uint64_t v)
+{
+    uint64_t seen = jm_load_relaxed(p);
+    while (seen > v && !jm_cas_weak_relaxed(p, &seen, v)) {
+    }
+}
+
 /* A pointer to something that was built before: who sees the pointer sees all of it. */
 static inline void *jm_ptr_load_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void jm_ptr_store_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+
+/* What was read before is read before whatever follows, for example "is what I read still good?". */
+static inline void jm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 
 /* Byte flags, for example "this layer's checksum has been compared". */
 static inline uint8_t jm_flag_load_acquire(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }

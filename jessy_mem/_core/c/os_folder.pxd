@@ -3,6 +3,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 
 cdef extern from "c/os_folder.h" nogil:
-    int64_t jm_os_folder_numbers(
-        const char *path, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room
+    int64_t jm_os_numbers_beside(
+        const char *path, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room,
+        int64_t *mtime_ns
     ) noexcept
+    int64_t jm_os_folder_mtime(const char *path) noexcept

@@ -3,6 +3,7 @@
 #define JESSY_MEM_OS_MEMORY_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -22,28 +23,49 @@ static inline size_t jm_page_bytes(void)
 }
 
 typedef struct {
-    uint64_t device, inode, n_bytes;
+    uint64_t device, inode, n_bytes, n_links;
     int64_t mtime_ns;
     int is_regular, is_folder;
 } jm_file_facts;
+
+static inline int jm_os_facts(int failed, const struct stat *info, jm_file_facts *facts)
+{
+    if (failed)
+        return -1;
+#if defined(__APPLE__)
+    facts->mtime_ns = (int64_t)info->st_mtimespec.tv_sec * 1000000000 + info->st_mtimespec.tv_nsec;
+#else
+    facts->mtime_ns = (int64_t)info->st_mtim.tv_sec * 1000000000 + info->st_mtim.tv_nsec;
+#endif
+    facts->device = (uint64_t)info->st_dev;
+    facts->inode = (uint64_t)info->st_ino;
+    facts->n_bytes = (uint64_t)info->st_size;
+    facts->n_links = (uint64_t)info->st_nlink;
+    facts->is_regular = S_ISREG(info->st_mode);
+    facts->is_folder = S_ISDIR(info->st_mode);
+    return 0;
+}
 
 /* What an open file is. 0, or -1 with errno. */
 static inline int jm_os_file_facts(int fd, jm_file_facts *facts)
 {
     struct stat info;
-    if (fstat(fd, &info) != 0)
-        return -1;
-#if defined(__APPLE__)
-    facts->mtime_ns = (int64_t)info.st_mtimespec.tv_sec * 1000000000 + info.st_mtimespec.tv_nsec;
-#else
-    facts->mtime_ns = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
-#endif
-    facts->device = (uint64_t)info.st_dev;
-    facts->inode = (uint64_t)info.st_ino;
-    facts->n_bytes = (uint64_t)info.st_size;
-    facts->is_regular = S_ISREG(info.st_mode);
-    facts->is_folder = S_ISDIR(info.st_mode);
-    return 0;
+    int failed = fstat(fd, &info);
+    return jm_os_facts(failed, &info, facts);
+}
+
+/* What stands at a path; of a link, the link. 0, or -1 with errno. */
+static inline int jm_os_path_facts(const char *path, jm_file_facts *facts)
+{
+    struct stat info;
+    int failed = lstat(path, &info);
+    return jm_os_facts(failed, &info, facts);
+}
+
+/* Open a file for reading, or for reading and writing: never through a link, never waiting. A descriptor, or -1. */
+static inline int jm_os_open(const char *path, int is_writable)
+{
+    return open(path, (is_writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK);
 }
 
 /* Map the first n_bytes of a file, read-only. NULL with errno, or with *file_bytes < n_bytes if it is shorter than that. */
@@ -58,6 +80,14 @@ static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private, uint6
         return NULL;
     base = mmap(NULL, n_bytes, PROT_READ, is_private ? MAP_PRIVATE : MAP_SHARED, fd, 0);
     return base == MAP_FAILED ? NULL : base;
+}
+
+/* Put a file (shared), or zeroed memory for fd -1, in the place of what is mapped at `base`, whose address stays and is
+   never unmapped in between. 0, or -1 with errno. A bare system call, so a signal handler may do it. */
+static inline int jm_os_map_over(void *base, size_t n_bytes, int fd, int is_writable)
+{
+    int flags = MAP_FIXED | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
+    return mmap(base, n_bytes, is_writable ? PROT_READ | PROT_WRITE : PROT_READ, flags, fd, 0) == MAP_FAILED ? -1 : 0;
 }
 
 /* Map zeroed memory whose pages are committed when first touched; NULL with errno. In huge pages if that is wanted and
@@ -76,6 +106,9 @@ static inline void *jm_os_map_zeroed(size_t n_bytes, int huge, int reserve)
 #endif
     return base;
 }
+
+/* Let nobody write to a page-aligned range of this process again. 0, or -1 with errno. */
+static inline int jm_os_protect(void *base, size_t n_bytes) { return mprotect(base, n_bytes, PROT_READ); }
 
 /* Give the pages of a page-aligned anonymous range back; they read as zero afterwards. 0, or -1 with errno. */
 static inline int jm_os_discard(void *base, size_t n_bytes)

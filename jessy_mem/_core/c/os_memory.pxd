@@ -7,14 +7,19 @@ cdef extern from "c/os_memory.h" nogil:
         uint64_t device
         uint64_t inode
         uint64_t n_bytes
+        uint64_t n_links
         int64_t mtime_ns
         bint is_regular
         bint is_folder
 
     int jm_os_file_facts(int fd, jm_file_facts *facts) noexcept
+    int jm_os_path_facts(const char *path, jm_file_facts *facts) noexcept
+    int jm_os_open(const char *path, bint is_writable) noexcept
     size_t jm_page_bytes() noexcept
     void *jm_os_map_file(int fd, size_t n_bytes, bint is_private, uint64_t *file_bytes) noexcept
+    int jm_os_map_over(void *base, size_t n_bytes, int fd, bint is_writable) noexcept
     void *jm_os_map_zeroed(size_t n_bytes, bint huge, bint reserve) noexcept
+    int jm_os_protect(void *base, size_t n_bytes) noexcept
     int jm_os_discard(void *base, size_t n_bytes) noexcept
     int jm_os_prefetch(const void *address, size_t n_bytes) noexcept
     int jm_os_resident_pages(const void *address, size_t n_bytes, uint64_t *n_pages, uint64_t *n_resident) noexcept

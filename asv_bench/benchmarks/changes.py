@@ -1,0 +1,132 @@
+"""What it costs to follow what other processes change, and to guard what may be truncated.
+
+Depends on `_core/changes`, `_core/guard` and their headers, and nothing else. The nanoseconds are looped in C by
+`_probe/changes` and `_probe/guard`; each figure is the least of many loops, for whatever disturbs one only adds to it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from array import array
+
+import numpy as np
+
+from jessy_mem._core.changes import ChangePage
+from jessy_mem._probe import changes as probe
+from jessy_mem._probe import guard
+
+SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
+N_LOOP = 1_000 if SMALL else 20_000
+N_LEAST = 2 if SMALL else 200
+WALK = array("Q", ((i * 77 + 13) & 2047 for i in range(2048)))  # each step waits for the one before: about 1.5 ns
+
+
+class Page:
+    """A page of changes in a folder of its own, mapped by one who reads and one who writes."""
+
+    def setup(self, *_: object) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.writer = ChangePage(self.folder.name)
+        self.writer.open(create=True)
+        self.reader = ChangePage(self.folder.name)
+        self.reader.open()
+
+    def teardown(self, *_: object) -> None:
+        self.writer.close()
+        self.reader.close()
+        self.folder.cleanup()
+
+
+class Follow(Page):
+    """The hot path's one comparison: at most 1 ns more, with a page and without."""
+
+    unit = "ns"
+    params = (["a page", "none"],)
+    param_names = ("there is",)
+
+    def track_compare_added(self, there_is: str) -> float:
+        page = self.reader if there_is == "a page" else ChangePage(self.folder.name)
+        pairs = [
+            [probe.compare_cost_ns(page, WALK, N_LOOP, follows) for follows in (True, False)] for _ in range(N_LEAST)
+        ]
+        following, bare = (min(side) for side in zip(*pairs, strict=True))
+        return following - bare
+
+
+class Tell(Page):
+    def time_append(self) -> None:
+        self.writer.append(15, "changed", 1)
+
+    def time_is_stale(self) -> None:
+        self.reader.is_stale()
+
+    def time_open_what_is_open(self) -> None:
+        self.reader.open()
+
+    def time_open_again(self) -> None:
+        self.reader.close()
+        self.reader.open()
+
+
+class Hear(Page):
+    params = ([0, 1, 10, 1024],)
+    param_names = ("n_changes",)
+
+    def setup(self, n_changes: int) -> None:
+        super().setup()
+        self.seen = self.reader.sequence
+        for number in range(n_changes):
+            self.writer.append(number, "changed", 1)
+
+    def time_read_since(self, n_changes: int) -> None:
+        self.reader.read_since(self.seen)
+
+
+class Guard:
+    """Registering costs a look at the signal's handler; a fault costs a walk through all ranges."""
+
+    params = ([1, 10_000],)
+    param_names = ("n_ranges",)
+
+    def setup(self, n_ranges: int) -> None:
+        self.map = mmap.mmap(-1, mmap.PAGESIZE * (n_ranges + 1))
+        self.address = np.frombuffer(self.map, np.uint8).ctypes.data
+        self.handles = [guard.add(self.address + i * mmap.PAGESIZE, mmap.PAGESIZE) for i in range(n_ranges)]
+
+    def teardown(self, n_ranges: int) -> None:
+        for handle in self.handles:
+            guard.remove(handle)
+
+    def time_add_remove(self, n_ranges: int) -> None:
+        guard.remove(guard.add(self.address + n_ranges * mmap.PAGESIZE, mmap.PAGESIZE))
+
+    def track_damaged(self, n_ranges: int) -> float:
+        return min(guard.damaged_cost_ns(self.handles[-1], N_LOOP) for _ in range(N_LEAST))
+
+    track_damaged.unit = "ns"
+
+
+class Fault:
+    """A read of a page that is gone: signal, handler, zeros."""
+
+    params = ([1, 10_000],)
+    param_names = ("n_ranges",)
+    number = 1
+    repeat = 5 if SMALL else 50
+
+    def setup(self, n_ranges: int) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.truncate(mmap.PAGESIZE * n_ranges)
+            self.map = mmap.mmap(file.fileno(), mmap.PAGESIZE * n_ranges)
+            file.truncate(0)
+        self.address = np.frombuffer(self.map, np.uint8).ctypes.data
+        self.handles = [guard.add(self.address + i * mmap.PAGESIZE, mmap.PAGESIZE, True) for i in range(n_ranges)]
+
+    def teardown(self, n_ranges: int) -> None:
+        for handle in self.handles:
+            guard.remove(handle)
+
+    def time_fault(self, n_ranges: int) -> None:
+        guard.read_byte(self.address + (n_ranges - 1) * mmap.PAGESIZE)

@@ -1,0 +1,110 @@
+"""What callers give, as the library keeps it: numbers of every kind there is, words from any iterable, text to look up.
+
+An integer is what `operator.index` takes and a number is what `float` takes of numbers: numpy scalars and 0-d arrays,
+Decimal, Fraction. Text is no number. Nothing here imports anything else of the package, or numpy.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from operator import index
+from typing import Any
+
+__all__ = ["amount", "flag", "folded", "integer", "integer_in", "number", "scalar", "words"]
+
+
+def integer(value: Any) -> int:
+    """`value` as an int; TypeError for what is no integer, as 1.0 is none.
+
+    >>> integer(True), type(integer(True))
+    (1, <class 'int'>)
+    """
+    return int(index(scalar(value)))
+
+
+def integer_in(field: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int of low..high; ValueError, naming `field`, for anything else."""
+    try:
+        found = integer(value)
+    except (TypeError, ValueError):
+        found = low - 1
+    if not low <= found <= high:
+        most = f"2**{high.bit_length()} - 1" if high in (2**32 - 1, 2**64 - 1) else high
+        raise ValueError(f"{field}: {value!r} is not in {low}..{most}")
+    return found
+
+
+def number(value: Any) -> float:
+    """`value` as a float, infinite if it is too large for one; TypeError for what is no number, as text is none.
+
+    >>> from fractions import Fraction
+    >>> number(Fraction(3, 5)), number(10**400)
+    (0.6, inf)
+    """
+    value = scalar(value)
+    if isinstance(value, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"{value!r} is not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def amount(value: Any) -> int | float:
+    """`value` as an int if it is an integer, else as a float; TypeError for what is no number, as True is none here."""
+    value = scalar(value)
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    return integer(value) if hasattr(value, "__index__") else number(value)
+
+
+def flag(value: Any) -> bool:
+    """`value`, which is True or False, or what numpy has for them; TypeError for everything else."""
+    value = scalar(value)
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is not True or False")
+    return value
+
+
+def words(value: Iterable[Any]) -> tuple[str, ...]:
+    """The words of any iterable, which is read once; those of a set sorted, so that the same set is the same tuple.
+
+    TypeError for one str, which is an iterable of its letters, and for anything in it that is no str.
+
+    >>> words({"tears", "smile"}), words(word.lower() for word in ["Tears", "Smile"])
+    (('smile', 'tears'), ('tears', 'smile'))
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        raise TypeError(f"{value!r} is not a sequence of str")
+    try:
+        found = tuple(value)
+    except TypeError:
+        raise TypeError(f"{value!r} is not a sequence of str") from None
+    if not all(isinstance(word, str) for word in found):
+        raise TypeError(f"{found!r} is not a sequence of str")
+    found = tuple(map(str.__str__, found))  # of a subclass, such as numpy's, the plain str
+    return tuple(sorted(found)) if isinstance(value, (set, frozenset)) else found
+
+
+def folded(text: str) -> str:
+    """`text` as it is compared: NFC-normalised and case-folded, whichever way an accent or a case was typed.
+
+    >>> folded("CAFE\\N{COMBINING ACUTE ACCENT}") == folded("caf\\N{LATIN SMALL LETTER E WITH ACUTE}")
+    True
+    """
+    if text.isascii():
+        return text.lower()
+    # Unicode's canonical caseless matching (definition D145), but composed: the same texts are equal.
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def scalar(value: Any) -> Any:
+    """What a numpy scalar or a 0-d array holds; everything else as it is, but an array of more than that is refused."""
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return value
+    if tuple(shape) != ():
+        raise TypeError(f"an array of shape {tuple(shape)} is not one number")
+    return value.item()

@@ -1,0 +1,78 @@
+"""Copies of a file that nobody can change: sealed memory, and where there is none, memory of this process alone.
+
+An immutable dimension is mapped from such a copy, so whatever happens to its file reaches no reader.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+
+from jessy_mem._core.mapping import Mapping
+from jessy_mem.errors import RegionTruncated
+
+__all__ = ["private_copy", "sealed_copy", "sha256_of"]
+
+MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
+
+_REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+_CHUNK_BYTES = 1 << 20
+
+
+def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
+    """A descriptor of a sealed copy of the file `fd`; None where the system has no sealed memory, or refuses it.
+
+    RegionTruncated if the file is shorter than `n_bytes` by now; OSError. The caller closes the descriptor.
+    """
+    if not hasattr(os, "memfd_create"):
+        return None
+    import fcntl
+
+    try:
+        try:  # what can be executed is refused where vm.memfd_noexec says so
+            copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)  # Linux before 6.3
+    except OSError:
+        return None
+    try:
+        done = 0
+        while done < n_bytes:
+            moved = os.sendfile(copy, fd, done, min(n_bytes - done, 1 << 30))
+            if moved == 0:
+                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
+            done += moved
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException as error:
+        os.close(copy)
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            return None
+        raise
+    return copy
+
+
+def private_copy(fd: int, path: str, n_bytes: int) -> Mapping:
+    """The file in memory of this process alone, which no other can open, made read-only; errors as `sealed_copy`."""
+    owner = Mapping(n_bytes)
+    with memoryview(owner) as whole:
+        done = 0
+        while done < n_bytes:
+            with whole[done : done + _CHUNK_BYTES] as part:
+                moved = os.preadv(fd, [part], done)
+            if moved == 0:
+                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
+            done += moved
+    owner.freeze()
+    return owner
+
+
+def sha256_of(fd: int, off_bytes: int) -> bytes:
+    """SHA-256 from `off_bytes` to the end, read and not mapped, so that the pages do not count as this process's."""
+    digest = hashlib.sha256()
+    while chunk := os.pread(fd, _CHUNK_BYTES, off_bytes):
+        digest.update(chunk)
+        off_bytes += len(chunk)
+    return digest.digest()

@@ -1,0 +1,50 @@
+"""The suite under pytest-run-parallel, which runs each test in several threads at once.
+
+What a fixture made is there once, for all threads, except `tmp_path`: each thread has its own. So what stands for a
+folder only is made again in each. A test that shares anything else runs in one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import types
+from pathlib import Path
+
+import pytest
+from world import World
+
+from helpers import RegionFiles
+
+OF_A_FOLDER = {"region_file": RegionFiles, "world": lambda folder: World(folder / "base")}
+SHARED_WITHOUT_HARM = {*OF_A_FOLDER, "tmp_path", "tmp_path_factory", "request", "nothing_leaks", "many_switches"}
+
+
+def prepare(items: list[pytest.Item]) -> None:
+    """Make each test ready for several threads, or mark it thread_unsafe."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.get_closest_marker("thread_unsafe"):
+            continue
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        shared = set(item.fixturenames) - SHARED_WITHOUT_HARM - set(parameters)
+        if shared:
+            item.add_marker(pytest.mark.thread_unsafe(reason=f"all threads share {', '.join(sorted(shared))}"))
+        elif OF_A_FOLDER.keys() & set(item.fixturenames):
+            item.obj = with_its_own(item)
+
+
+def with_its_own(item: pytest.Function):
+    """The test of `item`, to be called by each thread."""
+    test = item.obj
+    kinds = {name: kind for name, kind in OF_A_FOLDER.items() if name in item.fixturenames}
+
+    def its_own(fixtures):
+        folder = fixtures.get("tmp_path") or Path(tempfile.mkdtemp(dir=item.funcargs["tmp_path"]))
+        return fixtures | {name: kind(folder) for name, kind in kinds.items() if name in fixtures}
+
+    def call(**fixtures):
+        test(**its_own(fixtures))
+
+    # pytest-run-parallel looks into the globals of a test for what is not made for threads.
+    call = types.FunctionType(call.__code__, test.__globals__, closure=call.__closure__)
+    return functools.wraps(test)(call)

@@ -22,7 +22,8 @@ from jessy_mem.errors import ConsciousnessError
 from jessy_mem.ids import IdRegister
 from jessy_mem.layers import LayerTable
 from jessy_mem.layout import LayerId
-from jessy_mem.learning import EvictCallback, Learner
+from jessy_mem.learning import Learner
+from jessy_mem.relief import EvictCallback
 
 __all__ = ["LearnableTable", "keep_open", "open_tables"]
 
@@ -50,7 +51,7 @@ class LearnableTable(LayerTable):
         super().__init__(config)
         ids = IdRegister(os.fspath(config.base_path), self.layout, config.lock_timeout_s)
         self._learner = Learner(weakref.proxy(self), ids, self.layout, config)  # weak: else both were a cycle
-        self._relieve = self._learner.relieve
+        self._relieve = self._learner.relief.relieve
 
     def create_proto_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
         """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
@@ -166,7 +167,7 @@ class LearnableTable(LayerTable):
         if not callable(callback):
             raise TypeError(f"{callback!r} is not callable")
         self._check_open()
-        self._learner.on_evict(callback)
+        self._learner.relief.on_evict(callback)
 
     # The end
 

@@ -23,7 +23,7 @@ HOUSE = """
     errors sealed given sizes units looks compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
     builder simulation opening catalogue table layers
-    growth files protos learning learnable report manager exporters doctor
+    growth files protos relief learning learnable report manager exporters doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

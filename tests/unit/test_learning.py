@@ -10,7 +10,6 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from unittest import mock
 
 import pytest
 from world import MIB, World, check_states, content_of, manager

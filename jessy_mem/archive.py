@@ -329,7 +329,9 @@ def _verified(images: Stack, members: Sequence[Member]) -> str:
 class _Importer:
     """Puts verified stacks into a base folder."""
 
-    def __init__(self, files: Files, ids: IdRegister, base_path: str | os.PathLike[str], replace_existing: bool) -> None:
+    def __init__(
+        self, files: Files, ids: IdRegister, base_path: str | os.PathLike[str], replace_existing: bool
+    ) -> None:
         self.done = Imported([], [], [])
         self._files = files
         self._ids = ids

@@ -194,11 +194,14 @@ class MmapManager(LearnableTable):
     def _reopened(self, dimension: int, old: MmapRegion | None) -> tuple[int, MmapRegion]:
         """The generation of `old`, or of what is evicted, and the region that may take its place. Under the lock."""
         known = old or self._evicted.get(dimension)
-        if known is None:
-            raise RegionNotFound(dimension)
-        if known.source == "pool":
-            raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
-        return known.generation, self._open_region(dimension, known.source)._in_place_of(old)
+        try:
+            if known is None:
+                raise RegionNotFound(dimension)
+            if known.source == "pool":
+                raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
+            return known.generation, self._open_region(dimension, known.source)._in_place_of(old)
+        finally:
+            old = known = None  # a traceback would go on holding them
 
     def reload_many(self, dimension_ids: Iterable[int]) -> list[tuple[int, int]]:
         """Reload several dimensions in one step: no reader sees a new one, and after that an old one.

@@ -163,10 +163,18 @@ class RegionTable(Reading):
                 ceiling_bytes = self._pool._ceiling_bytes or self._ledger.limit_bytes
                 if self._make_room(segment, refusal.requested_bytes, ceiling_bytes):
                     continue
-            if not self._relieve(segment, refusal, True):
-                with self._lock:
-                    self._n_failures += 1
-                raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
+            try:
+                if self._relieve(segment, refusal, True):
+                    continue
+            except (AllocationFailed, LimitExceeded):  # which says why not
+                self._count_failure()
+                raise
+            self._count_failure()
+            raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
+
+    def _count_failure(self) -> None:
+        with self._lock:
+            self._n_failures += 1
 
     def _naming_holders(self, refusal: LimitExceeded) -> LimitExceeded:
         """`refusal` with the largest holders of what is in use in its segment, or in the total."""

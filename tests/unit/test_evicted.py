@@ -53,8 +53,10 @@ def test_a_dimension_with_one_layer_and_one_keyword_takes_at_most_200_bytes():
     try:
         evicted = EvictedDimensions()
         for dimension in range(1000, 1000 + n_dimensions):
-            fact = (0, 0, 1.5, (f"word{dimension}",), 1024, 1024, 1_700_000_000_000_000_000 + dimension)
-            evicted.put(dimension, Evicted(1_000_000 + dimension, 1, "mmap", 4096 + dimension), [fact], "Humor")
+            fact = (0, 0, 1.5, (f"word{dimension}",), 1024, 1024, 1_700_000_000_000_000_000)
+            evicted.put(
+                dimension, Evicted(1_000_000 + dimension, 1, "mmap", 4096 + dimension), [fact], f"user:{dimension}"
+            )
         n_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

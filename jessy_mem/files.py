@@ -106,9 +106,9 @@ class Files:
         with self.locked():
             region = self.current(dimension)
             changes = change(region)
-            if region is None:
+            if changes and region is None:
                 self._begin(dimension, changes)
-            elif changes:
+            elif changes and region is not None:
                 self._grow(dimension, region, changes)
         return changes
 

@@ -22,7 +22,8 @@ from jessy_mem.errors import ConsciousnessError
 from jessy_mem.ids import IdRegister
 from jessy_mem.layers import LayerTable
 from jessy_mem.layout import LayerId
-from jessy_mem.learning import EvictCallback, Learner
+from jessy_mem.learning import Learner
+from jessy_mem.relief import EvictCallback
 
 __all__ = ["LearnableTable", "keep_open", "open_tables"]
 
@@ -49,8 +50,17 @@ class LearnableTable(LayerTable):
     def __init__(self, config: MemoryConfig) -> None:
         super().__init__(config)
         ids = IdRegister(os.fspath(config.base_path), self.layout, config.lock_timeout_s)
-        self._learner = Learner(weakref.proxy(self), ids, self.layout, config)  # weak: else both were a cycle
-        self._relieve = self._learner.relieve
+        self._ids = ids
+        self._learner = Learner(  # a weak reference: else both were a cycle
+            weakref.proxy(self), ids, self.layout, config, self._announce
+        )
+        self._relieve = self._learner.relief.relieve
+
+    def _forget_names(self) -> None:
+        self._ids.refresh()
+
+    def _disown(self, dimension: int) -> bool:
+        return self._learner.protos.disown(dimension)
 
     def create_proto_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
         """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
@@ -70,6 +80,7 @@ class LearnableTable(LayerTable):
         that all can read it: of `layers`, or of what is appended first. Errors are those of `create_proto_dimension`
         but DimensionExists, and of `load_dimension`. Thread-safe.
         """
+        self._pass_gate()
         return self._learner.ensure(name, layers, user)
 
     def find(self, name: str) -> int | None:
@@ -77,6 +88,7 @@ class LearnableTable(LayerTable):
 
         Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
         """
+        self._pass_gate()
         return self._learner.find(name)
 
     def names(self) -> dict[str, int]:
@@ -156,6 +168,7 @@ class LearnableTable(LayerTable):
         the files may be gone, or some: call it again. Thread-safe.
         """
         self._learner.forget(dimension_id)
+        self._settle()
 
     def on_evict(self, callback: EvictCallback) -> None:
         """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.
@@ -166,7 +179,7 @@ class LearnableTable(LayerTable):
         if not callable(callback):
             raise TypeError(f"{callback!r} is not callable")
         self._check_open()
-        self._learner.on_evict(callback)
+        self._learner.relief.on_evict(callback)
 
     # The end
 

@@ -44,7 +44,7 @@ from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.reading import Reading
 from jessy_mem.stats import Lease, format_bytes
-from jessy_mem.trace import CallSites, Tracer, Tracers
+from jessy_mem.trace import CallSites, Tracers
 
 __all__ = ["RegionTable"]
 
@@ -94,7 +94,7 @@ class RegionTable(Reading):
         self._n_evictions = self._n_failures = 0
         self._sites, self._tracing = CallSites(), Tracers()
         if config.trace:
-            self._add_tracer(self._sites)
+            self._use_tracers(self._tracing.add(self._sites))
         self._set_timed(config.record_latency)
 
     # Opening and charging
@@ -458,16 +458,6 @@ class RegionTable(Reading):
                 self._evict_until(lambda: self._ledger.used_bytes <= self._pressure.evict_to_bytes)
         if crossings:
             self._pressure.tell(crossings, used_bytes)
-
-    # Tracing
-
-    def _add_tracer(self, tracer: Tracer) -> None:
-        with self._lock:
-            self._use_tracers(self._tracing.add(tracer))
-
-    def _remove_tracer(self, tracer: Tracer) -> None:
-        with self._lock:
-            self._use_tracers(self._tracing.remove(tracer))
 
     # Small questions
 

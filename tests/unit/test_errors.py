@@ -175,6 +175,19 @@ TABLE = [
         "x.tar:../etc: a name outside",
     ),
     (errors.MemoryError("no memory"), builtins.MemoryError, {"args": ("no memory",)}, "no memory"),
+    (
+        errors.InvalidArchive("x.tar", "D15/region.mmap", "it is not there"),
+        ValueError,
+        {"path": "x.tar", "member": "D15/region.mmap", "reason": "it is not there"},
+        "x.tar:D15/region.mmap: it is not there",
+    ),
+    (errors.InvalidArchive("x.tar", "", "it is cut off"), ValueError, {"member": ""}, "x.tar: it is cut off"),
+    (
+        errors.ImportConflict({15: "it is there, and differs"}),
+        FileExistsError,
+        {"dimensions": {15: "it is there, and differs"}, "errno": errno.EEXIST},
+        "not imported: D15: it is there, and differs",
+    ),
     (errors.ConsciousnessError("why"), Exception, {"args": ("why",)}, "why"),
 ]  # fmt: skip
 ROWS = [pytest.param(*row, id=type(row[0]).__name__) for row in TABLE]

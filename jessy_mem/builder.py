@@ -277,6 +277,11 @@ def is_immutable_file(path: str | os.PathLike[str]) -> bool:
     return immutable
 
 
+def stored_generation(path: str | os.PathLike[str]) -> int:
+    """The generation of the region file at `path`; 0 if it says none, or there is none."""
+    return _stored_header(Path(path))[2]
+
+
 def _stored_header(path: Path) -> tuple[int, str, int, bool]:
     """The id, name, generation and immutability of the region file at `path`; all empty if it is none."""
     nothing = (0, "", 0, False)

@@ -26,6 +26,7 @@ class Catalogue:
 
     def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout) -> None:
         self.evicted = EvictedDimensions()
+        self.edition = 0  # another one when a layer may have come, changed or gone
         self._regions = regions
         self._index = LayerIndex()
         self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
@@ -33,6 +34,9 @@ class Catalogue:
 
     def put(self, dimension: int, region: MmapRegion) -> None:
         """A dimension is mapped now, in whatever way it was there before."""
+        known = self.evicted.get(dimension)
+        if known is None or known.generation != region.generation or dimension in self.evicted.changed:
+            self.edition += 1
         self.evicted.remove(dimension)
         if self._unindexed is not None:
             self._unindexed.add(dimension)
@@ -40,6 +44,7 @@ class Catalogue:
 
     def remove(self, dimension: int) -> None:
         """A dimension is not loaded any more."""
+        self.edition += 1
         self.evicted.remove(dimension)
         self._index.remove(dimension)
         if self._unindexed is not None:
@@ -58,6 +63,7 @@ class Catalogue:
 
     def change(self, dimension: int, region: MmapRegion, layers: Iterable[int] | None) -> None:
         """Those `layers` of a mapped dimension are not what they were; or nobody knows which."""
+        self.edition += 1
         self._addresses.put(dimension, region.size)
         if self._unindexed is None or dimension in self._unindexed:
             return
@@ -69,12 +75,21 @@ class Catalogue:
         except InvalidRegion:  # keywords were overwritten in the file
             self._unindexed.add(dimension)
 
-    def mark_changed(self, dimension: int) -> None:
+    def add(self, dimension: int, evicted: Evicted) -> None:
+        """A dimension is known, and mapped on its first access: how many layers it has is seen then."""
+        self.evicted.put(dimension, evicted)
+        self.mark_changed(dimension)
+
+    def mark_changed(self, dimension: int, generation: int | None = None) -> None:
         """The files of an evicted dimension are others now: its layers can be found again when it is mapped."""
-        self.evicted.mark_changed(dimension)
+        self.edition += 1
+        self.evicted.mark_changed(dimension, generation)
         self._index.remove(dimension)
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
+
+    def count_layers(self) -> int:
+        return sum(region.n_layers for region in self._regions.values()) + self.evicted.n_layers
 
     def indexed(self) -> LayerIndex:
         """The index of all layers there are."""

@@ -24,6 +24,7 @@ Verify = Literal["lazy", "open", "never"]
 OnFull = Literal["crystallize", "raise", "drop"]
 OnClose = Literal["crystallize", "drop", "raise"]
 Durability = Literal["each", "batch"]
+Follow = Literal["auto", "never"]
 
 
 class MemoryOptions(TypedDict, total=False):
@@ -46,6 +47,7 @@ class MemoryOptions(TypedDict, total=False):
     durability: Durability
     read_only: bool
     layout: MemoryLayout | str | os.PathLike[str] | None
+    follow: Follow
     lock_timeout_s: int | float | None
     strict_classes: bool
     scrub: bool
@@ -72,8 +74,9 @@ class MemoryConfig:
     `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
     `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
     later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
-    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. `lock_timeout_s` is how long to wait
-    for other processes that write, None for ever.
+    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. With `follow` "auto" an access sees
+    what other processes learned, changed and forgot; with "never" only ``refresh()`` does. `lock_timeout_s` is how long
+    to wait for other processes that write, None for ever.
 
     ValueError names the first field that is wrong.
 
@@ -99,6 +102,7 @@ class MemoryConfig:
     durability: Durability = "each"
     read_only: bool = False
     layout: MemoryLayout | str | os.PathLike[str] | None = None
+    follow: Follow = "auto"
     lock_timeout_s: int | float | None = 10.0
     strict_classes: bool = False
     scrub: bool = False
@@ -239,10 +243,10 @@ def _layout(value: Any) -> MemoryLayout | None:
 def _timeout_s(value: Any) -> float | None:
     if value is None:
         return None
-    number = float(given.amount(value))
-    if not 0 <= number < float("inf"):
+    timeout_s = float(given.amount(value))
+    if not 0 <= timeout_s < float("inf"):
         raise ValueError(f"{value!r} is not a number of seconds, nor None")
-    return number
+    return timeout_s
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -264,6 +268,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "durability": _one_of("each", "batch"),
     "read_only": given.flag,
     "layout": _layout,
+    "follow": _one_of("auto", "never"),
     "lock_timeout_s": _timeout_s,
     "strict_classes": given.flag,
     "scrub": given.flag,

@@ -64,10 +64,18 @@ class EvictedDimensions:
         name, facts = marshal.loads(record[_HEAD.size :])
         return name, facts
 
-    def mark_changed(self, dimension: int) -> None:
-        """The files of a dimension are others now: what an index would be made from is not remembered any longer."""
-        self.take_facts(dimension)
+    def mark_changed(self, dimension: int, generation: int | None = None) -> None:
+        """The files of a dimension are others now, of `generation`: what an index is made from is not remembered."""
+        known, *others = _HEAD.unpack_from(self._records[dimension])
+        self._records[dimension] = _HEAD.pack(known if generation is None else generation, *others)
         self.changed.add(dimension)
+
+    def copy(self) -> EvictedDimensions:
+        """What is remembered now."""
+        copied = EvictedDimensions()
+        copied._records = self._records.copy()
+        copied.n_layers, copied.simulated, copied.changed = self.n_layers, self.simulated.copy(), self.changed.copy()
+        return copied
 
     def remove(self, dimension: int) -> bool:
         """Forget a dimension; whether it was there."""

@@ -50,8 +50,17 @@ class LearnableTable(LayerTable):
     def __init__(self, config: MemoryConfig) -> None:
         super().__init__(config)
         ids = IdRegister(os.fspath(config.base_path), self.layout, config.lock_timeout_s)
-        self._learner = Learner(weakref.proxy(self), ids, self.layout, config)  # weak: else both were a cycle
+        self._ids = ids
+        self._learner = Learner(  # a weak reference: else both were a cycle
+            weakref.proxy(self), ids, self.layout, config, self._announce
+        )
         self._relieve = self._learner.relief.relieve
+
+    def _forget_names(self) -> None:
+        self._ids.refresh()
+
+    def _disown(self, dimension: int) -> bool:
+        return self._learner.protos.disown(dimension)
 
     def create_proto_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
         """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
@@ -71,6 +80,7 @@ class LearnableTable(LayerTable):
         that all can read it: of `layers`, or of what is appended first. Errors are those of `create_proto_dimension`
         but DimensionExists, and of `load_dimension`. Thread-safe.
         """
+        self._pass_gate()
         return self._learner.ensure(name, layers, user)
 
     def find(self, name: str) -> int | None:
@@ -78,6 +88,7 @@ class LearnableTable(LayerTable):
 
         Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
         """
+        self._pass_gate()
         return self._learner.find(name)
 
     def names(self) -> dict[str, int]:
@@ -157,6 +168,7 @@ class LearnableTable(LayerTable):
         the files may be gone, or some: call it again. Thread-safe.
         """
         self._learner.forget(dimension_id)
+        self._settle()
 
     def on_evict(self, callback: EvictCallback) -> None:
         """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.

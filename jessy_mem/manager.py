@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Unpack
 
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
 from jessy_mem.config import MemoryConfig, MemoryOptions
-from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import (
     ConsciousnessError,
     DimensionAlreadyLoaded,
@@ -93,6 +92,8 @@ class MmapManager(LearnableTable):
         if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
             dimension = LayerId.checked((dimension_id, 0)).dimension
 
+        self._unloaded.discard(dimension)
+
         def load() -> MmapRegion:
             if dimension in self._regions or dimension in self._evicted:
                 raise DimensionAlreadyLoaded(dimension)
@@ -164,6 +165,7 @@ class MmapManager(LearnableTable):
             if dimension not in self._evicted and self._loaded(dimension).source == "pool":
                 raise RegionNotFound(dimension, "it is a proto-dimension; crystallize it, or forget it")
             self._remove(dimension)
+            self._unloaded.add(dimension)
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """Map the file that is there now, and swap it in; returns (old generation, new generation).
@@ -177,20 +179,57 @@ class MmapManager(LearnableTable):
 
         def swap() -> tuple[int, int]:
             # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
-            old = self._regions.get(dimension)
+            old, region = self._regions.get(dimension), None
             try:
-                known = old or self._evicted.get(dimension)
-                if known is None:
-                    raise RegionNotFound(dimension)
-                if known.source == "pool":
-                    raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
-                old_generation = known.generation
-                self._install(dimension, self._open_region(dimension, known.source)._in_place_of(old))
+                old_generation, region = self._reopened(dimension, old)
+                self._install(dimension, region)
             finally:
-                old = known = None
+                old = region = None
             return old_generation, self._regions[dimension].generation
 
         generations = self._changing(dimension, swap)
+        record_since(self._times.loads, begin_ticks, self._timed)
+        return generations
+
+    def _reopened(self, dimension: int, old: MmapRegion | None) -> tuple[int, MmapRegion]:
+        """The generation of `old`, or of what is evicted, and the region that may take its place. Under the lock."""
+        known = old or self._evicted.get(dimension)
+        try:
+            if known is None:
+                raise RegionNotFound(dimension)
+            if known.source == "pool":
+                raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
+            return known.generation, self._open_region(dimension, known.source)._in_place_of(old)
+        finally:
+            old = known = None  # a traceback would go on holding them
+
+    def reload_many(self, dimension_ids: Iterable[int]) -> list[tuple[int, int]]:
+        """Reload several dimensions in one step: no reader sees a new one, and after that an old one.
+
+        Returns (old generation, new generation) of each. All of them or none: errors are those of `reload_dimension`,
+        and LimitExceeded if there is no room for all new generations beside the old ones. Thread-safe; readers wait
+        while they are swapped, not while files are opened.
+        """
+        begin_ticks = now_ticks()
+        dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
+
+        def swap() -> list[tuple[int, int]]:
+            # Held, the old regions are not evicted to make room; and no traceback may go on holding any.
+            old = [self._regions.get(dimension) for dimension in dimensions]
+            new: list[tuple[int, MmapRegion]] = []
+            try:
+                for dimension, region in zip(dimensions, old, strict=True):
+                    new.append(self._reopened(dimension, region))
+                with self._following.swapping(self):
+                    for dimension, (_, region) in zip(dimensions, new, strict=True):
+                        self._install(dimension, region)
+                return [(generation, region.generation) for generation, region in new]
+            finally:
+                region = None
+                old.clear()
+                new.clear()
+
+        generations = self._changing(dimensions[0], swap) if dimensions else []
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
@@ -202,6 +241,7 @@ class MmapManager(LearnableTable):
         It stays mapped and charged while somebody holds it. Its `close` does nothing: `unload_dimension` lets it go.
         """
         dimension = self._checked(dimension_id)
+        self._following.stop(self)
         region = self._regions.get(dimension)
         if region is None:
             try:
@@ -209,38 +249,6 @@ class MmapManager(LearnableTable):
             except LayerNotFound as error:
                 raise RegionNotFound(dimension, error.hint) from None
         return region
-
-    def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
-        """The layers of all paths as text, in path order; a layer named twice is there twice.
-
-        A layer that cannot be found is logged, skipped and listed in ``.missing``; with `strict` its LayerNotFound is
-        raised.
-        """
-
-        def load(layer_id: LayerId) -> LoadedContext | None:
-            try:
-                return self.load_context(layer_id)
-            except LayerNotFound:
-                if strict:
-                    raise
-                return None
-
-        self._check_open()
-        return ContextCollection.collect(paths, load)
-
-    def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
-        """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
-        import numpy as np
-
-        self._check_open()
-        data: list[Any] = []
-
-        def target_of(n_bytes: int) -> Any:
-            data.append(np.empty(n_bytes, np.uint8))
-            return data[0]
-
-        offsets = self._read_into(layer_ids, target_of)
-        return LayerBatch(data[0], np.array(offsets, np.int64))
 
     @contextlib.contextmanager
     def record_trace(self, path: str | os.PathLike[str]) -> Iterator[TraceWriter]:

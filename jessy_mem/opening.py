@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from jessy_mem._core.budget import Charge
 from jessy_mem._core.image import Image, checked
-from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
+from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion
 from jessy_mem.layout import MemoryLayout, has_deltas, region_file
 from jessy_mem.simulation import simulated_image
 
-__all__ = ["Opener", "Place"]
+__all__ = ["Opener", "Place", "newest_delta"]
 
 logger = logging.getLogger("jessy_mem")
 
@@ -129,6 +129,11 @@ class Opener:
             self._config.verify,
         )
         return (image,)
+
+
+def newest_delta(path: str) -> int:
+    """The generation of the newest delta beside the base file at `path`; 0 if there is none."""
+    return max(delta_generations(path), default=0) if has_deltas(path) else 0
 
 
 def _levels_to_caller() -> int:

@@ -79,6 +79,14 @@ class Protos:
         known = ((dimension, self.table._known(dimension)) for dimension in self.own())
         return [dimension for dimension, region in known if region is not None and region.source == "pool"]
 
+    def disown(self, dimension: int) -> bool:
+        """Whether a dimension is of the process that this one was forked from; from now on it is none of the pool's."""
+        if dimension not in self.foreign:
+            return False
+        self.foreign.discard(dimension)
+        self.n_bytes.pop(dimension, None)
+        return True
+
     def get(self, dimension: int) -> MmapRegion:
         """The proto-dimension; ImmutableDimension or RegionNotFound if it is something else."""
         self.table._check_open()

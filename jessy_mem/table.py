@@ -22,10 +22,10 @@ from typing import TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image
-from jessy_mem._core.mapping import UnmapTogether
+from jessy_mem._core.mapping import Mapping as Mapped
+from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -42,6 +42,7 @@ from jessy_mem.eviction import make_policy
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
+from jessy_mem.reading import Reading
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracer, Tracers
 
@@ -58,7 +59,7 @@ N_LOOKS = 5
 MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 
-class RegionTable(LayerRegistry):
+class RegionTable(Reading):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face.
 
     `_relieve(segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did; it is
@@ -123,14 +124,14 @@ class RegionTable(LayerRegistry):
     def _place_of(self, dimension: int) -> Place:
         return self._opener.place_of(dimension)
 
-    def _block_giver(self, segment: str) -> Callable[[int], Block]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block | bytearray | Mapped]:
         """Gives blocks for decompressed layers, counted as copies. No cycle arises: it is weak."""
-        pool, table = self._pool, weakref.ref(self)
+        table = weakref.ref(self)
 
-        def allocate(n_bytes: int) -> Block:
+        def allocate(n_bytes: int) -> Block | bytearray | Mapped:
             owner = table()
-            if owner is None:
-                return pool._allocate_in(n_bytes, segment)
+            if owner is None:  # a region that outlives its manager has no budget any more
+                return private_memory(n_bytes)
             block = owner._allocate(n_bytes, segment)
             owner._count_copies(1)
             return block
@@ -272,22 +273,24 @@ class RegionTable(LayerRegistry):
 
         def refresh() -> bool:
             region = self._regions.get(dimension)
-            if region is None:
-                if dimension in self._evicted:
-                    self._catalogue.mark_changed(dimension)
-                return dimension in self._evicted
-            if region.source == "pool":
-                return False
-            place, old = self._opener.place_of(dimension), region._stack
-            stack = self._opener.reopen(place, partial(self._admit, place), old)
-            if stack is old:
-                return False
-            if stack[0].immutable or stack[0].source != old[0].source:
-                self._install(dimension, self._region_around(stack, place))
-                return True
-            return self._restack(dimension, region, stack)
+            if region is not None:
+                return region.source != "pool" and self._refresh_region(dimension, region)
+            if dimension in self._evicted:
+                self._catalogue.mark_changed(dimension)
+            return dimension in self._evicted
 
         return self._changing(dimension, refresh)
+
+    def _refresh_region(self, dimension: int, region: MmapRegion) -> bool:
+        """The same of one that is mapped; LimitExceeded if there is no room. Under the lock."""
+        old = region._stack
+        stack = self._reopen(dimension, old)
+        if stack is old:
+            return False
+        if stack[0].immutable or stack[0].source != old[0].source:
+            self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
+            return True
+        return self._restack(dimension, region, stack)
 
     def _read_changed(self) -> None:
         """Map what was changed while it was evicted, so that it can be found. With no lock held."""
@@ -399,7 +402,8 @@ class RegionTable(LayerRegistry):
             except LimitExceeded as error:
                 # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
                 hopeless = error.requested_bytes > error.limit_bytes
-                if hopeless or not self._relieve(self.layout.segment_of(dimension).name, error, False):
+                segment = self.layout.segment_of(dimension).name if error.segment == "total" else error.segment
+                if hopeless or not self._relieve(segment, error, False):
                     raise
             else:
                 self._settle()

@@ -20,7 +20,6 @@ from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages
@@ -38,7 +37,7 @@ from jessy_mem._core.stack cimport (
     stack_facts_of,
     stack_find,
     stack_gain,
-    stack_layers,
+    stack_numbers,
 )
 from jessy_mem._core.view cimport LayerView, make_view, touch_pages
 
@@ -244,14 +243,7 @@ cdef class MmapRegion:
     def layers(self):
         """The ids of all layers, ascending."""
         cdef tuple stack = self.current()
-        cdef uint32_t n, i
-        cdef Place *places = stack_layers(stack, &n)
-        try:
-            return [
-                new_layer_id(base_of(stack).dimension_id, entry_at(stack, &places[i]).layer) for i in range(n)
-            ]
-        finally:
-            free(places)
+        return [new_layer_id(base_of(stack).dimension_id, layer) for layer in stack_numbers(stack)]
 
     def layer_facts(self):
         """For each layer (layer, depth, frequency in Hz, keywords, stored bytes, bytes, created_ns), ascending."""

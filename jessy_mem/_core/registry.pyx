@@ -10,6 +10,11 @@ reader finds the old region or the new one, whole.
         v                                                         v
     _restore (the table's)                                    MmapRegion.find_view
 
+Before that it passes a gate, one comparison of two words: the number of the newest change that any process told of, and
+the number up to which this one has followed. While they differ, and while what is read is to change in one step or for
+some readers only, each reader stops there (`_pass_gate`, following.py). Who has passed reads the generations of then or
+later ones, but never a later one first and then, past a shut gate, an older one.
+
 What changes `_regions`, and what reference counts say of it, is holders.pyx; when and why is the table's.
 """
 from types import MappingProxyType
@@ -23,9 +28,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from jessy_mem._core.c.asserts cimport jm_assert
-from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_relaxed
+from jessy_mem._core.c.atomic cimport (
+    jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed, jm_store_relaxed,
+    jm_store_release, jm_unlikely
+)
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.pycompat cimport jm_dict_get
+from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.region cimport MmapRegion
@@ -36,6 +45,12 @@ from jessy_mem.errors import LayerNotFound
 from jessy_mem.layout import LayerId
 
 jm_clock_init()
+
+cdef enum:
+    SHUT = 1                  # no page has this number: they begin at 2**62, and none is 0
+    LOOK_EVERY_NS = 100000000
+
+cdef uint64_t NEVER = -1
 
 
 cdef struct Span:
@@ -58,6 +73,8 @@ cdef class LayerRegistry:
         self._first_touches = LatencyHistogram()
         self._timed = True
         self.visits = []
+        self.word = &self.alone
+        self.look_ticks = NEVER
         self._tracers = ()
         self.tracers_kept = []
 
@@ -84,6 +101,12 @@ cdef class LayerRegistry:
         cdef LayerView view
         if not is_layer_id(layer_id):
             layer_id = LayerId.of(layer_id)
+        if jm_unlikely(
+            jm_load_acquire(self.word) != jm_load_acquire(&self.seen) or begin_ticks > jm_load_relaxed(&self.look_ticks)
+        ):
+            view = self.stop_at_gate(layer_id, begin_ticks)
+            if view is not None:
+                return view
         found = jm_dict_get(self.regions, <object> PyTuple_GET_ITEM(layer_id, 0))
         if found != NULL:
             region = <MmapRegion> found
@@ -119,6 +142,41 @@ cdef class LayerRegistry:
         context = LoadedContext(view.id, view.decode(), view.frequency, view.keywords, view.depth, view.source)
         jm_add_relaxed(&self.n_copies, 1)
         return context
+
+    cdef LayerView stop_at_gate(self, layer_id, uint64_t begin_ticks):
+        """Wait until the gate may be passed, and return None; or the view, if this thread reads in a snapshot."""
+        if begin_ticks > jm_load_relaxed(&self.look_ticks):
+            self._look_from(begin_ticks)
+            self._look()
+        snapshot = self._pass_gate()
+        return None if snapshot is None else (<LayerRegistry> snapshot).read(layer_id)
+
+    def _follow_page(self, ChangePage page not None):
+        """Stop readers when `page` tells of a change; for the owner, before the first access."""
+        self.page = page
+        self.word = page.word
+        self._look_from(jm_clock_ticks())
+
+    def _look_from(self, uint64_t now_ticks):
+        """The next look for the page is due LOOK_EVERY_NS after `now_ticks`, on the next hit that is timed."""
+        cdef uint64_t ns_per_tick_q32 = jm_clock_ns(0, <uint64_t> 1 << 32)
+        jm_store_relaxed(&self.look_ticks, now_ticks + ((<uint64_t> LOOK_EVERY_NS << 32) // ns_per_tick_q32))
+
+    def _set_gate(self, seen):
+        """Let readers pass as long as the newest change is `seen`; None: each must stop. Under the table's lock."""
+        jm_store_release(&self.seen, SHUT if seen is None else <uint64_t> seen)
+
+    def _pass_gate(self):
+        """Follow what has changed; the snapshot that this thread reads in, or None. The table knows better."""
+
+    def _look(self):
+        """Whether something has changed that was not told of in time. The table knows better."""
+        return False
+
+    def _count_with(self, LayerRegistry other not None):
+        """Count accesses where `other` does, and tell its tracers; before the first access."""
+        self._hits, self._first_touches = other._hits, other._first_touches
+        self._tracers, self.traced, self._timed = other._tracers, other.traced, other._timed
 
     cdef int trace_access(self, LayerView view) except -1:
         cdef MmapRegion region = self.regions.get(view.image.dimension_id)
@@ -168,6 +226,8 @@ cdef class LayerRegistry:
             self.visit(region, layer_id)
         view = region.find_view(layer)
         if view is None:
+            if self._look():
+                return self.first_touch(layer_id)
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_live_layers} layers")
         if view.payload is not None:
             self._settle()

@@ -17,6 +17,8 @@ cdef int64_t layer_number(object layer) except -2
 cdef bint stack_find(tuple stack, int64_t layer, Place *place) noexcept
 # All layers that are not removed, ascending; `n` becomes their number. The caller frees them.
 cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL
+# Their numbers.
+cdef list stack_numbers(tuple stack)
 # How many layers more there are if `image` is laid on `stack`.
 cdef int64_t stack_gain(tuple stack, Image image) noexcept
 # Bytes of all files.

@@ -134,6 +134,15 @@ cdef tuple facts_at(tuple stack, const Place *place):
     )
 
 
+cdef list stack_numbers(tuple stack):
+    cdef uint32_t n, i
+    cdef Place *places = stack_layers(stack, &n)
+    try:
+        return [image_at(stack, places[i].file).layers[places[i].entry].layer for i in range(n)]
+    finally:
+        free(places)
+
+
 cdef list stack_facts(tuple stack):
     cdef uint32_t n, i
     cdef Place *places = stack_layers(stack, &n)

@@ -22,8 +22,8 @@ OBJECTS = """
 HOUSE = """
     errors sealed given sizes units looks compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
-    builder simulation opening catalogue table layers
-    growth files protos relief learning learnable report manager exporters doctor
+    builder simulation opening catalogue reading following table growth snapshot followed layers files protos relief
+    learning learnable report manager exporters archive doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

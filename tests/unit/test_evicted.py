@@ -6,7 +6,7 @@ import tracemalloc
 
 from jessy_mem.evicted import Evicted, EvictedDimensions
 
-FACTS = [(0, 1, 2.5, ("joke", "größe"), 100, 100, 5), (7, 0, 1.0, (), 20, 60, 6)]
+FACTS = [(0, 1, 2.5, ("joke", "größe"), 100, 100, 10**18), (7, 0, 1.0, (), 20, 60, 0)]
 
 
 def test_what_was_put_is_given_back_until_it_is_removed():
@@ -32,10 +32,19 @@ def test_a_dimension_that_is_put_again_counts_once():
 
 def test_facts_are_given_once():
     evicted = EvictedDimensions()
-    evicted.put(15, Evicted(1, 2, "mmap", 10), FACTS, "Größe")
-    assert evicted.take_facts(15) == ("Größe", FACTS)
+    evicted.put(15, Evicted(1, 2, "mmap", 10), FACTS, "Humor")
+    assert evicted.take_facts(15) == ("Humor", FACTS)
     assert evicted.take_facts(15) == ("", [])
     assert evicted.get(15) == Evicted(1, 2, "mmap", 10)
+
+
+def test_what_has_changed_is_remembered_as_changed_until_it_comes_back():
+    evicted = EvictedDimensions()
+    evicted.put(15, Evicted(1, 2, "mmap", 10), FACTS, "Humor")
+    evicted.mark_changed(15)
+    assert (evicted.changed, evicted.take_facts(15), evicted.n_layers) == ({15}, ("", []), 2)
+    evicted.remove(15)
+    assert evicted.changed == set()
 
 
 def test_a_dimension_with_one_layer_and_one_keyword_takes_at_most_200_bytes():

@@ -284,13 +284,16 @@ class RegionTable(Reading):
     def _refresh_region(self, dimension: int, region: MmapRegion) -> bool:
         """The same of one that is mapped; LimitExceeded if there is no room. Under the lock."""
         old = region._stack
-        stack = self._reopen(dimension, old)
-        if stack is old:
-            return False
-        if stack[0].immutable or stack[0].source != old[0].source:
-            self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
-            return True
-        return self._restack(dimension, region, stack)
+        try:
+            stack = self._reopen(dimension, old)
+            if stack is old:
+                return False
+            if stack[0].immutable or stack[0].source != old[0].source:
+                self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
+                return True
+            return self._restack(dimension, region, stack)
+        finally:
+            del region, old  # no traceback may go on holding them
 
     def _read_changed(self) -> None:
         """Map what was changed while it was evicted, so that it can be found. With no lock held."""

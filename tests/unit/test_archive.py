@@ -245,9 +245,11 @@ END = bytes(1024)
 
 
 def region(**fields: object) -> bytes:
-    return jm.RegionBuilder(fields.pop("dimension", 15), fields.pop("name", "tea"), **fields).add_layer(
-        jm.LayerSpec(text="x")
-    ).to_bytes()
+    return (
+        jm.RegionBuilder(fields.pop("dimension", 15), fields.pop("name", "tea"), **fields)
+        .add_layer(jm.LayerSpec(text="x"))
+        .to_bytes()
+    )
 
 
 def with_list(name: str, content: bytes | None = None, **fields: object) -> bytes:

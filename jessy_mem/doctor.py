@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jessy_mem._core.changes import CHANGES_NAME, ChangePage
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import delta_generations, open_delta
@@ -49,7 +50,7 @@ class Finding:
     """One thing that is wrong in a base folder.
 
     `kind` is "stray temporary", "empty folder", "stale delta", "stray delta", "damaged", "wrong id", "duplicate id",
-    "duplicate name", "too large", "misnamed folder", "unreadable" or "no dimension"; `n_bytes` is the size of the file,
+    "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension"; `n_bytes` is the size of the file,
     and `removable` says that `clean` removes it.
     """
 
@@ -188,6 +189,7 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
                 findings.append(_finding("stray delta", _delta_of(file, generation), detail, base))
     findings += _examine_regions(base, regions, progress)
     findings += _examine_names(base, regions)
+    findings += _examine_page(base)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
 
 
@@ -280,6 +282,18 @@ def _examine_names(base: Path, regions: Iterable[Path]) -> Iterator[Finding]:
         for dimension in dimensions[1:]:
             detail = f"it is called {name!r} like {dimension_folder(dimensions[0])}, which is what the name finds"
             yield _finding("duplicate name", base / dimension_folder(dimension) / REGION, detail, base)
+
+
+def _examine_page(base: Path) -> Iterator[Finding]:
+    """The page on which processes tell each other what changed."""
+    path = base / CHANGES_NAME
+    page = ChangePage(base)
+    try:
+        if not page.open() and os.path.lexists(path):
+            detail = "it is no page of changes: other processes see what is learned later, or when they ask; remove it"
+            yield _finding("no page", path, detail, base)
+    finally:
+        page.close()
 
 
 def _folders(base: Path) -> list[Path]:

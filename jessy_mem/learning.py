@@ -22,6 +22,7 @@ from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
     ConsciousnessError,
+    DimensionAlreadyLoaded,
     DimensionExists,
     ImmutableDimension,
     LayerNotFound,
@@ -118,7 +119,8 @@ class Learner:
             dimension, is_new = self._ids.reserve(name, "user" if user else "reserve", for_all=True)
             has_file = os.path.lexists(self._table._place_of(dimension).path)
             if has_file and self._table._known(dimension) is None:
-                self._table.load_dimension(dimension)
+                with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
+                    self._table.load_dimension(dimension)
             elif changes and not has_file and self._ids.is_empty(dimension):
                 try:
                     self.files.begin(dimension, changes, name)
@@ -277,7 +279,7 @@ class Learner:
     def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
         self._check_writable()
         with self.protos.lock:
-            chosen = self.protos.own() if dimension_ids is None else [index(each) for each in dimension_ids]
+            chosen = self.protos.unsaved() if dimension_ids is None else [index(each) for each in dimension_ids]
             chosen = list(dict.fromkeys(chosen))
             self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
             paths = [Path(self._table._place_of(each).path) for each in chosen]
@@ -349,7 +351,7 @@ class Learner:
 
     def unsaved(self) -> list[int]:
         """The proto-dimensions that the end must not lose."""
-        return [] if self._config.on_close == "drop" else self.protos.own()
+        return [] if self._config.on_close == "drop" else self.protos.unsaved()
 
     def bind(self, table: Table) -> None:
         """Ask `table` from now on: at the end of the one there was, a weak reference to it may be dead."""
@@ -394,4 +396,5 @@ def check_there(dimension: int, layer: int, region: MmapRegion | None) -> None:
     """LayerNotFound if there is no such layer."""
     if region is None:
         raise LayerNotFound(dimension, layer, "the dimension has no layer yet")
-    region.layer(layer)
+    if not region._has_layer(layer):
+        region.layer(layer)  # which says what there is

@@ -7,7 +7,9 @@ read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :cla
 write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
 allocate        :class:`PoolAllocator`, :class:`Block`
 measure         :class:`MemoryStats`, :class:`LatencyHistogram`, :func:`metrics`; :mod:`jessy_mem.exporters`
-examine         :func:`verify_region` (one file), :func:`examine` and :func:`clean` (a base folder)
+examine         :func:`verify_region` (one file), :func:`stack_files` and :func:`region_files` (what a dimension
+                consists of), :func:`examine` and :func:`clean` (a base folder)
+carry           :func:`export_base`, :func:`import_base`
 configure       :class:`MemoryConfig`
 catch           :mod:`jessy_mem.errors`, all under :class:`ConsciousnessError`
 ==============  ====================================================================================
@@ -33,6 +35,7 @@ from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.view import LayerView
 from jessy_mem.advice import ReplayResult, advise, parse_budget, plot_advice
+from jessy_mem.archive import Exported, Imported, export_base, import_base
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.config import MemoryConfig
 from jessy_mem.context import (
@@ -43,7 +46,7 @@ from jessy_mem.context import (
     NavigationPath,
     Navigator,
 )
-from jessy_mem.doctor import Finding, clean, examine, verify_region
+from jessy_mem.doctor import Finding, RegionFile, clean, examine, region_files, stack_files, verify_region
 from jessy_mem.errors import (
     AllocationFailed,
     AlreadyPublished,
@@ -54,6 +57,8 @@ from jessy_mem.errors import (
     DimensionNotFound,
     DoubleFree,
     ImmutableDimension,
+    ImportConflict,
+    InvalidArchive,
     InvalidRegion,
     LayerNotFound,
     LimitExceeded,
@@ -89,9 +94,13 @@ __all__ = [
     "DimensionExists",
     "DimensionNotFound",
     "DoubleFree",
+    "Exported",
     "Finding",
     "ImmutableDimension",
+    "ImportConflict",
+    "Imported",
     "InterferenceEngine",
+    "InvalidArchive",
     "InvalidRegion",
     "LatencyHistogram",
     "LatencySummary",
@@ -120,6 +129,7 @@ __all__ = [
     "PoolStats",
     "ReadOnly",
     "RegionBuilder",
+    "RegionFile",
     "RegionNotFound",
     "RegionTruncated",
     "ReplayResult",
@@ -133,10 +143,14 @@ __all__ = [
     "default_layout",
     "errors",
     "examine",
+    "export_base",
+    "import_base",
     "metrics",
     "parse_budget",
     "plot_advice",
+    "region_files",
     "region_path",
+    "stack_files",
     "verify_region",
 ]
 

@@ -1,7 +1,7 @@
 """What crashes, copies and damaged disks leave in a base folder: found by `examine`, removed by `clean`.
 
-Nothing but stray temporary files and empty folders is ever removed: a damaged region may still hold layers that can be
-saved.
+Nothing but stray temporary files, empty folders and deltas that are in their base already is ever removed: a damaged
+region may still hold layers that can be saved.
 """
 
 from __future__ import annotations
@@ -18,14 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jessy_mem._core.image import Image
-from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.changes import CHANGES_NAME, ChangePage
+from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.stack import delta_generations, open_delta
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError, DimensionNotFound, MappingError
 from jessy_mem.ids import LOCK_NAME, IdRegister
-from jessy_mem.layout import MAX_DIMENSION, default_layout, dimension_folder
+from jessy_mem.layout import (
+    DELTA_DIGITS,
+    DELTA_PREFIX,
+    DELTA_SUFFIX,
+    MAX_DIMENSION,
+    LayerId,
+    default_layout,
+    delta_file,
+    dimension_folder,
+    has_deltas,
+)
+from jessy_mem.names import stored_names
 from jessy_mem.publish import is_temporary, remove
 
-__all__ = ["Finding", "clean", "examine", "verify_region"]
+__all__ = ["Finding", "RegionFile", "clean", "examine", "region_files", "stack_files", "verify_region"]
 
 Progress = Callable[[int, int], object]
 
@@ -36,8 +49,9 @@ REGION = "region.mmap"
 class Finding:
     """One thing that is wrong in a base folder.
 
-    `kind` is "stray temporary", "empty folder", "damaged", "wrong id", "duplicate id", "too large", "misnamed folder",
-    "unreadable" or "no dimension"; `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
+    `kind` is "stray temporary", "empty folder", "stale delta", "stray delta", "damaged", "wrong id", "duplicate id",
+    "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension"; `n_bytes` is the size of the file,
+    and `removable` says that `clean` removes it.
     """
 
     kind: str
@@ -55,18 +69,64 @@ class Finding:
         return f"{self.path}: {self.kind}: {self.detail}"
 
 
+@dataclass(frozen=True, slots=True)
+class RegionFile:
+    """One file of a region, and how many layers it adds to those under it, replaces and removes."""
+
+    path: Path
+    generation: int
+    extension: int  # the version of the format's extension; 0: a plain file
+    n_bytes: int
+    n_added: int
+    n_replaced: int
+    n_removed: int
+
+
+def region_files(region: MmapRegion) -> list[RegionFile]:
+    """The files that a region consists of: its base, then the deltas on it, oldest first. Thread-safe.
+
+    >>> import tempfile
+    >>> from jessy_mem import LayerSpec, RegionBuilder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = RegionBuilder(15, "Humor").add_layer(LayerSpec(text="x")).write(Path(folder, "region.mmap"))
+    ...     [(file.generation, file.n_added, file.n_removed) for file in region_files(MmapRegion(15, path))]
+    [(1, 1, 0)]
+    """
+    found = []
+    below: set[LayerId] = set()
+    stack = region._stack
+    for n, image in enumerate(stack, 1):
+        own = set(_layers_of((image,)))
+        now = set(_layers_of(stack[:n]))
+        counts = len(own - below), len(own & below), len(below - now)
+        found.append(RegionFile(Path(image.path), image.generation, image.extension, image.n_bytes, *counts))
+        below = now
+    return found
+
+
+def stack_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The region file at `path`, and the deltas that lie on it, oldest first, going by what stands in the folder.
+
+    All deltas, if the region file cannot be read. MappingError if the folder cannot be listed. Thread-safe.
+    """
+    base = os.fspath(path)
+    if not has_deltas(base):
+        return [Path(base)]
+    generation = _header_of(base)[1]
+    return [Path(base), *(Path(delta_file(base, each)) for each in delta_generations(base) if each > generation)]
+
+
 def verify_region(
     path: str | os.PathLike[str], dimension_id: int | None = None, progress: Progress | None = None
 ) -> list[ConsciousnessError]:
-    """All damage of the region file at `path`, empty if it is sound. It reads every byte and changes nothing.
+    """All damage of one region file or delta, empty if it is sound. It reads every byte and changes nothing.
 
-    `dimension_id` is the dimension that the file must hold. ``progress(done_bytes, total_bytes)`` is called after each
-    layer. Damage of the header or the metadata hides that of the layers. An error of the system is in the list too.
-    Thread-safe.
+    `dimension_id` is the dimension that the file must hold. A delta must also belong to the base beside it: `stack_files`
+    names all that a dimension consists of. ``progress(done_bytes, total_bytes)`` is called after each layer. Damage of
+    the header or the metadata hides that of the layers. An error of the system is in the list too. Thread-safe.
     """
     try:
-        with MmapRegion(dimension_id, path) as region:
-            return list(region.verify(progress))
+        return list(_opened(os.fspath(path), dimension_id or 0).damage(progress))
     except DimensionNotFound:
         return [_absent(Path(path), dimension_id)]
     except ConsciousnessError as error:
@@ -95,7 +155,7 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
     """
     base = Path(base_path)
     findings = list(_strays(base, base))
-    regions: dict[Path, int] = {}
+    regions: dict[Path, list[int]] = {}
     folders = _folders(base)
     if not folders and not os.path.lexists(base / LOCK_NAME):
         detail = f"there is no Dnn/{REGION} in it; what a manager learns there, or 'jessy-mem build', makes one"
@@ -107,6 +167,7 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
                 raise _not_a_folder(folder)
             findings += _strays(base, folder)
             present = os.path.lexists(file)
+            deltas = delta_generations(os.fspath(file))
             empty = not any(folder.iterdir()) and not folder.is_symlink()
         except OSError as error:
             if not os.path.lexists(folder):  # forgotten, just now
@@ -121,8 +182,14 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
             detail = "an interrupted write left it, and no region in it"
             findings.append(Finding("empty folder", folder, detail, base, removable=True))
         elif present:
-            regions[file] = _size(file)
+            regions[file] = deltas
+        else:
+            for generation in deltas:
+                detail = f"there is no {REGION} that it lies on; it was lost, or an import was interrupted"
+                findings.append(_finding("stray delta", _delta_of(file, generation), detail, base))
     findings += _examine_regions(base, regions, progress)
+    findings += _examine_names(base, regions)
+    findings += _examine_page(base)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
 
 
@@ -147,7 +214,7 @@ def clean(findings: Iterable[Finding]) -> list[Finding]:
 def _remove(finding: Finding) -> bool:
     """Whether there was something to remove, and it is gone now."""
     folder = finding.path
-    if is_temporary(finding.path):
+    if is_temporary(finding.path) or _is_stale(finding.path):
         try:
             remove(finding.path, follow_links=finding.path.parent == finding.base_path)
         except FileNotFoundError:
@@ -159,31 +226,74 @@ def _remove(finding: Finding) -> bool:
     return not os.path.lexists(finding.path)
 
 
-def _examine_regions(base: Path, regions: dict[Path, int], progress: Progress | None) -> Iterator[Finding]:
-    total_bytes = sum(regions.values())
+def _examine_regions(base: Path, regions: dict[Path, list[int]], progress: Progress | None) -> Iterator[Finding]:
+    files = [file for path, deltas in regions.items() for file in (path, *(_delta_of(path, each) for each in deltas))]
+    total_bytes = sum(map(_size, files))
     done_bytes = 0
     holders: dict[int, list[Path]] = {}
-    for path, n_bytes in regions.items():
-        report = None if progress is None else _shifted(progress, done_bytes, total_bytes)
-        for error in verify_region(path, progress=report):
-            if getattr(error, "errno", None) == errno.ENOENT and not os.path.lexists(path):  # forgotten, just now
+    for path, deltas in regions.items():
+        folder, (stored, generation, immutable) = _dimension_of(path), _header_of(path)
+        n_stack_bytes = 0
+        for file in (path, *(_delta_of(path, each) for each in deltas)):
+            n_bytes = _size(file)
+            is_delta = file != path
+            report = None if progress is None else _shifted(progress, done_bytes, total_bytes)
+            done_bytes += n_bytes
+            if is_delta and not os.path.lexists(file):  # merged, just now
                 continue
-            kind = "unreadable" if isinstance(error, OSError) else "damaged"
-            yield Finding(kind, path, _without_path(error, path), base, n_bytes)
-        done_bytes += n_bytes
-        slot_bytes = default_layout().slot_bytes(_dimension_of(path))
-        if n_bytes > slot_bytes:
-            yield Finding("too large", path, f"{n_bytes} bytes, its slot has {slot_bytes}", base, n_bytes)
-        stored = _stored_id(path)
-        if stored is not None:
+            if is_delta and stored and _generation_of(file) <= generation:
+                detail = f"an interrupted merge left it: {REGION} of generation {generation} holds what it says"
+                yield _finding("stale delta", file, detail, base, removable=True)
+                continue
+            if is_delta and immutable:
+                yield _finding("stray delta", file, f"{REGION} is immutable, so that nobody reads it", base)
+                continue
+            held = _header_of(file)[0] if is_delta else stored
+            if held and held != folder:
+                detail = f"it holds {dimension_folder(held)}, so it cannot be loaded from this folder"
+                yield _finding("wrong id", file, detail, base)
+            if is_delta and held and held != (stored or held):
+                continue  # said already; what else is wrong with it is another dimension's
+            for error in verify_region(file, progress=report):
+                if getattr(error, "errno", None) == errno.ENOENT and not os.path.lexists(file):  # gone, just now
+                    continue
+                kind = "unreadable" if isinstance(error, OSError) else "damaged"
+                yield _finding(kind, file, _without_path(error, file), base)
+            n_stack_bytes += n_bytes
+        slot_bytes = default_layout().slot_bytes(folder)
+        if n_stack_bytes > slot_bytes:
+            detail = f"{n_stack_bytes} bytes, its slot has {slot_bytes}"
+            yield Finding("too large", path, detail, base, n_stack_bytes)
+        if stored:
             holders.setdefault(stored, []).append(path)
-            if stored != _dimension_of(path):
-                detail = f"it holds {dimension_folder(stored)}, so it cannot be loaded from this folder"
-                yield Finding("wrong id", path, detail, base, n_bytes)
     for stored, paths in holders.items():
         for path in paths if len(paths) > 1 else ():
             others = ", ".join(f"{other.parent.name}/{other.name}" for other in paths if other != path)
-            yield Finding("duplicate id", path, f"{dimension_folder(stored)} is also in {others}", base, regions[path])
+            yield _finding("duplicate id", path, f"{dimension_folder(stored)} is also in {others}", base)
+
+
+def _examine_names(base: Path, regions: Iterable[Path]) -> Iterator[Finding]:
+    """Names that several region files have."""
+    holders: dict[str, list[int]] = {}
+    with contextlib.suppress(OSError):  # said of each file
+        for dimension, name in stored_names(os.fspath(base), map(_dimension_of, regions)):
+            holders.setdefault(name, []).append(dimension)
+    for name, dimensions in holders.items():
+        for dimension in dimensions[1:]:
+            detail = f"it is called {name!r} like {dimension_folder(dimensions[0])}, which is what the name finds"
+            yield _finding("duplicate name", base / dimension_folder(dimension) / REGION, detail, base)
+
+
+def _examine_page(base: Path) -> Iterator[Finding]:
+    """The page on which processes tell each other what changed."""
+    path = base / CHANGES_NAME
+    page = ChangePage(base)
+    try:
+        if not page.open() and os.path.lexists(path):
+            detail = "it is no page of changes: other processes see what is learned later, or when they ask; remove it"
+            yield _finding("no page", path, detail, base)
+    finally:
+        page.close()
 
 
 def _folders(base: Path) -> list[Path]:
@@ -223,13 +333,52 @@ def _dimension_of(path: Path) -> int:
     return int(path.parent.name[1:])
 
 
-def _stored_id(path: Path) -> int | None:
-    """The dimension that a region file says it holds; None if it cannot be read as a region."""
+def _header_of(path: str | os.PathLike[str]) -> tuple[int, int, bool]:
+    """What a file says of itself: dimension, generation, immutable; all empty if it cannot be read as a region."""
     try:
-        with MmapRegion(None, path, verify="never") as region:
-            return region.dimension_id
+        image = map_file(path, 0)
     except ConsciousnessError:
-        return None
+        return 0, 0, False
+    return image.dimension_id, image.generation, image.immutable
+
+
+def _opened(path: str, dimension: int) -> Image:
+    """One region file as an Image; a delta as one that lies on the base beside it, if that can be read."""
+    folder, _, name = path.rpartition("/")
+    generation = _generation_of(Path(name))
+    if not generation:
+        return map_file(path, dimension)
+    base = os.path.join(folder, REGION)
+    try:
+        below = map_file(base, dimension)
+    except ConsciousnessError:
+        return map_file(path, dimension, delta=True)
+    return open_delta((below,), base, generation, verify="lazy")
+
+
+def _layers_of(stack: tuple[Image, ...]) -> list[LayerId]:
+    return make_region(stack, False, bytearray).layers()
+
+
+def _delta_of(path: Path, generation: int) -> Path:
+    """The delta of that generation beside a region file."""
+    return Path(delta_file(os.fspath(path), generation))
+
+
+def _generation_of(path: Path) -> int:
+    """The generation that the name of a delta says; 0 if it is no delta's."""
+    match = re.fullmatch(rf"{DELTA_PREFIX}([0-9]{{{DELTA_DIGITS}}}){re.escape(DELTA_SUFFIX)}", path.name)
+    return int(match[1]) if match else 0
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether a delta is in its base already."""
+    stored, generation, _ = _header_of(path.parent / REGION)
+    return bool(stored) and 0 < _generation_of(path) <= generation
+
+
+def _finding(kind: str, path: Path, detail: str, base: Path, removable: bool = False) -> Finding:
+    return Finding(kind, path, detail, base, _size(path), removable)
 
 
 def _size(path: Path) -> int:

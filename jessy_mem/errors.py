@@ -23,6 +23,8 @@ __all__ = [
     "DimensionNotFound",
     "DoubleFree",
     "ImmutableDimension",
+    "ImportConflict",
+    "InvalidArchive",
     "InvalidRegion",
     "LayerNotFound",
     "LimitExceeded",
@@ -201,6 +203,32 @@ class RegionTruncated(InvalidRegion):
 
 class ChecksumMismatch(InvalidRegion):
     """The bytes are not the ones that were written."""
+
+
+class InvalidArchive(ConsciousnessError, ValueError):
+    """An archive is not what `export_base` writes. ``member`` names the file in it, empty for the archive itself."""
+
+    def __init__(self, path: str | os.PathLike[str], member: str, reason: str) -> None:
+        self.path = os.fspath(path)
+        self.member = member
+        self.reason = reason
+        super().__init__(f"{self.path}:{member}: {reason}" if member else f"{self.path}: {reason}")
+
+
+class ImportConflict(ConsciousnessError, FileExistsError):
+    """Dimensions of an archive are in the base folder and differ. Nothing of them was changed.
+
+    ``dimensions`` is a dict of the id to what is in the way.
+    """
+
+    def __init__(self, dimensions: Mapping[int, str]) -> None:
+        self.dimensions = dict(dimensions)
+        told = "; ".join(f"D{dimension:02d}: {reason}" for dimension, reason in self.dimensions.items())
+        super().__init__(f"not imported: {told}")
+        self.errno = errno.EEXIST
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ImmutableDimension(ConsciousnessError, PermissionError):

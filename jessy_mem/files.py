@@ -26,6 +26,7 @@ from jessy_mem.batch import Batch, publish_many
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
+    DimensionAlreadyLoaded,
     ImmutableDimension,
     InvalidRegion,
     LimitExceeded,
@@ -106,9 +107,9 @@ class Files:
         with self.locked():
             region = self.current(dimension)
             changes = change(region)
-            if region is None:
+            if changes and region is None:
                 self._begin(dimension, changes)
-            elif changes:
+            elif changes and region is not None:
                 self._grow(dimension, region, changes)
         return changes
 
@@ -130,7 +131,8 @@ class Files:
                 if self._ids.is_empty(dimension):
                     return None
                 raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
-            self.table.load_dimension(dimension)
+            with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
+                self.table.load_dimension(dimension)
         elif isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
         region = self.table.region(dimension)

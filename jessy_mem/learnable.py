@@ -22,7 +22,8 @@ from jessy_mem.errors import ConsciousnessError
 from jessy_mem.ids import IdRegister
 from jessy_mem.layers import LayerTable
 from jessy_mem.layout import LayerId
-from jessy_mem.learning import EvictCallback, Learner
+from jessy_mem.learning import Learner
+from jessy_mem.relief import EvictCallback
 
 __all__ = ["LearnableTable", "keep_open", "open_tables"]
 
@@ -50,10 +51,10 @@ class LearnableTable(LayerTable):
         super().__init__(config)
         ids = IdRegister(os.fspath(config.base_path), self.layout, config.lock_timeout_s)
         self._ids = ids
-        self._learner = Learner(
+        self._learner = Learner(  # a weak reference: else both were a cycle
             weakref.proxy(self), ids, self.layout, config, self._announce
-        )  # weak: else both were a cycle
-        self._relieve = self._learner.relieve
+        )
+        self._relieve = self._learner.relief.relieve
 
     def _forget_names(self) -> None:
         self._ids.refresh()
@@ -178,7 +179,7 @@ class LearnableTable(LayerTable):
         if not callable(callback):
             raise TypeError(f"{callback!r} is not callable")
         self._check_open()
-        self._learner.on_evict(callback)
+        self._learner.relief.on_evict(callback)
 
     # The end
 

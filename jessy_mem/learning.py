@@ -1,11 +1,8 @@
-"""Learner: what is learned, and what happens when there is no room to.
+"""Learner: what is learned, changed and forgotten, by name and by number.
 
-Nothing that was learned is lost without a word, and nothing grows without bound: when there is no room, the oldest
-proto-dimensions become files (``on_full="crystallize"``), or the newest is refused (``"raise"``), or the oldest are
-dropped, and each is told of (``"drop"``).
-How a proto-dimension is held and becomes a file is protos.py, how a file grows, files.py. Which table it is in, the
-Learner does not know: it asks the few things that `Table` names. Its methods are those of MmapManager with the same
-names, documented there.
+How a proto-dimension is held and becomes a file is protos.py, how a file grows, files.py, and what gives way when there
+is no room, relief.py. Which table it is in, the Learner does not know: it asks the few things that `Table` names. Its
+methods are those of MmapManager with the same names, documented there.
 
 Locks are taken in this order: the Learner's, the folder's, the table's.
 """
@@ -13,11 +10,8 @@ Locks are taken in this order: the Learner's, the folder's, the table's.
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
 import os
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import index
 from pathlib import Path
 
@@ -28,6 +22,7 @@ from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
     ConsciousnessError,
+    DimensionAlreadyLoaded,
     DimensionExists,
     ImmutableDimension,
     LayerNotFound,
@@ -38,7 +33,6 @@ from jessy_mem.errors import (
     RegionNotFound,
     UnsavedLearning,
 )
-from jessy_mem.evicted import Evicted
 from jessy_mem.files import Files
 from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
 from jessy_mem.ids import IdRegister
@@ -46,12 +40,9 @@ from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
 from jessy_mem.names import checked_name
 from jessy_mem.protos import Protos
 from jessy_mem.publish import withdraw
+from jessy_mem.relief import Relief
 
-__all__ = ["EvictCallback", "Learner"]
-
-EvictCallback = Callable[[int, str, int], object]  # (dimension, reason, bytes)
-
-logger = logging.getLogger("jessy_mem")
+__all__ = ["Learner"]
 
 
 class Learner:
@@ -72,14 +63,11 @@ class Learner:
         batch = Batch() if config.durability == "batch" else None
         self.files = Files(table, ids, config.total_bytes, batch, announce)
         self.protos = Protos(table, self.files, layout, config.total_bytes, config.record_latency)
-        self.n_drops = 0
+        self.relief = Relief(table, self.protos, config.on_full, self._release)
         self._table = table
         self._ids = ids
         self._layout = layout
         self._config = config
-        self._changing: int | None = None  # the one that grows, and must not go to make room for itself
-        self._callbacks: tuple[EvictCallback, ...] = ()
-        self._callbacks_lock = threading.Lock()
 
     # Names and new dimensions
 
@@ -131,7 +119,8 @@ class Learner:
             dimension, is_new = self._ids.reserve(name, "user" if user else "reserve", for_all=True)
             has_file = os.path.lexists(self._table._place_of(dimension).path)
             if has_file and self._table._known(dimension) is None:
-                self._table.load_dimension(dimension)
+                with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
+                    self._table.load_dimension(dimension)
             elif changes and not has_file and self._ids.is_empty(dimension):
                 try:
                     self.files.begin(dimension, changes, name)
@@ -230,11 +219,8 @@ class Learner:
         """Change a dimension, wherever it is; what was changed."""
         self._check_writable()
         with self.protos.lock:
-            outer, self._changing = self._changing, dimension
-            try:
+            with self.relief.sparing(dimension):
                 changes = self._change_proto(dimension, change) if self._is_proto(dimension) else None
-            finally:
-                self._changing = outer
             if changes is None:
                 try:
                     changes = self.files.change(dimension, change)
@@ -293,7 +279,7 @@ class Learner:
     def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
         self._check_writable()
         with self.protos.lock:
-            chosen = self.protos.own() if dimension_ids is None else [index(each) for each in dimension_ids]
+            chosen = self.protos.unsaved() if dimension_ids is None else [index(each) for each in dimension_ids]
             chosen = list(dict.fromkeys(chosen))
             self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
             paths = [Path(self._table._place_of(each).path) for each in chosen]
@@ -305,11 +291,12 @@ class Learner:
         return dimension in self.protos.empty if known is None else known.source == "pool"
 
     def _is_crystallized(self, dimension: int) -> bool:
-        known = self._table._known(dimension)
-        if isinstance(known, Evicted) or (known is not None and known.source == "mmap" and not known.immutable):
-            place = self._table._place_of(dimension)
-            return not (place.planned or place.named)
-        return False
+        known, place = self._table._known(dimension), self._table._place_of(dimension)
+        if place.planned or place.named:
+            return False
+        if known is None:
+            return os.path.lexists(place.path) and not is_immutable_file(place.path)
+        return known.source == "mmap" and not (isinstance(known, MmapRegion) and known.immutable)
 
     def forget(self, dimension_id: int) -> None:
         self._check_writable()
@@ -359,75 +346,16 @@ class Learner:
             if unsaved:
                 self.protos.publish(*unsaved)
             self.files.sync()
+            for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
+                self._release(dimension)
 
     def unsaved(self) -> list[int]:
         """The proto-dimensions that the end must not lose."""
-        return [] if self._config.on_close == "drop" else self.protos.own()
+        return [] if self._config.on_close == "drop" else self.protos.unsaved()
 
     def bind(self, table: Table) -> None:
         """Ask `table` from now on: at the end of the one there was, a weak reference to it may be dead."""
-        self._table = self.files.table = self.protos.table = table
-
-    # What to do when the pool is full
-
-    def on_evict(self, callback: EvictCallback) -> None:
-        with self._callbacks_lock:
-            self._callbacks = (*self._callbacks, callback)
-
-    def relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool) -> bool:
-        """Crystallize or drop the oldest proto-dimension that holds what is missing; whether one was.
-
-        None is touched if all of them together would not make the room. The caller holds no lock of the table. If the
-        system refuses to write one, the refusal is raised with the reason.
-        """
-        on_full = self._config.on_full
-        if on_full == "raise" or (on_full == "drop" and not allow_drop):
-            return False
-        with self.protos.lock:
-            if self.protos.is_merging:
-                return False
-            others = {each: self.protos.n_bytes[each] for each in self.protos.own() if each != self._changing}
-            oldest = self._table._helpful(others, segment, refusal, allow_drop)
-            if oldest is None:  # others made room while this thread waited
-                return True
-            if on_full == "crystallize":
-                try:
-                    return any(self._saved(dimension) for dimension in oldest)
-                except (MappingError, LockTimeout) as error:
-                    raise _because(refusal, error) from error
-            dropped = next(((dimension, n_bytes) for dimension in oldest if (n_bytes := self._drop(dimension))), None)
-        if dropped is None:
-            return False
-        logger.warning('proto-dimension D%02d is dropped: the pool is full and on_full is "drop"', dropped[0])
-        for callback in self._callbacks:
-            try:
-                callback(dropped[0], "drop", dropped[1])
-            except Exception:
-                logger.exception("an on_evict callback failed")
-        return True
-
-    def _saved(self, dimension: int) -> bool:
-        """Crystallize a proto-dimension to make room; whether that could be."""
-        try:
-            self.protos.publish(dimension)
-        except RegionNotFound:  # closed meanwhile
-            return False
-        except MappingError as error:
-            if error.errno != errno.EEXIST:
-                raise
-            logger.warning("proto-dimension D%02d stays in the pool: %s", dimension, str(error))
-            return False
-        return True
-
-    def _drop(self, dimension: int) -> int:
-        """Give up a proto-dimension; returns its bytes, 0 if it is none any more."""
-        known = self._table._known(dimension)
-        if known is None or known.source != "pool":
-            return 0
-        self._release(dimension)
-        self.protos.remove(dimension)
-        self.n_drops += 1
-        return known.size
+        self._table = self.files.table = self.protos.table = self.relief.table = table
 
     def _check_writable(self) -> None:
         self._table._check_open()
@@ -468,15 +396,5 @@ def check_there(dimension: int, layer: int, region: MmapRegion | None) -> None:
     """LayerNotFound if there is no such layer."""
     if region is None:
         raise LayerNotFound(dimension, layer, "the dimension has no layer yet")
-    region.layer(layer)
-
-
-def _because(refusal: AllocationFailed | LimitExceeded, error: ConsciousnessError) -> AllocationFailed | LimitExceeded:
-    """The refusal, saying why no room could be made."""
-    if isinstance(refusal, AllocationFailed):
-        refusal.add_note(f"no room could be made: {error}")
-        return refusal
-    hint = f"no room could be made: {error}"
-    return LimitExceeded(
-        refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, refusal.segment, refusal.holders, hint
-    )
+    if not region._has_layer(layer):
+        region.layer(layer)  # which says what there is

@@ -194,11 +194,14 @@ class MmapManager(LearnableTable):
     def _reopened(self, dimension: int, old: MmapRegion | None) -> tuple[int, MmapRegion]:
         """The generation of `old`, or of what is evicted, and the region that may take its place. Under the lock."""
         known = old or self._evicted.get(dimension)
-        if known is None:
-            raise RegionNotFound(dimension)
-        if known.source == "pool":
-            raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
-        return known.generation, self._open_region(dimension, known.source)._in_place_of(old)
+        try:
+            if known is None:
+                raise RegionNotFound(dimension)
+            if known.source == "pool":
+                raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
+            return known.generation, self._open_region(dimension, known.source)._in_place_of(old)
+        finally:
+            old = known = None  # a traceback would go on holding them
 
     def reload_many(self, dimension_ids: Iterable[int]) -> list[tuple[int, int]]:
         """Reload several dimensions in one step: no reader sees a new one, and after that an old one.
@@ -258,11 +261,13 @@ class MmapManager(LearnableTable):
         """
         self._check_open()
         with TraceWriter(path) as trace:
-            self._add_tracer(trace)
+            with self._lock:
+                self._use_tracers(self._tracing.add(trace))
             try:
                 yield trace
             finally:
-                self._remove_tracer(trace)
+                with self._lock:
+                    self._use_tracers(self._tracing.remove(trace))
 
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""

@@ -55,7 +55,6 @@ class Protos:
         self.empty: dict[int, str] = {}  # those that have a name and no layer yet
         self.foreign: set[int] = set()
         self.crystallizations = LatencyHistogram()
-        self.is_merging = False  # what could be made room for then is worth more than a merged stack
         self.table = table
         self._files = files
         self._layout = layout
@@ -67,12 +66,18 @@ class Protos:
 
     def _renew(self) -> None:
         self.lock = threading.RLock()
+        self.is_merging = False  # what could be made room for then is worth more than a merged stack
         self.foreign |= self.n_bytes.keys()
         self.empty.clear()
 
     def own(self) -> list[int]:
         """Those that this process made, oldest first."""
         return [dimension for dimension in list(self.n_bytes) if dimension not in self.foreign]
+
+    def unsaved(self) -> list[int]:
+        """The same without those that are just being made."""
+        known = ((dimension, self.table._known(dimension)) for dimension in self.own())
+        return [dimension for dimension, region in known if region is not None and region.source == "pool"]
 
     def disown(self, dimension: int) -> bool:
         """Whether a dimension is of the process that this one was forked from; from now on it is none of the pool's."""

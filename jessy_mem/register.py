@@ -69,6 +69,7 @@ class Register:
         self._mutex = threading.RLock()
         self._unsure = set(self._names.owner_of)
         self._stem = secrets.token_hex(4)  # of this process's claims
+        self._claims: dict[str, bool] = {}  # those being made, and whether they count: any thread may read that first
 
     def _start_again(self) -> None:
         self._token: str | None = None
@@ -119,16 +120,17 @@ class Register:
             raise error
         raise MappingError.of(error, self._path) from error
 
-    def _follow(self, fd: int, has_changed: bool = True) -> set[str]:
-        """Read what is new in the journal; the nonces of the claims that count.
+    def _follow(self, fd: int, has_changed: bool = True) -> None:
+        """Read what is new in the journal.
 
         `has_changed` is False where only this process can have written since it was read last.
         """
         with self._mutex:
             try:
                 if has_changed and not self._is_journal(fd):
-                    return set()
-                return self._read_on(fd) if self._size != self._end or not has_changed else set()
+                    return
+                if self._size != self._end or not has_changed:
+                    self._read_on(fd)
             except BaseException:
                 self._start_again()  # with all of it, for what was applied in part
                 raise
@@ -151,8 +153,7 @@ class Register:
             self._given, self._names, self._nonces = {}, NameMap(), {}
         return True
 
-    def _read_on(self, fd: int) -> set[str]:
-        accepted: set[str] = set()
+    def _read_on(self, fd: int) -> None:
         at, rest, n_bytes = self._end, b"", _READ_BYTES
         while n_bytes == _READ_BYTES:
             data = os.pread(fd, _READ_BYTES, at)
@@ -160,15 +161,13 @@ class Register:
             at += n_bytes
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
-                accepted |= self._apply(whole)
+                self._apply(whole)
             rest = rest if len(rest) < 1024 else b"\0"  # no line is that long
         self._is_torn = bool(rest)
         self._end = at - len(rest)
         self._size = at
-        return accepted
 
-    def _apply(self, data: bytes) -> set[str]:
-        accepted = set()
+    def _apply(self, data: bytes) -> None:
         names, me = self._names, process_key()
         for event in journal.events(data):
             dimension = event.dimension
@@ -179,7 +178,8 @@ class Register:
                 self._mark(dimension)
                 if taken:
                     continue
-                accepted.add(event.nonce)
+                if event.nonce in self._claims:
+                    self._claims[event.nonce] = True
                 if event.name:
                     self._nonces[dimension] = event.nonce
                     names.put(dimension, event.name, event.owner)
@@ -196,7 +196,6 @@ class Register:
                     self._given[dimension] = dimension + 1
             elif event.kind == "^":
                 _extend(self._given, dimension, event.last)
-        return accepted
 
     def _mark(self, dimension: int) -> None:
         """An id is given: so are those before it in its range."""
@@ -229,12 +228,16 @@ class Register:
     def _claim(self, dimension: int, owner: str, name: str) -> bool:
         """Append that an id, and a name, are given; whether no other claim came first."""
         nonce = f"{self._stem}{next(self._numbers):x}"
-        accepted = self._append([journal.line("+", dimension, owner, nonce, name)], dimension)
+        self._claims[nonce] = False
+        try:
+            self._append([journal.line("+", dimension, owner, nonce, name)], dimension)
+        finally:
+            counts = self._claims.pop(nonce)
         self._shorten()
-        return nonce in accepted
+        return counts
 
-    def _append(self, lines: list[bytes], given: int = 0) -> set[str]:
-        """Append lines, `given` being an id that they give, and read them: the nonces of the claims that count."""
+    def _append(self, lines: list[bytes], given: int = 0) -> None:
+        """Append lines, `given` being an id that they give, and read them."""
         fd, before = self._lock.descriptor, []
         if self._token is None:
             self._follow(fd)  # where locks do nothing, another may have begun one
@@ -252,17 +255,17 @@ class Register:
         if self._lock.excludes:
             _write_all(fd, data, max(self._size, _JOURNAL))
             self._own_line = own_line
-            return self._follow(fd, has_changed=self._token is None)
+            self._follow(fd, has_changed=self._token is None)
+            return
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
         try:
             _write_all(fd, data)
         finally:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
-        accepted = self._follow(fd)
+        self._follow(fd)
         if not self._lock.is_current():  # another wrote it anew meanwhile
             self._lock.renew()
-            accepted = self._follow(self._lock.descriptor)
-        return accepted
+            self._follow(self._lock.descriptor)
 
     def _first_line(self, given: int = 0) -> bytes:
         """What a process of before may give next."""

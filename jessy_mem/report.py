@@ -61,7 +61,7 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             allocation_failures=table._n_failures,
             crystallization_count=learner.protos.crystallizations.n_events,
             evictions=table._n_evictions,
-            drops=learner.n_drops,
+            drops=learner.relief.n_drops,
             copies=table._copies,
             simulation_mode=bool(simulated),
             simulated_dimensions=tuple(sorted(simulated)),

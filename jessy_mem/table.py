@@ -22,7 +22,8 @@ from typing import TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.image import Image
-from jessy_mem._core.mapping import UnmapTogether
+from jessy_mem._core.mapping import Mapping as Mapped
+from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem.catalogue import Catalogue
@@ -43,7 +44,7 @@ from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.reading import Reading
 from jessy_mem.stats import Lease, format_bytes
-from jessy_mem.trace import CallSites, Tracer, Tracers
+from jessy_mem.trace import CallSites, Tracers
 
 __all__ = ["RegionTable"]
 
@@ -93,7 +94,7 @@ class RegionTable(Reading):
         self._n_evictions = self._n_failures = 0
         self._sites, self._tracing = CallSites(), Tracers()
         if config.trace:
-            self._add_tracer(self._sites)
+            self._use_tracers(self._tracing.add(self._sites))
         self._set_timed(config.record_latency)
 
     # Opening and charging
@@ -123,14 +124,14 @@ class RegionTable(Reading):
     def _place_of(self, dimension: int) -> Place:
         return self._opener.place_of(dimension)
 
-    def _block_giver(self, segment: str) -> Callable[[int], Block]:
+    def _block_giver(self, segment: str) -> Callable[[int], Block | bytearray | Mapped]:
         """Gives blocks for decompressed layers, counted as copies. No cycle arises: it is weak."""
-        pool, table = self._pool, weakref.ref(self)
+        table = weakref.ref(self)
 
-        def allocate(n_bytes: int) -> Block:
+        def allocate(n_bytes: int) -> Block | bytearray | Mapped:
             owner = table()
-            if owner is None:
-                return pool._allocate_in(n_bytes, segment)
+            if owner is None:  # a region that outlives its manager has no budget any more
+                return private_memory(n_bytes)
             block = owner._allocate(n_bytes, segment)
             owner._count_copies(1)
             return block
@@ -162,10 +163,18 @@ class RegionTable(Reading):
                 ceiling_bytes = self._pool._ceiling_bytes or self._ledger.limit_bytes
                 if self._make_room(segment, refusal.requested_bytes, ceiling_bytes):
                     continue
-            if not self._relieve(segment, refusal, True):
-                with self._lock:
-                    self._n_failures += 1
-                raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
+            try:
+                if self._relieve(segment, refusal, True):
+                    continue
+            except (AllocationFailed, LimitExceeded):  # which says why not
+                self._count_failure()
+                raise
+            self._count_failure()
+            raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
+
+    def _count_failure(self) -> None:
+        with self._lock:
+            self._n_failures += 1
 
     def _naming_holders(self, refusal: LimitExceeded) -> LimitExceeded:
         """`refusal` with the largest holders of what is in use in its segment, or in the total."""
@@ -275,13 +284,16 @@ class RegionTable(Reading):
     def _refresh_region(self, dimension: int, region: MmapRegion) -> bool:
         """The same of one that is mapped; LimitExceeded if there is no room. Under the lock."""
         old = region._stack
-        stack = self._reopen(dimension, old)
-        if stack is old:
-            return False
-        if stack[0].immutable or stack[0].source != old[0].source:
-            self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
-            return True
-        return self._restack(dimension, region, stack)
+        try:
+            stack = self._reopen(dimension, old)
+            if stack is old:
+                return False
+            if stack[0].immutable or stack[0].source != old[0].source:
+                self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
+                return True
+            return self._restack(dimension, region, stack)
+        finally:
+            del region, old  # no traceback may go on holding them
 
     def _read_changed(self) -> None:
         """Map what was changed while it was evicted, so that it can be found. With no lock held."""
@@ -449,16 +461,6 @@ class RegionTable(Reading):
                 self._evict_until(lambda: self._ledger.used_bytes <= self._pressure.evict_to_bytes)
         if crossings:
             self._pressure.tell(crossings, used_bytes)
-
-    # Tracing
-
-    def _add_tracer(self, tracer: Tracer) -> None:
-        with self._lock:
-            self._use_tracers(self._tracing.add(tracer))
-
-    def _remove_tracer(self, tracer: Tracer) -> None:
-        with self._lock:
-            self._use_tracers(self._tracing.remove(tracer))
 
     # Small questions
 

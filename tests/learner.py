@@ -121,6 +121,25 @@ def grow_killed(base: str, first_key: int, user: bool, kill_before: int, durabil
             report("done", number, dimension)
 
 
+def grow(base: str, first_key: int, user: bool, shared: str) -> None:
+    """Append to the dimension that all share, for ever, and change what was appended."""
+    with manager(base) as memory:
+        dimension = memory.ensure_dimension(shared, user=user)
+        mine: list[tuple[int, int]] = []
+        for key in itertools.count(first_key):
+            if key % 5 == 4:
+                layer, old = mine.pop(0)
+                report("removing", layer, old)
+                memory.remove_layer((dimension, layer))
+                report("removed", layer, old)
+                continue
+            ((_, layer),) = memory.extend(dimension, [grower.spec(key)])
+            mine.append((layer, key))
+            report("appended", layer, key)
+            if key % 50 == 3:
+                memory.compact(dimension)
+
+
 def learn_killed(base: str, first_key: int, user: bool, kill_before: int) -> None:
     """Crystallize one dimension and forget another, and be killed before system call number `kill_before`."""
     with manager(base) as memory, killed(kill_before) as counted:
@@ -143,7 +162,8 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                work = grow_killed if "durability" in order else learn_killed if "kill_before" in order else learn
+                works = {"durability": grow_killed, "shared": grow, "kill_before": learn_killed, "n": learn}
+                work = next(work for field, work in works.items() if field in order)
                 work(**order)
             except BaseException:
                 sys.excepthook(*sys.exc_info())

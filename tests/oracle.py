@@ -395,20 +395,6 @@ class Oracle:
         self.protos.append(dimension)
         self.settle()
 
-    def change(self, dimension: int, file: File):
-        """Build a proto-dimension anew, as `file`."""
-        if dimension not in self.protos:
-            return jm.ImmutableDimension if self.is_immutable(dimension) else jm.RegionNotFound
-        old = self.table[dimension]
-        if not all(self.see(old, layer, changing=dimension) for layer in old.file.layers):  # all of it is read
-            return jm.LimitExceeded
-        block = self.take_block(file.n_bytes, segment_of(dimension), changing=dimension)
-        if block is None:
-            return jm.LimitExceeded
-        self.install(dimension, Generation(dimension, file, block))
-        self.settle()
-        return None
-
     def is_immutable(self, dimension: int) -> bool:
         return dimension in (9, 14)
 

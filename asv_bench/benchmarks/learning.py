@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import jessy_mem as jm
@@ -18,12 +19,15 @@ N_RUNS = 20 if common.SMALL else 500
 N_TURNS = 2 if common.SMALL else 10
 N_CRYSTALLIZATIONS = 10 if common.SMALL else 100  # in one turn
 KIB = 1 << 10
+NUMBERS = count()  # no two dimensions have the same name
 
 
 def specs(n_layers: int, layer_bytes: int) -> list[jm.LayerSpec]:
     source = common.pieces()
     return [
-        jm.LayerSpec(content=common.next_content(source, layer_bytes), depth=i, frequency=1 + i, keywords=("word",))
+        jm.LayerSpec(
+            content=common.next_content(source, layer_bytes), depth=i % 256, frequency=1 + i, keywords=("word",)
+        )
         for i in range(n_layers)
     ]
 
@@ -38,6 +42,10 @@ def publish(folder: Path, data: bytes | memoryview) -> None:
     fd = os.open(folder, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
+
+
+def done() -> None:
+    """What undoes nothing."""
 
 
 class Learning:
@@ -57,7 +65,7 @@ class Learning:
         self.folder.cleanup()
 
     def create(self) -> int:
-        return self.memory.create_proto_dimension("Learned", self.specs, user=True)
+        return self.memory.create_proto_dimension(f"Learned {next(NUMBERS)}", self.specs, user=True)
 
 
 class Create(Learning):
@@ -128,7 +136,7 @@ class Readers:
 
     def crystallize(self, memory: jm.MmapManager) -> None:
         for _ in range(N_CRYSTALLIZATIONS):
-            memory.crystallize(memory.create_proto_dimension("Learned", self.specs, user=True))
+            memory.crystallize(memory.create_proto_dimension(f"Learned {next(NUMBERS)}", self.specs, user=True))
 
     def publish(self, memory: jm.MmapManager) -> None:
         data = b"".join(spec.content for spec in self.specs)
@@ -175,3 +183,152 @@ class Readers:
         return self.ratio(measured, self.publish)
 
     track_ratio_to_idle.unit = track_ratio_to_bare.unit = "x"
+
+
+class Append(Learning):
+    """append_layer of 1 KiB to a proto-dimension. Bar: 25 us, whatever the number of layers."""
+
+    params = (10, 4000)
+    param_names = ("n_layers",)
+    layer_bytes = KIB
+
+    def setup(self, n_layers: int) -> None:
+        super().setup()
+        self.spec = specs(1, KIB)[0]
+        self.dimensions = {
+            n: self.memory.create_proto_dimension(f"Of {n}", specs(n, KIB), user=True) for n in {10, 4000, n_layers}
+        }
+
+    def append_to(self, n_layers: int) -> Callable[[], None]:
+        dimension = self.dimensions[n_layers]
+
+        def append() -> Callable[[], None]:
+            self.memory.append_layer(dimension, self.spec)
+            return done
+
+        return append
+
+    def track_append(self, n_layers: int) -> float:
+        return common.median_us(N_RUNS, append=self.append_to(n_layers))["append"]
+
+    def track_ratio_to_ten_layers(self, n_layers: int) -> float:
+        """Bar: 1.2."""
+        medians = common.median_us(N_RUNS, these=self.append_to(n_layers), ten=self.append_to(10))
+        return medians["these"] / medians["ten"]
+
+    track_append.unit = "us"
+    track_ratio_to_ten_layers.unit = "x"
+
+
+class AppendToFile(Append):
+    """The same to a crystallized one, over the bare system calls for a file of 1 KiB. Bar: 1.3 x, for any number."""
+
+    def setup(self, n_layers: int) -> None:
+        super().setup(n_layers)
+        self.memory.crystallize_many()
+        self.batch = jm.MmapManager(base_path=self.base / "batch", simulation="never", durability="batch")
+        self.batched = self.batch.create_proto_dimension("Batched", specs(n_layers, KIB))
+        self.batch.crystallize(self.batched)
+        self.data = bytes(KIB)
+
+    def teardown(self, n_layers: int) -> None:
+        self.batch.close()
+        super().teardown(n_layers)
+
+    def bare(self) -> Callable[[], None]:
+        publish(self.base, self.data)
+        return (self.base / "file").unlink
+
+    def append_batched(self) -> Callable[[], None]:
+        self.batch.append_layer(self.batched, self.spec)
+        return done
+
+    def track_ratio_to_bare(self, n_layers: int) -> float:
+        medians = common.median_us(N_RUNS, ours=self.append_to(n_layers), bare=self.bare)
+        return medians["ours"] / medians["bare"]
+
+    def track_each_over_batch(self, n_layers: int) -> float:
+        """How many times as long each change takes as one of a batch, where the disk is as slow as here."""
+        medians = common.median_us(N_RUNS, each=self.append_to(n_layers), batch=self.append_batched)
+        return medians["each"] / medians["batch"]
+
+    track_ratio_to_bare.unit = track_each_over_batch.unit = "x"
+
+
+class Extend(Learning):
+    """extend by 1,000 layers of 1 KiB, beside the fsyncs. Bar: 5 ms."""
+
+    n_more = 20 if common.SMALL else 1000
+
+    def setup(self) -> None:
+        super().setup()
+        self.dimension = self.create()
+        self.memory.crystallize(self.dimension)
+        self.more = specs(self.n_more, KIB)
+
+    def extend(self) -> Callable[[], None]:
+        self.memory.extend(self.dimension, self.more)
+        return done
+
+    def track_extend(self) -> float:
+        fsync, os.fsync = os.fsync, lambda fd: None
+        try:
+            return common.median_us(5 if common.SMALL else 15, extend=self.extend)["extend"]
+        finally:
+            os.fsync = fsync
+
+    track_extend.unit = "us"
+
+
+class CrystallizeMany(Learning):
+    """crystallize_many of 1,000 proto-dimensions, over one by one. Bar: 4 times as fast."""
+
+    n_dimensions = 10 if common.SMALL else 1000
+
+    def learned(self) -> list[int]:
+        return [self.create() for _ in range(self.n_dimensions)]
+
+    def track_one_by_one_over_many(self) -> float:
+        seconds = {"many": [], "one by one": []}
+        for _ in range(1 if common.SMALL else 3):
+            dimensions = self.learned()
+            begin = time.perf_counter()
+            self.memory.crystallize_many(dimensions)
+            seconds["many"].append(time.perf_counter() - begin)
+            dimensions = self.learned()
+            begin = time.perf_counter()
+            for dimension in dimensions:
+                self.memory.crystallize(dimension)
+            seconds["one by one"].append(time.perf_counter() - begin)
+        return statistics.median(seconds["one by one"]) / statistics.median(seconds["many"])
+
+    track_one_by_one_over_many.unit = "x"
+
+
+class Written(Learning):
+    """Bytes written for 10,000 appends of 1 KiB to one dimension, over the bytes appended. Bar: 6 x."""
+
+    n_appends = 100 if common.SMALL else 10_000
+    timeout = 600
+
+    def track_written_over_appended(self) -> float:
+        write, fsync, n_bytes = os.write, os.fsync, 0
+
+        def counted(fd: int, data: bytes) -> int:
+            nonlocal n_bytes
+            done = write(fd, data)
+            n_bytes += done
+            return done
+
+        dimension = self.memory.create_proto_dimension("Grown", specs(1, KIB), user=True)
+        self.memory.crystallize(dimension)
+        (spec,) = specs(1, KIB)
+        os.write, os.fsync = counted, lambda fd: None
+        try:
+            for _ in range(self.n_appends):
+                self.memory.append_layer(dimension, spec)
+        finally:
+            os.write, os.fsync = write, fsync
+        return n_bytes / (self.n_appends * KIB)
+
+    track_written_over_appended.unit = "x"

@@ -38,7 +38,9 @@ cdef class Image:
     cdef int compare_content(self, uint32_t i) except -1
     # Compare the head with its checksum: `head` ends with the table, `region` reaches to the attributes' end.
     cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1
-    # The same, of the file as it is now.
+    # What an immutable region says its content hashes to is `found`, or ChecksumMismatch.
+    cdef int compare_digest(self, bytes found) except -1
+    # check_head, of the file as it is now.
     cdef int compare_head(self) except -1
     # A compressed layer is one whole frame of the size that is declared, if a decoder is installed; InvalidRegion.
     cdef int check_frame(self, uint32_t i) except -1

@@ -249,6 +249,12 @@ cdef class Image:
             )
         return 0
 
+    cdef int compare_digest(self, bytes found) except -1:
+        cdef bytes expected = PyBytes_FromStringAndSize(<const char *> self.header.content_sha256, 32)
+        if found != expected:
+            raise ChecksumMismatch(self.path, "content_sha256", found.hex(), expected.hex())
+        return 0
+
     cdef int compare_head(self) except -1:
         if memcmp(&self.bytes[0], &self.header, sizeof(Header)) != 0:
             raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
@@ -304,6 +310,15 @@ cdef class Image:
                 self.path, "attributes", "something else", "one JSON object", self.layers[i].layer
             )
         return found
+
+    @property
+    def extension(self):
+        """The version of the extension that the file has; 0: it is a plain V1 file."""
+        return self.header.extension_version
+
+    def check_digest(self):
+        """Compare all content of an immutable region with its digest; ChecksumMismatch."""
+        self.compare_digest(hashlib.sha256(memoryview(self)[self.head_bytes:]).digest())
 
     def check_all(self):
         """Compare every layer with its checksum; the first damage is raised."""
@@ -413,12 +428,9 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
         image = Image(owner, path, dimension_id, "mmap", charge, identity)
         if image.immutable:
             if sealed is None:
-                found = hashlib.sha256(memoryview(image)[image.head_bytes:]).digest()
+                image.check_digest()
             else:
-                found = sha256_of(sealed, image.head_bytes)
-            expected = PyBytes_FromStringAndSize(<const char *> image.header.content_sha256, 32)
-            if found != expected:
-                raise ChecksumMismatch(path, "content_sha256", found.hex(), expected.hex())
+                image.compare_digest(sha256_of(sealed, image.head_bytes))
             image.trusted = True
         else:
             image.check_all()

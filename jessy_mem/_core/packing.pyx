@@ -158,11 +158,8 @@ cdef void copy_parts(
 cdef class PackedRegion:
     """A region as it will be stored: the head, and the contents where others have them.
 
-    Not thread-safe. What it was packed from must stay unchanged while it lives.
+    Whoever packs or merges makes one. Not thread-safe. What it was packed from must stay unchanged while it lives.
     """
-
-    def __init__(self):
-        raise TypeError("a PackedRegion is made by whoever packs or merges one")
 
     def __dealloc__(self):
         free(self.head)

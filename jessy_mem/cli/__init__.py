@@ -25,14 +25,19 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": "Build, map, read and learn on the bundled content, and measure it.",
     "build": "Make region files from a folder of texts.",
+    "learn": "Add texts as layers to a named dimension.",
+    "forget": "Remove a learned dimension for good.",
     "inspect": "Show what a region file, or a whole base folder, holds.",
     "cat": "Write the content of one layer to standard output.",
     "verify": "Compare every byte with its checksum, and list all damage.",
     "doctor": "Find (and clean) what crashes and copies left in a base folder.",
+    "export": "Write a base folder, as of one moment, into a tar.",
+    "import": "Verify the dimensions of such a tar, and put them into a base folder.",
     "ask": "Find the layers that some words lead to, and show their text.",
     "advise": "Replay a recorded trace over eviction policies and budgets.",
     "bench": "Measure access, loading, pool and statistics on this machine.",
 }
+MODULES = {"import": "import_"}  # a command whose name is no module's
 
 
 class Commands(click.Group):
@@ -44,7 +49,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"jessy_mem.cli.{cmd_name}").command
+        module = MODULES.get(cmd_name, cmd_name)
+        command: click.Command = importlib.import_module(f"jessy_mem.cli.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -12,15 +12,17 @@ from jessy_mem.cli import screen
 from jessy_mem.cli.paths import EXISTING_FOLDER
 from jessy_mem.cli.streams import Command
 
-HELP = """Find stray temporary files, empty folders, damaged regions, and folders and ids that do not agree.
+HELP = """Find stray temporary files, empty folders, damaged regions, deltas that lie on nothing or are in their base
+already, and folders, ids and names that do not agree.
 
-Every byte of every region is read. The exit status is 1 if a problem is there, or is left after --clean.
+Every byte of every region is read. --clean removes stray temporary files, empty folders, and deltas whose generation is
+not larger than their base's. The exit status is 1 if a problem is there, or is left after --clean.
 """
 
 
 @click.command(cls=Command, help=HELP)
 @click.argument("base", type=EXISTING_FOLDER)
-@click.option("--clean", "cleaning", is_flag=True, help="Remove stray temporary files and empty folders, nothing else.")
+@click.option("--clean", "cleaning", is_flag=True, help="Remove what is not needed, nothing else.")
 @screen.json_option
 def command(base: Path, cleaning: bool, as_json: bool) -> int:
     with screen.progress_bar("examining") as report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,27 @@ NEVER_HERE = ("access", "first touch", "pool", "changes")  # nothing of the kind
 
 HELP = """Show the header and the layers of a region FILE, or all dimensions of a folder BASE and the memory they take.
 
-The content of layers is not read, but for immutable dimensions; 'verify' reads it all. The exit status is 1 if a
-region of BASE cannot be loaded.
+A region that has grown is a stack of files, a base and deltas, of which each is shown. The content of layers is not
+read, but for immutable dimensions, and compressed layers with --layers; 'verify' reads it all. The exit status is 1 if
+a region of BASE cannot be loaded.
 """
 
 
 @click.command(cls=Command, help=HELP)
 @click.argument("target", metavar="FILE|BASE", type=EXISTING)
+@click.option("--layers", "with_attributes", is_flag=True, help="Of each layer: its attributes, date and tokens too.")
 @screen.json_option
-def command(target: Path, as_json: bool) -> int:
+def command(target: Path, with_attributes: bool, as_json: bool) -> int:
     if target.is_dir() and not (target / REGION).exists():
+        if with_attributes:
+            raise click.UsageError("--layers is for one region: give its FILE, or the folder it is in.")
         return _inspect_base(target, as_json)
-    with jm.MmapRegion(None, region_file(target)) as region:
+    with jm.MmapRegion(None, region_file(target), verify="never") as region:
         if as_json:
-            screen.print_json(_region_dict(region) | {"layers": _layer_dicts(region)})
+            layers = _layer_dicts(region, region.n_layers if with_attributes else 0)
+            screen.print_json(_region_dict(region) | {"layers": layers})
         else:
-            _show_region(region)
+            _show_region(region, with_attributes)
     return 0
 
 
@@ -45,32 +51,52 @@ def command(target: Path, as_json: bool) -> int:
 
 def _region_dict(region: jm.MmapRegion) -> dict[str, Any]:
     frequencies = [fact[2] for fact in region.layer_facts()]
+    files = jm.region_files(region)
+    extension = max(file.extension for file in files)
     return {
         "id": region.dimension_id,
         "name": region.name,
         "path": str(region.path),
-        "format": "plain V1" if region.plain else "V1, extension 1",
+        "format": f"V1, extension {extension}" if extension else "plain V1",
         "size_bytes": region.size,
         "slot_bytes": jm.default_layout().slot_bytes(region.dimension_id),
         "content_bytes": region.content_bytes,
         "n_layers": region.n_layers,
-        "frequency_band": [min(frequencies), max(frequencies)],
+        "frequency_band": [min(frequencies), max(frequencies)] if frequencies else None,
         "generation": region.generation,
         "created": _time(region.created_ns),
         "immutable": region.immutable,
         "residency": region.residency(),
+        "files": [
+            {
+                "path": str(file.path),
+                "generation": file.generation,
+                "size_bytes": file.n_bytes,
+                "added": file.n_added,
+                "replaced": file.n_replaced,
+                "removed": file.n_removed,
+            }
+            for file in files
+        ],
     }
 
 
-def _layer_dicts(region: jm.MmapRegion) -> list[dict[str, Any]]:
-    names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "size_bytes")
-    return [
+def _layer_dicts(region: jm.MmapRegion, n_with_attributes: int = 0) -> list[dict[str, Any]]:
+    """What is known of each layer; of the first `n_with_attributes` also what is kept with the layer itself."""
+    names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "size_bytes", "created")
+    found = [
         dict(zip(names, facts, strict=True)) | {"offset": region.content_offset(facts[0])}
         for facts in region.layer_facts()
     ]
+    for layer in found:
+        layer["created"] = _time(layer["created"])
+    for layer in found[:n_with_attributes]:
+        view = region.layer(layer["layer"])
+        layer |= {"n_tokens": view.n_tokens or None, "attributes": dict(view.attributes)}
+    return found
 
 
-def _show_region(region: jm.MmapRegion) -> None:
+def _show_region(region: jm.MmapRegion, with_attributes: bool) -> None:
     facts = _region_dict(region)
     out = screen.console()
     used, slot = facts["size_bytes"], facts["slot_bytes"]
@@ -82,13 +108,38 @@ def _show_region(region: jm.MmapRegion) -> None:
         ("created", facts["created"] or "not recorded"),
         ("size", f"{screen.size(used)}, {_share(used, slot)} of its slot of {screen.size(slot)}"),
         ("content", f"{screen.size(facts['content_bytes'])} in {facts['n_layers']:,} layers"),
-        ("frequencies", screen.band(facts["frequency_band"]) + " Hz"),
+        ("frequencies", _band(facts) + " Hz" * bool(facts["frequency_band"])),
         ("in memory", f"{facts['residency']:.0%} of its pages"),
     ]
     out.print(screen.facts(f"D{facts['id']:02d} {facts['name']}", rows))
     out.print()
+    if len(facts["files"]) > 1:
+        out.print(_stack_table(facts["files"], out))
+        out.print()
+    layers = _layer_dicts(region, N_LAYERS_SHOWN if with_attributes else 0)[:N_LAYERS_SHOWN]
+    out.print(_attributes_table(layers, out) if with_attributes else _layers_table(layers, out))
+    if region.n_layers > N_LAYERS_SHOWN:
+        out.print(f"... and {region.n_layers - N_LAYERS_SHOWN:,} more layers; --json has them all")
+
+
+def _stack_table(files: list[dict[str, Any]], out: Console) -> Table:
+    """The files of a region as they lie on each other: the newest on top, which says what a layer is."""
+    rows = [
+        (
+            Path(file["path"]).name,
+            str(file["generation"]),
+            *(str(file[what] or "") for what in ("added", "replaced", "removed")),
+            screen.size(file["size_bytes"]),
+        )
+        for file in reversed(files)
+    ]
+    headings = ["~file, newest first", "?>generation", ">added", ">replaced", ">removed", ">size"]
+    return screen.table(out, "Stack", headings, rows)
+
+
+def _layers_table(layers: list[dict[str, Any]], out: Console) -> Table:
     headings = [">layer", ">depth", ">Hz", ">size", "?>stored", "?>offset", "~keywords"]
-    layers = [
+    rows = [
         (
             str(layer["layer"]),
             str(layer["depth"]),
@@ -98,11 +149,26 @@ def _show_region(region: jm.MmapRegion) -> None:
             str(layer["offset"]),
             ", ".join(layer["keywords"]),
         )
-        for layer in _layer_dicts(region)[:N_LAYERS_SHOWN]
+        for layer in layers
     ]
-    out.print(screen.table(out, "Layers", headings, layers))
-    if region.n_layers > N_LAYERS_SHOWN:
-        out.print(f"... and {region.n_layers - N_LAYERS_SHOWN:,} more layers; --json has them all")
+    return screen.table(out, "Layers", headings, rows)
+
+
+def _attributes_table(layers: list[dict[str, Any]], out: Console) -> Table:
+    headings = [">layer", ">Hz", ">size", "?created", "?>tokens", "~keywords", "~attributes"]
+    rows = [
+        (
+            str(layer["layer"]),
+            f"{layer['frequency']:.3g}",
+            screen.size(layer["size_bytes"]),
+            layer["created"] or "not recorded",
+            f"{layer['n_tokens']:,}" if layer["n_tokens"] else "",
+            ", ".join(layer["keywords"]),
+            json.dumps(layer["attributes"], ensure_ascii=False) if layer["attributes"] else "",
+        )
+        for layer in layers
+    ]
+    return screen.table(out, "Layers", headings, rows)
 
 
 # A base folder --------------------------------------------------------------------------------------------------------
@@ -140,7 +206,7 @@ def _inspect_base(base: Path, as_json: bool) -> int:
 
 
 def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Table:
-    headings = ["", "~dimension", "?>layers", ">size", "?>slot", "Hz", "?>generation", "?"]
+    headings = ["", "~dimension", "?>layers", ">size", "?>slot", "Hz", "?>generation", "?>deltas", "?"]
     rows = [
         (
             f"D{facts['id']:02d}",
@@ -148,13 +214,18 @@ def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Tabl
             f"{facts['n_layers']:,}",
             screen.size(facts["size_bytes"]),
             screen.size(facts["slot_bytes"]),
-            screen.band(facts["frequency_band"]),
+            _band(facts),
             str(facts["generation"]),
+            str(len(facts["files"]) - 1 or ""),
             "immutable" if facts["immutable"] else "",
         )
         for facts in regions
     ]
     return screen.table(out, title, headings, rows)
+
+
+def _band(facts: dict[str, Any]) -> str:
+    return screen.band(facts["frequency_band"]) if facts["frequency_band"] else "none"
 
 
 def _share(part: int, whole: int) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "FILE",
     "FOLDER",
     "REGION",
+    "TEXT",
     "Problems",
     "dimension_of",
     "is_absent",
@@ -45,6 +46,7 @@ EXISTING_FILE = Place(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = Place(exists=True, file_okay=False, path_type=Path)
 FILE = Place(dir_okay=False, path_type=Path)
 FOLDER = Place(file_okay=False, path_type=Path)
+TEXT = Place(exists=True, dir_okay=False, allow_dash=True, path_type=Path)  # - is standard input
 
 
 class Problems(click.ClickException):

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jessy_mem as jm
 from jessy_mem.cli.front_matter import FrontMatterError, front_matter
 from jessy_mem.cli.paths import REGION, Problems, dimension_of, shortened
 from jessy_mem.cli.plan import BYTE_ORDER_MARK, DimensionSource, decoded, read_plan
 
-__all__ = ["Source", "read_source"]
+__all__ = ["Source", "read_source", "read_text", "unused_keys"]
 
 PLAN = "dimensions.json"
 N_REMARKS_SHOWN = 10
@@ -37,7 +38,7 @@ class _Reading:
     """What turns up while a source is read."""
 
     problems: list[str] = field(default_factory=list)
-    unused: Counter[str] = field(default_factory=Counter)  # keys of front matter -> in how many texts
+    unused: list[list[str]] = field(default_factory=list)  # keys of front matter, of each text
     named_by: dict[int, Path] = field(default_factory=dict)  # the text whose front matter named the dimension
 
 
@@ -63,9 +64,7 @@ def read_source(source: Path, compress: bool = False) -> Source:
     remarks = shortened(remarks, N_REMARKS_SHOWN, "files and folders that are passed over")
     if plan.unused:
         remarks.append(f"{source / PLAN}: keys that are not used: {', '.join(sorted(plan.unused))}")
-    if reading.unused:
-        keys = ", ".join(f"{key} ({n} text{'s' * (n > 1)})" for key, n in sorted(reading.unused.items()))
-        remarks.append(f"front matter keys that are not used: {keys}")
+    remarks += unused_keys(reading.unused)
     return Source([dimensions[number] for number in sorted(dimensions)], remarks)
 
 
@@ -163,18 +162,30 @@ def _read_layers(
 
 
 def _read_layer(path: Path, layer: int, dimension: DimensionSource, compress: bool, reading: _Reading) -> jm.LayerSpec:
-    raw = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
-    try:
-        facts, n_lines, unused = front_matter(decoded(path, raw))
-    except FrontMatterError as error:
-        raise Problems([f"{path}:{error.line}: {error}"]) from None
-    reading.unused.update(unused)
+    facts, content, unused = read_text(path, path.read_bytes())
+    reading.unused.append(unused)
     name = facts.pop("name", None)
     if name is not None and not dimension.in_plan:
         first = reading.named_by.setdefault(dimension.id, path)
         if first != path and name != dimension.name:
             raise ValueError(f"name: {name!r}, but {first.name} names the dimension {dimension.name!r}")
         dimension.name = name
-    content = b"\n".join(raw.split(b"\n")[n_lines:])
     known = {"depth": min(layer, 255), "frequency": dimension.frequency, **dimension.planned.get(layer, {}), **facts}
     return jm.LayerSpec(content=content, layer=layer, compress=compress, **known)
+
+
+def read_text(path: Path, raw: bytes) -> tuple[dict[str, Any], bytes, list[str]]:
+    """What the front matter of a text says, what follows it, and its keys that are not used. Problems."""
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
+    try:
+        facts, n_lines, unused = front_matter(decoded(path, raw))
+    except FrontMatterError as error:
+        raise Problems([f"{path}:{error.line}: {error}"]) from None
+    return facts, b"\n".join(raw.split(b"\n")[n_lines:]), unused
+
+
+def unused_keys(unused: Iterable[Iterable[str]]) -> list[str]:
+    """The remark on the keys of each text that are not used; none if all are."""
+    counted = Counter(key for keys in unused for key in keys)
+    told = ", ".join(f"{key} ({n} text{'s' * (n > 1)})" for key, n in sorted(counted.items()))
+    return [f"front matter keys that are not used: {told}"] if told else []

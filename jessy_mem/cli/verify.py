@@ -14,7 +14,8 @@ from jessy_mem.cli.streams import Command
 
 HELP = """Compare every byte of a region FILE, or of all regions under BASE, with its checksum.
 
-All damage is listed, not just the first. The exit status is 1 if there is any.
+A region that has grown is a base and deltas beside it: each is verified. All damage is listed, not just the first. The
+exit status is 1 if there is any.
 """
 
 
@@ -23,7 +24,8 @@ All damage is listed, not just the first. The exit status is 1 if there is any.
 @screen.json_option
 def command(target: Path, as_json: bool) -> int:
     whole_base = target.is_dir() and not (target / REGION).exists()
-    files = region_files(target) if whole_base else [region_file(target)]
+    bases = region_files(target) if whole_base else [region_file(target)]
+    files = [file for base in bases for file in jm.stack_files(base)]
     sizes = [_size(file) for file in files]
     damage: dict[Path, list[jm.ConsciousnessError]] = {}
     with screen.progress_bar("verifying") as report:
@@ -55,7 +57,7 @@ def _show(damage: dict[Path, list[jm.ConsciousnessError]], sizes: list[int]) -> 
             out.print(screen.text(f"         {_detail(error, file)}"), soft_wrap=True)
     n_damaged = sum(1 for errors in damage.values() if errors)
     if len(damage) > 1:
-        summary = f"{len(damage)} regions, {screen.size(sum(sizes))}: "
+        summary = f"{len(damage)} files, {screen.size(sum(sizes))}: "
         out.print(screen.text(summary + (f"{n_damaged} damaged" if n_damaged else "all sound"), style="bold"))
 
 

@@ -206,7 +206,7 @@ def test_what_cannot_be_merged_is_refused():
         with pytest.raises(TypeError, match="no opened Image"):
             merge([sound, other])
     with pytest.raises(ValueError, match="nothing was packed"):
-        merge([sound], PackedRegion.__new__(PackedRegion))
+        merge([sound], PackedRegion())
     with pytest.raises(TypeError):
         merge([sound], sound)
 

@@ -22,8 +22,8 @@ OBJECTS = """
 HOUSE = """
     errors sealed given sizes units looks compression eviction layout stats trace
     config context index locking publish batch journal names register ids prose advice addresses pressure evicted
-    builder simulation opening catalogue reading following table growth snapshot followed layers files protos learning
-    learnable report manager exporters doctor
+    builder simulation opening catalogue reading following table growth snapshot followed layers files protos relief
+    learning learnable report manager exporters archive doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),
@@ -141,6 +141,7 @@ POINTERS = {
     "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
+    "registry.word": "an atomic: of the page that the registry keeps, or of its own",
     "view.first": "a range of a layer or an image, of which pages are touched",
     "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
     "image.content": "a result, of which a view is made",

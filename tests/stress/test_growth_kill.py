@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import signal
+import time
+
 import grower
 import pytest
 from learner import Learner
-from world import manager
+from world import content_of, manager
 
 import jessy_mem as jm
 
@@ -45,3 +51,50 @@ def check_survived(base, dimension, before, after, seen):
             assert memory.find(grower.NAME) in (None, dimension)
         new = memory.create_proto_dimension("New", [grower.spec(1)])
         assert new > dimension or not (before.layers or before.is_forgotten), "an id was given twice"
+
+
+def kill_writers_at_random(tmp_path, n_rounds: int) -> None:
+    """Four processes append to one dimension and remove from it, and are killed, `n_rounds` times each."""
+    chance = random.Random(n_rounds)
+    appended: dict[int, int] = {}  # layer -> key, acknowledged
+    gone: set[int] = set()
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(Learner(timeout_s=60 + 20 * n_rounds)) for _ in range(4)]
+        for number in range(n_rounds):
+            pids = [
+                writer.begin(tmp_path, 1_000_000 * i + 1000 * number, shared="Shared")
+                for i, writer in enumerate(writers)
+            ]
+            time.sleep(chance.uniform(0.05, 0.3))
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            for writer in writers:
+                status, told = writer.end()
+                assert status == -signal.SIGKILL
+                for word, layer, key in told:
+                    if word == "appended":
+                        assert layer not in appended, "a number was given twice"
+                        appended[layer] = key
+                    else:  # from when it begins it may be gone
+                        gone.add(layer)
+    jm.clean(jm.examine(tmp_path))
+    assert appended.keys() - gone, "killed before anything was written, each time"
+    with manager(tmp_path) as memory:
+        dimension = memory.find("Shared")
+        region = memory.load_dimension(dimension)
+        assert region.verify() == []
+        there = {layer.layer for layer in region.layers()}
+        assert there >= appended.keys() - gone, "what was acknowledged is gone"
+        for layer in there & appended.keys():
+            key = appended[layer]
+            assert bytes(memory.access_layer((dimension, layer))) == content_of(key, key, n_bytes=grower.N_BYTES)
+        del region
+
+
+def test_writers_killed_at_random_moments(tmp_path):
+    kill_writers_at_random(tmp_path, 5)
+
+
+@pytest.mark.slow
+def test_writers_killed_at_many_random_moments(tmp_path):
+    kill_writers_at_random(tmp_path, 75)

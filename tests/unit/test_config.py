@@ -17,6 +17,7 @@ import pytest
 
 from jessy_mem._core.pool import PoolAllocator
 from jessy_mem.config import MemoryConfig, MemoryFields, MemoryOptions
+from jessy_mem.layout import default_layout
 from jessy_mem.sizes import DEFAULT_POOLS, parse_size_mb
 
 # Field: (default, values that are taken and what they become, values that are refused).
@@ -70,6 +71,14 @@ FIELDS = {
     "simulate_damaged": (False, [(True, True)], [0, 1, None, "no"]),
     "verify": ("lazy", [("open", "open"), ("never", "never")], ["", "always", None, False]),
     "on_full": ("crystallize", [("raise", "raise"), ("drop", "drop")], ["", "wait", None]),
+    "on_close": ("crystallize", [("raise", "raise"), ("drop", "drop")], ["", "save", None]),
+    "durability": ("each", [("batch", "batch")], ["", "never", None, True]),
+    "read_only": (False, [(True, True), (np.True_, True)], [0, 1, None, "no"]),
+    "layout": (None, [(default_layout(), default_layout())], [5, "no such file", b""]),
+    "follow": ("auto", [("never", "never")], ["", "always", None, True]),
+    "lock_timeout_s": (
+        10.0, [(None, None), (0, 0.0), (2.5, 2.5), (np.float32(0.5), 0.5)], [-1, math.inf, math.nan, True, "10"]
+    ),
     "strict_classes": (False, [(True, True)], [0, 1, None, "no"]),
     "scrub": (False, [(True, True), (np.True_, True), (np.array(True), True)], [0, 1, None, "no"]),
     "record_latency": (True, [(False, False)], [0, 1, None, "no"]),

@@ -38,6 +38,15 @@ def test_facts_are_given_once():
     assert evicted.get(15) == Evicted(1, 2, "mmap", 10)
 
 
+def test_what_has_changed_is_remembered_as_changed_until_it_comes_back():
+    evicted = EvictedDimensions()
+    evicted.put(15, Evicted(1, 2, "mmap", 10), FACTS, "Humor")
+    evicted.mark_changed(15)
+    assert (evicted.changed, evicted.take_facts(15), evicted.n_layers) == ({15}, ("", []), 2)
+    evicted.remove(15)
+    assert evicted.changed == set()
+
+
 def test_a_dimension_with_one_layer_and_one_keyword_takes_at_most_200_bytes():
     n_dimensions = 10_000
     tracemalloc.start()

@@ -215,6 +215,9 @@ def test_damage_is_no_reason_to_learn_no_more(tmp_path):
         with pytest.raises(jm.ChecksumMismatch):
             memory.compact(dimension)
         assert len(files_of(tmp_path, dimension)) == 6
+        memory.update_layer((dimension, 1), spec(1))  # which was the damaged one
+        memory.compact(dimension)
+        assert bytes(memory.access_layer((dimension, 1))) == content_of(1, 1)
 
 
 def test_deltas_that_a_crash_left_are_removed(tmp_path):

@@ -170,20 +170,20 @@ def test_another_id_is_taken_if_somebody_was_faster(table):
 def test_the_oldest_goes_when_room_is_needed(table, on_full, relieved, sources):
     learner = learner_of(table, on_full=on_full)
     told = []
-    learner.on_evict(lambda *what: told.append(what))
+    learner.relief.on_evict(lambda *what: told.append(what))
     for name in ("Humor", "Irony"):
         learner.create(name, [spec("a joke")], user=False)
     size = table.regions[15].size
-    assert learner.relieve("reserve", REFUSAL, True) is relieved
+    assert learner.relief.relieve("reserve", REFUSAL, True) is relieved
     assert [getattr(table.regions.get(dimension), "source", None) for dimension in (15, 16)] == sources
     assert told == ([(15, "drop", size)] if on_full == "drop" else [])
-    assert learner.n_drops == len(told)
+    assert learner.relief.n_drops == len(told)
 
 
 def test_nothing_is_dropped_for_a_load(table):
     learner = learner_of(table, on_full="drop")
     learner.create("Humor", [spec("a joke")], user=False)
-    assert not learner.relieve("reserve", REFUSAL, False)
+    assert not learner.relief.relieve("reserve", REFUSAL, False)
     assert 15 in table.regions
 
 
@@ -192,5 +192,5 @@ def test_the_table_says_what_would_help(table, monkeypatch, helpful, relieved):
     learner = learner_of(table)
     learner.create("Humor", [spec("a joke")], user=False)
     monkeypatch.setattr(table, "_helpful", lambda *asked: helpful)
-    assert learner.relieve("reserve", REFUSAL, True) is relieved
+    assert learner.relief.relieve("reserve", REFUSAL, True) is relieved
     assert table.regions[15].source == "pool"

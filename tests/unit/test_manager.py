@@ -916,12 +916,17 @@ def test_an_address_stays_while_its_dimension_is_loaded(world):
 
 
 def test_a_dimension_without_room_in_the_plan_has_no_address(world):
-    for dimension in (15, 16, 17):
-        world.write_sparse(dimension, 30 * MIB)
-    with manager(world, total_memory_mb=560) as memory:
-        memory.load_all()
-        raises(jm.OutOfBounds, str(30 * MIB), memory.address_of, (17, 0))
-        assert memory.access_layer((17, 0)).text == "the end of 17"
+    for dimension, size_mb in ((15, 35), (16, 15), (17, 30), (18, 50)):
+        world.write_sparse(dimension, size_mb * MIB)
+    with manager(world) as memory:
+        for dimension in (15, 16, 17):
+            memory.load_dimension(dimension)
+            memory.address_of((dimension, 0))
+        for dimension in (15, 17):  # on both sides of what stays
+            memory.unload_dimension(dimension)
+        memory.load_dimension(18)
+        raises(jm.OutOfBounds, str(50 * MIB), memory.address_of, (18, 0))
+        assert memory.access_layer((18, 0)).text == "the end of 18"
 
 
 # The pool ----------------------------------------------------------------------------------------------------------

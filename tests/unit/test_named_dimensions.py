@@ -1,0 +1,183 @@
+"""Dimensions by name: unique in a base folder, found before they are loaded, made once however many ask."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from world import World, content_of, manager
+
+import jessy_mem as jm
+
+
+def spec(key=1, **options):
+    return jm.LayerSpec(content=content_of(key, key), **options)
+
+
+def test_name_that_exists_is_not_given_again(tmp_path):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        dimension = memory.create_proto_dimension("user:ann", [spec()], user=True)
+        for each in (memory, other):
+            with pytest.raises(jm.DimensionExists, match="user:ann") as exists:
+                each.create_proto_dimension("user:ann", [spec(2)])
+            assert (exists.value.name, exists.value.dimension) == ("user:ann", dimension)
+            assert each.find("user:ann") == dimension
+        assert memory.create_proto_dimension("user:bob", [spec()], user=True) == dimension + 1, "an id was spent"
+        assert memory.get_stats().pool.used_bytes == 2 * 4096
+
+
+def test_name_is_free_again_when_its_dimension_is_gone(tmp_path):
+    with manager(tmp_path) as memory:
+        for crystallized in (False, True, False):
+            dimension = memory.create_proto_dimension("Humor", [spec()])
+            if crystallized:
+                memory.crystallize(dimension)
+            memory.forget(dimension)
+            assert memory.find("Humor") is None
+        assert dimension == 17
+
+
+def test_name_of_what_is_dropped_is_free_again(tmp_path):
+    with manager(tmp_path, on_close="drop") as memory:
+        memory.create_proto_dimension("Humor", [spec()])
+        memory.create_proto_dimension("Empty")
+    with manager(tmp_path) as memory:
+        assert memory.names() == {}
+        assert memory.create_proto_dimension("Humor", [spec()]) == 17
+
+
+def test_name_of_what_made_room_is_free_again(tmp_path):
+    with manager(tmp_path, 1, on_full="drop") as memory:
+        for i in range(4):
+            memory.create_proto_dimension(f"Learned {i}", [jm.LayerSpec(content=bytes(300_000))])
+        assert memory.find("Learned 0") is None
+        assert memory.find("Learned 3") == 18
+
+
+def test_names_are_known_before_anything_is_loaded(tmp_path):
+    world = World(tmp_path)
+    world.write(3)
+    with manager(tmp_path) as memory:
+        memory.crystallize(memory.create_proto_dimension("Humor", [spec()]))
+    elsewhere = World(tmp_path / "elsewhere").write(40)
+    with manager(tmp_path) as memory:
+        assert memory.names() == {"dimension 3": 3, "Humor": 15}
+        assert memory.find("Humor") == 15
+        assert memory.find("nobody") is None
+        memory.load_dimension(40, elsewhere)
+        assert memory.names() == {"dimension 3": 3, "Humor": 15, "dimension 40": 40}
+        with pytest.raises(TypeError):
+            memory.find(15)
+
+
+@pytest.mark.filterwarnings("ignore:dimension D05 is simulated")
+def test_names_of_the_plan_are_found_when_they_are_loaded(tmp_path):
+    with manager(tmp_path, simulation="auto") as memory:
+        name = memory.layout.dimensions[5].name
+        assert memory.find(name) is None
+        memory.load_dimension(5)
+        assert memory.find(name) == 5
+        assert memory.ensure_dimension(name) == 5
+        with pytest.raises(jm.DimensionExists):
+            memory.create_proto_dimension(name, [spec()])
+
+
+def test_layers_may_be_any_iterable(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension("Humor", (spec(key) for key in range(1, 4)))
+        assert [bytes(memory.access_layer((dimension, i))) for i in range(3)] == [content_of(k, k) for k in (1, 2, 3)]
+        with pytest.raises(TypeError):
+            memory.create_proto_dimension("Irony", None)
+        with pytest.raises(TypeError, match="is not a LayerSpec"):
+            memory.ensure_dimension("Irony", "text")
+        assert memory.find("Irony") is None
+
+
+def test_dimension_without_layers_waits_for_its_first(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension("Humor")
+        assert memory.find("Humor") == dimension
+        assert memory.layers(dimension) == []
+        for call in (
+            lambda: memory.update_layer((dimension, 0), spec()),
+            lambda: memory.remove_layer((dimension, 0)),
+        ):
+            with pytest.raises(jm.LayerNotFound):
+                call()
+        with pytest.raises(jm.RegionNotFound):
+            memory.crystallize(dimension)
+        assert memory.extend(dimension, []) == []
+        assert memory.append_layer(dimension, spec()) == (dimension, 0)
+        assert memory.access_layer((dimension, 0)).source == "pool"
+        other = memory.create_proto_dimension("Irony")
+        memory.forget(other)
+        assert memory.find("Irony") is None
+    assert sorted(os.listdir(tmp_path)) == [".changes", ".jessy_mem.lock", "D15"]
+
+
+def test_ensured_dimension_is_a_file_that_all_can_read(tmp_path):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        dimension = memory.ensure_dimension("user:ann", [spec(1), spec(2)], user=True)
+        assert dimension == 1000
+        assert memory.access_layer((dimension, 1)).source == "mmap"
+        assert other.ensure_dimension("user:ann", [spec(3)], user=True) == dimension
+        assert bytes(other.access_layer((dimension, 0))) == content_of(1, 1)
+        assert len(other.layers(dimension)) == 2
+
+
+def test_ensured_dimension_without_layers_becomes_a_file_with_the_first_append_of_anybody(tmp_path):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        dimension = memory.ensure_dimension("user:ann", user=True)
+        assert memory.ensure_dimension("user:ann") == dimension
+        assert other.append_layer(dimension, spec(1)) == (dimension, 0)
+        assert memory.append_layer(dimension, spec(2)) == (dimension, 1)
+        assert memory.access_layer((dimension, 0)).source == "mmap"
+    with manager(tmp_path) as memory:
+        memory.load_all()
+        assert len(memory.layers(dimension)) == 2
+
+
+def test_ensured_dimension_without_layers_is_forgotten_by_anybody(tmp_path):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        dimension = memory.ensure_dimension("user:ann")
+        other.forget(dimension)
+        assert memory.names() == {}
+        assert memory.ensure_dimension("user:ann") == dimension + 1
+
+
+def test_ensured_dimension_may_be_a_proto_dimension(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension("Humor", [spec()])
+        assert memory.ensure_dimension("Humor", [spec(2)]) == dimension
+        assert memory.access_layer((dimension, 0)).source == "pool"
+
+
+def test_all_who_ask_at_once_get_the_same(tmp_path):
+    memories = [manager(tmp_path) for _ in range(4)]
+    start = threading.Barrier(8)
+
+    def ask(i):
+        start.wait(60)
+        return [memories[i % 4].ensure_dimension(f"user:{key}", [spec(key)], user=True) for key in range(1, 11)]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ask, range(8)))
+    assert all(each == found[0] for each in found)
+    assert sorted(found[0]) == list(range(1000, 1010))
+    for memory in memories:
+        for key, dimension in enumerate(found[0], 1):
+            assert bytes(memory.access_layer((dimension, 0))) == content_of(key, key)
+        memory.close()
+
+
+def test_ensure_that_fails_leaves_no_name(tmp_path, inject):
+    with manager(tmp_path) as memory:
+        with inject(OSError(28, "No space left on device"), "os.write"), pytest.raises(jm.MappingError):
+            memory.ensure_dimension("Humor", [spec()])
+        assert memory.find("Humor") is None
+        with pytest.raises(jm.LimitExceeded):
+            memory.ensure_dimension("Humor", [jm.LayerSpec(content=bytes(81 << 20))])
+        assert memory.find("Humor") is None
+        assert memory.ensure_dimension("Humor", [spec()]) == 17

@@ -427,7 +427,12 @@ def test_snapshot_is_of_one_moment(two):
         come = one.ensure_dimension("come", [spec("come")])
         for memory in (then, other):
             assert list(memory) == memory.layers(keyword="word") == [(first, 0), (gone, 0)]
-            assert (len(memory), (first, 1) in memory, (gone, 0) in memory, (come, 0) in memory) == (2, False, True, False)
+            assert (len(memory), (first, 1) in memory, (gone, 0) in memory, (come, 0) in memory) == (
+                2,
+                False,
+                True,
+                False,
+            )
             assert memory.load_context((first, 0)).content == memory[first, 0].text == "one"
             assert [bytes(view) for view in memory.values()] == [b"one", b"gone"]
             assert memory.read_many([(gone, 0), (first, 0)]).data.tobytes() == b"goneone"

@@ -1,4 +1,4 @@
-"""What other processes do to a base folder is seen by the next access, whatever happens to the page that tells of it."""
+"""What other processes do to a base folder is seen by the next access, whatever happens to the page of changes."""
 
 from __future__ import annotations
 

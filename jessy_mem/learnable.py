@@ -93,6 +93,7 @@ class LearnableTable(LayerTable):
 
     def names(self) -> dict[str, int]:
         """The names of all that is loaded or has a file, and which dimension has each. Thread-safe."""
+        self._pass_gate()
         known = self._learner.names()
         with self._lock:
             loaded = sorted(((region.name, each) for each, region in self._regions.items()), reverse=True)

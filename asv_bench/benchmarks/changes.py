@@ -1,18 +1,22 @@
 """What it costs to follow what other processes change, and to guard what may be truncated.
 
-Depends on `_core/changes`, `_core/guard` and their headers, and nothing else. The nanoseconds are looped in C by
+The nanoseconds are looped in C by
 `_probe/changes` and `_probe/guard`; each figure is the least of many loops, for whatever disturbs one only adds to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
+import timeit
 from array import array
+from functools import partial
 
 import numpy as np
 
+import jessy_mem as jm
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._probe import changes as probe
 from jessy_mem._probe import guard
@@ -130,3 +134,54 @@ class Fault:
 
     def time_fault(self, n_ranges: int) -> None:
         guard.read_byte(self.address + (n_ranges - 1) * mmap.PAGESIZE)
+
+
+class FollowingHit(Page):
+    """A hit of `access_layer` by who follows, against one by who follows nobody: at most 1 ns more."""
+
+    unit = "ns"
+    N_MANAGERS = 1 if SMALL else 8  # of each kind: where the allocator puts one is worth more than what is measured
+
+    def track_following_added(self) -> float:
+        learned = jm.LayerSpec(text="learned")
+        with contextlib.ExitStack() as stack:
+            make = partial(jm.MmapManager, base_path=self.folder.name, simulation="never")
+            dimension = stack.enter_context(make()).ensure_dimension("learned", [learned])
+            least: dict[str, list[float]] = {"auto": [], "never": []}
+            timers = []
+            for follow in [*least] * self.N_MANAGERS:
+                memory = stack.enter_context(make(follow=follow))
+                memory.load_dimension(dimension)
+                names = {"access_layer": memory.access_layer, "layer_id": jm.LayerId(dimension, 0)}
+                timers.append((follow, timeit.Timer("access_layer(layer_id)", globals=names)))
+            rounds = [[timer.timeit(N_LOOP // 4) for _, timer in timers] for _ in range(max(N_LEAST // 4, 2))]
+            for (follow, _), times in zip(timers, zip(*rounds, strict=True), strict=True):
+                least[follow].append(min(times) / (N_LOOP // 4) * 1e9)
+        following, alone = (sum(each) / self.N_MANAGERS for each in least.values())
+        return following - alone
+
+
+class FollowOther:
+    """The access that sees what another process has just appended to a dimension of 1,000 layers."""
+
+    number = 1
+    repeat = (3, 20, 5.0)
+    warmup_time = 0
+
+    def setup(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        make = partial(jm.MmapManager, base_path=self.folder.name, simulation="never", durability="batch")
+        self.writer, self.reader = make(), make()
+        specs = [jm.LayerSpec(content=bytes(1024)) for _ in range(10 if SMALL else 1_000)]
+        self.dimension = self.writer.ensure_dimension("learned", specs)
+        self.reader.refresh()
+        self.reader.access_layer((self.dimension, 0))
+        self.added = self.writer.append_layer(self.dimension, specs[0])
+
+    def teardown(self) -> None:
+        self.writer.close()
+        self.reader.close()
+        self.folder.cleanup()
+
+    def time_access_after_append(self) -> None:
+        self.reader.access_layer(self.added)

@@ -208,8 +208,24 @@ class TestImport:
             view = memory[15, 2]
             run("import", archive, base, "--replace")
             assert view.text == "e"
-            memory.reload_dimension(15)
-            assert [layer.layer for layer in memory.layers(15)] == [0, 1]
+
+    def test_a_manager_that_follows_sees_what_came_in(self, base, archive, tmp_path):
+        """Without being asked, at its next access: what was replaced, and what is new."""
+        learn(base, "tea", "e")
+        (tmp_path / "new").mkdir()
+        with (
+            jm.MmapManager(base_path=base, simulation="never") as old,
+            jm.MmapManager(base_path=tmp_path / "new", simulation="never") as new,
+        ):
+            old.load_dimension(15)
+            new.ensure_dimension("mine", [jm.LayerSpec(text="m")], user=True)
+            assert old[15, 2].text == "e"
+            run("import", archive, base, "--replace")
+            assert [layer.layer for layer in old.layers(15)] == [0, 1]
+            run("export", tmp_path / "new", tmp_path / "mine.tar")
+            run("import", tmp_path / "mine.tar", base, "--replace")
+            assert old[1000, 0].text == "m"
+            assert old.find("mine") == 1000
 
     def test_a_name_that_another_dimension_has(self, archive, tmp_path):
         learn(tmp_path / "new", "other", "x")

@@ -127,7 +127,7 @@ def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked)
     world = World(tmp_path_factory.mktemp("changing"))
     on_disk, loaded, learned = {}, {}, set()
     with manager(world) as memory:
-        for step, dimension, seed in steps:
+        for n, (step, dimension, seed) in enumerate(steps):
             rng = random.Random(seed)
             if step == "publish" and dimension < 3:
                 on_disk[dimension] = write(world.base, dimension, specs(rng, rng.randrange(1, 6)))
@@ -142,7 +142,7 @@ def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked)
                 loaded[dimension] = on_disk[dimension]
             elif step == "proto":
                 layers = specs(rng, rng.randrange(1, 6))
-                made = memory.create_proto_dimension(f"learned {len(learned)}", layers)
+                made = memory.create_proto_dimension(f"learned {n}", layers)
                 loaded[made] = {
                     jm.LayerId(made, spec.layer): (stored(spec.frequency), spec.keywords) for spec in layers
                 }

@@ -14,6 +14,7 @@ is replaced: one file, newer than all there are, over the base.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -93,10 +94,10 @@ def export_base(
 ) -> Exported:
     """Write the region files of a base folder into a tar at `archive`, in one step; whoever learns goes on meanwhile.
 
-    All files are opened under the folder's lock, so that they are of one moment; if the folder cannot be written, and so
-    not locked, until nothing changes between two looks. Every byte is compared with its checksum; a dimension that is
-    damaged is left out, and told of. Raises MappingError, LockTimeout, FileNotFoundError if there is no dimension.
-    ``progress(done_bytes, total_bytes)``. Thread-safe.
+    All files are opened under the folder's lock, so that they are of one moment; if the folder cannot be written, and
+    so not locked, then until nothing has changed between two looks. Every byte is compared with its checksum; what is
+    damaged is left out, and told of. If that leaves nothing, nothing is written. Raises MappingError, LockTimeout, and
+    OSError if `base_path` cannot be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
     """
     target = Path(archive)
     with suppress(FileNotFoundError):
@@ -132,7 +133,7 @@ def _of_one_moment(base_path: str) -> tuple[dict[int, Stack], dict[int, Consciou
         with IdRegister(base_path, default_layout()).locked():
             return _opened(base_path)
     except MappingError as error:
-        if not isinstance(error.__cause__, PermissionError) and os.access(base_path, os.W_OK):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     before, found = None, _opened(base_path)
     while before != (before := [[image.identity for image in stack] for stack in found[0].values()]):

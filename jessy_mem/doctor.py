@@ -50,8 +50,8 @@ class Finding:
     """One thing that is wrong in a base folder.
 
     `kind` is "stray temporary", "empty folder", "stale delta", "stray delta", "damaged", "wrong id", "duplicate id",
-    "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension"; `n_bytes` is the size of the file,
-    and `removable` says that `clean` removes it.
+    "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension"; `n_bytes` is the size
+    of the file, and `removable` says that `clean` removes it.
     """
 
     kind: str
@@ -121,9 +121,10 @@ def verify_region(
 ) -> list[ConsciousnessError]:
     """All damage of one region file or delta, empty if it is sound. It reads every byte and changes nothing.
 
-    `dimension_id` is the dimension that the file must hold. A delta must also belong to the base beside it: `stack_files`
-    names all that a dimension consists of. ``progress(done_bytes, total_bytes)`` is called after each layer. Damage of
-    the header or the metadata hides that of the layers. An error of the system is in the list too. Thread-safe.
+    `dimension_id` is the dimension that the file must hold. A delta must also belong to the base beside it;
+    `stack_files` names all that a dimension consists of. ``progress(done_bytes, total_bytes)`` is called after each
+    layer. Damage of the header or the metadata hides that of the layers. An error of the system is in the list too.
+    Thread-safe.
     """
     try:
         return list(_opened(os.fspath(path), dimension_id or 0).damage(progress))

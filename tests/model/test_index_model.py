@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 
@@ -125,9 +126,9 @@ steps = st.lists(
 def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked):
     """Loads, unloads, reloads, files that change, and learning, against a dict of what readers must find."""
     world = World(tmp_path_factory.mktemp("changing"))
-    on_disk, loaded, learned = {}, {}, set()
+    on_disk, loaded, learned, numbers = {}, {}, set(), itertools.count()
     with manager(world) as memory:
-        for n, (step, dimension, seed) in enumerate(steps):
+        for step, dimension, seed in steps:
             rng = random.Random(seed)
             if step == "publish" and dimension < 3:
                 on_disk[dimension] = write(world.base, dimension, specs(rng, rng.randrange(1, 6)))
@@ -142,7 +143,7 @@ def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked)
                 loaded[dimension] = on_disk[dimension]
             elif step == "proto":
                 layers = specs(rng, rng.randrange(1, 6))
-                made = memory.create_proto_dimension(f"learned {n}", layers)
+                made = memory.create_proto_dimension(f"learned {next(numbers)}", layers)
                 loaded[made] = {
                     jm.LayerId(made, spec.layer): (stored(spec.frequency), spec.keywords) for spec in layers
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -98,6 +99,26 @@ class TestExport:
         os.mkfifo(tmp_path / "fifo")
         fails(run("export", base, tmp_path / "fifo"), 1, "regular file")
         assert (tmp_path / "fifo").is_fifo()
+
+    def test_a_folder_that_cannot_be_locked(self, base, archive, tmp_path, monkeypatch):
+        """It is looked at until two looks show the same: here, a dimension grows at the first one."""
+        looks = []
+        opened = jm.archive._opened
+
+        def look(path):
+            found = opened(path)
+            looks.append(path)
+            if len(looks) == 1:
+                (base / DELTA).unlink()
+            return found
+
+        def refuse(self):
+            raise jm.MappingError(errno.EROFS, "Read-only file system", base)
+
+        monkeypatch.setattr("jessy_mem.archive.IdRegister.locked", refuse)
+        monkeypatch.setattr("jessy_mem.archive._opened", look)
+        assert jm.export_base(base, tmp_path / "x.tar").n_files == 3
+        assert len(looks) == 3
 
     def test_it_is_of_one_moment(self, tmp_path):
         """A writer appends the same number to two dimensions, one after the other: what is exported differs by one."""
@@ -245,11 +266,7 @@ END = bytes(1024)
 
 
 def region(**fields: object) -> bytes:
-    return (
-        jm.RegionBuilder(fields.pop("dimension", 15), fields.pop("name", "tea"), **fields)
-        .add_layer(jm.LayerSpec(text="x"))
-        .to_bytes()
-    )
+    return jm.RegionBuilder(15, "tea", **fields).add_layer(jm.LayerSpec(text="x")).to_bytes()
 
 
 def with_list(name: str, content: bytes | None = None, **fields: object) -> bytes:

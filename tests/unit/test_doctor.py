@@ -47,6 +47,10 @@ def test_examine_while_a_folder_goes(tmp_path, inject):
     assert not gone.exists()
 
 
+def kinds(base) -> list[tuple[str, str]]:
+    return [(str(finding.path.relative_to(base)), finding.kind) for finding in jm.examine(base)]
+
+
 @pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 @pytest.mark.parametrize("leftover", ["", "notes.txt", "d15/region.mmap", "sub/D15/region.mmap"])
 def test_a_folder_without_dimensions_is_no_base(leftover, tmp_path):

@@ -1,6 +1,7 @@
 """LayerIndex against a plain search through all layers."""
 
 import struct
+import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 
@@ -206,3 +207,69 @@ def test_like_a_search_through_everything(steps):
             index.put(dimension, known[dimension])
         assert index.find(*question) == search(known, *question)
         assert index.find() == search(known, None, None, None)
+
+
+CHANGES = st.tuples(LAYERS, st.lists(st.integers(0, 50), max_size=3), st.integers(0, 3))  # facts, removed, age
+NAMES = {1: "Humor", 2: "Humus", 3: "user:ann", 4: "user:", 5: "", 6: "Größe"}
+ASKED = st.fixed_dictionaries(
+    {},
+    optional={
+        "dimension": st.integers(1, 6),
+        "keyword": WORDS,
+        "frequency": st.tuples(FREQUENCIES, FREQUENCIES),
+        "name": st.sampled_from([*NAMES.values(), "Hum*", "user:*", "*", "Gro\u0308\u00dfe"]),
+        "since_ns": st.integers(0, 4),
+        "before_ns": st.integers(0, 4),
+    },
+)
+
+
+def meets(each, fact, name=None, since_ns=None, before_ns=None, **others):
+    wanted = None if name is None else unicodedata.normalize("NFC", name)
+    return (
+        bool(search({each: [fact]}, others.get("dimension"), others.get("keyword"), others.get("frequency")))
+        and (wanted is None or NAMES[each] == wanted or (wanted[-1:] == "*" and NAMES[each].startswith(wanted[:-1])))
+        and (since_ns is None or fact[6] >= since_ns)
+        and (before_ns is None or fact[6] < before_ns)
+    )
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), CHANGES, ASKED), min_size=1, max_size=25))
+def test_changes_of_layers_are_like_a_dict_that_is_updated(steps):
+    index, known = LayerIndex(), {}
+    for dimension, (layers, removed, age), asked in steps:
+        facts = [(*fact[:6], age) for fact in facts_of(*layers)]
+        removed = [layer for layer in removed if layer not in {fact[0] for fact in facts}]
+        if dimension not in known:
+            index.put(dimension, [], NAMES[dimension])
+        now = known.setdefault(dimension, {})
+        now.update((fact[0], fact) for fact in facts)
+        for layer in removed:
+            now.pop(layer, None)
+        index.change(dimension, facts, removed)
+        expected = [
+            (each, layer)
+            for each in sorted(known)
+            for layer, fact in sorted(known[each].items())
+            if meets(each, fact, **asked)
+        ]
+        assert index.find(**asked) == expected
+        assert all(index.has_layer(dimension, layer) == (layer in now) for layer in range(51))
+
+
+def test_many_changes_at_once_are_like_one_after_the_other():
+    index, other = LayerIndex(), LayerIndex()
+    for each in (index, other):
+        each.put(3, facts_of(*[(layer, 1 + layer % 7, [f"w{layer % 5}"]) for layer in range(0, 2000, 2)]))
+        each.find(frequency=(0, 1))
+        each.find(since_ns=0)
+    facts = facts_of(*[(layer, 2 + layer % 3, ["w0", "new"]) for layer in range(500, 1500)])
+    index.change(3, facts, range(1500, 1800))
+    for fact in facts:
+        other.change(3, [fact])
+    for layer in range(1500, 1800):
+        other.change(3, [], [layer])
+    for asked in ({}, {"keyword": "w0"}, {"keyword": "w3"}, {"keyword": "new"}, {"frequency": (2, 3)}, {"since_ns": 0}):
+        assert index.find(**asked) == other.find(**asked)
+    index.remove(3)
+    assert index.find(frequency=(0, 99)) == index.find(since_ns=0) == index.find(keyword="w0") == []

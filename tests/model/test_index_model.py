@@ -125,7 +125,7 @@ steps = st.lists(
 def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked):
     """Loads, unloads, reloads, files that change, and learning, against a dict of what readers must find."""
     world = World(tmp_path_factory.mktemp("changing"))
-    on_disk, loaded, learned = {}, {}, set()
+    on_disk, loaded, learned, n_learned = {}, {}, set(), 0
     with manager(world) as memory:
         for step, dimension, seed in steps:
             rng = random.Random(seed)
@@ -142,7 +142,8 @@ def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked)
                 loaded[dimension] = on_disk[dimension]
             elif step == "proto":
                 layers = specs(rng, rng.randrange(1, 6))
-                made = memory.create_proto_dimension(f"learned {len(learned)}", layers)
+                made = memory.create_proto_dimension(f"learned {n_learned}", layers)
+                n_learned += 1
                 loaded[made] = {
                     jm.LayerId(made, spec.layer): (stored(spec.frequency), spec.keywords) for spec in layers
                 }

@@ -17,6 +17,7 @@ from world import MIB, World, check_states, content_of, manager
 import jessy_mem as jm
 from helpers import HUNG_S, read_region
 from jessy_mem import compression
+from jessy_mem._core.changes import CHANGES_NAME
 from jessy_mem.ids import LOCK_NAME
 from jessy_mem.journal import line
 
@@ -52,7 +53,7 @@ def used(memory: jm.MmapManager) -> int:
 
 
 def files_in(base) -> list[str]:
-    return sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.name != LOCK_NAME)
+    return sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.name not in (LOCK_NAME, CHANGES_NAME))
 
 
 # Creating ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ is replaced: one file, newer than all there are, over the base.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -93,10 +94,10 @@ def export_base(
 ) -> Exported:
     """Write the region files of a base folder into a tar at `archive`, in one step; whoever learns goes on meanwhile.
 
-    All files are opened under the folder's lock, so that they are of one moment; if the folder cannot be written, and so
-    not locked, until nothing changes between two looks. Every byte is compared with its checksum; a dimension that is
-    damaged is left out, and told of. Raises MappingError, LockTimeout, FileNotFoundError if there is no dimension.
-    ``progress(done_bytes, total_bytes)``. Thread-safe.
+    All files are opened under the folder's lock, so that they are of one moment; if the folder cannot be written, and
+    so not locked, then until nothing has changed between two looks. Every byte is compared with its checksum; what is
+    damaged is left out, and told of. If that leaves nothing, nothing is written. Raises MappingError, LockTimeout, and
+    OSError if `base_path` cannot be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
     """
     target = Path(archive)
     with suppress(FileNotFoundError):
@@ -132,7 +133,7 @@ def _of_one_moment(base_path: str) -> tuple[dict[int, Stack], dict[int, Consciou
         with IdRegister(base_path, default_layout()).locked():
             return _opened(base_path)
     except MappingError as error:
-        if not isinstance(error.__cause__, PermissionError) and os.access(base_path, os.W_OK):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
     before, found = None, _opened(base_path)
     while before != (before := [[image.identity for image in stack] for stack in found[0].values()]):
@@ -345,7 +346,7 @@ class _Importer:
         holder = self._names.get(name)
         if holder not in (None, dimension) and holder not in coming:
             return f"the name {name!r} is that of D{holder:02d}"
-        there = self._there(dimension)
+        there = self._there(dimension, images)
         if self._replace_existing or there is None or _is_the_same(there, images):
             return ""
         return "it is there, and differs"
@@ -360,7 +361,7 @@ class _Importer:
     def put(self, dimension: int, images: Stack) -> None:
         """Publish a dimension; it is replaced if that was asked for."""
         with self._files.locked():
-            there = self._there(dimension)
+            there = self._there(dimension, images)
             if there is not None and _is_the_same(there, images):
                 self.done.unchanged.append(dimension)
             elif there is None:
@@ -373,25 +374,35 @@ class _Importer:
             else:  # it came meanwhile
                 raise ImportConflict({dimension: "it is there, and differs"})
 
-    def _there(self, dimension: int) -> Stack | None:
-        """The dimension as it is in the base folder; of nothing if it is damaged, or only deltas; None if it is not."""
+    def _there(self, dimension: int, images: Stack) -> Stack | None:
+        """The dimension as it is in the base folder; of nothing if it is damaged, or only deltas; None if it is not.
+
+        Deltas of `images` without a base are what an interrupted import left, and nothing.
+        """
         path = region_file(self._base_path, dimension)
         if not os.path.lexists(path):
-            return () if delta_generations(path) else None
+            strays = self._strays(path)
+            return () if strays - {(image.generation, bytes(memoryview(image))) for image in images} else None
         try:
             return open_stack(path, dimension)
         except InvalidRegion:
             return ()
 
+    def _strays(self, path: str) -> set[tuple[int, bytes]]:
+        """The deltas beside a base that is not there."""
+        return {(number, Path(delta_file(path, number)).read_bytes()) for number in delta_generations(path)}
+
     def _begin(self, dimension: int, images: Stack) -> None:
         """Publish a dimension that is not there: its deltas, and then the base, with which it is there."""
         path = region_file(self._base_path, dimension)
+        there = set(delta_generations(path))
         published: list[NewFile] = []
         try:
             for image in (*images[1:], images[0]):
-                file = NewFile(Path(path if image is images[0] else delta_file(path, image.generation)))
-                file.publish((memoryview(image),))
-                published.append(file)
+                if image is images[0] or image.generation not in there:
+                    file = NewFile(Path(path if image is images[0] else delta_file(path, image.generation)))
+                    file.publish((memoryview(image),))
+                    published.append(file)
         except BaseException:
             for file in reversed(published):
                 with suppress(MappingError):

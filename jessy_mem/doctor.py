@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jessy_mem._core.changes import CHANGES_NAME, ChangePage
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import delta_generations, open_delta
@@ -49,8 +50,8 @@ class Finding:
     """One thing that is wrong in a base folder.
 
     `kind` is "stray temporary", "empty folder", "stale delta", "stray delta", "damaged", "wrong id", "duplicate id",
-    "duplicate name", "too large", "misnamed folder", "unreadable" or "no dimension"; `n_bytes` is the size of the file,
-    and `removable` says that `clean` removes it.
+    "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension"; `n_bytes` is the size
+    of the file, and `removable` says that `clean` removes it.
     """
 
     kind: str
@@ -120,9 +121,10 @@ def verify_region(
 ) -> list[ConsciousnessError]:
     """All damage of one region file or delta, empty if it is sound. It reads every byte and changes nothing.
 
-    `dimension_id` is the dimension that the file must hold. A delta must also belong to the base beside it: `stack_files`
-    names all that a dimension consists of. ``progress(done_bytes, total_bytes)`` is called after each layer. Damage of
-    the header or the metadata hides that of the layers. An error of the system is in the list too. Thread-safe.
+    `dimension_id` is the dimension that the file must hold. A delta must also belong to the base beside it;
+    `stack_files` names all that a dimension consists of. ``progress(done_bytes, total_bytes)`` is called after each
+    layer. Damage of the header or the metadata hides that of the layers. An error of the system is in the list too.
+    Thread-safe.
     """
     try:
         return list(_opened(os.fspath(path), dimension_id or 0).damage(progress))
@@ -188,6 +190,7 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
                 findings.append(_finding("stray delta", _delta_of(file, generation), detail, base))
     findings += _examine_regions(base, regions, progress)
     findings += _examine_names(base, regions)
+    findings += _examine_page(base)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
 
 
@@ -280,6 +283,18 @@ def _examine_names(base: Path, regions: Iterable[Path]) -> Iterator[Finding]:
         for dimension in dimensions[1:]:
             detail = f"it is called {name!r} like {dimension_folder(dimensions[0])}, which is what the name finds"
             yield _finding("duplicate name", base / dimension_folder(dimension) / REGION, detail, base)
+
+
+def _examine_page(base: Path) -> Iterator[Finding]:
+    """The page on which processes tell each other what changed."""
+    path = base / CHANGES_NAME
+    page = ChangePage(base)
+    try:
+        if not page.open() and os.path.lexists(path):
+            detail = "it is no page of changes: other processes see what is learned later, or when they ask; remove it"
+            yield _finding("no page", path, detail, base)
+    finally:
+        page.close()
 
 
 def _folders(base: Path) -> list[Path]:

@@ -144,6 +144,8 @@ class LayerIndex:
         found = min(ranges, key=len)
         if dimensions is not self._layers or word is not None:
             found = min(found, named(), key=len)
+        elif len(ranges) == 1:
+            return sorted(found)
         known = self._known
         return [
             layer_id

@@ -261,11 +261,13 @@ class MmapManager(LearnableTable):
         """
         self._check_open()
         with TraceWriter(path) as trace:
-            self._add_tracer(trace)
+            with self._lock:
+                self._use_tracers(self._tracing.add(trace))
             try:
                 yield trace
             finally:
-                self._remove_tracer(trace)
+                with self._lock:
+                    self._use_tracers(self._tracing.remove(trace))
 
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""

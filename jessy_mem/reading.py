@@ -105,15 +105,15 @@ class Reading(LayerRegistry):
 
     def keys(self) -> KeysView[LayerId]:
         """The LayerIds, as a view of what is loaded now."""
-        return KeysView(self)  # type: ignore[arg-type]
+        return KeysView(self)
 
     def values(self) -> ValuesView[LayerView]:
         """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
-        return ValuesView(self)  # type: ignore[arg-type]
+        return ValuesView(self)
 
     def items(self) -> ItemsView[LayerId, LayerView]:
         """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
-        return ItemsView(self)  # type: ignore[arg-type]
+        return ItemsView(self)
 
     @overload
     def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...

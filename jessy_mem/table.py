@@ -44,7 +44,7 @@ from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.reading import Reading
 from jessy_mem.stats import Lease, format_bytes
-from jessy_mem.trace import CallSites, Tracer, Tracers
+from jessy_mem.trace import CallSites, Tracers
 
 __all__ = ["RegionTable"]
 
@@ -94,7 +94,7 @@ class RegionTable(Reading):
         self._n_evictions = self._n_failures = 0
         self._sites, self._tracing = CallSites(), Tracers()
         if config.trace:
-            self._add_tracer(self._sites)
+            self._use_tracers(self._tracing.add(self._sites))
         self._set_timed(config.record_latency)
 
     # Opening and charging
@@ -278,13 +278,16 @@ class RegionTable(Reading):
     def _refresh_region(self, dimension: int, region: MmapRegion) -> bool:
         """The same of one that is mapped; LimitExceeded if there is no room. Under the lock."""
         old = region._stack
-        stack = self._reopen(dimension, old)
-        if stack is old:
-            return False
-        if stack[0].immutable or stack[0].source != old[0].source:
-            self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
-            return True
-        return self._restack(dimension, region, stack)
+        try:
+            stack = self._reopen(dimension, old)
+            if stack is old:
+                return False
+            if stack[0].immutable or stack[0].source != old[0].source:
+                self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
+                return True
+            return self._restack(dimension, region, stack)
+        finally:
+            del region, old  # no traceback may go on holding them
 
     def _read_changed(self) -> None:
         """Map what was changed while it was evicted, so that it can be found. With no lock held."""
@@ -456,16 +459,6 @@ class RegionTable(Reading):
                 self._evict_until(lambda: self._ledger.used_bytes <= self._pressure.evict_to_bytes)
         if crossings:
             self._pressure.tell(crossings, used_bytes)
-
-    # Tracing
-
-    def _add_tracer(self, tracer: Tracer) -> None:
-        with self._lock:
-            self._use_tracers(self._tracing.add(tracer))
-
-    def _remove_tracer(self, tracer: Tracer) -> None:
-        with self._lock:
-            self._use_tracers(self._tracing.remove(tracer))
 
     # Small questions
 

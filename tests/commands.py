@@ -49,14 +49,21 @@ def flip(path: Path, offset: int = -1) -> None:
     path.write_bytes(data)
 
 
-def on_terminal(*args: object, code: str | None = None, env: dict[str, str] | None = None, status: int = 0) -> bytes:
-    """What the command, which ends with `status`, writes to a terminal."""
+def on_terminal(
+    *args: object,
+    code: str | None = None,
+    env: dict[str, str] | None = None,
+    status: int = 0,
+    answer: bytes = b"",
+) -> bytes:
+    """What the command, which ends with `status`, writes to a terminal on which `answer` is typed."""
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "jessy_mem", *map(str, args)] if code is None else [sys.executable, "-c", code]
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
     environment = kept | {"TERM": "xterm-256color", "COLUMNS": "80"} | (env or {})
     process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, env=environment)
     os.close(child)
+    os.write(parent, answer)
     output = b""
     try:
         while piece := os.read(parent, 65536):

@@ -434,6 +434,7 @@ class Oracle:
             self.protos.remove(dimension)
         if dimension in self.table:
             self.retire(dimension)
+        self.settle()
         return None
 
     def close(self) -> None:

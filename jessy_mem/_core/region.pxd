@@ -19,7 +19,6 @@ cdef class MmapRegion:
     cdef LayerView find_view(self, object layer)
     # The stack; ManagerClosed if it is closed.
     cdef tuple current(self)
-    cdef int set_stack(self, tuple stack) except -1
     # Put another stack in the place of this one; what it adds on top is looked at, the rest only if it differs.
     # Returns the numbers of the layers that its new images name; None if the base is new. The caller holds the table's
     # lock.

@@ -30,9 +30,10 @@ from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
 from jessy_mem._core.stack cimport (
     Place,
-    checked_stack,
     layer_number,
+    own_stack,
     stack_bytes,
+    stack_count,
     stack_facts,
     stack_facts_of,
     stack_find,
@@ -100,7 +101,8 @@ cdef class MmapRegion:
         stack = open_stack(path, dimension_id or 0, verify=verify, deltas=has_deltas(path))
         self.allocate = private_memory
         self.is_immutable = base_of(stack).immutable
-        self.set_stack(stack)
+        self.n_live_layers = stack_count(stack)
+        self.stack = own_stack(stack)
 
     cdef tuple current(self):
         cdef tuple stack
@@ -361,16 +363,6 @@ cdef class MmapRegion:
                 raise MappingError(errno, os.strerror(errno), image.path)
         return self.residency()
 
-    cdef int set_stack(self, tuple stack) except -1:
-        """The files of a region that nobody else knows yet."""
-        cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), file
-        self.n_live_layers = base_of(stack).n_live_layers
-        for file in range(1, n_files):
-            self.n_live_layers += stack_gain(stack[:file], <Image> PyTuple_GET_ITEM(stack, file))
-        jm_disown(<PyObject *> stack)
-        self.stack = stack
-        return 0
-
     cdef list restack(self, tuple stack):
         cdef tuple old = self.current()
         cdef Py_ssize_t n_kept = len(old)
@@ -399,16 +391,16 @@ cdef class MmapRegion:
         return 0
 
     cdef int replace(self, tuple stack) except -1:
-        cdef MmapRegion counted = MmapRegion.__new__(MmapRegion)
+        cdef tuple own = own_stack(stack)
+        cdef uint32_t n_layers = stack_count(own)
         cdef Place place
         cdef LayerView view
         cdef tuple _old  # lives until the lock is free again, as do the views
         cdef list replaced = []
-        counted.set_stack(stack)
         with cython.critical_section(self):
-            _old, self.stack, self.n_live_layers = self.stack, stack, counted.n_live_layers
+            _old, self.stack, self.n_live_layers = self.stack, own, n_layers
             for layer, view in self.views.items():
-                if not stack_find(stack, layer, &place) or image_at(stack, &place) is not view.image:
+                if not stack_find(own, layer, &place) or image_at(own, &place) is not view.image:
                     replaced.append((layer, view))
             for layer, _view in replaced:
                 del self.views[layer]
@@ -461,8 +453,9 @@ cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
 def make_region(images, bint immutable, allocate):
     """A MmapRegion around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
-    cdef tuple stack = checked_stack((images,) if isinstance(images, Image) else images)
+    cdef tuple stack = own_stack((images,) if isinstance(images, Image) else images)
     region.allocate = allocate
-    region.set_stack(stack)
+    region.n_live_layers = stack_count(stack)
+    region.stack = stack
     region.is_immutable = immutable or base_of(stack).immutable
     return region

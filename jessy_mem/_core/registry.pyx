@@ -228,7 +228,7 @@ cdef class LayerRegistry:
         if view is None:
             if self._look():
                 return self.first_touch(layer_id)
-            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_live_layers} layers")
+            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
         if view.payload is not None:
             self._settle()
         return view

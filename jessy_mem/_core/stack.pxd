@@ -11,6 +11,8 @@ cdef struct Place:         # where a layer is
 
 # `stack`, if it is one; else TypeError.
 cdef tuple checked_stack(tuple stack)
+# The same, as a tuple that nobody else knows, and that any thread may drop.
+cdef tuple own_stack(tuple stack)
 # The number that `layer` says, -1 if no layer can have it; TypeError if it is no integer.
 cdef int64_t layer_number(object layer) except -2
 # Where a layer that is not removed is; False if there is none.
@@ -19,6 +21,8 @@ cdef bint stack_find(tuple stack, int64_t layer, Place *place) noexcept
 cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL
 # Their numbers.
 cdef list stack_numbers(tuple stack)
+# How many there are.
+cdef uint32_t stack_count(tuple stack)
 # How many layers more there are if `image` is laid on `stack`.
 cdef int64_t stack_gain(tuple stack, Image image) noexcept
 # Bytes of all files.

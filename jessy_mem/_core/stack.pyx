@@ -15,19 +15,21 @@ something newer, and all begins again.
 import os
 
 from cpython.number cimport PyNumber_Index
+from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.os_folder cimport jm_os_folder_mtime, jm_os_numbers_beside
 from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
 
+from jessy_mem import layout
 from jessy_mem._core.image import checked, map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
-from jessy_mem.layout import DELTA_DIGITS, DELTA_PREFIX, DELTA_SUFFIX, delta_file
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(str path)
@@ -35,15 +37,21 @@ cdef extern from "Python.h":
 cdef enum:
     USUAL_DELTAS = 64  # more than a writer leaves
 
-cdef bytes prefix = DELTA_PREFIX.encode()
-cdef bytes suffix = DELTA_SUFFIX.encode()
-assert DELTA_DIGITS == 16  # what os_folder.h counts
+cdef bytes prefix = layout.DELTA_PREFIX.encode()
+cdef bytes suffix = layout.DELTA_SUFFIX.encode()
+assert layout.DELTA_DIGITS == 16  # what os_folder.h counts
 
 
 cdef tuple checked_stack(tuple stack):
     if not stack or not all([isinstance(image, Image) for image in stack]):
         raise TypeError("a stack is a tuple of Images, the base first")
     return stack
+
+
+cdef tuple own_stack(tuple stack):
+    cdef tuple own = tuple(list(checked_stack(stack)))
+    jm_disown(<PyObject *> own)
+    return own
 
 
 cdef int64_t layer_number(layer) except -2:
@@ -105,6 +113,14 @@ cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL:
         if not entry_is_tombstone(&image_at(stack, newest.file).layers[newest.entry]):
             places[n[0]] = newest
             n[0] += 1
+
+
+cdef uint32_t stack_count(tuple stack):
+    cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), file
+    cdef int64_t n_layers = image_at(stack, 0).n_live_layers
+    for file in range(1, n_files):
+        n_layers += stack_gain(stack[:file], image_at(stack, file))
+    return n_layers
 
 
 cdef int64_t stack_gain(tuple stack, Image image) noexcept:
@@ -220,7 +236,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
     Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
     cdef Image base = checked_stack(stack)[0], image
-    cdef str name = delta_file(path, generation)
+    cdef str name = layout.delta_file(path, generation)
     image = map_file(name, base.dimension_id, admit=admit_with(admit, stack_bytes(stack)), delta=True)
     if image.generation != generation:
         raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
@@ -240,7 +256,7 @@ cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, b
             stack = (*stack, open_delta(stack, path, generation, admit=admit, verify=verify))
         except DimensionNotFound:
             if again:
-                raise MappingError(ENOENT, os.strerror(ENOENT), delta_file(path, generation)) from None
+                raise MappingError(ENOENT, os.strerror(ENOENT), layout.delta_file(path, generation)) from None
             return None
     return stack
 

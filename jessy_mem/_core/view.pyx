@@ -95,6 +95,8 @@ cdef class LayerView:
         cdef dict found
         with cython.critical_section(self):
             attributes = self.known_attributes
+        if self.image is None:  # made by nobody
+            return no_attributes
         if attributes is None:
             found = self.image.parse_attributes(self.entry)
             attributes = read_only(found) if found else no_attributes
@@ -108,12 +110,12 @@ cdef class LayerView:
     @property
     def created_ns(self):
         """When the layer was made, Unix time in ns: in a file of extension version 1, when that was; 0 in plain V1."""
-        return self.image.layers[self.entry].created_ns
+        return 0 if self.image is None else self.image.layers[self.entry].created_ns
 
     @property
     def n_tokens(self):
         """Tokens of the text, as its writer counted them; 0 if it did not."""
-        return self.image.layers[self.entry].n_tokens
+        return 0 if self.image is None else self.image.layers[self.entry].n_tokens
 
     cdef str decode(self):
         cdef str text

@@ -11,10 +11,10 @@ from jessy_mem.cli import screen
 from jessy_mem.cli.paths import EXISTING_FOLDER, FILE, Problems, reason, region_files
 from jessy_mem.cli.streams import Command
 
-HELP = """Write all region files of BASE, and a list of their checksums, into a plain tar. OUT.tar is replaced in one step.
+HELP = """Write all region files of BASE, and a list of their checksums, into a plain tar.
 
-Whoever learns in BASE goes on meanwhile: all files are of the moment at which it begins. Every byte is read. A dimension
-that is damaged is left out and told of, and the exit status is 1.
+OUT.tar is replaced in one step. Whoever learns in BASE goes on meanwhile: all files are of the moment at which it
+begins. Every byte is read. A dimension that is damaged is left out and told of, and the exit status is 1.
 """
 
 

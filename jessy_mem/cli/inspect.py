@@ -84,7 +84,7 @@ def _region_dict(region: jm.MmapRegion) -> dict[str, Any]:
 def _layer_dicts(region: jm.MmapRegion, n_with_attributes: int = 0) -> list[dict[str, Any]]:
     """What is known of each layer; of the first `n_with_attributes` also what is kept with the layer itself."""
     names = ("layer", "depth", "frequency", "keywords", "stored_bytes", "size_bytes", "created")
-    found = [
+    found: list[dict[str, Any]] = [
         dict(zip(names, facts, strict=True)) | {"offset": region.content_offset(facts[0])}
         for facts in region.layer_facts()
     ]

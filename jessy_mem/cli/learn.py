@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _read(files: Sequence[Path]) -> list[jm.LayerSpec]:
     for path in files:
         try:
             is_stdin = path == Path(STDIN)
-            raw = click.get_binary_stream("stdin").read() if is_stdin else path.read_bytes()
+            raw = _standard_input() if is_stdin else path.read_bytes()
             facts, content, keys = read_text(Path("standard input") if is_stdin else path, raw)
             specs.append(_spec(facts, content))
             unused.append([*keys, *(["name"] if "name" in facts else [])])
@@ -75,6 +76,12 @@ def _read(files: Sequence[Path]) -> list[jm.LayerSpec]:
     for remark in unused_keys(unused):
         screen.warn(remark)
     return specs
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise Problems(["standard input is closed"])
+    return sys.stdin.buffer.read()
 
 
 def _spec(facts: dict[str, Any], content: bytes) -> jm.LayerSpec:

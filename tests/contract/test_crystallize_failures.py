@@ -12,6 +12,7 @@ from world import World, check_states, content_of, manager
 
 import jessy_mem as jm
 from helpers import read_region
+from jessy_mem._core.changes import CHANGES_NAME, write_page
 from jessy_mem.ids import LOCK_NAME
 
 CALLS = (  # what crystallizing calls
@@ -29,6 +30,7 @@ class Proto:
     def __init__(self, base) -> None:
         self.base = base
         World(base).write(1)
+        write_page(os.path.join(base, CHANGES_NAME))  # made only where it can be: without it nothing fails
         self.memory = manager(base)
         self.memory.load_dimension(1)
         layers = [
@@ -47,7 +49,11 @@ class Proto:
         self.memory.close()
 
     def files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.base)) for path in self.base.rglob("*") if path.name != LOCK_NAME)
+        return sorted(
+            str(path.relative_to(self.base))
+            for path in self.base.rglob("*")
+            if path.name not in (LOCK_NAME, CHANGES_NAME)
+        )
 
     def check_content(self, source: str) -> None:
         for i in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 
@@ -125,7 +126,7 @@ steps = st.lists(
 def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked):
     """Loads, unloads, reloads, files that change, and learning, against a dict of what readers must find."""
     world = World(tmp_path_factory.mktemp("changing"))
-    on_disk, loaded, learned, n_learned = {}, {}, set(), 0
+    on_disk, loaded, learned, numbers = {}, {}, set(), itertools.count()
     with manager(world) as memory:
         for step, dimension, seed in steps:
             rng = random.Random(seed)
@@ -142,8 +143,7 @@ def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked)
                 loaded[dimension] = on_disk[dimension]
             elif step == "proto":
                 layers = specs(rng, rng.randrange(1, 6))
-                made = memory.create_proto_dimension(f"learned {n_learned}", layers)
-                n_learned += 1
+                made = memory.create_proto_dimension(f"learned {next(numbers)}", layers)
                 loaded[made] = {
                     jm.LayerId(made, spec.layer): (stored(spec.frequency), spec.keywords) for spec in layers
                 }

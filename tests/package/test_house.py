@@ -141,6 +141,7 @@ POINTERS = {
     "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
+    "registry.word": "an atomic: of the page that the registry keeps, or of its own",
     "view.first": "a range of a layer or an image, of which pages are touched",
     "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
     "image.content": "a result, of which a view is made",

@@ -470,7 +470,7 @@ class TestVerify:
         assert result.stdout.count("DAMAGED") == 2
         assert "content of layer 0" in result.stdout
         assert "content of layer 1" in result.stdout
-        assert "2 regions" in result.stdout
+        assert "2 files" in result.stdout
         first, second = json_of(run("verify", base, "--json"), 1)["files"]
         assert [damage["layer"] for damage in first["damage"]] == [0, 1]
         assert [damage["field"] for damage in second["damage"]] == ["content", "content_sha256"]

@@ -75,7 +75,7 @@ FIELDS = {
     "durability": ("each", [("batch", "batch")], ["", "never", None, True]),
     "read_only": (False, [(True, True), (np.True_, True)], [0, 1, None, "no"]),
     "layout": (None, [(default_layout(), default_layout())], [5, "no such file", b""]),
-    "follow": ("auto", [("never", "never")], ["", "on", None, True]),
+    "follow": ("auto", [("never", "never")], ["", "always", None, True]),
     "lock_timeout_s": (
         10.0, [(None, None), (0, 0.0), (2.5, 2.5), (np.float32(0.5), 0.5)], [-1, math.inf, math.nan, True, "10"]
     ),

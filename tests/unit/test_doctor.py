@@ -123,3 +123,117 @@ def test_folder_that_cannot_be_looked_at_is_a_finding(tmp_path, inject):
         (finding,) = jm.examine(tmp_path)
     assert (finding.kind, finding.path, finding.detail) == ("unreadable", path.parent, "I/O error")
     assert str(finding) == f"{path.parent}: unreadable: I/O error"
+
+
+# Stacks, names and the page of changes
+
+
+def grown(base, n_deltas: int = 2):
+    """A dimension with deltas; the folder of it."""
+    with jm.MmapManager(base_path=base, simulation="never") as memory:
+        dimension = memory.ensure_dimension("Grown", [jm.LayerSpec(text="x" * 10_000)])
+        for _ in range(n_deltas):
+            memory.append_layer(dimension, jm.LayerSpec(text="y"))
+    return base / "D15"
+
+
+def delta(folder, generation: int):
+    return folder / f"delta-{generation:016}.mmap"
+
+
+def test_a_stack_is_sound(tmp_path):
+    grown(tmp_path)
+    assert jm.examine(tmp_path) == []
+
+
+def test_deltas_that_are_in_their_base_are_removed_and_no_others(tmp_path):
+    folder = grown(tmp_path)
+    old = {generation: delta(folder, generation).read_bytes() for generation in (2, 3)}
+    with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
+        memory.load_dimension(15)
+        memory.compact(15)
+        memory.append_layer(15, jm.LayerSpec(text="z"))
+    for generation, content in old.items():
+        delta(folder, generation).write_bytes(content)
+    findings = jm.examine(tmp_path)
+    assert [(each.kind, each.path, each.removable) for each in findings] == [
+        ("stale delta", delta(folder, 2), True),
+        ("stale delta", delta(folder, 3), True),
+    ]
+    assert jm.clean(findings) == findings
+    assert sorted(path.name for path in folder.iterdir()) == [delta(folder, 4).name, "region.mmap"]
+    assert jm.examine(tmp_path) == []
+
+
+def test_a_delta_that_is_needed_again_is_not_removed(tmp_path):
+    """The base was put back, from a copy, after it was examined."""
+    folder = grown(tmp_path)
+    before, old = (folder / "region.mmap").read_bytes(), delta(folder, 3).read_bytes()
+    with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
+        memory.load_dimension(15)
+        memory.compact(15)
+    delta(folder, 3).write_bytes(old)
+    findings = jm.examine(tmp_path)
+    (folder / "region.mmap").write_bytes(before)
+    assert jm.clean(findings) == []
+    assert delta(folder, 3).exists()
+
+
+def test_deltas_without_a_base(tmp_path):
+    folder = grown(tmp_path)
+    (folder / "region.mmap").unlink()
+    assert {(each.kind, each.removable) for each in jm.examine(tmp_path)} == {("stray delta", False)}
+    jm.clean(jm.examine(tmp_path))
+    assert delta(folder, 2).exists()
+
+
+def test_a_delta_of_another_dimension(tmp_path):
+    folder = grown(tmp_path)
+    region(tmp_path, 16)
+    shutil.copy(delta(folder, 3), tmp_path / "D16" / delta(folder, 3).name)
+    (finding,) = jm.examine(tmp_path)
+    assert (finding.kind, finding.path.parent.name, finding.removable) == ("wrong id", "D16", False)
+    assert "D15" in finding.detail
+
+
+def test_an_immutable_dimension_with_deltas(tmp_path):
+    folder = grown(tmp_path)
+    builder = jm.RegionBuilder(15, "Grown", immutable=True, generation=1).add_layer(jm.LayerSpec(text="x"))
+    builder.write(folder / "region.mmap")
+    assert {(each.kind, each.removable) for each in jm.examine(tmp_path)} == {("stray delta", False)}
+    assert all("immutable" in each.detail for each in jm.examine(tmp_path))
+
+
+def test_a_stack_that_outgrew_its_slot(tmp_path):
+    layout = jm.default_layout()
+    planned = min(layout.dimensions.values(), key=lambda each: layout.slot_bytes(each.id))
+    half = b"x" * (layout.slot_bytes(planned.id) // 2)
+    folder = jm.region_path(tmp_path, planned.id).parent
+    for generation, name in ((1, "region.mmap"), (2, delta(folder, 2).name)):
+        builder = jm.RegionBuilder(planned.id, planned.name, generation=generation)
+        builder.add_layer(jm.LayerSpec(content=half, layer=generation)).write(folder / name)
+    assert "too large" in [finding.kind for finding in jm.examine(tmp_path)]
+
+
+def test_two_dimensions_of_one_name(tmp_path):
+    for dimension in (15, 17, 20):
+        region(tmp_path, dimension)
+    found = [(each.kind, each.path.parent.name, each.removable) for each in jm.examine(tmp_path)]
+    assert found == [("duplicate name", "D17", False), ("duplicate name", "D20", False)]
+    assert "D15" in jm.examine(tmp_path)[0].detail
+
+
+@pytest.mark.parametrize("kind", ["text", "nothing", "link", "fifo", "folder"])
+def test_a_page_of_changes_that_is_none(kind, tmp_path):
+    region(tmp_path, 15)
+    page = tmp_path / ".changes"
+    make = {
+        "text": lambda: page.write_text("x" * 8192),
+        "nothing": lambda: page.write_text(""),
+        "link": lambda: page.symlink_to("D15/region.mmap"),
+        "fifo": lambda: os.mkfifo(page),
+        "folder": page.mkdir,
+    }
+    make[kind]()
+    (finding,) = jm.examine(tmp_path)
+    assert (finding.kind, finding.path, finding.removable) == ("no page", page, False)

@@ -174,7 +174,44 @@ TABLE = [
         {"path": "base/lock", "timeout_s": 2.5, "holder_pid": 4711, "errno": errno.ETIMEDOUT, "filename": "base/lock"},
         "base/lock: process 4711 held the lock for 2.5 s",
     ),
+    (
+        errors.UnsavedLearning([15, 1000]),
+        RuntimeError,
+        {"dimensions": (15, 1000)},
+        "not saved: D15, D1000; crystallize or forget them, then close the manager",
+    ),
+    (
+        errors.ReadOnly("base"),
+        PermissionError,
+        {"base_path": "base", "errno": errno.EROFS, "filename": "base"},
+        "the manager of base is read only: nothing is learned or forgotten with it",
+    ),
+    (
+        errors.ImportConflict({15: "its file differs"}),
+        FileExistsError,
+        {"dimensions": {15: "its file differs"}, "errno": errno.EEXIST},
+        "not imported: D15: its file differs",
+    ),
+    (
+        errors.InvalidArchive(Path("x.tar"), "../etc", "a name outside"),
+        ValueError,
+        {"path": "x.tar", "member": "../etc", "reason": "a name outside"},
+        "x.tar:../etc: a name outside",
+    ),
     (errors.MemoryError("no memory"), builtins.MemoryError, {"args": ("no memory",)}, "no memory"),
+    (
+        errors.InvalidArchive("x.tar", "D15/region.mmap", "it is not there"),
+        ValueError,
+        {"path": "x.tar", "member": "D15/region.mmap", "reason": "it is not there"},
+        "x.tar:D15/region.mmap: it is not there",
+    ),
+    (errors.InvalidArchive("x.tar", "", "it is cut off"), ValueError, {"member": ""}, "x.tar: it is cut off"),
+    (
+        errors.ImportConflict({15: "it is there, and differs"}),
+        FileExistsError,
+        {"dimensions": {15: "it is there, and differs"}, "errno": errno.EEXIST},
+        "not imported: D15: it is there, and differs",
+    ),
     (errors.ConsciousnessError("why"), Exception, {"args": ("why",)}, "why"),
 ]  # fmt: skip
 ROWS = [pytest.param(*row, id=type(row[0]).__name__) for row in TABLE]

@@ -1,0 +1,508 @@
+"""What other processes do to a base folder is seen by the next access, whatever happens to the page of changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import pytest
+from world import World, content_of, generation_of, manager
+
+import jessy_mem as jm
+from jessy_mem._core.changes import RING_CHANGES, ChangePage
+from jessy_mem.errors import InvalidRegion
+from jessy_mem.following import Changes, Following
+
+
+class FakeTable:
+    """A table that only notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[int, int | None]] = []
+        self.answers: dict[int, str | Exception] = {}
+        self.seen: int | None = -1
+        self.n_names = 0
+
+    def _take_up(self, dimension, generation):
+        self.taken.append((dimension, generation))
+        answer = self.answers.get(dimension)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _all_dimensions(self):
+        return [15, 16]
+
+    def _forget_names(self):
+        self.n_names += 1
+
+    def _set_gate(self, seen):
+        self.seen = seen
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A page that another process writes to."""
+    page = ChangePage(tmp_path)
+    page.append(15, "added", 1)
+    return page
+
+
+def following(folder, follows=True) -> Following:
+    return Following(ChangePage(folder), follows, threading.RLock())
+
+
+def test_gate_is_open_up_to_what_was_followed(tmp_path, told):
+    table, followed = FakeTable(), following(tmp_path)
+    assert not followed.catch_up(table)
+    assert (table.seen, table.taken) == (told.sequence, [])
+    told.append(15, "changed", 2)
+    told.append(15, "changed", 3)
+    told.append(20, "removed", 0)
+    assert followed.stop(table)
+    assert (table.seen, table.taken) == (told.sequence, [(15, 3), (20, 0)])
+    assert not followed.stop(table)
+
+
+@pytest.mark.parametrize("n_told", [RING_CHANGES, RING_CHANGES + 1])
+def test_everything_is_looked_at_when_the_ring_was_overrun(tmp_path, told, n_told):
+    table, followed = FakeTable(), following(tmp_path)
+    for generation in range(n_told):
+        told.append(40, "changed", generation)
+    followed.stop(table)
+    assert table.taken == ([(40, n_told - 1)] if n_told == RING_CHANGES else [(15, None), (16, None)])
+    assert table.seen == told.sequence
+
+
+def test_own_changes_are_not_looked_at(tmp_path):
+    table, followed = FakeTable(), following(tmp_path)
+    followed.announce(table, 15, "added", 1)
+    followed.stop(table)  # the page was not there before
+    table.taken.clear()
+    followed.announce(table, 15, "changed", 2)
+    assert not followed.stop(table)
+    ChangePage(tmp_path).append(16, "changed", 9)
+    followed.announce(table, 15, "changed", 3)
+    assert table.taken == [(16, 9)]
+    assert not followed.stop(table)
+
+
+def test_page_is_found_when_it_comes(tmp_path):
+    table, followed = FakeTable(), following(tmp_path)
+    assert not followed.look(table)
+    ChangePage(tmp_path).append(15, "added", 1)
+    assert followed.look(table)
+    assert table.taken == [(15, None), (16, None)]
+
+
+def test_who_follows_nobody_tells_of_its_own(tmp_path):
+    table, followed = FakeTable(), following(tmp_path, follows=False)
+    other = following(tmp_path)
+    followed.announce(table, 15, "added", 1)
+    assert (table.seen, table.taken) == (0, [])
+    assert other.look(FakeTable())
+    assert not followed.look(table)
+    assert followed.refresh(table) == Changes()
+    assert table.taken == [(15, None), (16, None)]
+
+
+def test_a_failure_is_logged_once_and_stops_nothing(tmp_path, told, caplog):
+    table, followed = FakeTable(), following(tmp_path)
+    table.answers = {15: InvalidRegion("x", "magic", 1, 2), 16: "changed"}
+    for generation in range(2, 5):
+        told.append(15, "changed", generation)
+        told.append(16, "changed", generation)
+        with caplog.at_level(logging.WARNING):
+            assert followed.stop(table)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "D15 stays what it was" in caplog.text
+    assert (16, 4) in table.taken
+    table.answers[15] = "changed"
+    assert followed.refresh(table).changed == [15, 16]
+
+
+def test_callbacks_are_told_outside_of_the_lock(tmp_path, told, caplog):
+    table, followed = FakeTable(), following(tmp_path)
+    heard: list[tuple[int, str]] = []
+
+    def hear(dimension, what):
+        free = threading.Thread(target=followed.catch_up, args=(table,))
+        free.start()
+        free.join(30)
+        assert not free.is_alive(), "the lock is held"
+        heard.append((dimension, what))
+
+    def fail(dimension, what):
+        raise ValueError("not a good callback")
+
+    followed.call(fail)
+    followed.call(hear)
+    table.answers = {15: "changed", 16: "added"}
+    told.append(15, "changed", 2)
+    told.append(16, "added", 1)
+    told.append(17, "changed", 1)
+    followed.stop(table)
+    assert table.seen is None, "who comes next has something to tell"
+    with caplog.at_level(logging.ERROR):
+        followed.tell(table)
+    assert heard == [(15, "changed"), (16, "added")]
+    assert caplog.text.count("ValueError: not a good callback") == 2
+    assert (table.seen, table.n_names) == (told.sequence, 1)
+
+
+def test_gate_is_shut_for_a_swap_and_for_snapshots(tmp_path, told):
+    table, followed = FakeTable(), following(tmp_path)
+    one, other = jm.MmapManager(), jm.MmapManager()  # any readers
+    with followed.swapping(table):
+        assert table.seen is None
+    assert table.seen == told.sequence
+    with followed.inside(table, one):
+        with followed.inside(table, other):
+            assert followed.snapshot() is other
+            assert following(tmp_path).snapshot() is None
+        assert (followed.snapshot(), table.seen) == (one, None)
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(followed.snapshot()))
+        thread.start()
+        thread.join()
+        assert seen == [None] or hasattr(threading.Thread, "_context")
+    assert (followed.snapshot(), table.seen) == (None, told.sequence)
+
+
+# Two managers of one folder: what one does, the other sees
+
+
+def spec(text: str) -> jm.LayerSpec:
+    return jm.LayerSpec(text=text, keywords=("word",))
+
+
+@pytest.fixture
+def two(tmp_path):
+    with manager(tmp_path) as one, manager(tmp_path) as other:
+        first = one.ensure_dimension("first", [spec("one")])
+        other.refresh()
+        yield one, other, first
+
+
+def test_each_change_is_seen_by_the_next_access(two):
+    one, other, first = two
+    heard = []
+    other.on_change(lambda *what: heard.append(what))
+    assert other.load_context((first, 0)).content == "one"
+    for n in range(1, 40):  # through merges and new bases
+        added = one.append_layer(first, spec(f"layer {n}"))
+        assert other.load_context(added).content == f"layer {n}"
+    one.update_layer((first, 0), spec("another"))
+    assert other[first, 0].text == "another"
+    one.remove_layer((first, 0))
+    assert (first, 0) not in other
+    with pytest.raises(jm.LayerNotFound):
+        other.access_layer((first, 0))
+    assert set(heard) == {(first, "changed")}
+    second = one.ensure_dimension("second", [spec("two")])
+    assert other.load_context((second, 0)).content == "two"
+    assert other.find("second") == second
+    one.forget(second)
+    with pytest.raises(jm.LayerNotFound):
+        other.access_layer((second, 0))
+    assert other.find("second") is None
+    assert heard[-2:] == [(second, "added"), (second, "removed")]
+    assert other.refresh() == Changes()
+
+
+def test_questions_see_what_others_learned(two):
+    one, other, first = two
+    assert other.layers(keyword="word") == [(first, 0)]
+    second = one.ensure_dimension("user:ann", [spec("two"), spec("three")], user=True)
+    assert other.layers(name="user:*") == [(second, 0), (second, 1)]
+    assert other.layers(keyword="WORD") == one.layers()
+    assert len(other) == 3
+    one.append_layer(first, spec("four"))
+    assert other.layers(dimension=first, keyword="word") == [(first, 0), (first, 1)]
+    one.forget(first)
+    assert list(other) == [(second, 0), (second, 1)]
+
+
+def test_views_of_what_changed_stay(two):
+    one, other, first = two
+    view = other.access_layer((first, 0))
+    one.update_layer((first, 0), spec("another"))
+    one.compact(first)
+    one.forget(first)
+    other.refresh()
+    assert view.text == "one"
+
+
+def test_evicted_dimension_is_read_as_it_is_now(two):
+    one, other, first = two
+    other.access_layer((first, 0))
+    with other._lock:
+        other._unmap(first)
+    one.append_layer(first, spec("later"))
+    assert other.layers(keyword="word") == [(first, 0), (first, 1)]
+    with other._lock:
+        other._unmap(first)
+    one.forget(first)
+    with pytest.raises(jm.LayerNotFound):
+        other.access_layer((first, 0))
+
+
+def test_unloaded_dimension_does_not_come_back(two):
+    one, other, first = two
+    other.unload_dimension(first)
+    one.append_layer(first, spec("later"))
+    assert other.refresh() == Changes()
+    with pytest.raises(jm.LayerNotFound):
+        other.access_layer((first, 0))
+    other.load_dimension(first)
+    one.append_layer(first, spec("latest"))
+    assert other.load_context((first, 2)).content == "latest"
+
+
+def test_without_following_only_refresh_sees(tmp_path):
+    with manager(tmp_path) as one, manager(tmp_path, follow="never") as other:
+        first = one.ensure_dimension("first", [spec("one")])
+        with pytest.raises(jm.LayerNotFound):
+            other.access_layer((first, 0))
+        heard = []
+        other.on_change(lambda *what: heard.append(what))
+        assert other.refresh() == Changes(added=[first])
+        assert other.load_context((first, 0)).content == "one"
+        one.update_layer((first, 0), spec("two"))
+        second = one.ensure_dimension("second", [spec("two")])
+        assert other.load_context((first, 0)).content == "one"
+        assert other.refresh() == Changes([second], [first], [])
+        assert other.load_context((first, 0)).content == "two"
+        one.forget(first)
+        assert other.load_context((first, 0)).content == "two"
+        assert other.refresh() == Changes(removed=[first])
+        assert heard == [(first, "added"), (first, "changed"), (second, "added"), (first, "removed")]
+        third = other.ensure_dimension("third", [spec("three")])
+        assert one.load_context((third, 0)).content == "three"
+
+
+def test_reader_makes_no_page(tmp_path):
+    world = World(tmp_path)
+    world.write(20)
+    with manager(tmp_path, read_only=True) as memory:
+        memory.load_all()
+        memory.refresh()
+        assert memory.layers(20)
+    assert not (tmp_path / ".changes").exists()
+
+
+def overwrite(page):
+    page.write_bytes(os.urandom(page.stat().st_size))
+
+
+def replace(make):
+    def act(page):
+        page.unlink()
+        make(page)
+
+    return act
+
+
+SPOILED = {
+    "deleted": lambda page: page.unlink(),
+    "truncated": lambda page: os.truncate(page, 0),
+    "cut short": lambda page: os.truncate(page, 5000),
+    "random": overwrite,
+    "read-only": lambda page: page.chmod(0o400),
+    "zeros": lambda page: page.write_bytes(bytes(page.stat().st_size)),
+    "a link": replace(lambda page: page.symlink_to("/dev/zero")),
+    "a FIFO": replace(os.mkfifo),
+    "a folder": replace(lambda page: page.mkdir()),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_spoiled_page_costs_freshness_and_nothing_else(two, how):
+    one, other, first = two
+    page = one.config.base_path + "/.changes"
+    SPOILED[how](type(World(one.config.base_path).path(1))(page))
+    assert other.load_context((first, 0)).content == "one"
+    one.update_layer((first, 0), spec("two"))
+    assert one.load_context((first, 0)).content == "two"
+    assert other.load_context((first, 0)).content in ("one", "two")
+    other.refresh()
+    assert other.load_context((first, 0)).content == "two"
+    second = one.ensure_dimension("second", [spec("new")])
+    if how != "a folder":  # which nothing takes away: then only refresh sees
+        assert other.load_context((second, 0)).content == "new"
+    other.refresh()
+    assert other.load_context((second, 0)).content == "new"
+
+
+def test_damaged_delta_leaves_what_was_there(two, caplog):
+    one, other, first = two
+    assert other.load_context((first, 0)).content == "one"
+    path = World(one.config.base_path).path(first).parent / f"delta-{2:016d}.mmap"
+    path.write_bytes(b"no region" * 100)
+    ChangePage(one.config.base_path).append(first, "changed", 2)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert other.load_context((first, 0)).content == "one"
+    assert caplog.text.count("stays what it was") == 1
+    path.unlink()
+
+
+def test_no_room_for_what_changed_leaves_it_to_the_next_access(tmp_path):
+    with manager(tmp_path) as one, manager(tmp_path, 1) as other:
+        first = one.ensure_dimension("first", [jm.LayerSpec(content=bytes(600_000))])
+        other.refresh()
+        held = other.access_layer((first, 0))
+        one.update_layer((first, 0), jm.LayerSpec(content=bytes(500_000)))
+        one.compact(first)
+        with pytest.raises(jm.LimitExceeded):
+            other.access_layer((first, 0))
+        assert held.n_bytes == 600_000
+        del held
+        assert other.access_layer((first, 0)).n_bytes == 500_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_child_follows_and_is_followed(tmp_path):
+    with manager(tmp_path) as memory:
+        first = memory.ensure_dimension("first", [spec("one")])
+        proto = memory.create_proto_dimension("proto", [spec("in the pool")])
+        (child_reads, parent_writes), (parent_reads, child_writes) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            told = b"failed"
+            try:
+                os.read(child_reads, 1)
+                texts = [memory.load_context(each).content for each in ((first, 1), (proto, 0), (proto, 1))]
+                memory.append_layer(first, spec("of the child"))
+                told = ";".join(texts).encode()
+            finally:
+                os.write(child_writes, told)
+                os._exit(0)
+        memory.append_layer(first, spec("of the parent"))
+        memory.crystallize(proto)
+        memory.append_layer(proto, spec("in the file"))
+        os.write(parent_writes, b"x")
+        assert os.read(parent_reads, 1000) == b"of the parent;in the pool;in the file"
+        assert memory.load_context((first, 2)).content == "of the child"
+        assert os.waitpid(child, 0)[1] == 0
+        for fd in (child_reads, parent_writes, parent_reads, child_writes):
+            os.close(fd)
+
+
+# Several at once, and one moment
+
+
+def test_reload_many_is_all_or_none(tmp_path):
+    world = World(tmp_path)
+    world.write_all(20, 21, 22)
+    with manager(tmp_path) as memory:
+        memory.load_all()
+        world.write_all(20, 21, 22, generation=2)
+        assert memory.reload_many([20, 21, 20]) == [(1, 2), (1, 2)]
+        assert generation_of(bytes(memory[20, 0])) == 2
+        world.write_all(20, 21, 22, generation=3)
+        world.path(22).write_bytes(b"no region" * 1000)
+        with pytest.raises(jm.InvalidRegion):
+            memory.reload_many([20, 21, 22])
+        with pytest.raises(jm.RegionNotFound):
+            memory.reload_many([20, 99])
+        assert [memory.region(each).generation for each in (20, 21, 22)] == [2, 2, 1]
+        assert memory.reload_many([]) == []
+        with memory._lock:
+            memory._unmap(20)
+        assert memory.reload_many([20, 21]) == [(2, 3), (2, 3)]
+    with pytest.raises(jm.ManagerClosed):
+        memory.reload_many([20])
+
+
+def test_snapshot_is_of_one_moment(two):
+    one, other, first = two
+    gone = one.ensure_dimension("gone", [spec("gone")])
+    with other.snapshot() as then:
+        one.append_layer(first, spec("new"))
+        one.update_layer((first, 0), spec("another"))
+        one.forget(gone)
+        come = one.ensure_dimension("come", [spec("come")])
+        for memory in (then, other):
+            assert list(memory) == memory.layers(keyword="word") == [(first, 0), (gone, 0)]
+            assert (len(memory), (first, 1) in memory, (gone, 0) in memory, (come, 0) in memory) == (
+                2,
+                False,
+                True,
+                False,
+            )
+            assert memory.load_context((first, 0)).content == memory[first, 0].text == "one"
+            assert [bytes(view) for view in memory.values()] == [b"one", b"gone"]
+            assert memory.read_many([(gone, 0), (first, 0)]).data.tobytes() == b"goneone"
+            assert memory.layers(name="come") == memory.layers(since_ns=1, name="co*") == []
+            assert memory.get((come, 0)) is None
+            for absent in ((first, 1), (come, 0)):
+                with pytest.raises(jm.LayerNotFound):
+                    memory.access_layer(absent)
+        elsewhere = []
+        thread = threading.Thread(target=lambda: elsewhere.append(then[first, 0].text))
+        thread.start()
+        thread.join()
+        assert elsewhere == ["one"]
+        with other.snapshot() as later:
+            assert later[first, 0].text == other[first, 0].text == "another"
+            assert later.layers() == [(first, 0), (first, 1), (come, 0)]
+            assert then[first, 0].text == "one"
+        assert other[first, 0].text == "one"
+        kept = then[gone, 0]
+    assert list(other) == [(first, 0), (first, 1), (come, 0)]
+    assert (kept.text, bool(then)) == ("gone", False)
+    for ask in (lambda: then[first, 0], then.layers, lambda: len(then), lambda: (first, 0) in then):
+        with pytest.raises(jm.ManagerClosed):
+            ask()
+
+
+def test_writing_inside_a_snapshot_is_seen_after_it(two):
+    one, other, first = two
+    with other.snapshot():
+        added = other.append_layer(first, spec("own"))
+        assert added not in other
+        assert one.load_context(added).content == "own"
+    assert other[added].text == "own"
+    assert other.get_stats().access_count > 0
+
+
+def test_snapshot_of_what_was_evicted(two):
+    one, other, first = two
+    other.access_layer((first, 0))
+    with other._lock:
+        other._unmap(first)
+    with other.snapshot() as then:
+        assert then[first, 0].text == "one"
+        one.append_layer(first, spec("later"))
+        assert (first, 1) not in then
+    other.access_layer((first, 1))
+    with other._lock:
+        other._unmap(first)
+    with other.snapshot() as then:
+        one.append_layer(first, spec("latest"))
+        with pytest.raises(jm.LayerNotFound, match="has changed since"):
+            then.access_layer((first, 0))
+        with pytest.raises(jm.LayerNotFound, match="has changed since"):
+            then.layers()
+    assert other.load_context((first, 2)).content == "latest"
+
+
+def test_snapshot_holds_what_is_replaced_and_no_longer(tmp_path):
+    world = World(tmp_path)
+    world.write(20)
+    with manager(tmp_path) as memory:
+        memory.load_all()
+        with memory.snapshot() as then:
+            world.write(20, generation=2)
+            memory.reload_dimension(20)
+            assert bytes(then[20, 0]) == content_of(20, 0)
+            used_bytes = memory._ledger.used_bytes
+        assert memory._ledger.used_bytes < used_bytes
+        assert memory.leases() == []
+        with memory.snapshot() as then:
+            memory.close()
+            with pytest.raises(jm.ManagerClosed):
+                memory.access_layer((20, 0))

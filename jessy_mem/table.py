@@ -101,20 +101,17 @@ class RegionTable(Reading):
 
     def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
         """The region of `dimension`, mapped or simulated, and charged, but in no table yet."""
-        place = self._opener.place_of(dimension)
-        return self._region_around(self._opener.open(place, partial(self._admit, place), known_source), place)
+        return self._region_around(self._open_stack(dimension, known_source), self._opener.place_of(dimension))
 
-    def _open_stack(self, dimension: int) -> Stack:
+    def _open_stack(self, dimension: int, known_source: str | None = None) -> Stack:
         place = self._opener.place_of(dimension)
-        return self._opener.open(place, partial(self._admit, place))
+        return self._opener.open(place, partial(self._admit, place), known_source)
 
     def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
-        """The delta of `generation` that lies on `stack`, mapped and charged; LimitExceeded if there is no room."""
         place = self._opener.place_of(dimension)
         return self._opener.open_delta(place, partial(self._admit, place), stack, generation)
 
     def _reopen(self, dimension: int, stack: Stack) -> Stack:
-        """The files of a dimension that are there now; those that `stack` maps already are not mapped again."""
         place = self._opener.place_of(dimension)
         return self._opener.reopen(place, partial(self._admit, place), stack)
 
@@ -166,15 +163,12 @@ class RegionTable(Reading):
             try:
                 if self._relieve(segment, refusal, True):
                     continue
-            except (AllocationFailed, LimitExceeded):  # which says why not
-                self._count_failure()
-                raise
-            self._count_failure()
-            raise self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
-
-    def _count_failure(self) -> None:
-        with self._lock:
-            self._n_failures += 1
+                refused = self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
+            except (AllocationFailed, LimitExceeded) as error:  # which says why not
+                refused = error
+            with self._lock:
+                self._n_failures += 1
+            raise refused
 
     def _naming_holders(self, refusal: LimitExceeded) -> LimitExceeded:
         """`refusal` with the largest holders of what is in use in its segment, or in the total."""
@@ -450,8 +444,12 @@ class RegionTable(Reading):
             wanted = next((each for each in classes if each.block_size >= refusal.requested_bytes), classes[-1])
             if refusal.requested_bytes > wanted.block_size * wanted.n_blocks:
                 return []
-            free = [each for each in free if min(protos[each], classes[-1].block_size) == wanted.block_size]
+            free = [each for each in free if self._has_block(each, wanted.block_size, classes[-1].block_size)]
         return free
+
+    def _has_block(self, dimension: int, block_size: int, largest: int) -> bool:
+        region = self._regions.get(dimension)
+        return region is not None and any(min(image.charged_bytes, largest) == block_size for image in region._stack)
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
@@ -474,7 +472,6 @@ class RegionTable(Reading):
             raise ManagerClosed
 
     def _loaded(self, dimension: int) -> MmapRegion:
-        region = self._regions.get(dimension)
-        if region is None:
+        if (region := self._regions.get(dimension)) is None:
             raise RegionNotFound(dimension)
         return region

@@ -145,6 +145,30 @@ TABLE = [
         "dimension 'user:ann' exists: it is D1000; ensure_dimension('user:ann') gives its id",
     ),
     (
+        errors.ReadOnly("base"),
+        PermissionError,
+        {"base_path": "base", "errno": errno.EROFS, "filename": "base"},
+        "the manager of base is read only: nothing is learned or forgotten with it",
+    ),
+    (
+        errors.UnsavedLearning([15, 1000]),
+        RuntimeError,
+        {"dimensions": (15, 1000)},
+        "not saved: D15, D1000; crystallize or forget them, then close the manager",
+    ),
+    (
+        errors.InvalidArchive("out.tar", "D15/region.mmap", "cut off"),
+        ValueError,
+        {"path": "out.tar", "member": "D15/region.mmap", "reason": "cut off"},
+        "out.tar:D15/region.mmap: cut off",
+    ),
+    (
+        errors.ImportConflict({15: "another name"}),
+        FileExistsError,
+        {"dimensions": {15: "another name"}, "errno": errno.EEXIST},
+        "not imported: D15: another name",
+    ),
+    (
         errors.LockTimeout("base/lock", 2.5, 4711),
         TimeoutError,
         {"path": "base/lock", "timeout_s": 2.5, "holder_pid": 4711, "errno": errno.ETIMEDOUT, "filename": "base/lock"},

@@ -151,7 +151,7 @@ class Readers:
         measured = jm.LatencyHistogram()
         record, clock, sleep = measured.record, time.perf_counter_ns, time.sleep
         with jm.MmapManager(base_path=self.base / "base", simulation="never") as memory:
-            layer_id = (memory.create_proto_dimension("Read", self.specs, user=True), 1)
+            layer_id = (memory.create_proto_dimension(f"Read {next(NUMBERS)}", self.specs, user=True), 1)
             access = memory.access_layer
             access(layer_id)
             worker = threading.Thread(target=work, args=(memory,))

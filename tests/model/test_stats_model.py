@@ -106,6 +106,7 @@ def check(found, expected, before):
     )
     # The homes of the larger classes share a small limit: which block lies outside its own is the arena's to choose.
     assert all(0 <= each.n_borrowed <= each.n_used for each in found.pool.classes), "pool"
+    assert expected["pool"] is not None, "pool"
     *numbers, classes = expected["pool"]
     pool = [found.pool.used_bytes, found.pool.limit_bytes, found.pool.peak_bytes]
     assert pool == numbers, "pool"

@@ -77,4 +77,4 @@ def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, inject, n_cry
         assert (stats.evictions > 0) == (total_memory_mb == 1)
         for each in seen:
             assert min(each.values()) > 0, f"one source was never met: {seen}"
-    assert len(os.listdir(tmp_path)) == n_crystallizations + 1
+    assert len(os.listdir(tmp_path)) == n_crystallizations + 2  # and what all writers share

@@ -146,7 +146,7 @@ class RegionTable(Reading):
             except LimitExceeded as error:
                 refusal = error.with_traceback(None)
             if not self._make_room(place.segment, n_bytes, self._ledger.limit_bytes):
-                raise self._naming_holders(refusal)
+                raise self._naming_holders(refusal, below_bytes)
 
     def _allocate(self, n_bytes: int, segment: str) -> Block:
         """A block charged to `segment`, after making room if that is needed. The caller holds no lock."""
@@ -163,15 +163,16 @@ class RegionTable(Reading):
             try:
                 if self._relieve(segment, refusal, True):
                     continue
-                refused = self._naming_holders(refusal) if isinstance(refusal, LimitExceeded) else refusal
-            except (AllocationFailed, LimitExceeded) as error:  # which says why not
-                refused = error
-            with self._lock:
-                self._n_failures += 1
-            raise refused
+                if isinstance(refusal, LimitExceeded):
+                    raise self._naming_holders(refusal)
+                raise refusal
+            except (AllocationFailed, LimitExceeded):  # no variable holds it: see above
+                with self._lock:
+                    self._n_failures += 1
+                raise
 
-    def _naming_holders(self, refusal: LimitExceeded) -> LimitExceeded:
-        """`refusal` with the largest holders of what is in use in its segment, or in the total."""
+    def _naming_holders(self, refusal: LimitExceeded, below_bytes: int = 0) -> LimitExceeded:
+        """`refusal` with the largest holders in its segment; what is charged below in the same stack goes with it."""
         segment = refusal.segment
         held = [
             (lease.n_bytes, str(lease))
@@ -183,7 +184,7 @@ class RegionTable(Reading):
             held.append((pool_bytes, f"blocks of the pool ({format_bytes(pool_bytes)})"))
         held.sort(key=lambda holder: -holder[0])
         return LimitExceeded(
-            refusal.current_bytes, refusal.limit_bytes, refusal.requested_bytes, segment,
+            refusal.current_bytes - below_bytes, refusal.limit_bytes, refusal.requested_bytes + below_bytes, segment,
             [name for _, name in held[:N_HOLDERS_NAMED]], refusal.hint,
         )  # fmt: skip
 

@@ -268,7 +268,7 @@ class Ledger:
         self.durable |= self.open & found  # it has survived; from now on it must
         self.open.clear()
         files = {path.name for path in self.base.rglob("*") if path.is_file()}
-        assert files <= {"region.mmap", ".jessy_mem.lock"}
+        assert files <= {"region.mmap", ".jessy_mem.lock", ".changes"}
 
     def check_file(self, dimension: int) -> None:
         stored = read_region(Path(jm.region_path(self.base, dimension)).read_bytes())

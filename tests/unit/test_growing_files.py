@@ -262,6 +262,20 @@ def test_change_without_room_for_its_mapping_is_there_at_the_next_access(tmp_pat
         assert bytes(view) == content_of(0, 0, n_bytes=50 * KIB)
 
 
+def test_stack_of_which_only_the_base_would_fit_is_refused(tmp_path):
+    """Its base is charged and released again, which is no room that others made."""
+    with manager(tmp_path, 1, on_close="drop") as memory:
+        dimension = file_of(memory, 1, 400 * KIB)
+        memory.append_layer(dimension, spec(9, 300 * KIB))
+        memory._evict_until(lambda: False)
+        with memory.allocate(400 * KIB):
+            with pytest.raises(jm.LimitExceeded) as refused:
+                memory.access_layer((dimension, 0))
+            assert refused.value.requested_bytes > 700 * KIB
+            assert refused.value.current_bytes == 512 * KIB
+        assert bytes(memory.access_layer((dimension, 1))) == content_of(9, 9, n_bytes=300 * KIB)
+
+
 @pytest.mark.parametrize("total_mb", [2, 280])
 def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
     limit = min(total_mb, 80) * MIB

@@ -6,6 +6,7 @@ How it is followed is following.py's; here is what following means for regions, 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from jessy_mem.errors import DimensionNotFound, LimitExceeded
 from jessy_mem.evicted import Evicted
 from jessy_mem.following import ChangeCallback, Changes, Following
 from jessy_mem.growth import Announce
+from jessy_mem.locking import renew_in_child
 from jessy_mem.names import dimensions_in, stored_names
 from jessy_mem.opening import Place, newest_delta
 from jessy_mem.snapshot import Snapshot
@@ -40,6 +42,12 @@ class FollowedTable(RegionTable):
         if follows:
             self._follow_page(page)
         self._following.catch_up(self)
+        renew_in_child(self)
+
+    def _renew(self) -> None:
+        # A thread that is not in the child may hold the old lock. What it was changing is found as it left it.
+        self._lock = threading.RLock()
+        self._following.use_lock(self._lock)
 
     # The gate
 

@@ -95,6 +95,10 @@ class Following:
 
     # Reading
 
+    def use_lock(self, lock: threading.RLock) -> None:
+        """The table's lock is another one now."""
+        self._lock = lock
+
     def stop(self, table: Followed) -> bool:
         """What a reader does at the gate: wait, and follow. Whether anything was looked at."""
         if self._is_behind() or self._is_swapping:

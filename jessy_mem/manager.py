@@ -76,6 +76,7 @@ class MmapManager(LearnableTable):
         made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
         super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
         self._times = Times()
+        self._skipped: dict[int, str] = {}  # why, of those that load_all could not load
         keep_open(self)
 
     # Loading
@@ -114,8 +115,8 @@ class MmapManager(LearnableTable):
     def load_all(self) -> LoadReport:
         """Load every dimension of the plan and every ``Dnn`` found under the base folder.
 
-        A missing or damaged file stops nothing: it is logged and reported. Dimensions that are loaded stay; simulated
-        ones are replaced by their file if it has appeared.
+        A missing or damaged file stops nothing: it is reported, and logged once. Dimensions that are loaded stay;
+        simulated ones are replaced by their file if it has appeared.
         """
         self._check_open()
         loaded: list[int] = []
@@ -129,11 +130,14 @@ class MmapManager(LearnableTable):
             except ManagerClosed:
                 raise
             except ConsciousnessError as error:
-                logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
+                if self._skipped.get(dimension) != str(error):  # told once, however often it is tried
+                    logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
+                self._skipped[dimension] = str(error)
                 # The frames of its traceback would keep this report, and the manager, in a cycle.
                 error.__traceback__ = error.__context__ = None
                 skipped[dimension] = error
             else:
+                self._skipped.pop(dimension, None)
                 (simulated if source == "simulated" else loaded).append(dimension)
         return LoadReport(loaded, simulated, skipped)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from jessy_mem.config import MemoryConfig
+from jessy_mem.locking import renew_in_child
 from jessy_mem.units import format_bytes
 
 __all__ = ["Pressure", "PressureCallback"]
@@ -28,9 +29,13 @@ class Pressure:
         self._logs = config.enable_warnings
         self.evict_from_bytes = config.total_bytes * config.eviction_threshold / 100
         self.evict_to_bytes = config.total_bytes * min(EVICT_TO_PERCENT, config.eviction_threshold) / 100
-        self._lock = threading.Lock()
+        self._renew()
+        renew_in_child(self)
         self._callbacks: tuple[PressureCallback, ...] = ()
         self._logged_at = float("-inf")
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     def call(self, callback: PressureCallback) -> None:
         """Call `callback` at each crossing from now on."""

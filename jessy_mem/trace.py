@@ -71,20 +71,17 @@ class CallSites:
     """Where views of each dimension were taken, for ``leases()``: the last few places in the caller's code."""
 
     def __init__(self) -> None:
-        self._sites: dict[int, dict[str, None]] = {}
+        self._sites: dict[int, tuple[str, ...]] = {}  # replaced as a whole: of two threads at once one may be lost
 
     def record(self, dimension: int, layer: int, n_bytes: int) -> None:
         frame = sys._getframe(2)  # compiled frames are none, so behind Tracers.record is the caller of access_layer
         site = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        sites = self._sites.setdefault(dimension, {})
-        sites.pop(site, None)
-        sites[site] = None
-        while len(sites) > _N_SITES:
-            sites.pop(next(iter(sites)), None)
+        others = [each for each in self._sites.get(dimension, ()) if each != site]
+        self._sites[dimension] = (*others[1 - _N_SITES :], site)
 
     def of(self, dimension: int) -> tuple[str, ...]:
         """The places for `dimension`, oldest first."""
-        return tuple(self._sites.get(dimension, ()))
+        return self._sites.get(dimension, ())
 
 
 class TraceWriter:

@@ -89,8 +89,10 @@ cdef class Holders:
         self.let_go(region)
 
     cdef int let_go(self, MmapRegion region) except -1:
-        """Keep an eye on a region that left the table, if it is held: what is held of it is a lease now."""
-        region.is_owned = False
+        """Keep an eye on a region that left the table, if it is held: what is held of it is a lease now.
+
+        It stays owned: a reader may still be on its way through it, and nobody's `close` may stop him.
+        """
         if n_holders(<PyObject *> region):
             self.retire(region.stack)
         return 0

@@ -409,7 +409,8 @@ cdef class MmapRegion:
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.
 
-        The region of a manager belongs to it: this does nothing then, and ``unload_dimension`` is what lets go.
+        The region of a manager is shared by all: this does nothing then, and it goes with its last holder after
+        ``unload_dimension``.
         """
         if self.is_owned:
             return

@@ -13,7 +13,7 @@ from world import manager
 
 import jessy_mem as jm
 from helpers import HUNG_S
-from jessy_mem.trace import Access, TraceWriter, read_trace
+from jessy_mem.trace import Access, CallSites, TraceWriter, read_trace
 
 HEADER = b"jessy-mem trace 1\n"
 
@@ -254,3 +254,35 @@ def test_manager_stops_to_write_when_the_context_is_left_by_an_error(world, path
     assert [access.layer for access in read_trace(path)] == [0]
     with pytest.raises(jm.ManagerClosed), memory.record_trace(path):
         pass
+
+
+def test_places_are_noted_by_many_threads_while_others_look():
+    """Which of two places at once is kept is not promised; that nothing fails is."""
+    sites, stop, failed = CallSites(), threading.Event(), []
+    source = "def many(record):\n" + "    record()\n" * 40
+
+    def note(number):
+        names = {}
+        exec(compile(source, f"place {number}", "exec"), names)
+        record = lambda: (lambda: sites.record(1, 0, 100))()  # noqa: E731
+        while not stop.is_set():
+            try:
+                names["many"](record)
+            except Exception as error:
+                failed.append(error)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=note, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(2000):
+            assert len(sites.of(1)) <= 16
+        stop.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []

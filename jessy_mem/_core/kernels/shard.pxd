@@ -270,6 +270,8 @@ cdef inline void snapshot_finish(Snapshot *snapshot, uint64_t limit_ns) noexcept
         snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), min(bucket_high(first), limit_ns))
     else:
         snapshot.min_ns = clamp(snapshot.min_ns, limit_ns + 1, snapshot.max_ns)
+    if snapshot.min_ns > snapshot.max_ns:  # only the bucket of an event was seen, and neither of the two: its ends
+        snapshot.min_ns, snapshot.max_ns = snapshot.max_ns, snapshot.min_ns
     snapshot.n_timed += snapshot.overflow
     snapshot.mean_ns = min(max(<double> snapshot.sum_ns, low_sum_ns), high_sum_ns) / <double> snapshot.n_timed
     snapshot.mean_ns = min(max(snapshot.mean_ns, <double> snapshot.min_ns), <double> snapshot.max_ns)

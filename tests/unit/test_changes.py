@@ -9,6 +9,7 @@ import struct
 import tempfile
 import threading
 import traceback
+from pathlib import Path
 
 import pytest
 

@@ -123,7 +123,8 @@ class MmapManager(LearnableTable):
         simulated: list[int] = []
         skipped: dict[int, Exception] = {}
         found = dimensions_in(self.config.base_path)
-        dimensions = sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found})
+        with self._lock:
+            dimensions = sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found})
         for dimension in dimensions:
             try:
                 source = self._load_or_refresh(dimension)

@@ -292,7 +292,9 @@ class RegionTable(Reading):
 
     def _read_changed(self) -> None:
         """Map what was changed while it was evicted, so that it can be found. With no lock held."""
-        for dimension in list(self._evicted.changed):
+        with self._lock:
+            changed = list(self._evicted.changed)
+        for dimension in changed:
             try:
                 self._restore(dimension, 0)
             except (LayerNotFound, InvalidRegion) as error:

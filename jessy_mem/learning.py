@@ -315,6 +315,7 @@ class Learner:
                     self._ids.release(dimension, durable=own_file is not None)
                 if own_file is not None:
                     withdraw(own_file, *self.files.deltas_of(own_file))
+                    self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
                     self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)
 

@@ -246,7 +246,11 @@ class Register:
         elif self._token is None:
             before = [journal.line("!", secrets.token_hex(8)), *self._everything()]
         with self._mutex:
-            for dimension, name in self._unwritten.items():
+            for dimension, name in list(self._unwritten.items()):
+                if name and not os.path.lexists(region_file(self._base_path, dimension)):
+                    del self._unwritten[dimension]  # forgotten since it was seen: its name is free again
+                    self._names.remove(dimension)
+                    continue
                 before.append(journal.line("=", dimension, name) if name else journal.line("-", dimension))
         self._own_line = b""  # if this is interrupted nothing is known of it
         own_line = self._first_line(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 
 from jessy_mem.evicted import Evicted, EvictedDimensions
@@ -61,4 +62,5 @@ def test_a_dimension_with_one_layer_and_one_keyword_takes_at_most_200_bytes():
     finally:
         tracemalloc.stop()
     assert len(evicted) == n_dimensions
-    assert n_bytes / n_dimensions <= 200
+    # Without the GIL each object has 16 bytes more in front, and the int and the bytes of a record are two.
+    assert n_bytes / n_dimensions <= (200 if getattr(sys, "_is_gil_enabled", lambda: True)() else 232)

@@ -274,7 +274,7 @@ def test_policy_does_not_grow_with_removed_keys(name):
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held_bytes < 50_000
+    assert held_bytes < 200_000, "ten thousand keys would take more than half a megabyte"
 
 
 @pytest.mark.parametrize("name", POLICIES)

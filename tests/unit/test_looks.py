@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -36,7 +37,7 @@ def zipped(file) -> None:
 
 
 def database() -> bytes:
-    with sqlite3.connect(":memory:") as connection:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("create table layers (id int)")
         return connection.serialize()
 

@@ -18,10 +18,11 @@ from jessy_mem.errors import ConsciousnessError, MappingError
 from jessy_mem.locking import renew_in_child
 from jessy_mem.publish import Buffer, NewFile, sync_folder
 
-__all__ = ["Batch", "publish_many", "side_by_side"]
+__all__ = ["Batch", "publish_many", "side_by_side", "without_frames"]
 
 Failure = OSError | ConsciousnessError
 T = TypeVar("T")
+E = TypeVar("E", bound=Failure)
 
 _N_THREADS = 16
 
@@ -131,6 +132,13 @@ def _sync_folders(files: Iterable[NewFile]) -> dict[Path, Failure]:
     return {folder: error for folder, error in zip(folders, errors, strict=True) if error is not None}
 
 
+def without_frames(error: E) -> E:
+    """The error without its traceback and its context: kept, their frames would keep the buffers being written."""
+    error.__context__ = error.__cause__ = None
+    error.with_traceback(None)
+    return error
+
+
 def side_by_side(call: Callable[[T], object], items: Sequence[T]) -> list[Failure | None]:
     """Call it with each item, in some threads where there are many; for each None, or its error.
 
@@ -150,7 +158,7 @@ def side_by_side(call: Callable[[T], object], items: Sequence[T]) -> list[Failur
             try:
                 call(items[number])
             except (OSError, ConsciousnessError) as error:
-                outcomes[number] = error
+                outcomes[number] = without_frames(error)
             except BaseException as error:
                 left.clear()
                 broken.append(error)

@@ -22,7 +22,7 @@ from pathlib import Path
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.batch import Batch, publish_many
+from jessy_mem.batch import Batch, publish_many, without_frames
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
@@ -86,7 +86,7 @@ class Files:
             try:
                 self._batch.publish(file, pieces)
             except ConsciousnessError as error:
-                errors.append(error)
+                errors.append(without_frames(error))
             else:
                 errors.append(None)
         return errors

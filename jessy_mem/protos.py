@@ -27,6 +27,7 @@ from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
+from jessy_mem.batch import without_frames
 from jessy_mem.errors import (
     ChecksumMismatch,
     ConsciousnessError,
@@ -195,7 +196,7 @@ class Protos:
                         # If it was closed meanwhile: with the file nothing is lost.
                         self.table._exchange(dimension, protos[dimension], self._open_if_it_fits(dimension))
                     except ConsciousnessError as refusal:
-                        failed.append(refusal)
+                        failed.append(without_frames(refusal))
                     else:
                         self._publish_done(dimension, protos[dimension].generation, begin_ticks)
                         del left[dimension]
@@ -204,8 +205,9 @@ class Protos:
                     if self.table._known(dimension) is protos[dimension]:
                         self._take_back(dimension, files[dimension])
                 protos.clear()  # the traceback of an error would keep them, and their blocks
+        error, errors = None, []  # nor does this frame keep the error whose traceback keeps it
         if failed:
-            raise failed[0]
+            raise failed.pop(0)
 
     def _publish_done(self, dimension: int, generation: int, begin_ticks: int) -> None:
         self.n_bytes.pop(dimension, None)

@@ -16,6 +16,7 @@ The dimension with KEY is called "Learned KEY", and its content is `content_of(K
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -195,7 +196,8 @@ class Learner:
     def stop(self) -> None:
         """Kill what works, if anything does; the process that waits for it says so and ends."""
         if self.worker is not None:
-            os.kill(self.worker, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.worker, signal.SIGKILL)
 
     def __exit__(self, *exc_info: object) -> None:
         self.process.stdin.close()

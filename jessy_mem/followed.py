@@ -41,7 +41,6 @@ class FollowedTable(RegionTable):
         self._announce = announcer(weakref.ref(self), page)
         if follows:
             self._follow_page(page)
-        self._following.catch_up(self)
         renew_in_child(self)
 
     def _renew(self) -> None:

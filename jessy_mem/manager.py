@@ -77,6 +77,7 @@ class MmapManager(LearnableTable):
         super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
         self._times = Times()
         self._skipped: dict[int, str] = {}  # why, of those that load_all could not load
+        self._following.catch_up(self)  # with what was told meanwhile; it calls all of the table, which stands now
         keep_open(self)
 
     # Loading

@@ -506,3 +506,18 @@ def test_snapshot_holds_what_is_replaced_and_no_longer(tmp_path):
             memory.close()
             with pytest.raises(jm.ManagerClosed):
                 memory.access_layer((20, 0))
+
+
+def test_what_is_told_while_a_manager_is_made_is_followed(tmp_path, monkeypatch):
+    with manager(tmp_path) as other:
+        other.ensure_dimension("first", [jm.LayerSpec(text="one")])
+        begin, late = Following.__init__, []
+
+        def begin_late(self, *args):
+            begin(self, *args)
+            late.append(other.ensure_dimension("late", [jm.LayerSpec(text="two")]))
+
+        monkeypatch.setattr(Following, "__init__", begin_late)
+        with manager(tmp_path) as memory:
+            assert memory.find("late") == late[0]
+            assert bytes(memory.access_layer((late[0], 0))) == b"two"

@@ -187,7 +187,7 @@ def import_base(
         total_bytes = 2 * sum(member.n_bytes for members in stacks.values() for member in members)
         with MmapManager(base_path=base_path, simulation="never") as memory:
             learner = memory._learner
-            importer = _Importer(learner.files, learner._ids, memory.config.base_path, replace_existing)
+            importer = _Importer(learner.files, learner.ids, memory.config.base_path, replace_existing)
             names = {}
             conflicts = {}
             done_bytes = 0

@@ -65,7 +65,7 @@ class Learner:
         self.protos = Protos(table, self.files, layout, config.total_bytes, config.record_latency)
         self.relief = Relief(table, self.protos, config.on_full, self._release)
         self._table = table
-        self._ids = ids
+        self.ids = ids
         self._layout = layout
         self._config = config
 
@@ -87,7 +87,7 @@ class Learner:
             dimension = self._reserve(name, segment)
             while not self.protos.begin(dimension, packed, block):  # load_dimension took it, from a path of its own
                 self._table._check_open()
-                self._ids.release(dimension, durable=False)
+                self.ids.release(dimension, durable=False)
                 dimension = self._reserve(name, segment)
         except ConsciousnessError:
             block.free()  # now: the traceback would keep it
@@ -97,7 +97,7 @@ class Learner:
         return dimension
 
     def _reserve(self, name: str, segment: str) -> int:
-        dimension, is_new = self._ids.reserve(name, segment)
+        dimension, is_new = self.ids.reserve(name, segment)
         if not is_new:
             raise DimensionExists(name, dimension)
         return dimension
@@ -106,7 +106,7 @@ class Learner:
         """Let a name go that nothing has; that it cannot be told is no reason to fail."""
         if dimension:
             with contextlib.suppress(MappingError, LockTimeout):
-                self._ids.release(dimension, durable=False)
+                self.ids.release(dimension, durable=False)
 
     def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
         self._table._check_open()
@@ -116,12 +116,12 @@ class Learner:
         self._check_writable()
         name, changes = checked_name(name), numbered(layers)
         with self.protos.lock, self.files.locked():
-            dimension, is_new = self._ids.reserve(name, "user" if user else "reserve", for_all=True)
+            dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
             has_file = os.path.lexists(self._table._place_of(dimension).path)
             if has_file and self._table._known(dimension) is None:
                 with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
                     self._table.load_dimension(dimension)
-            elif changes and not has_file and self._ids.is_empty(dimension):
+            elif changes and not has_file and self.ids.is_empty(dimension):
                 try:
                     self.files.begin(dimension, changes, name)
                 except BaseException:
@@ -129,14 +129,14 @@ class Learner:
                         self._release(dimension)
                     raise
             elif is_new and self._config.durability == "each":
-                with self._ids.locked(durable=True):
+                with self.ids.locked(durable=True):
                     pass
         self._table._settle()
         return dimension
 
     def find(self, name: str) -> int | None:
         self._table._check_open()
-        found = self._ids.find(name)
+        found = self.ids.find(name)
         if found is None:
             planned = (each.id for each in self._layout.dimensions.values() if each.name == name)
             found = next((each for each in planned if self._table._known(each) is not None), None)
@@ -144,7 +144,7 @@ class Learner:
 
     def names(self) -> dict[str, int]:
         self._table._check_open()
-        return self._ids.names()
+        return self.ids.names()
 
     # Changes
 
@@ -311,8 +311,8 @@ class Learner:
                 return
             with self.files.locked():
                 own_file = self._own_file(dimension)
-                if self._ids.name_of(dimension) is not None or own_file is not None:
-                    self._ids.release(dimension, durable=own_file is not None)
+                if self.ids.name_of(dimension) is not None or own_file is not None:
+                    self.ids.release(dimension, durable=own_file is not None)
                 if own_file is not None:
                     withdraw(own_file, *self.files.deltas_of(own_file))
                     self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
@@ -327,7 +327,7 @@ class Learner:
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
         if known is None and not is_there:
-            if dimension in self.protos.empty or self._ids.is_empty(dimension):
+            if dimension in self.protos.empty or self.ids.is_empty(dimension):
                 return None
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
         if known.immutable if isinstance(known, MmapRegion) else is_immutable_file(place.path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from world import World, content_of, generation_of, manager
@@ -92,6 +93,7 @@ def test_processes_see_the_same_at_the_end(tmp_path, n_processes):
 
 
 DIMENSIONS = (20, 21, 22)
+N_GENERATIONS = 60
 
 
 def run_at_once(*jobs):
@@ -100,20 +102,22 @@ def run_at_once(*jobs):
             job.result()
 
 
+def reload_generations(memory, world, stop):
+    """Write and reload one generation after another of all dimensions; at the end, set `stop`."""
+    try:
+        for generation in range(2, N_GENERATIONS):
+            world.write_all(*DIMENSIONS, generation=generation)
+            memory.reload_many(DIMENSIONS)
+    finally:
+        stop.set()
+
+
 def test_no_reader_sees_a_new_one_and_then_an_old_one(tmp_path):
     world = World(tmp_path)
     world.write_all(*DIMENSIONS)
-    n_generations, stop = 60, threading.Event()
+    stop = threading.Event()
     with manager(tmp_path) as memory:
         memory.load_all()
-
-        def write():
-            try:
-                for generation in range(2, n_generations):
-                    world.write_all(*DIMENSIONS, generation=generation)
-                    memory.reload_many(DIMENSIONS)
-            finally:
-                stop.set()
 
         def read():
             newest = 0
@@ -123,24 +127,16 @@ def test_no_reader_sees_a_new_one_and_then_an_old_one(tmp_path):
                     assert generation >= newest, "an old one after a new one"
                     newest = generation
 
-        run_at_once(write, read, read, read)
-        assert {memory.region(each).generation for each in DIMENSIONS} == {n_generations - 1}
+        run_at_once(partial(reload_generations, memory, world, stop), read, read, read)
+        assert {memory.region(each).generation for each in DIMENSIONS} == {N_GENERATIONS - 1}
 
 
 def test_snapshot_shows_one_edition(tmp_path):
     world = World(tmp_path)
     world.write_all(*DIMENSIONS)
-    n_generations, stop = 60, threading.Event()
+    stop = threading.Event()
     with manager(tmp_path) as memory:
         memory.load_all()
-
-        def write():
-            try:
-                for generation in range(2, n_generations):
-                    world.write_all(*DIMENSIONS, generation=generation)
-                    memory.reload_many(DIMENSIONS)
-            finally:
-                stop.set()
 
         def read_in_snapshots():
             newest = 0
@@ -160,6 +156,6 @@ def test_snapshot_shows_one_edition(tmp_path):
                 assert generation >= newest, "another thread's snapshot"
                 newest = generation
 
-        run_at_once(write, read_in_snapshots, read_in_snapshots, read)
+        run_at_once(partial(reload_generations, memory, world, stop), read_in_snapshots, read_in_snapshots, read)
         assert memory.leases() == []
-        assert bytes(memory[20, 0]) == content_of(20, 0, n_generations - 1)
+        assert bytes(memory[20, 0]) == content_of(20, 0, N_GENERATIONS - 1)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from unittest import mock
 
 import pytest
@@ -33,6 +33,26 @@ sys.stdin.read()
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "lock")
+
+
+@contextmanager
+def held_by_a_thread(lock):
+    """Another thread holds the lock for as long as this lasts."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
 
 
 def is_locked(path) -> bool:
@@ -104,22 +124,12 @@ def test_holder_that_the_system_does_not_tell_is_another_process(path, holder):
 
 
 def test_thread_that_holds_it_is_named_too(path):
-    lock, inside, leave = FolderLock(path, 0.05), threading.Event(), threading.Event()
-
-    def hold():
-        with lock:
-            inside.set()
-            leave.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    inside.wait()
-    for waiting in (lock, FolderLock(path, 0.05)):
-        with pytest.raises(LockTimeout) as told:
-            waiting.__enter__()
-        assert told.value.holder_pid == os.getpid()
-    leave.set()
-    thread.join()
+    lock = FolderLock(path, 0.05)
+    with held_by_a_thread(lock):
+        for waiting in (lock, FolderLock(path, 0.05)):
+            with pytest.raises(LockTimeout) as told:
+                waiting.__enter__()
+            assert told.value.holder_pid == os.getpid()
     with lock:
         pass
 
@@ -277,16 +287,7 @@ def test_child_leaves_the_block_that_it_was_forked_in(path):
 
 
 def test_child_of_a_thread_that_does_not_hold_it_can_take_it_later(path):
-    lock, inside, leave = FolderLock(path), threading.Event(), threading.Event()
-
-    def hold():
-        with lock:
-            inside.set()
-            leave.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    inside.wait()
+    lock = FolderLock(path)
     ready, go = os.pipe()
 
     def deed():
@@ -297,13 +298,12 @@ def test_child_of_a_thread_that_does_not_hold_it_can_take_it_later(path):
 
     with ExitStack() as stack:
         stack.callback(os.close, ready)
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(10)
-            deed()
-            os._exit(0)
-        leave.set()
-        thread.join()
+        with held_by_a_thread(lock):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                deed()
+                os._exit(0)
         os.close(go)
         assert os.waitpid(pid, 0)[1] == 0
 

@@ -77,7 +77,7 @@ cdef enum:
 @cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
 cdef class Arena:
     def __dealloc__(self):
-        if self.n_units:  # nobody is in the middle of anything now
+        if self.sums != NULL:  # it got its memory, and nobody is in the middle of anything now
             jm_assert(bitmap_count_lost(self.words, self.summary) == 0, self.n_units, self.n_padding)
 
     cdef uint32_t class_of(self, uint64_t n_bytes) noexcept nogil:

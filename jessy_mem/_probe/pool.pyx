@@ -447,3 +447,8 @@ def claim_beyond_the_words(PoolAllocator pool):
 def leave_a_word_lost(PoolAllocator pool):
     """Mark a word full that has room; the arena notices when it goes."""
     pool.arena.summary[0] |= 1
+
+
+def read_beyond_the_words(PoolAllocator pool):
+    """Look at a word that the bitmap does not have; only a build that checks bounds may be asked."""
+    return pool.arena.summary[pool.arena.summary.shape[0]]

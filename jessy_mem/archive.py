@@ -346,7 +346,7 @@ class _Importer:
         holder = self._names.get(name)
         if holder not in (None, dimension) and holder not in coming:
             return f"the name {name!r} is that of D{holder:02d}"
-        there = self._there(dimension, images)
+        there = self._there(dimension)
         if self._replace_existing or there is None or _is_the_same(there, images):
             return ""
         return "it is there, and differs"
@@ -361,7 +361,7 @@ class _Importer:
     def put(self, dimension: int, images: Stack) -> None:
         """Publish a dimension; it is replaced if that was asked for."""
         with self._files.locked():
-            there = self._there(dimension, images)
+            there = self._there(dimension)
             if there is not None and _is_the_same(there, images):
                 self.done.unchanged.append(dimension)
             elif there is None:
@@ -374,35 +374,26 @@ class _Importer:
             else:  # it came meanwhile
                 raise ImportConflict({dimension: "it is there, and differs"})
 
-    def _there(self, dimension: int, images: Stack) -> Stack | None:
-        """The dimension as it is in the base folder; of nothing if it is damaged, or only deltas; None if it is not.
-
-        Deltas of `images` without a base are what an interrupted import left, and nothing.
-        """
+    def _there(self, dimension: int) -> Stack | None:
+        """The dimension as it is in the base folder; of nothing if it is damaged; None if it is not there."""
         path = region_file(self._base_path, dimension)
         if not os.path.lexists(path):
-            strays = self._strays(path)
-            return () if strays - {(image.generation, bytes(memoryview(image))) for image in images} else None
+            return None
         try:
             return open_stack(path, dimension)
         except InvalidRegion:
             return ()
 
-    def _strays(self, path: str) -> set[tuple[int, bytes]]:
-        """The deltas beside a base that is not there."""
-        return {(number, Path(delta_file(path, number)).read_bytes()) for number in delta_generations(path)}
-
     def _begin(self, dimension: int, images: Stack) -> None:
         """Publish a dimension that is not there: its deltas, and then the base, with which it is there."""
-        path = region_file(self._base_path, dimension)
-        there = set(delta_generations(path))
+        base = self._files.new_file(dimension)
+        path = os.fspath(base.path)
+        files = [*(NewFile(Path(delta_file(path, image.generation))) for image in images[1:]), base]
         published: list[NewFile] = []
         try:
-            for image in (*images[1:], images[0]):
-                if image is images[0] or image.generation not in there:
-                    file = NewFile(Path(path if image is images[0] else delta_file(path, image.generation)))
-                    file.publish((memoryview(image),))
-                    published.append(file)
+            for file, image in zip(files, (*images[1:], images[0]), strict=True):
+                file.publish((memoryview(image),))
+                published.append(file)
         except BaseException:
             for file in reversed(published):
                 with suppress(MappingError):

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from jessy_mem import given
 from jessy_mem._core.format import read_header, stored_frequency
 from jessy_mem._core.packing import PackedRegion, pack_layers
-from jessy_mem.layout import MAX_LAYER, LayerId
+from jessy_mem._core.stack import delta_generations
+from jessy_mem.layout import MAX_LAYER, LayerId, has_deltas
 from jessy_mem.publish import publish
 
 __all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_immutable_file"]
@@ -155,7 +156,7 @@ class RegionBuilder:
     immutable : bool
         The file carries a SHA-256 of its content and refuses every change.
     generation : int, optional
-        By default 1, or one more than that of the file that is replaced.
+        By default 1, or one more than that of the newest file that is replaced: no delta beside it lies on what is new.
     created_ns : int, optional
         The time of creation, since 1970; by default now, or ``SOURCE_DATE_EPOCH`` (in seconds) if that is set.
 
@@ -243,7 +244,7 @@ class RegionBuilder:
         the new file is there, whole, and may be lost in a power cut.
         """
         target = Path(path)
-        region = self.pack(self.generation or _stored_generation(target) + 1)
+        region = self.pack(self.generation or _newest_generation(target) + 1)
 
         def report(done_bytes: int) -> None:
             if progress is not None:
@@ -265,9 +266,10 @@ def now_ns() -> int:
     return int(epoch) * 10**9
 
 
-def _stored_generation(path: Path) -> int:
-    """The generation of the region file at `path`; 0 if there is none, or no region."""
-    _, _, generation, _ = _stored_header(path)
+def _newest_generation(path: Path) -> int:
+    """The generation of the region file at `path`, or of the newest delta beside it; 0 if there is neither."""
+    base = os.fspath(path)
+    generation = max([stored_generation(path), *(delta_generations(base) if has_deltas(base) else ())])
     return generation if generation < 2**64 - 1 else 0  # no writer comes that far; the next number must fit
 
 

@@ -1,7 +1,7 @@
 """What crashes, copies and damaged disks leave in a base folder: found by `examine`, removed by `clean`.
 
-Nothing but stray temporary files, empty folders and deltas that are in their base already is ever removed: a damaged
-region may still hold layers that can be saved.
+Nothing but stray temporary files, empty folders and deltas that nobody reads, for they are in their base already or
+have none, is ever removed: a damaged region may still hold layers that can be saved.
 """
 
 from __future__ import annotations
@@ -186,8 +186,10 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
             regions[file] = deltas
         else:
             for generation in deltas:
-                detail = f"there is no {REGION} that it lies on; it was lost, or an import was interrupted"
-                findings.append(_finding("stray delta", _delta_of(file, generation), detail, base))
+                detail = (
+                    f"there is no {REGION} that it lies on: it is lost, or to forget it, or an import, was interrupted"
+                )
+                findings.append(_finding("stray delta", _delta_of(file, generation), detail, base, removable=True))
     findings += _examine_regions(base, regions, progress)
     findings += _examine_names(base, regions)
     findings += _examine_page(base)
@@ -215,7 +217,7 @@ def clean(findings: Iterable[Finding]) -> list[Finding]:
 def _remove(finding: Finding) -> bool:
     """Whether there was something to remove, and it is gone now."""
     folder = finding.path
-    if is_temporary(finding.path) or _is_stale(finding.path):
+    if is_temporary(finding.path) or _is_nothing(finding.path):
         try:
             remove(finding.path, follow_links=finding.path.parent == finding.base_path)
         except FileNotFoundError:
@@ -372,10 +374,13 @@ def _generation_of(path: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _is_stale(path: Path) -> bool:
-    """Whether a delta is in its base already."""
-    stored, generation, _ = _header_of(path.parent / REGION)
-    return bool(stored) and 0 < _generation_of(path) <= generation
+def _is_nothing(path: Path) -> bool:
+    """Whether a delta is in its base already, or has none."""
+    generation, base = _generation_of(path), path.parent / REGION
+    if not generation:
+        return False
+    stored, newest, _ = _header_of(base)
+    return generation <= newest if stored else not os.path.lexists(base)
 
 
 def _finding(kind: str, path: Path, detail: str, base: Path, removable: bool = False) -> Finding:

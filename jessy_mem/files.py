@@ -5,7 +5,9 @@
            --> region.mmap of generation N in place of all         the same
 
 What was published is what there is: a file that does not fit into the budget any more leaves its dimension evicted. A
-crash between publishing and unlinking is harmless, for the newest file wins, and what is under it says the same.
+crash between publishing and unlinking is harmless, for the newest file wins, and what is under it says the same. To
+forget is to unlink the base, durably, and then the deltas, which are nothing without one. Whoever writes next removes
+what a crash left.
 
 Writers of one base folder take turns by its lock, and look first at what others wrote. Where locks do nothing, the name
 of a delta is taken exclusively, who comes second looks again, and no base is written anew but by `compact`.
@@ -22,6 +24,7 @@ from pathlib import Path
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.stack import delta_generations
 from jessy_mem.batch import Batch, publish_many, without_frames
 from jessy_mem.errors import (
     AlreadyPublished,
@@ -30,6 +33,7 @@ from jessy_mem.errors import (
     ImmutableDimension,
     InvalidRegion,
     LimitExceeded,
+    MappingError,
     MemoryError,
     RegionNotFound,
 )
@@ -49,7 +53,7 @@ from jessy_mem.ids import IdRegister
 from jessy_mem.layout import delta_file
 from jessy_mem.publish import Buffer, NewFile, remove, replace
 
-__all__ = ["Files"]
+__all__ = ["Files", "deltas_of"]
 
 N_TRIES = 100  # against others that publish the same generation, where locks do nothing
 
@@ -65,6 +69,7 @@ class Files:
         self._ids = ids
         self._total_bytes = total_bytes
         self._batch = batch
+        self._swept: dict[int, int] = {}  # dimensions whose leftovers were removed: the generation of the base then
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder's lock."""
@@ -138,6 +143,7 @@ class Files:
         region = self.table.region(dimension)
         if region.immutable:
             raise ImmutableDimension(dimension)
+        self._sweep(dimension, region)
         return region
 
     def begin(self, dimension: int, changes: Changes, name: str) -> None:
@@ -145,7 +151,7 @@ class Files:
         place = self.table._place_of(dimension)
         packed = packed_base(dimension, name, changes)
         room_for(place, self._total_bytes, packed.n_bytes)
-        self.publish(NewFile(Path(place.path)), packed.pieces())
+        self.publish(self.new_file(dimension), packed.pieces())
         self.announce(dimension, "added", 1)
         with contextlib.suppress(ConsciousnessError):  # loaded when it is needed
             self.table.load_dimension(dimension)
@@ -187,20 +193,31 @@ class Files:
             if len(images) > 1:
                 self._publish_over(dimension, images, len(images), generation, merged(images, True, generation))
                 self._show(dimension, region, len(images), generation, {}, None)
-            for old in self.deltas_of(path):
-                if old.name <= os.path.basename(delta_file(os.fspath(path), generation)):  # a crash left it
-                    with contextlib.suppress(OSError):
-                        remove(old)
         return path
 
-    def deltas_of(self, base: Path) -> list[Path]:
-        """The deltas beside the file of a dimension, oldest first."""
-        first, last = (os.path.basename(delta_file(os.fspath(base), number)) for number in (0, 10**16 - 1))
-        try:
-            names = os.listdir(base.parent)
-        except FileNotFoundError:
-            return []
-        return [base.parent / name for name in sorted(names) if len(name) == len(first) and first <= name <= last]
+    def new_file(self, dimension: int) -> NewFile:
+        """The base of a dimension that has none. Deltas that a crash left there are nothing, and are not to lie on it.
+
+        MappingError if they cannot be removed. Under the folder's lock.
+        """
+        base = Path(self.table._place_of(dimension).path)
+        leftovers = deltas_of(base)
+        if leftovers and not os.path.lexists(base):
+            for leftover in leftovers:
+                try:
+                    remove(leftover)
+                except OSError as error:
+                    raise MappingError.of(error, leftover) from error
+        return NewFile(base)
+
+    def _sweep(self, dimension: int, region: MmapRegion) -> None:
+        """Remove the deltas that a crash left and the base holds; once for each base that is met."""
+        generation = region._stack[0].generation
+        if self._swept.get(dimension) != generation:
+            for old in deltas_of(Path(self.table._place_of(dimension).path), generation):
+                with contextlib.suppress(OSError):
+                    remove(old)
+            self._swept[dimension] = generation
 
     def _merged(self, images: Sequence[Image], n: int, generation: int, change: PackedRegion) -> PackedRegion | None:
         """The newest `n` files and a change; None if one is damaged: that is no reason to learn no more."""
@@ -246,6 +263,12 @@ class Files:
             done = table._restack(dimension, region, stack, changes.keys())
         if not done:  # another thread has loaded it anew meanwhile
             table._refresh_dimension(dimension)
+
+
+def deltas_of(base: Path, newest: int | None = None) -> list[Path]:
+    """The deltas beside the file of a dimension, oldest first; with `newest` those of no later generation."""
+    path = os.fspath(base)
+    return [Path(delta_file(path, each)) for each in delta_generations(path) if newest is None or each <= newest]
 
 
 def _image_of(packed: PackedRegion, region: MmapRegion) -> Image:

@@ -33,7 +33,7 @@ from jessy_mem.errors import (
     RegionNotFound,
     UnsavedLearning,
 )
-from jessy_mem.files import Files
+from jessy_mem.files import Files, deltas_of
 from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
@@ -314,7 +314,7 @@ class Learner:
                 if self.ids.name_of(dimension) is not None or own_file is not None:
                     self.ids.release(dimension, durable=own_file is not None)
                 if own_file is not None:
-                    withdraw(own_file, *self.files.deltas_of(own_file))
+                    withdraw(own_file, *deltas_of(own_file))
                     self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
                     self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
@@ -217,7 +216,7 @@ class Protos:
     def _file_of(self, dimension: int) -> NewFile:
         if dimension in self._left_behind:
             self._left_behind.pop(dimension).take_back()
-        return NewFile(Path(self.table._place_of(dimension).path))
+        return self._files.new_file(dimension)
 
     def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""

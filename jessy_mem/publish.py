@@ -280,20 +280,24 @@ def rename_new(name: str, new_name: str, folder: int) -> None:
 # Taking away ----------------------------------------------------------------------------------------------------------
 
 
-def withdraw(*targets: Path) -> None:
-    """Unlink files of one folder, in this order, and the folder if that can go then, durably. MappingError on failure.
+def withdraw(target: Path, *leftovers: Path) -> None:
+    """Unlink a file durably, then what is nothing without it, and the folder if that can go then.
 
-    LinkRefused if the folder is a link.
+    MappingError if the file cannot go; LinkRefused if the folder is a link. A leftover that cannot go stays.
     """
     try:
-        for target in targets:
-            with contextlib.suppress(FileNotFoundError):
-                remove(target)
-        _remove_empty(targets[0].parent)
+        with contextlib.suppress(FileNotFoundError):
+            remove(target)
+        if leftovers:  # none of them may be gone from the disk while the file is there
+            sync_folder(target.parent)
+        for leftover in leftovers:
+            with contextlib.suppress(OSError):
+                remove(leftover)
+        _remove_empty(target.parent)
     except OSError as error:
         if isinstance(error, ConsciousnessError):
             raise
-        raise MappingError.of(error, targets[0]) from error
+        raise MappingError.of(error, target) from error
 
 
 def remove(path: Path, follow_links: bool = False) -> None:

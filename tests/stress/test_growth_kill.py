@@ -37,6 +37,7 @@ def test_killed_before_each_system_call_of_a_life(tmp_path, durability):
 
 def check_survived(base, dimension, before, after, seen):
     jm.clean(jm.examine(base))
+    assert {finding.kind for finding in jm.examine(base)} <= {"no dimension"}
     found = grower.stored(base, dimension)
     possible = [life.layers if life.is_file else {} for life in (before, after)]
     assert found in possible, "it is half done, or what was acknowledged is gone"

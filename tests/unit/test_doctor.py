@@ -179,12 +179,26 @@ def test_a_delta_that_is_needed_again_is_not_removed(tmp_path):
     assert delta(folder, 3).exists()
 
 
-def test_deltas_without_a_base(tmp_path):
+def test_deltas_without_a_base_are_nothing_and_are_removed(tmp_path):
     folder = grown(tmp_path)
-    (folder / "region.mmap").unlink()
-    assert {(each.kind, each.removable) for each in jm.examine(tmp_path)} == {("stray delta", False)}
-    jm.clean(jm.examine(tmp_path))
-    assert delta(folder, 2).exists()
+    base = folder / "region.mmap"
+    kept = base.read_bytes()
+    base.unlink()
+    with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
+        assert not memory.load_all().loaded
+        with pytest.raises(jm.DimensionNotFound):
+            memory.load_dimension(15)
+    findings = jm.examine(tmp_path)
+    assert [(each.kind, each.path, each.removable) for each in findings] == [
+        ("stray delta", delta(folder, 2), True),
+        ("stray delta", delta(folder, 3), True),
+    ]
+    base.write_bytes(kept)  # put back, from a copy, after it was examined
+    assert jm.clean(findings) == []
+    base.unlink()
+    assert jm.clean(findings) == findings
+    assert jm.examine(tmp_path) == []
+    assert not folder.exists()
 
 
 def test_a_delta_of_another_dimension(tmp_path):

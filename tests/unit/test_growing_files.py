@@ -236,6 +236,99 @@ def test_deltas_that_a_crash_left_are_removed(tmp_path):
         assert files_of(tmp_path, dimension) == ["region.mmap"]
 
 
+def test_deltas_that_a_crash_left_are_removed_by_who_writes_next(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        memory.append_layer(dimension, spec(50))
+        (delta,) = (tmp_path / "D15").glob("delta-*")
+        left = delta.read_bytes()
+        memory.compact(dimension)
+        expected = contents(memory, dimension)
+    delta.write_bytes(left)
+    with manager(tmp_path) as memory:
+        memory.load_dimension(dimension)
+        assert contents(memory, dimension) == expected
+        assert delta.exists()
+        memory.append_layer(dimension, spec(51))
+        assert files_of(tmp_path, dimension) == ["delta-0000000000000003.mmap", "region.mmap"]
+    assert reopened(tmp_path, dimension) == expected | {5: content_of(51, 51)}
+
+
+def half_forgotten(base, name="Learned"):
+    """A dimension of which a kill left the deltas."""
+    with manager(base) as memory:
+        dimension = file_of(memory, name=name)
+        memory.append_layer(dimension, spec(50))
+        memory.update_layer((dimension, 0), spec(51))
+        with mock.patch("jessy_mem.publish.remove", lambda path, *_: path.name == "region.mmap" and path.unlink()):
+            memory.forget(dimension)
+        assert memory.find(name) is None
+    assert files_of(base, dimension) == ["delta-0000000000000002.mmap", "delta-0000000000000003.mmap"]
+    return dimension
+
+
+def test_half_forgotten_dimension_is_forgotten(tmp_path):
+    dimension = half_forgotten(tmp_path)
+    with manager(tmp_path) as memory:
+        assert memory.names() == {}
+        assert not memory.load_all().loaded
+        assert memory.ensure_dimension("Learned", [spec(1)]) == dimension + 1
+        with pytest.raises(jm.DimensionNotFound):
+            memory.load_dimension(dimension)
+        for change in (lambda: memory.append_layer(dimension, spec(1)), lambda: memory.forget(dimension)):
+            with pytest.raises(jm.RegionNotFound):
+                change()
+
+
+@pytest.mark.parametrize("way", ["crystallize", "ensure", "append", "build", "import"])
+def test_what_a_forgotten_dimension_left_never_comes_back(tmp_path, way):
+    """Whoever writes a new base in its place: the register is lost, or the id is given by hand."""
+    dimension = half_forgotten(tmp_path)
+    folder = tmp_path / f"D{dimension}"
+    if way == "build":
+        builder = jm.RegionBuilder(dimension, "Learned").add_layer(spec(7))
+        builder.write(folder / "region.mmap")
+        assert jm.MmapRegion(dimension, folder / "region.mmap").generation == 4
+    elif way == "import":
+        with manager(tmp_path / "other") as memory:
+            assert memory.ensure_dimension("Learned", [spec(7)]) == dimension
+        jm.export_base(tmp_path / "other", tmp_path / "other.tar")
+        assert jm.import_base(tmp_path / "other.tar", tmp_path).added == [dimension]
+    else:
+        moved = tmp_path / "moved"
+        folder.rename(moved)
+        (tmp_path / ".jessy_mem.lock").unlink()
+        with manager(tmp_path) as memory:
+            specs = [] if way == "append" else [spec(7)]
+            make = memory.create_proto_dimension if way == "crystallize" else memory.ensure_dimension
+            reserve = memory._learner.ids.reserve
+
+            def late(*args, **options):
+                found = reserve(*args, **options)
+                moved.rename(folder)
+                return found
+
+            with mock.patch.object(memory._learner.ids, "reserve", late):
+                assert make("Learned", specs) == dimension
+            if way == "append":
+                memory.append_layer(dimension, spec(7))
+    assert reopened(tmp_path, dimension) == {0: content_of(7, 7)}
+    if way != "build":
+        assert files_of(tmp_path, dimension) == ["region.mmap"]
+    jm.clean(jm.examine(tmp_path))
+    assert jm.examine(tmp_path) == []
+    assert files_of(tmp_path, dimension) == ["region.mmap"]
+
+
+def test_region_that_is_built_over_a_stack_takes_the_place_of_all_of_it(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        memory.extend(dimension, [spec(50)])
+        memory.append_layer(dimension, spec(51))
+    jm.RegionBuilder(dimension, "Learned").add_layer(spec(7)).write(jm.region_path(tmp_path, dimension))
+    assert reopened(tmp_path, dimension) == {0: content_of(7, 7)}
+
+
 # Room ----------------------------------------------------------------------------------------------------------------
 
 

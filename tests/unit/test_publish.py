@@ -293,6 +293,27 @@ def test_withdrawn_in_the_order_that_was_asked_for(tmp_path):
     assert not folder.exists()
 
 
+def test_what_is_nothing_without_the_file_goes_when_that_is_gone_from_the_disk_and_may_stay(tmp_path):
+    folder = tmp_path / "D15"
+    folder.mkdir()
+    for name in ("region.mmap", "delta"):
+        (folder / name).touch()
+    seen = []
+
+    def fsync(fd):
+        seen.append(sorted(os.listdir(folder)))
+
+    def unlink(name, **options):
+        if name == "delta":
+            raise OSError(errno.EIO, "I/O error")
+        os.remove(name, **options)
+
+    with mock.patch("os.fsync", fsync), mock.patch("os.unlink", unlink):
+        withdraw(folder / "region.mmap", folder / "delta")
+    assert seen[0] == ["delta"]
+    assert sorted(os.listdir(folder)) == ["delta"]
+
+
 # Many -------------------------------------------------------------------------------------------------------------
 
 

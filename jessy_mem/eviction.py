@@ -45,7 +45,7 @@ class Policy(Protocol):
         """Remove and return the key to evict next, one that `evictable` allows; None if there is none."""
 
     def put_back(self, keys: Sequence[int]) -> None:
-        """Undo: `keys`, the last that `victim` gave, in that order, stay after all, and are the next to go."""
+        """Undo: `keys`, of the last that `victim` gave, in that order, stay after all, and are the next to go."""
 
     def __len__(self) -> int: ...
 
@@ -119,6 +119,7 @@ class Sieve:
 
     def put_back(self, keys: Sequence[int]) -> None:
         hand = self._hand
+        keys = [key for key in keys if key not in self._nodes]
         for key in keys:
             node = self._nodes[key] = _Node(key)
             node.older, node.newer = hand.older, hand
@@ -183,8 +184,11 @@ class Ranked:
 
     def put_back(self, keys: Sequence[int]) -> None:
         for key in keys:
-            rank = self._ranks[key] = self._given.pop(key)
-            heappush(self._heap, rank)
+            if key in self._given and key not in self._ranks:
+                rank = self._ranks[key] = self._given.pop(key)
+                heappush(self._heap, rank)
+            else:  # something was inserted since
+                self.insert(key)
 
     def _search(self, evictable: Callable[[int], bool]) -> int | None:
         """Remove and return the first key in the heap that can go; set aside those before it."""

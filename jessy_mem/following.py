@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from typing import Protocol
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.errors import ConsciousnessError
+from jessy_mem.growth import Announce
 
 __all__ = ["ChangeCallback", "Changes", "Followed", "Following"]
 
@@ -185,6 +187,18 @@ class Following:
             if number == self._number + 1:
                 self._number = number
             self._set_gate(table)
+
+    def announcer(self, reference: weakref.ref[Followed]) -> Announce:
+        """Tells others what a table did; also at the end of that, when nobody but the page is left to tell it to."""
+
+        def announce(dimension: int, what: str, generation: int) -> None:
+            table = reference()
+            if table is None:
+                self._page.append(dimension, what, generation)  # type: ignore[arg-type]
+            else:
+                self.announce(table, dimension, what, generation)
+
+        return announce
 
     def call(self, callback: ChangeCallback) -> None:
         """Tell `callback` of what others do, from now on."""

@@ -1,49 +1,58 @@
 """MmapManager: the public face of the library.
 
-Reading is compiled and lives in LayerRegistry; which regions are mapped, and who pays for them, is RegionTable's; what
-layers there are, LayerTable's; what is learned, and what happens to it at the end, LearnableTable's. Here is what else
-a user calls: loading, reading, the pool, addresses and numbers.
+Reading a layer is compiled and lives in LayerRegistry; which regions are mapped, and who pays, is RegionTable's.
+Here is what a user calls, and what it means; how each is done is in the part that it asks.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any, Unpack
+import weakref
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import RLock
+from typing import Any, Self, TypeVar, Unpack, overload
 
+from jessy_mem import ending
+from jessy_mem._core.changes import ChangePage
+from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
+from jessy_mem._core.view import LayerView
+from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
-from jessy_mem.errors import (
-    ConsciousnessError,
-    DimensionAlreadyLoaded,
-    LayerNotFound,
-    ManagerClosed,
-    OutOfBounds,
-    RegionNotFound,
-)
+from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
+from jessy_mem.errors import ConsciousnessError, LayerNotFound, OutOfBounds, RegionNotFound
+from jessy_mem.following import ChangeCallback, Changes, Following
+from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, LayerId
-from jessy_mem.learnable import LearnableTable, keep_open, open_tables
+from jessy_mem.learning import Learner
+from jessy_mem.loading import Loader
+from jessy_mem.locking import renew_in_child
 from jessy_mem.names import dimensions_in
 from jessy_mem.pressure import PressureCallback
+from jessy_mem.reading import check_where, contexts_of, copied, with_attributes
+from jessy_mem.relief import EvictCallback
 from jessy_mem.report import Times, state_of, stats_of
+from jessy_mem.snapshot import Snapshot
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
+from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
+from jessy_mem.uptake import Uptake
 
 __all__ = ["MmapManager", "open_managers"]
 
-logger = logging.getLogger("jessy_mem")
+T = TypeVar("T")
 
 
 def open_managers() -> list[MmapManager]:
     """The managers of this process that are open, oldest first; keeps none of them alive. Thread-safe."""
-    return [table for table in open_tables() if isinstance(table, MmapManager)]
+    return [each for each in ending.open_ones() if isinstance(each, MmapManager)]
 
 
-class MmapManager(LearnableTable):
+class MmapManager(RegionTable):
     """Maps the dimensions of a base folder and serves their layers without a copy, under one hard budget.
 
     Parameters
@@ -66,6 +75,8 @@ class MmapManager(LearnableTable):
     0
     """
 
+    number: int = 0  # names it among those of this process; 0: it was not made to the end
+
     def __init__(
         self,
         total_memory_mb: int | float | str | None = None,
@@ -74,11 +85,23 @@ class MmapManager(LearnableTable):
         **overrides: Unpack[MemoryOptions],
     ) -> None:
         made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
-        super().__init__(made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb))
+        made = made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb)
+        super().__init__(made)
+        page, follows = ChangePage(made.base_path), made.follow == "auto"
+        self._following = Following(page, follows, self._lock)
+        self._ids = IdRegister(os.fspath(made.base_path), self.layout, made.lock_timeout_s)
+        # Weak references: else both were a cycle. Other parts are given the table with each call.
+        announce = self._following.announcer(weakref.ref(self))
+        self._learner = Learner(weakref.proxy(self), self._ids, self.layout, made, announce)
+        self._relieve = self._learner.relief.relieve
+        self._uptake = Uptake(made, self._catalogue, self._learner.protos.disown)
+        self._loader = Loader(made.simulation == "always")
         self._times = Times()
-        self._skipped: dict[int, str] = {}  # why, of those that load_all could not load
+        if follows:
+            self._follow_page(page)
+        renew_in_child(self)
         self._following.catch_up(self)  # with what was told meanwhile; it calls all of the table, which stands now
-        keep_open(self)
+        ending.keep_open(self)
 
     # Loading
 
@@ -94,22 +117,8 @@ class MmapManager(LearnableTable):
         if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
             dimension = LayerId.checked((dimension_id, 0)).dimension
 
-        self._unloaded.discard(dimension)
-
-        def load() -> MmapRegion:
-            if dimension in self._regions or dimension in self._evicted:
-                raise DimensionAlreadyLoaded(dimension)
-            if path is not None:
-                self._opener.name_path(dimension, os.path.abspath(path))
-            try:
-                region = self._open_region(dimension)
-            except BaseException:
-                self._opener.forget_path(dimension)
-                raise
-            self._install(dimension, region)
-            return region
-
-        region = self._changing(dimension, load)
+        self._uptake.unwanted.discard(dimension)
+        region = self._loader.load(self, dimension, path)
         record_since(self._times.loads, begin_ticks, self._timed)
         return region
 
@@ -120,49 +129,8 @@ class MmapManager(LearnableTable):
         simulated ones are replaced by their file if it has appeared.
         """
         self._check_open()
-        loaded: list[int] = []
-        simulated: list[int] = []
-        skipped: dict[int, Exception] = {}
         found = dimensions_in(self.config.base_path)
-        with self._lock:
-            dimensions = sorted({*self.layout.dimensions, *self._regions, *self._evicted, *found})
-        for dimension in dimensions:
-            try:
-                source = self._load_or_refresh(dimension)
-            except ManagerClosed:
-                raise
-            except ConsciousnessError as error:
-                if self._skipped.get(dimension) != str(error):  # told once, however often it is tried
-                    logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
-                self._skipped[dimension] = str(error)
-                # The frames of its traceback would keep this report, and the manager, in a cycle.
-                error.__traceback__ = error.__context__ = None
-                skipped[dimension] = error
-            else:
-                self._skipped.pop(dimension, None)
-                (simulated if source == "simulated" else loaded).append(dimension)
-        return LoadReport(loaded, simulated, skipped)
-
-    def _load_or_refresh(self, dimension: int) -> str:
-        """Make sure that `dimension` is loaded, from its file if there is one; returns its source."""
-        while True:  # again if another thread loads or unloads it meanwhile
-            source = self._source_of(dimension)
-            if source is None:
-                with contextlib.suppress(DimensionAlreadyLoaded):
-                    return self.load_dimension(dimension).source
-                continue
-            replaceable = source == "simulated" and self.config.simulation != "always"
-            if replaceable and os.path.exists(self._place_of(dimension).path):
-                with contextlib.suppress(RegionNotFound):
-                    self.reload_dimension(dimension)
-                source = self._source_of(dimension)
-            if source is not None:
-                return source
-
-    def _source_of(self, dimension: int) -> str | None:
-        """Where a loaded dimension came from; one that is evicted stays so, and nothing is held afterwards."""
-        known = self._known(dimension)
-        return None if known is None else known.source
+        return self._loader.load_all(self, sorted({*self.layout.dimensions, *self._loaded_ids(), *found}))
 
     def unload_dimension(self, dimension_id: int) -> None:
         """Let go of a dimension; views of it live on. RegionNotFound if it is not loaded."""
@@ -171,7 +139,7 @@ class MmapManager(LearnableTable):
             if dimension not in self._evicted and self._loaded(dimension).source == "pool":
                 raise RegionNotFound(dimension, "it is a proto-dimension; crystallize it, or forget it")
             self._remove(dimension)
-            self._unloaded.add(dimension)
+            self._uptake.unwanted.add(dimension)
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """Map the file that is there now, and swap it in; returns (old generation, new generation).
@@ -181,33 +149,9 @@ class MmapManager(LearnableTable):
         content, or does not say that it is immutable too.
         """
         begin_ticks = now_ticks()
-        dimension = self._checked(dimension_id)
-
-        def swap() -> tuple[int, int]:
-            # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
-            old, region = self._regions.get(dimension), None
-            try:
-                old_generation, region = self._reopened(dimension, old)
-                self._install(dimension, region)
-            finally:
-                old = region = None
-            return old_generation, self._regions[dimension].generation
-
-        generations = self._changing(dimension, swap)
+        (generations,) = self._loader.reload(self, [self._checked(dimension_id)], nullcontext())
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
-
-    def _reopened(self, dimension: int, old: MmapRegion | None) -> tuple[int, MmapRegion]:
-        """The generation of `old`, or of what is evicted, and the region that may take its place. Under the lock."""
-        known = old or self._evicted.get(dimension)
-        try:
-            if known is None:
-                raise RegionNotFound(dimension)
-            if known.source == "pool":
-                raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
-            return known.generation, self._open_region(dimension, known.source)._in_place_of(old)
-        finally:
-            old = known = None  # a traceback would go on holding them
 
     def reload_many(self, dimension_ids: Iterable[int]) -> list[tuple[int, int]]:
         """Reload several dimensions in one step: no reader sees a new one, and after that an old one.
@@ -218,28 +162,16 @@ class MmapManager(LearnableTable):
         """
         begin_ticks = now_ticks()
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
-
-        def swap() -> list[tuple[int, int]]:
-            # Held, the old regions are not evicted to make room; and no traceback may go on holding any.
-            old = [self._regions.get(dimension) for dimension in dimensions]
-            new: list[tuple[int, MmapRegion]] = []
-            try:
-                for dimension, region in zip(dimensions, old, strict=True):
-                    new.append(self._reopened(dimension, region))
-                with self._following.swapping(self):
-                    for dimension, (_, region) in zip(dimensions, new, strict=True):
-                        self._install(dimension, region)
-                return [(generation, region.generation) for generation, region in new]
-            finally:
-                region = None
-                old.clear()
-                new.clear()
-
-        generations = self._changing(dimensions[0], swap) if dimensions else []
+        generations = self._loader.reload(self, dimensions, self._following.swapping(self))
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
-    # Reading; access_layer and load_context are LayerRegistry's, layers and the Mapping LayerTable's
+    def user_dimensions(self) -> list[int]:
+        """The user-specific dimensions that are loaded (ids from 1000), ascending."""
+        self._check_open()
+        return sorted(filter(self.layout.is_user, self._loaded_ids()))
+
+    # Reading; access_layer and load_context are LayerRegistry's
 
     def region(self, dimension_id: int) -> MmapRegion:
         """The region of a loaded dimension, mapped again if it was evicted; RegionNotFound.
@@ -256,30 +188,284 @@ class MmapManager(LearnableTable):
                 raise RegionNotFound(dimension, error.hint) from None
         return region
 
-    @contextlib.contextmanager
-    def record_trace(self, path: str | os.PathLike[str]) -> Iterator[TraceWriter]:
-        """Write the accesses made inside this context to `path`, for ``jessy-mem advise``; from all threads.
+    def layers(
+        self,
+        dimension: int | None = None,
+        keyword: str | None = None,
+        frequency: tuple[float, float] | None = None,
+        *,
+        name: str | None = None,
+        since_ns: int | None = None,
+        before_ns: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[LayerId]:
+        """The layers of all loaded dimensions that meet every condition, ascending.
 
-        >>> import tempfile
-        >>> with MmapManager(simulation="never") as memory, memory.record_trace(tempfile.mktemp()) as trace:
-        ...     trace.n_accesses
+        `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. `name` is a dimension's, or its
+        beginning followed by ``*``. A layer was made at `since_ns` or later, and before `before_ns` (Unix time in ns).
+        `where` are attributes that must be there and be equal; they are read from the files, of those layers only
+        that meet all other conditions. Evicted dimensions count as loaded.
+        """
+        check_where(where)
+        asked = (dimension, keyword, frequency)
+        then = self._pass_gate()
+        if then is not None:
+            return then.layers(*asked, name=name, since_ns=since_ns, before_ns=before_ns, where=where)
+        self._read_changed()
+        with self._lock:
+            self._check_open()
+            found = self._catalogue.indexed().find(*asked, name, since_ns, before_ns)
+        return with_attributes(self, found, where)
+
+    def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
+        """The layers of all paths as text, in path order; a layer named twice is there twice.
+
+        A layer that cannot be found is logged, skipped and listed in ``.missing``; with `strict` its LayerNotFound is
+        raised.
+        """
+        self._check_open()
+        return contexts_of(self, paths, strict)
+
+    def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
+        """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
+        self._check_open()
+        return copied(self, layer_ids)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Read, inside the block, what is loaded at its beginning: of one moment, over all dimensions.
+
+        Gives an object that reads like the manager; what this thread (or task of asyncio) reads of the manager itself
+        inside the block (layers, contexts, the Mapping, but not `region`) comes from it, too. Others read what is new.
+        What was mapped stays mapped, charged and not evicted meanwhile. Snapshots may be nested: the inner one is of
+        its own beginning. Thread-safe.
+
+        >>> from jessy_mem import MmapManager
+        >>> with MmapManager(simulation="never") as memory, memory.snapshot() as then:
+        ...     len(then)
         0
         """
         self._check_open()
-        with TraceWriter(path) as trace:
-            with self._lock:
-                self._use_tracers(self._tracing.add(trace))
-            try:
-                yield trace
-            finally:
-                with self._lock:
-                    self._use_tracers(self._tracing.remove(trace))
-
-    def user_dimensions(self) -> list[int]:
-        """The user-specific dimensions that are loaded (ids from 1000), ascending."""
-        self._check_open()
+        self._following.stop(self)
+        self._read_changed()
         with self._lock:
-            return sorted(filter(self.layout.is_user, {*self._regions, *self._evicted}))
+            self._following.catch_up(self)
+            snapshot = Snapshot(self)
+        try:
+            with self._following.inside(self, snapshot):
+                yield snapshot
+        finally:
+            snapshot._end()
+            self._following.tell(self)
+
+    # The Mapping; __getitem__ is LayerRegistry's
+
+    def __len__(self) -> int:
+        """How many layers are loaded."""
+        then = self._pass_gate()
+        if then is not None:
+            return len(then)
+        self._read_changed()
+        with self._lock:
+            return self._catalogue.count_layers()
+
+    def __contains__(self, layer_id: object) -> bool:
+        then = self._pass_gate()
+        if then is not None:
+            return layer_id in then
+        try:
+            dimension, layer = LayerId.of(layer_id)  # type: ignore[arg-type]
+        except TypeError:
+            return False
+        region = self._regions.get(dimension)
+        if region is not None:
+            return region._has_layer(layer)
+        if dimension not in self._evicted:
+            return False
+        self._read_changed()
+        with self._lock:
+            return self._catalogue.indexed().has_layer(dimension, layer)
+
+    def __iter__(self) -> Iterator[LayerId]:
+        return iter(self.layers())
+
+    def keys(self) -> KeysView[LayerId]:
+        """The LayerIds, as a view of what is loaded now."""
+        return KeysView(self)
+
+    def values(self) -> ValuesView[LayerView]:
+        """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[LayerId, LayerView]:
+        """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
+        return ItemsView(self)
+
+    @overload
+    def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...
+    @overload
+    def get(self, layer_id: tuple[int, int], default: T, /) -> LayerView | T: ...
+    def get(self, layer_id: tuple[int, int], default: T | None = None, /) -> LayerView | T | None:
+        """What `access_layer` returns, or `default` if there is no such layer."""
+        try:
+            return self.access_layer(layer_id)
+        except LayerNotFound:
+            return default
+
+    def __bool__(self) -> bool:
+        """Whether it is open, however many layers there are."""
+        return not self._closed
+
+    # What others change
+
+    def refresh(self) -> Changes:
+        """Compare all that is loaded with the files, and follow what other processes did; returns what that was.
+
+        Nobody needs it where the page of changes works: the next access sees a change by itself. It always works. What
+        changed is reloaded, what is gone is dropped; learned dimensions that were not known are known then, and mapped
+        on their first access, but for those that were unloaded. What cannot be read stays what it was, and is logged.
+        Thread-safe; readers wait meanwhile.
+        """
+        self._check_open()
+        with UnmapTogether():
+            changes = self._following.refresh(self)
+        self._settle()
+        self._following.tell(self)
+        return changes
+
+    def on_change(self, callback: ChangeCallback) -> None:
+        """Call ``callback(dimension_id, what)`` for each dimension that another process changed, from now on.
+
+        `what` is "added", "changed" or "removed". Not for what this manager does itself. It is called after the change
+        is visible here, by the thread whose access or `refresh` found it, outside every lock; an exception in it is
+        logged and stops nothing.
+        """
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable")
+        self._check_open()
+        self._following.call(callback)
+
+    # Learning
+
+    def create_proto_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
+        """Put a new dimension into the pool; returns its id: 15.., or 1000.. with `user`.
+
+        Its layers are readable at once (source "pool") and found by keyword and frequency. The id is never given again
+        in this base folder, and the name is its own as long as this process lives, and for good once it has a file.
+        When the pool is full, `on_full` of the configuration decides. Raises DimensionExists, LimitExceeded,
+        AllocationFailed, ReadOnly, ValueError for what a RegionBuilder refuses, MappingError or LockTimeout if the base
+        folder cannot be written. Thread-safe.
+        """
+        return self._learner.create(name, layers, user)
+
+    def ensure_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
+        """The id of the dimension of that name, which is loaded if it has a file, and made if there is none.
+
+        Of any number of threads and processes that ask at once, all get the same id. A new one is a file at once, so
+        that all can read it: of `layers`, or of what is appended first. Errors are those of `create_proto_dimension`
+        but DimensionExists, and of `load_dimension`. Thread-safe.
+        """
+        self._pass_gate()
+        return self._learner.ensure(name, layers, user)
+
+    def find(self, name: str) -> int | None:
+        """The id of the dimension that has the name, the lowest if several files came with it; None if none has.
+
+        Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
+        """
+        self._pass_gate()
+        return self._learner.find(name)
+
+    def names(self) -> dict[str, int]:
+        """The names of all that is loaded or has a file, and which dimension has each. Thread-safe."""
+        self._pass_gate()
+        known = self._learner.names()
+        with self._lock:
+            loaded = sorted(((region.name, each) for each, region in self._regions.items()), reverse=True)
+        return {**dict(loaded), **known}
+
+    def append_layer(self, dimension_id: int, spec: LayerSpec) -> LayerId:
+        """Add a layer to a proto-dimension, or to a dimension that has a file; returns its id.
+
+        What it costs does not depend on the layers that are there. With ``durability="each"`` a file's change is on the
+        disk when this returns. A dimension that is not loaded is loaded. Who holds views keeps their bytes; a number is
+        not given again. RegionNotFound, also for what is simulated or was loaded from a path of the caller's own;
+        ImmutableDimension, LimitExceeded, ReadOnly; MappingError or LockTimeout if the base folder cannot be written;
+        ValueError if the number of the layer is taken. On any error nothing has changed. Thread-safe.
+        """
+        return self._learner.append(dimension_id, spec)
+
+    def extend(self, dimension_id: int, specs: Iterable[LayerSpec]) -> list[LayerId]:
+        """Add many layers as one change, with one fsync: all of them or none; returns their ids, in their order.
+
+        Errors are those of `append_layer`. Thread-safe.
+        """
+        return self._learner.extend(dimension_id, specs)
+
+    def update_layer(self, layer_id: tuple[int, int], spec: LayerSpec) -> LayerId:
+        """Replace a layer; returns its id. Who holds the old view keeps the old bytes.
+
+        Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
+        """
+        return self._learner.update(layer_id, spec)
+
+    def remove_layer(self, layer_id: tuple[int, int]) -> None:
+        """Remove a layer; its number is not given again. Who holds a view keeps the bytes.
+
+        Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
+        """
+        self._learner.remove(layer_id)
+
+    def compact(self, dimension_id: int) -> Path:
+        """Write the files of a dimension as one, its base; returns its path. It is done now and then anyway.
+
+        Errors are those of `append_layer`, ChecksumMismatch and InvalidRegion for damage; RegionNotFound also for a
+        proto-dimension. Thread-safe.
+        """
+        return self._learner.compact(dimension_id)
+
+    def crystallize(self, dimension_id: int) -> Path:
+        """Make a proto-dimension a region file, durable and atomic; returns the file's path.
+
+        A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
+        ImmutableDimension, MappingError, ReadOnly) the proto-dimension is still there, whole, and nothing is left of
+        the file. A file that another wrote in its place is not overwritten: AlreadyPublished. A dimension that is
+        crystallized already is left as it is. Blocks go with their last view. Thread-safe.
+        """
+        return self._learner.crystallize(dimension_id)
+
+    def crystallize_many(self, dimension_ids: Iterable[int] | None = None) -> list[Path]:
+        """Make several proto-dimensions files, all of them by default; returns the paths in their order.
+
+        The files are written and fsynced side by side, which is several times as fast as one by one. One that fails
+        stays a proto-dimension and stops no other; then the error of the first is raised at the end. Thread-safe.
+        """
+        return self._learner.crystallize_many(dimension_ids)
+
+    def sync(self) -> None:
+        """Make everything durable that was learned with ``durability="batch"``; MappingError. Thread-safe."""
+        self._learner.sync()
+
+    def forget(self, dimension_id: int) -> None:
+        """Remove a learned dimension for good, its files too; views of it live on. Durable when it returns.
+
+        Its name is free then, its id is not given again. ImmutableDimension for core and immutable dimensions;
+        RegionNotFound for one that is not there, or was loaded from a path of the caller's own. After a MappingError
+        the files may be gone, or some: call it again. Thread-safe.
+        """
+        self._learner.forget(dimension_id)
+        self._settle()
+
+    def on_evict(self, callback: EvictCallback) -> None:
+        """Call ``callback(dimension_id, reason, n_bytes)`` for each proto-dimension dropped with ``on_full="drop"``.
+
+        `reason` is "drop". Called with no lock that a reader could wait for; an exception in it is logged and stops
+        nothing.
+        """
+        if not callable(callback):
+            raise TypeError(f"{callback!r} is not callable")
+        self._check_open()
+        self._learner.relief.on_evict(callback)
 
     # The pool
 
@@ -350,6 +536,86 @@ class MmapManager(LearnableTable):
         self._check_open()
         self._pressure.call(callback)
 
+    @contextmanager
+    def record_trace(self, path: str | os.PathLike[str]) -> Iterator[TraceWriter]:
+        """Write the accesses made inside this context to `path`, for ``jessy-mem advise``; from all threads.
+
+        >>> import tempfile
+        >>> with MmapManager(simulation="never") as memory, memory.record_trace(tempfile.mktemp()) as trace:
+        ...     trace.n_accesses
+        0
+        """
+        self._check_open()
+        with TraceWriter(path) as trace:
+            with self._lock:
+                self._use_tracers(self._tracing.add(trace))
+            try:
+                yield trace
+            finally:
+                with self._lock:
+                    self._use_tracers(self._tracing.remove(trace))
+
+    # The end
+
+    def close(self) -> None:
+        """Let go of everything; views and blocks live on with their holders. May be called twice.
+
+        Before, proto-dimensions become files, or what else `on_close` of the configuration says. UnsavedLearning with
+        "raise" if there are any, and the error of one that cannot be written: the manager stays open then.
+        """
+        ending.close(self)
+
+    def __del__(self) -> None:
+        ending.end_unreferenced(self)
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except ConsciousnessError:
+            if error is None:  # else that one is told, the manager stays open, and its end warns
+                raise
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._regions)} dimensions"
         return f"<MmapManager {self.config.base_path}: {state}>"
+
+    # What LayerRegistry asks of whoever has layers
+
+    def _pass_gate(self) -> Snapshot | None:
+        """Follow what others did, and tell of it; the snapshot that this thread reads in, if it does. No lock held."""
+        self._check_open()
+        following = self._following
+        snapshot = following.snapshot()
+        if snapshot is None:
+            if following.stop(self):
+                self._settle()
+            following.tell(self)
+        return snapshot  # type: ignore[return-value]
+
+    def _look(self) -> bool:
+        return self._following.look(self)
+
+    # What Following asks (`Followed`); under the lock
+
+    def _all_dimensions(self) -> Iterable[int]:
+        return self._uptake.all_dimensions(self)
+
+    def _take_up(self, dimension: int, generation: int | None) -> str | None:
+        return self._uptake.take_up(self, dimension, generation)
+
+    def _forget_names(self) -> None:
+        self._ids.refresh()
+
+    # What a fork asks
+
+    def _renew(self) -> None:
+        # A thread that is not in the child may hold the old lock. What it was changing is found as it left it.
+        self._lock = RLock()
+        self._following.use_lock(self._lock)
+
+
+Mapping.register(MmapManager)

@@ -7,21 +7,26 @@ read. Of what was evicted only the generation is known, which is looked at when 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from typing import Any, TypeVar, overload
 
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.registry import LayerRegistry
+from jessy_mem._core.view import LayerView
+from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
 from jessy_mem.errors import LayerNotFound, ManagerClosed
 from jessy_mem.index import LayerIndex
 from jessy_mem.layout import LayerId
 from jessy_mem.opening import Stack
-from jessy_mem.reading import Reading, check_where
+from jessy_mem.reading import check_where, contexts_of, copied, with_attributes
 from jessy_mem.table import RegionTable
 
 __all__ = ["Snapshot"]
 
+T = TypeVar("T")
 
-class Snapshot(Reading):
+
+class Snapshot(LayerRegistry):
     """What is loaded at the moment when ``memory.snapshot()`` is entered, and can be read until it is left.
 
     Reads like the manager: `access_layer`, `load_context`, `load_contexts`, `read_many`, `layers`, and as a read-only
@@ -114,7 +119,17 @@ class Snapshot(Reading):
                     self._changed.put(each, region.layer_facts(), region.name)
             found = [each for each in found if each.dimension not in changed and self._knows(each.dimension)]
             found = sorted(found + [each for each in self._changed.find(*asked) if each.dimension in changed])
-        return [each for each in found if self._has_attributes(each, where)] if where else found
+        return with_attributes(self, found, where)
+
+    def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
+        """What `MmapManager.load_contexts` would have given then."""
+        self._check_open()
+        return contexts_of(self, paths, strict)
+
+    def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
+        """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
+        self._check_open()
+        return copied(self, layer_ids)
 
     def _knows(self, dimension: int) -> bool:
         return dimension in self._stacks or dimension in self._evicted
@@ -138,6 +153,8 @@ class Snapshot(Reading):
                 changed.add(dimension)
         return changed
 
+    # The Mapping; __getitem__ is LayerRegistry's
+
     def __len__(self) -> int:
         """How many layers were loaded."""
         self._check_open()
@@ -153,9 +170,38 @@ class Snapshot(Reading):
             return False
         return (self._regions.get(dimension) or self._restore(dimension, layer))._has_layer(layer)
 
+    def __iter__(self) -> Iterator[LayerId]:
+        return iter(self.layers())
+
+    def keys(self) -> KeysView[LayerId]:
+        """The LayerIds, as a view."""
+        return KeysView(self)
+
+    def values(self) -> ValuesView[LayerView]:
+        """The LayerViews, as a view; each is read as it is come to."""
+        return ValuesView(self)
+
+    def items(self) -> ItemsView[LayerId, LayerView]:
+        """Pairs of LayerId and LayerView, as a view; each is read as it is come to."""
+        return ItemsView(self)
+
+    @overload
+    def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...
+    @overload
+    def get(self, layer_id: tuple[int, int], default: T, /) -> LayerView | T: ...
+    def get(self, layer_id: tuple[int, int], default: T | None = None, /) -> LayerView | T | None:
+        """What `access_layer` returns, or `default` if there is no such layer."""
+        try:
+            return self.access_layer(layer_id)
+        except LayerNotFound:
+            return default
+
     def __bool__(self) -> bool:
         """Whether it can still be read, however many layers there are."""
         return self._table is not None
 
     def __repr__(self) -> str:
         return f"<Snapshot of {len(self._stacks) + len(self._evicted)} dimensions>" if self else "<Snapshot ended>"
+
+
+Mapping.register(Snapshot)

@@ -5,7 +5,7 @@ LayerRegistry reads the table without a lock; everything that changes it is here
 charged before they are mapped. Whatever charges the ledger is followed by `_settle`, outside the lock, which evicts,
 logs and calls back when a threshold was crossed.
 
-What is not here is handed in or asked: opening.py brings the bytes, holders.pyx knows who holds what, eviction.py who
+What is not here is handed in or asked: opening.py brings the bytes, holders.pyx knows who holds what, victims.py who
 goes first, pressure.py whom to tell; and how to make room when eviction cannot is the Learner's.
 """
 
@@ -26,6 +26,7 @@ from jessy_mem._core.mapping import Mapping as Mapped
 from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -42,9 +43,9 @@ from jessy_mem.eviction import make_policy
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
-from jessy_mem.reading import Reading
 from jessy_mem.stats import Lease, format_bytes
 from jessy_mem.trace import CallSites, Tracers
+from jessy_mem.victims import Victims
 
 __all__ = ["RegionTable"]
 
@@ -59,7 +60,7 @@ N_LOOKS = 5
 MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 
-class RegionTable(Reading):
+class RegionTable(LayerRegistry):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face.
 
     `_relieve(segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did; it is
@@ -88,7 +89,7 @@ class RegionTable(Reading):
         self._relieve: Callable[[str, AllocationFailed | LimitExceeded, bool], bool] = lambda *refused: False
         self._opener = Opener(config, self.layout)
         self._pressure = Pressure(config)
-        self._policy = make_policy(config.eviction_policy)  # of what may be evicted, held or not
+        self._victims = Victims(make_policy(config.eviction_policy), self._regions, self._holders)
         self._catalogue = Catalogue(self._regions, self.layout)
         self._evicted = self._catalogue.evicted
         self._n_evictions = self._n_failures = 0
@@ -198,18 +199,15 @@ class RegionTable(Reading):
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers of `dimension` find, in place of the one before."""
         self._holders.install(dimension, region)
-        if region.immutable or region.source == "pool":
-            self._policy.remove(dimension)
-        elif dimension not in self._policy:
-            self._policy.insert(dimension)
+        self._victims.put(dimension, region)
         self._catalogue.put(dimension, region)
         if self._n_visits > 2 * len(self._regions) + MIN_VISITS:
-            self._pass_on_visits()
+            self._victims.touch(self._take_visits())
 
     def _remove(self, dimension: int) -> None:
         """Let go of a dimension, mapped or evicted, and of all that is remembered of it; what is held is a lease."""
         if dimension in self._regions:
-            self._policy.remove(dimension)
+            self._victims.remove(dimension)
             self._holders.remove(dimension)
         self._catalogue.remove(dimension)
         self._opener.forget_path(dimension)
@@ -224,6 +222,20 @@ class RegionTable(Reading):
         """The region of a loaded dimension, or what is remembered of one that is evicted."""
         with self._lock:
             return self._regions.get(dimension) or self._evicted.get(dimension)
+
+    def _loaded_ids(self) -> set[int]:
+        """All dimensions that are loaded, mapped or evicted."""
+        with self._lock:
+            return {*self._regions, *self._evicted}
+
+    def _let_go(self) -> None:
+        """Be closed: hold no dimension and no memory of the pool. What others hold lives on."""
+        with self._lock, UnmapTogether():
+            self._closed = True
+            for dimension in list(self._regions):
+                self._holders.remove(dimension)
+            self._evicted.clear()
+            self._pool.close()
 
     def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
         """Let `stack` take the place of the region `old`, or of nothing; without one, the dimension is left unmapped.
@@ -308,6 +320,13 @@ class RegionTable(Reading):
         What cannot be reached is not begun: victims are chosen before the first is unmapped, and if all of them would
         not do, all stay. So a walk over what may go, N_LOOKS times at most, precedes nothing but a refusal.
         """
+
+        def is_here(dimension: int) -> bool:
+            return self.layout.segment_of(dimension).name == segment
+
+        def is_anywhere(dimension: int) -> bool:
+            return True
+
         n_looks = 0
         while True:
             with self._lock:
@@ -316,64 +335,31 @@ class RegionTable(Reading):
                 total_excess_bytes = self._ledger.used_bytes + n_bytes - bound_bytes
                 if excess_bytes <= 0 and total_excess_bytes <= 0:
                     return True
-                victims, n_held = self._choose_victims(segment, excess_bytes, total_excess_bytes)
+                self._victims.touch(self._take_visits())
+                victims, any_held = self._victims.choose(((excess_bytes, is_here), (total_excess_bytes, is_anywhere)))
                 with UnmapTogether():
-                    for victim in victims:
-                        self._evict(victim)
+                    self._victims.evict(victims, self._evict)
             if not victims:
                 n_looks += 1
-                if not n_held or n_looks == N_LOOKS:
+                if not any_held or n_looks == N_LOOKS:
                     return False
                 time.sleep(0)
 
-    def _choose_victims(self, segment: str, excess_bytes: int, total_excess_bytes: int) -> tuple[list[int], int]:
-        """What has to go, first in `segment`, then anywhere; nothing if all would not do. And how many were held."""
-        self._pass_on_visits()
-        victims: list[int] = []
-        freed_bytes = n_held = 0
-
-        def may_go(dimension: int) -> bool:
-            nonlocal n_held
-            if self._holders.freed_bytes(dimension):
-                return True
-            n_held += 1
-            return False
-
-        def may_go_here(dimension: int) -> bool:
-            return self.layout.segment_of(dimension).name == segment and may_go(dimension)
-
-        for missing_bytes, able in ((excess_bytes, may_go_here), (total_excess_bytes, may_go)):
-            while freed_bytes < missing_bytes:
-                victim = self._policy.victim(able)
-                if victim is None:
-                    self._policy.put_back(victims)
-                    return [], n_held
-                victims.append(victim)
-                freed_bytes += self._holders.freed_bytes(victim)
-        return victims, n_held
-
     def _evict_until(self, enough: Callable[[], bool]) -> None:
         """Evict what the policy gives up, until it is enough or nothing more can go. The caller holds the lock."""
-        self._pass_on_visits()
+        self._victims.touch(self._take_visits())
         with UnmapTogether():
-            while not enough() and (victim := self._policy.victim(self._is_free)) is not None:
-                self._evict(victim)
-
-    def _is_free(self, dimension: int) -> bool:
-        return self._holders.freed_bytes(dimension) > 0
+            self._victims.evict_until(enough, self._evict)
 
     def _evict(self, dimension: int) -> None:
-        """Unmap what the policy gave up."""
+        """Unmap a victim."""
         self._unmap(dimension)
         self._n_evictions += 1
 
-    def _pass_on_visits(self) -> None:
-        """Tell the policy what was read since it was last told."""
-        for dimension in self._take_visits():
-            self._policy.touch(dimension)
-
     def _restore(self, dimension: int, layer: int) -> MmapRegion:
         """The region of a dimension that the table does not hold: mapped again if it was evicted; LayerNotFound."""
+        if dimension not in self._evicted and dimension not in self._regions:
+            self._look()
 
         def restore() -> MmapRegion:
             region = self._regions.get(dimension)

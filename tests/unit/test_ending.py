@@ -123,7 +123,7 @@ def test_manager_that_was_not_made_ends_in_silence(tmp_path):
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="base_path"):
             jm.MmapManager(base_path=7)
-        with mock.patch("jessy_mem.learnable.Learner", side_effect=MemoryError), pytest.raises(MemoryError):
+        with mock.patch("jessy_mem.manager.Learner", side_effect=MemoryError), pytest.raises(MemoryError):
             manager(tmp_path)
         gc.collect()
 

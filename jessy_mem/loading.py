@@ -1,0 +1,170 @@
+"""Loading: how a dimension comes into the table by name, all of them at once, and how its file is exchanged."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.errors import (
+    ConsciousnessError,
+    DimensionAlreadyLoaded,
+    ManagerClosed,
+    RegionNotFound,
+)
+from jessy_mem.evicted import Evicted
+from jessy_mem.opening import Opener, Place
+from jessy_mem.stats import LoadReport
+
+__all__ = ["Loader", "Table"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("jessy_mem")
+
+
+class Table(Protocol):
+    """What is asked of the table of regions."""
+
+    _opener: Opener
+
+    @property
+    def _regions(self) -> Mapping[int, MmapRegion]:
+        """What is mapped."""
+
+    def _changing(self, dimension: int, change: Callable[[], T]) -> T:
+        """Do `change`, which maps `dimension`, under the lock; again if room could be made for it."""
+
+    def _known(self, dimension: int) -> MmapRegion | Evicted | None:
+        """The region of a loaded dimension, or what is remembered of one that is evicted."""
+
+    def _place_of(self, dimension: int) -> Place:
+        """Where the file of a dimension is, or would be."""
+
+    def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
+        """The region of a dimension, mapped and charged, but in no table yet."""
+
+    def _install(self, dimension: int, region: MmapRegion) -> None:
+        """Make `region` what readers find. Under the lock."""
+
+    def load_dimension(self, dimension_id: int) -> MmapRegion:
+        """`Loader.load`, counted and timed."""
+
+    def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
+        """`Loader.reload` of one, counted and timed."""
+
+
+class Loader:
+    """Loads and reloads the dimensions of a table. Thread-safe.
+
+    With `always_simulates` a simulated dimension is not replaced by its file.
+    """
+
+    def __init__(self, always_simulates: bool) -> None:
+        self._always_simulates = always_simulates
+        self._skipped: dict[int, str] = {}  # why, of those that `load_all` could not load
+
+    def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
+        """Map a dimension that is not known, from its own file or that at `path`."""
+
+        def load() -> MmapRegion:
+            if table._known(dimension) is not None:
+                raise DimensionAlreadyLoaded(dimension)
+            if path is not None:
+                table._opener.name_path(dimension, os.path.abspath(path))
+            try:
+                region = table._open_region(dimension)
+            except BaseException:
+                table._opener.forget_path(dimension)
+                raise
+            table._install(dimension, region)
+            return region
+
+        return table._changing(dimension, load)
+
+    def load_all(self, table: Table, dimensions: Iterable[int]) -> LoadReport:
+        """Load each that is not loaded yet; what cannot be is reported, and logged once."""
+        loaded: list[int] = []
+        simulated: list[int] = []
+        skipped: dict[int, Exception] = {}
+        for dimension in dimensions:
+            try:
+                source = self._load_or_refresh(table, dimension)
+            except ManagerClosed:
+                raise
+            except ConsciousnessError as error:
+                if self._skipped.get(dimension) != str(error):  # told once, however often it is tried
+                    logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
+                self._skipped[dimension] = str(error)
+                # The frames of its traceback would keep this report, and the manager, in a cycle.
+                error.__traceback__ = error.__context__ = None
+                skipped[dimension] = error
+            else:
+                self._skipped.pop(dimension, None)
+                (simulated if source == "simulated" else loaded).append(dimension)
+        return LoadReport(loaded, simulated, skipped)
+
+    def _load_or_refresh(self, table: Table, dimension: int) -> str:
+        """Make sure that `dimension` is loaded, from its file if there is one; returns its source."""
+        while True:  # again if another thread loads or unloads it meanwhile
+            source = _source_of(table, dimension)
+            if source is None:
+                with contextlib.suppress(DimensionAlreadyLoaded):
+                    return table.load_dimension(dimension).source
+                continue
+            replaceable = source == "simulated" and not self._always_simulates
+            if replaceable and os.path.exists(table._place_of(dimension).path):
+                with contextlib.suppress(RegionNotFound):
+                    table.reload_dimension(dimension)
+                source = _source_of(table, dimension)
+            if source is not None:
+                return source
+
+    def reload(
+        self, table: Table, dimensions: list[int], swapping: AbstractContextManager[object]
+    ) -> list[tuple[int, int]]:
+        """Map the files that are there now, and inside `swapping` put all in their places, or none.
+
+        Returns (old generation, new generation) of each.
+        """
+
+        def swap() -> list[tuple[int, int]]:
+            # Held, the old regions are not evicted to make room; and no traceback may go on holding any.
+            old = [table._regions.get(dimension) for dimension in dimensions]
+            new: list[tuple[int, MmapRegion]] = []
+            try:
+                for dimension, region in zip(dimensions, old, strict=True):
+                    new.append(_reopened(table, dimension, region))
+                with swapping:
+                    for dimension, (_, region) in zip(dimensions, new, strict=True):
+                        table._install(dimension, region)
+                return [(generation, region.generation) for generation, region in new]
+            finally:
+                region = None
+                old.clear()
+                new.clear()
+
+        return table._changing(dimensions[0], swap) if dimensions else []
+
+
+def _reopened(table: Table, dimension: int, old: MmapRegion | None) -> tuple[int, MmapRegion]:
+    """The generation of `old`, or of what is evicted, and the region that may take its place. Under the lock."""
+    known = old or table._known(dimension)
+    try:
+        if known is None:
+            raise RegionNotFound(dimension)
+        if known.source == "pool":
+            raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
+        return known.generation, table._open_region(dimension, known.source)._in_place_of(old)
+    finally:
+        old = known = None  # a traceback would go on holding them
+
+
+def _source_of(table: Table, dimension: int) -> str | None:
+    """Where a loaded dimension came from; one that is evicted stays so, and nothing is held afterwards."""
+    known = table._known(dimension)
+    return None if known is None else known.source

@@ -1,0 +1,104 @@
+"""Victims: what goes when room is needed, in the order of the policy, and chosen before the first is unmapped.
+
+A region that may go is the policy's as long as it is mapped: an error in the middle of an eviction, whatever it is,
+gives back what it left mapped. What an interruption took from the policy all the same is found again before anybody is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from jessy_mem._core.holders import Holders
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.eviction import Policy
+
+__all__ = ["Need", "Victims"]
+
+Need = tuple[int, Callable[[int], bool]]  # bytes that have to come free, and whether a dimension may be asked for them
+
+
+class Victims:
+    """Which of the mapped regions go. Not thread-safe: the owner locks."""
+
+    def __init__(self, policy: Policy, regions: Mapping[int, MmapRegion], holders: Holders) -> None:
+        self._policy = policy  # of what may be evicted, held or not
+        self._regions = regions
+        self._holders = holders
+
+    def put(self, dimension: int, region: MmapRegion) -> None:
+        """A region is mapped now."""
+        if region.immutable or region.source == "pool":
+            self._policy.remove(dimension)
+        elif dimension not in self._policy:
+            self._policy.insert(dimension)
+
+    def remove(self, dimension: int) -> None:
+        """A dimension is gone, and not as a victim."""
+        self._policy.remove(dimension)
+
+    def touch(self, dimensions: Iterable[int]) -> None:
+        """They were read since this was last called."""
+        for dimension in dimensions:
+            self._policy.touch(dimension)
+
+    def choose(self, needs: Sequence[Need]) -> tuple[list[int], bool]:
+        """What has to go to meet all `needs`; nothing if all that can go would not do. And whether any was held.
+
+        What is chosen is to be evicted.
+        """
+        victims, any_held = self._choose(needs)
+        if not victims and self._take_back_lost():
+            victims, any_held = self._choose(needs)
+        return victims, any_held
+
+    def _choose(self, needs: Sequence[Need]) -> tuple[list[int], bool]:
+        victims: list[int] = []
+        held: set[int] = set()
+        freed_bytes, is_enough = 0, False
+        try:
+            for missing_bytes, is_asked in needs:
+                can_go = partial(self._can_go, is_asked, held)
+                while freed_bytes < missing_bytes:
+                    victim = self._policy.victim(can_go)
+                    if victim is None:
+                        return [], bool(held)
+                    victims.append(victim)
+                    freed_bytes += self._holders.freed_bytes(victim)
+            is_enough = True
+            return victims, bool(held)
+        finally:
+            if not is_enough:
+                self._policy.put_back(victims)
+
+    def _can_go(self, is_asked: Callable[[int], bool], held: set[int], dimension: int) -> bool:
+        if not is_asked(dimension):
+            return False
+        if self._is_free(dimension):
+            return True
+        held.add(dimension)
+        return False
+
+    def evict(self, victims: list[int], unmap: Callable[[int], object]) -> None:
+        """Unmap what was chosen."""
+        try:
+            for victim in victims:
+                unmap(victim)
+        finally:
+            self._policy.put_back([victim for victim in victims if victim in self._regions])
+
+    def evict_until(self, enough: Callable[[], bool], unmap: Callable[[int], object]) -> None:
+        """Unmap one after the other, until it is enough or nothing more can go."""
+        while not enough() and (victim := self._policy.victim(self._is_free)) is not None:
+            self.evict([victim], unmap)
+
+    def _is_free(self, dimension: int) -> bool:
+        return self._holders.freed_bytes(dimension) > 0
+
+    def _take_back_lost(self) -> bool:
+        """Give the policy what can go and is not in it; whether there was any. Walks all regions."""
+        lost = [each for each, _ in self._holders.evictable() if each not in self._policy]
+        for dimension in lost:
+            self._policy.insert(dimension)
+        return bool(lost)

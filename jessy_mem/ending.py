@@ -9,12 +9,13 @@ import atexit
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
 from jessy_mem.learning import Learner
 
-__all__ = ["close", "end_unreferenced", "keep_open", "open_ones"]
+__all__ = ["Ending", "at_end", "close", "end_unreferenced", "keep_open", "open_ones"]
 
 
 class Ending(Protocol):
@@ -28,6 +29,9 @@ class Ending(Protocol):
     def _let_go(self) -> None:
         """Be closed: let go of all dimensions and of the pool."""
 
+
+at_end: list[Callable[[Ending], object]] = []
+"""Called with each manager that has just ended, without a lock; perhaps by the collector, so nothing there may wait."""
 
 _numbers = count(1)
 _open: weakref.WeakValueDictionary[int, Ending] = weakref.WeakValueDictionary()
@@ -48,9 +52,7 @@ def close(it: Ending) -> None:
     """Save what was learned, and let go of everything; UnsavedLearning, or why something cannot be saved."""
     while not it._closed:
         it._learner.end()
-        with it._lock:
-            if not it._learner.unsaved():  # what was learned meanwhile
-                _let_go(it)
+        _let_go(it, unless_unsaved=True)
 
 
 def end_unreferenced(it: Ending) -> None:
@@ -74,13 +76,17 @@ def _end(it: Ending) -> None:
         try:
             warnings.warn(message, ResourceWarning, stacklevel=2)
         finally:
-            _let_go(it)
+            _let_go(it, unless_unsaved=False)
 
 
-def _let_go(it: Ending) -> None:
+def _let_go(it: Ending, unless_unsaved: bool) -> None:
     with it._lock:
+        if it._closed or (unless_unsaved and it._learner.unsaved()):  # what was learned meanwhile
+            return
         it._let_go()
         _open.pop(it.number, None)
+    for tell in at_end:
+        tell(it)
 
 
 def _end_all() -> None:

@@ -2,7 +2,8 @@
 
 Names follow the conventions of Prometheus: base units (bytes, seconds) and ``_total`` for what only grows. Each sample
 carries the labels `base_path` and `manager`, the manager's number in this process, since two may share a folder.
-Neither Prometheus nor OpenTelemetry is imported before its adapter is called.
+Neither Prometheus nor OpenTelemetry is imported before its adapter is called. In Prometheus's multiprocess mode the
+same numbers go the way that workers.py describes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jessy_mem._core.budget import LEVELS
+from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem.manager import MmapManager, open_managers
 from jessy_mem.stats import LatencySummary, MemoryStats
+from jessy_mem.workers import Point, Points, is_multiprocess, publisher
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Asynchronous, CallbackOptions, Meter, Observation
@@ -26,6 +30,9 @@ __all__ = ["Sample", "metrics", "prometheus_collector", "register_opentelemetry"
 
 PRESSURES = ("ok", *LEVELS)
 TIMED = ("access", "first_touch", "load", "allocate", "deallocate", "crystallize")
+HISTOGRAM = "jessy_mem_operation_seconds"
+HISTOGRAM_HELP = "How long the timed operations took."
+BOUNDS_NS = tuple(64 * 4**power for power in range(15))  # 64 ns .. 17 s: edges of the histograms', so counts are exact
 QUANTILES = {"0.5": "p50", "0.9": "p90", "0.99": "p99", "0.999": "p999", "1": "max"}
 
 
@@ -191,27 +198,47 @@ def prometheus_collector(*managers: MmapManager) -> Collector:
     """A collector for a registry of prometheus_client, over `managers` or, at each scrape, all that are open then.
 
     It keeps no manager alive. Register it once: ``REGISTRY.register(prometheus_collector())``. A scrape may come from
-    any thread, and after a manager was closed. Needs the extra ``prometheus``.
+    any thread, and after a manager was closed. In the multiprocess mode of the client library the numbers of all
+    processes are what its MultiProcessCollector tells, and this collector adds nothing to a scrape: that it was made
+    begins a thread which publishes the numbers of this process each second. Needs the extra ``prometheus``.
     """
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
     from prometheus_client.registry import Collector
 
     chosen = _chosen(managers)
+    together = publisher(_points) if is_multiprocess() else None
+    if together is not None:
+        together.add(managers)
 
     def empty(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
         make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
         return make(family.name, family.help, labels=family.labels, unit=family.unit)
 
+    def empty_histogram() -> HistogramMetricFamily:
+        return HistogramMetricFamily(
+            HISTOGRAM, HISTOGRAM_HELP, labels=("base_path", "manager", "operation"), unit="seconds"
+        )
+
     class ManagerCollector(Collector):
         def describe(self) -> Iterable[Metric]:
-            return map(empty, FAMILIES)
+            return [*map(empty, FAMILIES), empty_histogram()]
 
         def collect(self) -> Iterable[Metric]:
-            for family, points in _measured(chosen()):
+            if together is not None:  # the client library's own collector tells the numbers of all processes
+                together.publish()
+                return
+            found = chosen()
+            for family, points in _measured(found):
                 metric = empty(family)
                 for labels, value in points:
                     metric.add_metric(list(labels.values()), value)
                 yield metric
+            histogram = empty_histogram()
+            for manager in found:
+                for operation, (buckets, sum_s) in _buckets(manager).items():
+                    n_below = list(zip(buckets, accumulate(buckets.values()), strict=True))
+                    histogram.add_metric([*_named(manager), operation], n_below, sum_s)
+            yield histogram
 
     return ManagerCollector()
 
@@ -256,11 +283,15 @@ def _label(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def _named(manager: MmapManager) -> tuple[str, str]:
+    return _label(manager.config.base_path), str(manager.number)
+
+
 def _measured(
     managers: Iterable[MmapManager], families: tuple[Family, ...] = FAMILIES
 ) -> Iterator[tuple[Family, list[tuple[dict[str, str], float]]]]:
     """For each family its points (labels, value), from one snapshot of each manager."""
-    snapshots = [((_label(manager.config.base_path), str(manager.number)), manager.get_stats()) for manager in managers]
+    snapshots = [(_named(manager), manager.get_stats()) for manager in managers]
     for family in families:
         points = [
             (dict(zip(family.labels, (*named, *own), strict=True)), value)
@@ -268,3 +299,42 @@ def _measured(
             for own, value in family.read(stats).items()
         ]
         yield family, points
+
+
+def _buckets(manager: MmapManager) -> dict[str, tuple[dict[str, int], float]]:
+    """By operation: the number of events from each bound to the next, by the upper one, and the seconds of all."""
+    return {operation: _bucketed(histogram) for operation, histogram in manager._histograms().items()}
+
+
+def _bucketed(histogram: LatencyHistogram) -> tuple[dict[str, int], float]:
+    counts, overflow = histogram.counts, histogram.overflow
+    edges = [0, *histogram.bucket_bounds_ns.searchsorted(BOUNDS_NS), len(counts)]
+    parts = [int(counts[begin:end].sum()) for begin, end in pairwise(edges)]
+    parts[-1] += overflow
+    bounds = [*(repr(bound / 1e9) for bound in BOUNDS_NS), "+Inf"]
+    return dict(zip(bounds, parts, strict=True)), sum(parts) * histogram.mean_ns / 1e9
+
+
+def _points(manager: MmapManager) -> Points:
+    """All numbers of a manager, for those who add them up with those of other processes."""
+    points = [
+        Point(
+            family.kind,
+            family.name.removesuffix("_total"),
+            family.name,
+            tuple(zip(family.own_labels, own, strict=True)),
+            value,
+            family.help,
+        )
+        for stats in (manager.get_stats(),)
+        for family in FAMILIES
+        for own, value in family.read(stats).items()
+    ]
+    for operation, (buckets, sum_s) in _buckets(manager).items():
+        labels = ("operation", operation)
+        for bound, n_events in buckets.items():
+            points.append(
+                Point("histogram", HISTOGRAM, f"{HISTOGRAM}_bucket", (labels, ("le", bound)), n_events, HISTOGRAM_HELP)
+            )
+        points.append(Point("histogram", HISTOGRAM, f"{HISTOGRAM}_sum", (labels,), sum_s, HISTOGRAM_HELP))
+    return Points(_label(manager.config.base_path), points)

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 from jessy_mem import ending
 from jessy_mem._core.changes import ChangePage
+from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
@@ -35,7 +36,7 @@ from jessy_mem.names import dimensions_in
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import check_where, contexts_of, copied, with_attributes
 from jessy_mem.relief import EvictCallback
-from jessy_mem.report import Times, state_of, stats_of
+from jessy_mem.report import Times, histograms_of, state_of, stats_of
 from jessy_mem.snapshot import Snapshot
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
 from jessy_mem.table import RegionTable
@@ -514,6 +515,9 @@ class MmapManager(RegionTable):
         With `residency` also what memory it really is, which costs system calls for each mapping.
         """
         return stats_of(self, self._learner, self._times, residency)
+
+    def _histograms(self) -> dict[str, LatencyHistogram]:
+        return histograms_of(self, self._learner, self._times)
 
     def dump_state(self) -> dict[str, Any]:
         """All there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""

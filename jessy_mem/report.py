@@ -11,7 +11,7 @@ from jessy_mem.learning import Learner
 from jessy_mem.stats import LatencySummary, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import RegionTable
 
-__all__ = ["Times", "state_of", "stats_of"]
+__all__ = ["Times", "histograms_of", "state_of", "stats_of"]
 
 
 class Times:
@@ -23,13 +23,25 @@ class Times:
         self.deallocations = LatencyHistogram()
 
 
+def histograms_of(table: RegionTable, learner: Learner, times: Times) -> dict[str, LatencyHistogram]:
+    """Whatever is timed, and how long it took."""
+    return {
+        "access": table._hits,
+        "first_touch": table._first_touches,
+        "load": times.loads,
+        "allocate": times.allocations,
+        "deallocate": times.deallocations,
+        "crystallize": learner.protos.crystallizations,
+    }
+
+
 def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool) -> MemoryStats:
     """One consistent snapshot of everything counted."""
     with table._lock:
         n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated = table._holders.survey()
         total, pressure, segments = table._ledger.snapshot()
         pool = table._pool.stats()
-        access = _summary(table._hits)
+        timed = {name: _summary(each) for name, each in histograms_of(table, learner, times).items()}
         used_bytes, limit_bytes, peak_bytes = total
         evicted = table._evicted
         simulated += evicted.simulated
@@ -47,13 +59,13 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             evictable_bytes=evictable_bytes,
             pinned_bytes=pinned_bytes,
             peak_usage_bytes=peak_bytes,
-            avg_access_latency_us=access.mean_ns / 1000,
-            access_latency=access,
-            first_touch_latency=_summary(table._first_touches),
-            load_latency=_summary(times.loads),
-            allocate_latency=_summary(times.allocations),
-            deallocate_latency=_summary(times.deallocations),
-            crystallize_latency=_summary(learner.protos.crystallizations),
+            avg_access_latency_us=timed["access"].mean_ns / 1000,
+            access_latency=timed["access"],
+            first_touch_latency=timed["first_touch"],
+            load_latency=timed["load"],
+            allocate_latency=timed["allocate"],
+            deallocate_latency=timed["deallocate"],
+            crystallize_latency=timed["crystallize"],
             access_count=table._access_count,
             load_count=times.loads.n_events,
             allocation_count=times.allocations.n_events,

@@ -141,9 +141,14 @@ class MemoryConfig:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> MemoryConfig:
-        """Read the fields from the table ``[jessy_mem]`` of a TOML file, or from its top level if there is none."""
-        with Path(path).open("rb") as file:
-            table = tomllib.load(file)
+        """Read the fields from the table ``[jessy_mem]`` of a TOML file, or from its top level if there is none.
+
+        ValueError for what is no TOML, or no configuration.
+        """
+        try:
+            table = tomllib.loads(given.text_of(path))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
         fields = table.get("jessy_mem", table)
         if not isinstance(fields, dict):
             raise ValueError(f"jessy_mem: {fields!r} is not a table")

@@ -7,12 +7,15 @@ Decimal, Fraction. Text is no number. Nothing here imports anything else of the 
 from __future__ import annotations
 
 import math
+import os
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from operator import index
+from pathlib import Path
 from typing import Any
 
-__all__ = ["amount", "flag", "folded", "integer", "integer_in", "number", "scalar", "words"]
+__all__ = ["amount", "flag", "folded", "integer", "integer_in", "number", "scalar", "text_of", "words"]
 
 
 def integer(value: Any) -> int:
@@ -98,6 +101,16 @@ def folded(text: str) -> str:
         return text.lower()
     # Unicode's canonical caseless matching (definition D145), but composed: the same texts are equal.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def text_of(path: str | os.PathLike[str]) -> str:
+    """The text of a file, with or without a byte order mark; ValueError names the file if it is not UTF-8."""
+    data = Path(path).read_bytes().removeprefix(BOM_UTF8)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{os.fspath(path)}:{line}: byte {data[error.start]:#04x} is not UTF-8") from None
 
 
 def scalar(value: Any) -> Any:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
-from jessy_mem.given import integer
+from jessy_mem.given import integer, text_of
 
 __all__ = [
     "MAX_LAYER",
@@ -211,8 +211,12 @@ class MemoryLayout:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> MemoryLayout:
-        """Read a plan from a file such as the bundled ``dimensions.json``."""
-        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a plan from a file such as the bundled ``dimensions.json``; ValueError for what is no plan."""
+        try:
+            plan = json.loads(text_of(path))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{os.fspath(path)}:{error.lineno}: {error.msg}") from None
+        return cls(plan)
 
     @classmethod
     def free(cls, total_mb: int | float) -> MemoryLayout:

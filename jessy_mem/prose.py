@@ -41,7 +41,7 @@ class _Noun:
 class _Grammar:
     def __init__(self) -> None:
         self.folder = data_folder()
-        parts = json.loads((self.folder / "grammar.json").read_text(encoding="utf-8"))
+        parts = json.loads((self.folder / "grammar.json").read_text(encoding="utf-8-sig"))
         words = {kind: ", ".join(lines).replace(",,", ",").split(", ") for kind, lines in parts["nouns"].items()}
         self.nouns = {word: _Noun(word) for word in words["mass"]}
         self.nouns |= {word: _Noun(word, plural=True) for word in words["plural"]}
@@ -130,7 +130,7 @@ def _bundled(dimension: DimensionPlan, layer: LayerPlan) -> Sequence[Sequence[st
 @cache  # of 56 short texts, for dimensions that are evicted and simulated again
 def _bundled_paragraphs(dimension: int, layer: int) -> Sequence[Sequence[str]]:
     folder = os.path.join(_grammar().folder, "content", dimension_folder(dimension))
-    with open(os.path.join(folder, f"{layer}.md"), encoding="utf-8") as file:
+    with open(os.path.join(folder, f"{layer}.md"), encoding="utf-8-sig") as file:
         blocks = file.read().strip().split("\n\n")
     return tuple(tuple(_SENTENCE_END.split(block)) for block in blocks if not block.startswith("#"))
 

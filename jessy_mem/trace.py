@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import weakref
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -176,7 +177,7 @@ def read_trace(path: str | os.PathLike[str]) -> list[Access]:
 
     ValueError names the file and the byte offset where it is not a trace; OSError if it cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = Path(path).read_bytes().removeprefix(BOM_UTF8)
     if not data.startswith(_HEADER):
         if _HEADER.startswith(data):
             return []  # cut off before the first access

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -14,9 +15,8 @@ from typing import Any
 import jessy_mem as jm
 from jessy_mem.cli.paths import Problems
 
-__all__ = ["BYTE_ORDER_MARK", "DimensionSource", "Plan", "decoded", "read_plan"]
+__all__ = ["DimensionSource", "Plan", "decoded", "read_plan"]
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
 DIMENSION_KEYS = {"id", "name", "size_mb", "frequency", "frequency_band", "immutable", "layers"}
 LAYER_KEYS = {"layer", "depth", "frequency", "keywords"}
@@ -79,7 +79,7 @@ def read_plan(path: Path) -> Plan:
 def decoded(path: Path, raw: bytes) -> str:
     """The text of a file, without a byte order mark; Problems names the line that is not UTF-8."""
     try:
-        return raw.removeprefix(BYTE_ORDER_MARK).decode()
+        return raw.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise Problems([f"{path}:{line}: byte {error.object[error.start]:#04x} is not UTF-8"]) from None

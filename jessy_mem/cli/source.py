@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 import jessy_mem as jm
 from jessy_mem.cli.front_matter import FrontMatterError, front_matter
 from jessy_mem.cli.paths import REGION, Problems, dimension_of, shortened
-from jessy_mem.cli.plan import BYTE_ORDER_MARK, DimensionSource, decoded, read_plan
+from jessy_mem.cli.plan import DimensionSource, decoded, read_plan
 
 __all__ = ["Source", "read_source", "read_text", "unused_keys"]
 
@@ -176,7 +177,7 @@ def _read_layer(path: Path, layer: int, dimension: DimensionSource, compress: bo
 
 def read_text(path: Path, raw: bytes) -> tuple[dict[str, Any], bytes, list[str]]:
     """What the front matter of a text says, what follows it, and its keys that are not used. Problems."""
-    raw = raw.removeprefix(BYTE_ORDER_MARK)
+    raw = raw.removeprefix(BOM_UTF8)
     try:
         facts, n_lines, unused = front_matter(decoded(path, raw))
     except FrontMatterError as error:

@@ -185,7 +185,7 @@ def test_import_of_the_package_imports_no_exporter_of_others():
 
 
 def exposition(registry):
-    """What a scrape gives, parsed back: {(name, label value, ...): value}; histograms, which no sample has, left out."""
+    """What a scrape gives, parsed back: {(name, label value, ...): value}; without histograms."""
     from prometheus_client import generate_latest
     from prometheus_client.parser import text_string_to_metric_families
 

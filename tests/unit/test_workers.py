@@ -183,7 +183,9 @@ def test_slot_is_the_lowest_that_is_free(tmp_path):
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_slot_of_a_killed_process_is_free(tmp_path, end):
-    code = "import sys; from jessy_mem.workers import claim_slot; print(claim_slot(sys.argv[1])[0], flush=True); input()"
+    code = (
+        "import sys; from jessy_mem.workers import claim_slot; print(claim_slot(sys.argv[1])[0], flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

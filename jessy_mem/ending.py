@@ -1,19 +1,27 @@
 """The end of a manager: by `close`, by its last reference, or by the normal end of the program. The same each time.
 
 What `on_close` says is done with what was learned. Where nothing can be raised, what is lost is a ResourceWarning.
+
+HAZARD: a last reference may go anywhere, for the collector runs anywhere: also inside a call of another manager, which
+holds the folder's lock that this end needs, or a lock that the holder of the folder's lock waits for. So an end by the
+last reference never waits for a thread of this process: it is late then, and happens when that thread lets go.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Protocol
 
+from jessy_mem.config import MemoryConfig
 from jessy_mem.learning import Learner
+from jessy_mem.locking import after_release, is_busy
 
 __all__ = ["Ending", "at_end", "close", "end_unreferenced", "keep_open", "open_ones"]
 
@@ -21,6 +29,7 @@ __all__ = ["Ending", "at_end", "close", "end_unreferenced", "keep_open", "open_o
 class Ending(Protocol):
     """What is asked of a manager that is to end."""
 
+    config: MemoryConfig
     number: int  # 0: it was not made to the end
     _closed: bool
     _lock: threading.RLock
@@ -35,6 +44,22 @@ at_end: list[Callable[[Ending], object]] = []
 
 _numbers = count(1)
 _open: weakref.WeakValueDictionary[int, Ending] = weakref.WeakValueDictionary()
+
+
+class Late:
+    """The end of a manager whose last reference is gone: it comes when this goes, and an error in it reaches nobody."""
+
+    def __init__(self, it: Ending) -> None:
+        self.folder = it.config.base_path
+        self._it = it
+        self._pid = os.getpid()
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():  # a child that was forked meanwhile owns nothing of it
+            _end_bound(self._it)
+
+
+_late: list[Late] = []
 
 
 def keep_open(it: Ending) -> None:
@@ -56,9 +81,25 @@ def close(it: Ending) -> None:
 
 
 def end_unreferenced(it: Ending) -> None:
-    """The end by the last reference: `it` is whole, but in a cycle weak references to it are dead already."""
+    """The end by the last reference; late, if a thread of this process has the folder's lock."""
     if not it.number or it._closed:  # half made
         return
+    if is_busy(it.config.base_path):
+        _late.append(Late(it))
+        _end_late()  # if that thread let go meanwhile, it did not see this one
+    else:
+        _end_bound(it)
+
+
+def _end_late() -> None:
+    """Let those end that need not wait any more."""
+    for late in [late for late in _late if not is_busy(late.folder)]:
+        with suppress(ValueError):  # another thread was faster
+            _late.remove(late)
+
+
+def _end_bound(it: Ending) -> None:
+    """The end of what is whole; in a cycle weak references to it are dead already."""
     it._learner.bind(it)  # type: ignore[arg-type]
     try:
         _end(it)
@@ -91,8 +132,10 @@ def _let_go(it: Ending, unless_unsaved: bool) -> None:
 
 def _end_all() -> None:
     """The end of the program, when threads that are waited for are done and logging still works."""
+    _late.clear()
     for it in open_ones():
         _end(it)
 
 
 atexit.register(_end_all)
+after_release(_end_late)

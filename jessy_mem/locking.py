@@ -13,6 +13,7 @@ import random
 import stat
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from weakref import WeakSet
 
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 
-__all__ = ["FolderLock", "is_alive", "process_key", "renew_in_child"]
+__all__ = ["FolderLock", "after_release", "is_alive", "is_busy", "process_key", "renew_in_child"]
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO is not waited for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.01
@@ -51,10 +52,32 @@ def _forked() -> None:
         with suppress(OSError):
             os.close(fd)
     _descriptors.clear()
+    _busy.clear()
     for it in list(_renewables):
         it._renew()
     _process_key.cache_clear()
     _gate.release()
+
+
+# What must not wait for a thread that may wait for it, or be itself: it asks, and is called when that thread is done.
+_busy: set[FolderLock] = set()  # which a thread of this process has, or waits for
+_after_release: list[Callable[[], object]] = []
+
+
+def is_busy(folder: str | os.PathLike[str]) -> bool:
+    """Whether a thread of this process has the lock of `folder`, or waits for it; by whatever path."""
+    return any(_is_same(os.path.dirname(lock.path), folder) for lock in list(_busy))
+
+
+def after_release(act: Callable[[], object]) -> None:
+    """Call `act` whenever a thread of this process has let go of a lock, from now on. It must raise nothing."""
+    _after_release.append(act)
+
+
+def _is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samefile(one or ".", other or ".")
+    return False
 
 
 os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_forked)
@@ -88,6 +111,7 @@ class FolderLock:
         depth = self._depth
         try:
             if not depth:
+                _busy.add(self)
                 self._take(deadline)
             self._depth = depth + 1
             return self._fd
@@ -95,7 +119,7 @@ class FolderLock:
             self._depth = depth
             if not depth:
                 self._drop()
-            self._mutex.release()
+            self._leave()
             raise
 
     def __exit__(
@@ -108,7 +132,17 @@ class FolderLock:
                 self._drop()
         finally:
             self._depth -= 1
-            self._mutex.release()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let other threads in; the caller has dropped the file, if it was the last that needs it."""
+        is_free = not self._depth
+        if is_free:
+            _busy.discard(self)
+        self._mutex.release()
+        if is_free:
+            for act in _after_release:
+                act()
 
     def adopt(self, fd: int) -> None:
         """Go on with another open file, locked already, that takes the place of this one. The lock is held."""

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from unittest import mock
 
@@ -15,6 +16,7 @@ import pytest
 from world import content_of, manager
 
 import jessy_mem as jm
+from jessy_mem import ending
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -107,6 +109,101 @@ def test_manager_in_a_cycle_saves(tmp_path):
     del memory, cycle
     gc.collect()
     assert saved(tmp_path) == [f"D{dimension}"]
+
+
+@pytest.fixture
+def collected_by_hand():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+@pytest.mark.parametrize("in_a_cycle", [True, False])
+@pytest.mark.parametrize("path", ["base", "link"])
+def test_last_reference_that_goes_inside_a_call_of_another_manager_saves_after_it(tmp_path, path, in_a_cycle):
+    """The thread that has the folder's lock would wait for itself."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    held = [manager(folder)]
+    dimension = learn(held[0])
+    if in_a_cycle:
+        held[0].cycle = held[0]
+    with manager(tmp_path / path) as other:
+        with other._ids.locked():
+            with other._ids.locked():
+                held.clear()
+                gc.collect()
+            assert saved(folder) == []
+        assert saved(folder) == [f"D{dimension}"]
+        assert other.region(dimension).source == "mmap"
+    assert not ending._late
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+def test_last_reference_waits_for_no_thread_that_may_wait_for_this_one(tmp_path):
+    other, held = manager(tmp_path), [manager(tmp_path)]
+    dimension = learn(held[0])
+    inside = threading.Event()
+
+    def change():
+        with other._ids.locked():
+            inside.set()
+            with other._lock:
+                pass
+
+    thread = threading.Thread(target=change)
+    with other._lock:
+        thread.start()
+        inside.wait()
+        held.clear()
+        assert saved(tmp_path) == []
+    thread.join()
+    assert saved(tmp_path) == [f"D{dimension}"]
+    other.close()
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+def test_last_reference_that_goes_while_another_folder_is_busy_saves_at_once(tmp_path):
+    held = [manager(tmp_path / "one")]
+    dimension = learn(held[0])
+    with manager(tmp_path / "other") as other, other._ids.locked():
+        held.clear()
+        assert saved(tmp_path / "one") == [f"D{dimension}"]
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_late_end_that_loses_something_is_told_and_fails_nobody(tmp_path):
+    held = [manager(tmp_path, on_close="raise")]
+    dimension = learn(held[0])
+    told = []
+    with manager(tmp_path) as other, mock.patch("sys.unraisablehook", lambda args: told.append(str(args.exc_value))):
+        with other._ids.locked():
+            held.clear()
+            assert told == []
+        assert len(told) == 1
+        assert f"D{dimension}" in told[0]
+    assert not ending._late
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forked_child_ends_nothing_that_is_late_in_its_parent(tmp_path):
+    held = [manager(tmp_path)]
+    held[0].cycle = held[0]
+    dimension = learn(held[0])
+    del held[0]
+    with manager(tmp_path) as other:
+        with other._ids.locked():
+            gc.collect()
+            pid = os.fork()
+            if pid == 0:
+                ending._end_all()
+                os._exit(len(saved(tmp_path)))
+            assert os.waitpid(pid, 0)[1] == 0
+        assert saved(tmp_path) == [f"D{dimension}"]
 
 
 @pytest.mark.parametrize("fault", ["raise", "disk full"])

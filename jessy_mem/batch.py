@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from jessy_mem.errors import ConsciousnessError, MappingError
 from jessy_mem.locking import renew_in_child
-from jessy_mem.publish import Buffer, NewFile, sync_folder
+from jessy_mem.publish import Buffer, NewFile, sync_folder, sync_whole, unsynced_in
 
 __all__ = ["Batch", "publish_many", "side_by_side", "without_frames"]
 
@@ -61,6 +61,9 @@ def _about(failure: Failure, path: Path) -> ConsciousnessError:
 
 class Batch:
     """Files that have their names and are not durable yet: `sync` makes them, all at once. Thread-safe.
+
+    As long as one is not, a mark in its mode says so (layout.UNSYNCED_MODE), also after a power cut. What is made
+    durable may lie on what another process has not made so: that becomes durable with it.
 
     Only new files: what replaces another is always durable, for what it replaces may have been.
     """
@@ -110,8 +113,12 @@ class Batch:
         with self._syncing:
             with self._lock:
                 files = list(self._waiting.values())
+            others = _others_beside(files)
             errors = side_by_side(NewFile.sync, files)
             failed = _sync_folders(files)
+            for path, failure in zip(others, side_by_side(sync_whole, others), strict=True):
+                if failure is not None:
+                    failed[path.parent] = failure
             with self._lock:
                 for file, error in zip(files, errors, strict=True):
                     reason = error or next((failed[f] for f in file.folders() if f in failed), None)
@@ -123,6 +130,13 @@ class Batch:
                 self._failed = {path: each for path, each in self._failed.items() if each[0].is_there()}
                 for path, (_, reason) in self._failed.items():
                     raise _about(reason, path) from reason
+
+
+def _others_beside(files: Iterable[NewFile]) -> list[Path]:
+    """What other processes have written into the folders of files, and not made durable yet."""
+    own = {file.path for file in files}
+    folders = dict.fromkeys(path.parent for path in own)
+    return [path for folder in folders for path in unsynced_in(folder) if path not in own]
 
 
 def _sync_folders(files: Iterable[NewFile]) -> dict[Path, Failure]:

@@ -1,7 +1,8 @@
 """What crashes, copies and damaged disks leave in a base folder: found by `examine`, removed by `clean`.
 
-Nothing but stray temporary files, empty folders and deltas that nobody reads, for they are in their base already or
-have none, is ever removed: a damaged region may still hold layers that can be saved.
+Nothing but stray temporary files, empty folders, deltas that nobody reads, for they are in their base already or have
+none, and what a power cut tore before it was on the disk is ever removed: a damaged region may still hold layers that
+can be saved.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from jessy_mem._core.changes import CHANGES_NAME, ChangePage
 from jessy_mem._core.image import Image, map_file
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.stack import delta_generations, open_delta
+from jessy_mem._core.stack import delta_generations, is_torn, open_delta
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError, DimensionNotFound, MappingError
 from jessy_mem.ids import LOCK_NAME, IdRegister
 from jessy_mem.layout import (
@@ -49,9 +50,9 @@ REGION = "region.mmap"
 class Finding:
     """One thing that is wrong in a base folder.
 
-    `kind` is "stray temporary", "empty folder", "stale delta", "stray delta", "damaged", "wrong id", "duplicate id",
-    "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension"; `n_bytes` is the size
-    of the file, and `removable` says that `clean` removes it.
+    `kind` is "stray temporary", "empty folder", "stale delta", "stray delta", "torn", "damaged", "wrong id",
+    "duplicate id", "duplicate name", "too large", "misnamed folder", "unreadable", "no page" or "no dimension";
+    `n_bytes` is the size of the file, and `removable` says that `clean` removes it.
     """
 
     kind: str
@@ -217,9 +218,11 @@ def clean(findings: Iterable[Finding]) -> list[Finding]:
 def _remove(finding: Finding) -> bool:
     """Whether there was something to remove, and it is gone now."""
     folder = finding.path
-    if is_temporary(finding.path) or _is_nothing(finding.path):
+    if is_temporary(finding.path) or _is_nothing(finding.path) or is_torn(os.fspath(finding.path)):
         try:
             remove(finding.path, follow_links=finding.path.parent == finding.base_path)
+            for generation in delta_generations(os.fspath(finding.path)) if finding.path.name == REGION else ():
+                remove(_delta_of(finding.path, generation))  # which were nothing from the beginning
         except FileNotFoundError:
             return False
         folder = finding.path.parent
@@ -257,11 +260,14 @@ def _examine_regions(base: Path, regions: dict[Path, list[int]], progress: Progr
                 yield _finding("wrong id", file, detail, base)
             if is_delta and held and held != (stored or held):
                 continue  # said already; what else is wrong with it is another dimension's
+            torn = is_torn(os.fspath(file))
             for error in verify_region(file, progress=report):
                 if getattr(error, "errno", None) == errno.ENOENT and not os.path.lexists(file):  # gone, just now
                     continue
-                kind = "unreadable" if isinstance(error, OSError) else "damaged"
-                yield _finding(kind, file, _without_path(error, file), base)
+                kind = "unreadable" if isinstance(error, OSError) else "torn" if torn else "damaged"
+                yield _finding(kind, file, _without_path(error, file), base, removable=torn)
+                if torn:  # it goes as a whole
+                    break
             n_stack_bytes += n_bytes
         slot_bytes = default_layout().slot_bytes(folder)
         if n_stack_bytes > slot_bytes:

@@ -24,7 +24,7 @@ from pathlib import Path
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.stack import delta_generations
+from jessy_mem._core.stack import delta_generations, is_torn
 from jessy_mem.batch import Batch, publish_many, without_frames
 from jessy_mem.errors import (
     AlreadyPublished,
@@ -51,9 +51,9 @@ from jessy_mem.growth import (
 )
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import delta_file
-from jessy_mem.publish import Buffer, NewFile, remove, replace
+from jessy_mem.publish import Buffer, NewFile, remove, replace, sync_whole
 
-__all__ = ["Files", "deltas_of"]
+__all__ = ["Files", "deltas_of", "has_base"]
 
 N_TRIES = 100  # against others that publish the same generation, where locks do nothing
 
@@ -132,7 +132,7 @@ class Files:
         if known is not None and known.source == "simulated":
             raise RegionNotFound(dimension, f"it is simulated: there is no file at {place.path} to change")
         if known is None:
-            if not os.path.lexists(place.path):
+            if not has_base(place.path):
                 if self._ids.is_empty(dimension):
                     return None
                 raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
@@ -196,28 +196,31 @@ class Files:
         return path
 
     def new_file(self, dimension: int) -> NewFile:
-        """The base of a dimension that has none. Deltas that a crash left there are nothing, and are not to lie on it.
+        """The base of a dimension that has none. What a crash left there is nothing, and is not to lie on it.
 
-        MappingError if they cannot be removed. Under the folder's lock.
+        MappingError if it cannot be removed. Under the folder's lock.
         """
         base = Path(self.table._place_of(dimension).path)
-        leftovers = deltas_of(base)
-        if leftovers and not os.path.lexists(base):
-            for leftover in leftovers:
-                try:
-                    remove(leftover)
-                except OSError as error:
-                    raise MappingError.of(error, leftover) from error
+        is_there = has_base(base)
+        leftovers = [] if is_there else deltas_of(base)
+        if not is_there and os.path.lexists(base):
+            leftovers.insert(0, base)
+        for leftover in leftovers:
+            try:
+                remove(leftover)
+            except OSError as error:
+                raise MappingError.of(error, leftover) from error
         return NewFile(base)
 
     def _sweep(self, dimension: int, region: MmapRegion) -> None:
-        """Remove the deltas that a crash left and the base holds; once for each base that is met."""
-        generation = region._stack[0].generation
-        if self._swept.get(dimension) != generation:
-            for old in deltas_of(Path(self.table._place_of(dimension).path), generation):
+        """Remove the deltas that a crash left and nobody reads; once for each base that is met."""
+        base = region._stack[0]
+        if self._swept.get(dimension) != base.generation:
+            in_base = deltas_of(Path(base.path), base.generation)
+            for old in (*in_base, *(each for each in deltas_of(Path(base.path)) if is_torn(os.fspath(each)))):
                 with contextlib.suppress(OSError):
                     remove(old)
-            self._swept[dimension] = generation
+            self._swept[dimension] = base.generation
 
     def _merged(self, images: Sequence[Image], n: int, generation: int, change: PackedRegion) -> PackedRegion | None:
         """The newest `n` files and a change; None if one is damaged: that is no reason to learn no more."""
@@ -238,6 +241,8 @@ class Files:
             else:
                 # What takes the place of files that are on the disk must be there before they go.
                 durable = self._batch is None or any(Path(image.path) not in self._batch for image in old)
+                if durable:
+                    _make_durable(images[: len(images) - n])
                 self.publish(NewFile(Path(delta_file(base, generation))), pieces, durable)
         for image in old:
             with contextlib.suppress(OSError):
@@ -265,10 +270,26 @@ class Files:
             table._refresh_dimension(dimension)
 
 
+def has_base(path: str | os.PathLike[str]) -> bool:
+    """Whether a dimension has its file; one that a power cut tore before anybody was told of it is none."""
+    return os.path.lexists(path) and not is_torn(os.fspath(path))
+
+
 def deltas_of(base: Path, newest: int | None = None) -> list[Path]:
     """The deltas beside the file of a dimension, oldest first; with `newest` those of no later generation."""
     path = os.fspath(base)
     return [Path(delta_file(path, each)) for each in delta_generations(path) if newest is None or each <= newest]
+
+
+def _make_durable(images: Iterable[Image]) -> None:
+    """Let what is durable lie on nothing that is not, because another process has not synced it; MappingError."""
+    for image in images:
+        if image.unsynced:
+            try:
+                sync_whole(Path(image.path))
+            except OSError as error:
+                raise MappingError.of(error, image.path) from error
+            image.unsynced = False
 
 
 def _image_of(packed: PackedRegion, region: MmapRegion) -> Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ MAX_LAYER = 65535
 MAX_DIMENSION = 2**32 - 1  # the width of the header's field
 REGION_NAME = "region.mmap"
 DELTA_PREFIX, DELTA_DIGITS, DELTA_SUFFIX = "delta-", 16, ".mmap"  # the generation between them
+UNSYNCED_MODE = stat.S_ISVTX  # a bit in the mode of a file that has its name before it is on the disk
 
 Ranges = tuple[tuple[int, int], ...]
 _IDS: Mapping[str, Ranges] = {"reserve": ((15, 999), (2**31, MAX_DIMENSION)), "user": ((1000, 2**31 - 1),)}

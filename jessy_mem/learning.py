@@ -33,7 +33,7 @@ from jessy_mem.errors import (
     RegionNotFound,
     UnsavedLearning,
 )
-from jessy_mem.files import Files, deltas_of
+from jessy_mem.files import Files, deltas_of, has_base
 from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
@@ -117,7 +117,7 @@ class Learner:
         name, changes = checked_name(name), numbered(layers)
         with self.protos.lock, self.files.locked():
             dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
-            has_file = os.path.lexists(self._table._place_of(dimension).path)
+            has_file = has_base(self._table._place_of(dimension).path)
             if has_file and self._table._known(dimension) is None:
                 with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
                     self._table.load_dimension(dimension)

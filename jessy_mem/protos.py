@@ -182,8 +182,8 @@ class Protos:
         for dimension in left:
             self.get(dimension)
         with self._files.locked():
-            protos = {dimension: self.get(dimension) for dimension in left}
             files = {dimension: self._file_of(dimension) for dimension in left}
+            protos = {dimension: self.get(dimension) for dimension in left}
             try:
                 with contextlib.ExitStack() as stored:
                     pieces = [stored.enter_context(_stored(proto)) for proto in protos.values()]

@@ -22,8 +22,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
+from jessy_mem.layout import UNSYNCED_MODE
 
-__all__ = ["NewFile", "is_temporary", "make_folder", "publish", "remove", "replace", "sync_folder", "withdraw"]
+__all__ = [
+    "NewFile",
+    "is_temporary",
+    "make_folder",
+    "publish",
+    "remove",
+    "replace",
+    "sync_file",
+    "sync_folder",
+    "sync_whole",
+    "unsynced_in",
+    "withdraw",
+]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int], object]
@@ -101,19 +114,10 @@ class NewFile:
     def sync(self) -> None:
         """Make durable what was written, not its name; nothing to do if that is gone, or another file's by now."""
         try:
-            folder = open_folder(self.path.parent, self._follow_links)
-            try:
-                fd = os.open(self.path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
-            finally:
-                os.close(folder)
+            sync_file(self.path, self._follow_links)
         except OSError:
             if self.is_there():
                 raise
-            return
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def is_there(self) -> bool:
         """Whether the name has the very file that was published."""
@@ -176,7 +180,7 @@ class NewFile:
         _make_folder(self.path.parent, self._made)
         folder = open_folder(self.path.parent, self._follow_links)
         try:
-            draft = _Draft(folder, self.path.name)
+            draft = _Draft(folder, self.path.name, durable)
             try:
                 if not exclusive:
                     draft.take_mode()
@@ -196,20 +200,21 @@ class NewFile:
 class _Draft:
     """The open file that is written: nameless if that can be, else, or for a moment, with a temporary name."""
 
-    def __init__(self, folder: int, name: str) -> None:
+    def __init__(self, folder: int, name: str, durable: bool) -> None:
         self.folder = folder
         self.name = name
         self.temporary = temporary_name(name)
         self.has_temporary = False
+        mode = 0o666 if durable else 0o666 | UNSYNCED_MODE
         if _NAMELESS:
             try:
-                self.fd = os.open(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, 0o666, dir_fd=folder)
+                self.fd = os.open(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, mode, dir_fd=folder)
                 return
             except OSError as error:
                 if error.errno not in _NO_NAMELESS:
                     raise
         self.has_temporary = True
-        self.fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
+        self.fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
 
     def take_mode(self) -> None:
         """The mode of the file that will be replaced, if there is one."""
@@ -345,6 +350,44 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file(path: Path, follow_links: bool = False) -> None:
+    """Make the content of a file durable, and then that it bears no mark of one that is not (layout.UNSYNCED_MODE)."""
+    folder = open_folder(path.parent, follow_links)
+    try:
+        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        os.fsync(fd)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & UNSYNCED_MODE:
+            with contextlib.suppress(PermissionError):  # another user's: that its mark stays says less than is true
+                os.fchmod(fd, mode & ~UNSYNCED_MODE)
+                os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_whole(path: Path) -> None:
+    """Make durable a file that another process wrote, its name, and that of its folder; nothing to do if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        sync_file(path)
+        sync_folder(path.parent)
+        sync_folder(path.parent.parent)
+
+
+def unsynced_in(folder: Path) -> list[Path]:
+    """The files of a folder that have their names and are not on the disk, whoever wrote them."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # it has gone just now
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if stat.S_ISREG(mode) and mode & UNSYNCED_MODE:
+                    found.append(folder / entry.name)
+    return found
 
 
 def open_folder(folder: Path, follow_links: bool) -> int:

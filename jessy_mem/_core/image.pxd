@@ -20,6 +20,7 @@ cdef class Image:
     cdef bint trusted                # nobody else can have written the bytes: content is not compared with checksums
     cdef readonly uint32_t dimension_id
     cdef readonly bint immutable     # by the file's flag
+    cdef public bint unsynced        # the file has its name and is not on the disk: a power cut may tear it
     cdef readonly bint is_delta      # by the file's flag: there may be tombstones
     cdef readonly uint64_t generation
     cdef readonly str name

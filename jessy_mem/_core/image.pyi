@@ -9,6 +9,7 @@ from jessy_mem.errors import InvalidRegion
 @final
 class Image:
     charged_bytes: int
+    unsynced: bool
     @property
     def n_bytes(self) -> int: ...
     @property

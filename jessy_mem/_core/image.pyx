@@ -51,7 +51,7 @@ from jessy_mem._core.mapping cimport memoryview_of
 
 import xxhash
 
-from jessy_mem import compression
+from jessy_mem import compression, layout
 from jessy_mem._core.fault import advice
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
@@ -60,6 +60,7 @@ from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 cdef object decode_json = json.JSONDecoder(parse_constant=int).decode  # what is no JSON: int("NaN") is a ValueError
 # A FIFO in the place of a file does not block, and a terminal does not become this process's own.
+cdef uint32_t UNSYNCED_MODE = layout.UNSYNCED_MODE
 cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -349,8 +350,11 @@ cdef class Image:
 
 
 def checked(Image image not None, str verify):
-    """`image`, after its content was compared with its checksums ("open"), or as one that never will be ("never")."""
-    if verify == "open":
+    """`image`, after its content was compared with its checksums ("open"), or as one that never will be ("never").
+
+    That of a file that is not on the disk yet is compared: of what a power cut tore nothing is to be seen.
+    """
+    if verify == "open" or (image.unsynced and verify != "never"):
         image.check_all()
     elif verify == "never":
         image.trusted = True
@@ -398,6 +402,7 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, b
             raise fault_error(&fault, text_path)
         if immutable or image.immutable:
             image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity)
+        image.unsynced = facts.mode & UNSYNCED_MODE != 0
         return image
     except MappingError:
         raise

@@ -11,8 +11,14 @@ HAZARD: others write while this lists and opens. A writer publishes what takes t
 removes them, so a folder shows the whole truth at each moment, and the names are read before the first file is opened:
 a base that is newer than they are holds all they stand for, and one that has gone meanwhile shows that there is
 something newer, and all begins again.
+
+A file that has its name before it is on the disk (batch.py) bears a mark in its mode until it is. If a power cut tore
+such a file, nobody was told that it is there: a delta is passed over then, and what is under it is read; a base is what
+an InvalidRegion says. A file without the mark that is damaged is never passed over.
 """
+import logging
 import os
+import stat
 
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
@@ -36,6 +42,9 @@ cdef extern from "Python.h":
 
 cdef enum:
     USUAL_DELTAS = 64  # more than a writer leaves
+
+cdef object warn = logging.getLogger("jessy_mem").warning
+cdef set told = set()  # torn deltas that were told of; each once, however often it is passed over
 
 cdef bytes prefix = layout.DELTA_PREFIX.encode()
 cdef bytes suffix = layout.DELTA_SUFFIX.encode()
@@ -199,10 +208,14 @@ def open_stack(
     cdef tuple stack
     while True:
         listed = delta_generations(path, dimension_id, bare) if deltas and not immutable else []
-        stack = laid_on(
-            (checked(map_file(path, dimension_id, admit=admit_with(admit, 0), immutable=immutable), verify),),
-            path, listed, admit, verify, listed == before,
-        )
+        try:
+            stack = (checked(map_file(path, dimension_id, admit=admit_with(admit, 0), immutable=immutable), verify),)
+        except InvalidRegion as error:
+            if not is_unsynced(path):
+                raise
+            hint = "a power cut tore it before it was on the disk; 'jessy-mem doctor --clean' removes it"
+            raise type(error)(path, error.field, error.found, error.expected, error.layer, hint=hint) from None
+        stack = laid_on(stack, path, listed, admit, verify, listed == before)
         if stack is not None:
             return stack
         before = listed
@@ -258,7 +271,35 @@ cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, b
             if again:
                 raise MappingError(ENOENT, os.strerror(ENOENT), layout.delta_file(path, generation)) from None
             return None
+        except InvalidRegion as error:
+            name = layout.delta_file(path, generation)
+            if not is_unsynced(name):
+                raise
+            if name not in told:
+                told.add(name)
+                warn("%s is passed over: a power cut tore it before it was on the disk: %s", name, str(error))
     return stack
+
+
+cdef bint is_unsynced(str path):
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and mode & layout.UNSYNCED_MODE != 0
+
+
+def is_torn(str path not None):
+    """Whether a power cut tore a file of a stack before it was on the disk: nobody was told that it is there."""
+    if not is_unsynced(path):
+        return False
+    try:
+        checked(map_file(path, 0), "open")
+    except InvalidRegion:
+        return True
+    except (DimensionNotFound, MappingError):
+        pass
+    return False
 
 
 cdef object admit_with(admit, uint64_t below_bytes):

@@ -15,9 +15,9 @@ from jessy_mem.cli.streams import Command
 HELP = """Find stray temporary files, empty folders, damaged regions, deltas that lie on nothing or are in their base
 already, and folders, ids and names that do not agree.
 
-Every byte of every region is read. --clean removes stray temporary files, empty folders, and deltas that have no base,
-or whose generation is not larger than their base's. The exit status is 1 if a problem is there, or is left after
---clean.
+Every byte of every region is read. --clean removes stray temporary files, empty folders, deltas that have no base, or
+whose generation is not larger than their base's, and what a power cut tore before it was on the disk. The exit status
+is 1 if a problem is there, or is left after --clean.
 """
 
 

@@ -400,7 +400,7 @@ def test_side_by_side_hides_no_error_of_another_kind():
 # Later ------------------------------------------------------------------------------------------------------------
 
 
-def test_batch_syncs_each_file_and_each_folder_once(tmp_path):
+def test_batch_syncs_each_file_and_its_mark_and_each_folder_once(tmp_path):
     batch = Batch()
     paths = [tmp_path / f"D{15 + i // 10}" / f"delta-{i}" for i in range(40)]
     with synced() as inodes:
@@ -409,10 +409,10 @@ def test_batch_syncs_each_file_and_each_folder_once(tmp_path):
         assert inodes == []
         assert len(batch) == 40
         batch.sync()
-        assert sorted(inodes) == sorted(p.stat().st_ino for p in [*paths, *{p.parent for p in paths}, tmp_path])
+        assert sorted(inodes) == sorted(p.stat().st_ino for p in [*paths, *paths, *{p.parent for p in paths}, tmp_path])
         assert len(batch) == 0
         batch.sync()
-        assert len(inodes) == 45
+        assert len(inodes) == 85
 
 
 def test_batch_that_waits_for_a_second_is_synced_by_who_writes_next(tmp_path):
@@ -424,11 +424,11 @@ def test_batch_that_waits_for_a_second_is_synced_by_who_writes_next(tmp_path):
         assert inodes == []
         clock.return_value = 101.0
         batch.publish(NewFile(tmp_path / "c"), [b"x"])
-        assert inodes == [(tmp_path / name).stat().st_ino for name in "ab"] + [tmp_path.stat().st_ino]
+        assert inodes == [(tmp_path / name).stat().st_ino for name in "aabb"] + [tmp_path.stat().st_ino]
         assert len(batch) == 1
         clock.return_value = 101.9
         batch.publish(NewFile(tmp_path / "d"), [b"x"])
-        assert len(inodes) == 3
+        assert len(inodes) == 5
 
 
 def test_file_that_is_gone_or_replaced_needs_no_sync(tmp_path):

@@ -25,6 +25,7 @@ static inline size_t jm_page_bytes(void)
 typedef struct {
     uint64_t device, inode, n_bytes, n_links;
     int64_t mtime_ns;
+    uint32_t mode;
     int is_regular, is_folder;
 } jm_file_facts;
 
@@ -41,6 +42,7 @@ static inline int jm_os_facts(int failed, const struct stat *info, jm_file_facts
     facts->inode = (uint64_t)info->st_ino;
     facts->n_bytes = (uint64_t)info->st_size;
     facts->n_links = (uint64_t)info->st_nlink;
+    facts->mode = (uint32_t)info->st_mode;
     facts->is_regular = S_ISREG(info->st_mode);
     facts->is_folder = S_ISDIR(info->st_mode);
     return 0;

@@ -1,5 +1,5 @@
 """Memory calls of the operating system; see os_memory.h. A negative result means errno is set."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef extern from "c/os_memory.h" nogil:
@@ -9,6 +9,7 @@ cdef extern from "c/os_memory.h" nogil:
         uint64_t n_bytes
         uint64_t n_links
         int64_t mtime_ns
+        uint32_t mode
         bint is_regular
         bint is_folder
 

@@ -137,14 +137,14 @@ class Sieve:
 class Ranked:
     """The lowest rank goes first: LRU and LFU, which differ in what a touch adds to the count of a key.
 
-    A rank is (count, tick of the last touch or insertion, key). Counts begin at 1 and leave with their key. LRU
-    adds 0, so that the tick decides: what was touched longest ago goes. LFU adds 1: the lowest count goes, and of
+    A rank is (count, turn of the last touch or insertion, key). Counts begin at 1 and leave with their key. LRU
+    adds 0, so that the turn decides: what was touched longest ago goes. LFU adds 1: the lowest count goes, and of
     equal counts what was touched longest ago.
     """
 
     def __init__(self, step: int) -> None:
         self._step = step
-        self._tick = 0
+        self._turn = 0
         self._ranks: dict[int, tuple[int, int, int]] = {}
         # Each key that is not set aside has an entry no higher than its rank. A touch leaves the heap as it is: what is
         # not the rank of its key is put right, or dropped if the key is gone or set aside, when it comes to the top.
@@ -216,8 +216,8 @@ class Ranked:
         self._aside.clear()
 
     def _rank(self, key: int, count: int) -> tuple[int, int, int]:
-        self._tick += 1
-        rank = self._ranks[key] = (count, self._tick, key)
+        self._turn += 1
+        rank = self._ranks[key] = (count, self._turn, key)
         return rank
 
     def __len__(self) -> int:

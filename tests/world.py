@@ -65,8 +65,9 @@ class World:
             Layer(i, content_of(dimension, i, generation, n_bytes), i % 256, (i + 1) / 2, keywords)
             for i in range(n_layers)
         ]
-        sealed = dimension in IMMUTABLE if immutable is None else immutable
-        data = extended_file(layers, dimension, b"dimension %d" % dimension, immutable=sealed, generation=generation)
+        if immutable is None:
+            immutable = dimension in IMMUTABLE
+        data = extended_file(layers, dimension, b"dimension %d" % dimension, immutable=immutable, generation=generation)
         return self.publish(dimension, data)
 
     def write_all(self, *dimensions: int, **options) -> None:

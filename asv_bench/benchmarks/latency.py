@@ -43,8 +43,8 @@ class Record:
     def track_record_loads(self) -> float:
         return least(probe.record_cost_ns, self.histogram, LOADS_NS, max(N_LOOP // 4096, 1))
 
-    def track_tick(self) -> float:
-        return least(probe.tick_cost_ns, self.histogram, N_LOOP)
+    def track_untimed(self) -> float:
+        return least(probe.untimed_cost_ns, self.histogram, N_LOOP)
 
     def track_clock(self) -> float:
         return least(probe.clock_cost_ns, N_LOOP)

@@ -20,7 +20,7 @@ cdef struct PoolBlock:         # a claimed block, or run of blocks
     Py_ssize_t n_bytes         # asked for
     uint64_t capacity_bytes    # charged, and writable
     unit_index_t unit          # where it begins in the arena
-    uint64_t generation        # odd; what the tag of that unit holds while this claim lives
+    uint64_t tag               # odd; that of its first unit while this claim lives
     uint32_t size_class        # a run belongs to the largest class
     uint32_t segment           # of the ledger
 

@@ -35,7 +35,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_unlikely,
 )
 from jessy_mem._core.c.os_memory cimport jm_os_discard, jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_end, jm_thread_number
+from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_end, jm_thread_number
 from jessy_mem._core.c.typedefs cimport (
     DOUBLE_FREE,
     LIMIT_EXCEEDED,
@@ -116,13 +116,13 @@ cdef class Arena:
         block.n_bytes = n_bytes
         block.capacity_bytes = charge_bytes
         block.unit = unit
-        block.generation = jm_load_relaxed(&self.tags[unit]) + 1  # the bits are ours, so nobody else writes the tag
-        jm_assert(block.generation & 1, unit, block.generation)
+        block.tag = jm_load_relaxed(&self.tags[unit]) + 1  # the bits are ours, so nobody else writes the tag
+        jm_assert(block.tag & 1, unit, block.tag)
         jm_assert(span_inside(unit, charge_bytes >> self.unit_order, self.n_units), unit, charge_bytes)
         block.size_class = k
         block.segment = segment
-        jm_store_relaxed(&self.tags[unit], block.generation)
-        self.account(block, shares, 1, number == JM_THREAD_SLOTS)
+        jm_store_relaxed(&self.tags[unit], block.tag)
+        self.account(block, shares, 1, number == JM_MAX_THREADS)
         return OK
 
     # Look wherever the class may, again as long as others hold units for a moment: the first unit, or -1.
@@ -156,8 +156,8 @@ cdef class Arena:
             jm_spin_pause()
 
     cdef Status release(self, const PoolBlock *block) noexcept nogil:
-        cdef uint64_t generation = block.generation
-        if not generation & 1 or not jm_cas_acq_rel(&self.tags[block.unit], &generation, generation + 1):
+        cdef uint64_t tag = block.tag
+        if not tag & 1 or not jm_cas_acq_rel(&self.tags[block.unit], &tag, tag + 1):
             return DOUBLE_FREE
         self.give_back(block)
         return OK
@@ -166,11 +166,11 @@ cdef class Arena:
         cdef unsigned int number = jm_thread_number()
         cdef Status status
         jm_assert(span_inside(block.unit, block.capacity_bytes >> self.unit_order, self.n_units), block.unit, 0)
-        jm_assert(jm_load_relaxed(&self.tags[block.unit]) - block.generation <= 1, block.unit, block.generation)
-        jm_store_relaxed(&self.tags[block.unit], block.generation + 1)
+        jm_assert(jm_load_relaxed(&self.tags[block.unit]) - block.tag <= 1, block.unit, block.tag)
+        jm_store_relaxed(&self.tags[block.unit], block.tag + 1)
         if self.scrub:
             memset(block.address, 0, block.capacity_bytes)
-        self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_THREAD_SLOTS)
+        self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_MAX_THREADS)
         status = bitmap_release(self.words, self.summary, block.unit, block.capacity_bytes >> self.unit_order)
         jm_assert(not status, block.unit, block.capacity_bytes)
         if self.ledger is not None:
@@ -315,7 +315,7 @@ cdef int arena_map(Arena arena) except -1:
     cdef uint64_t n_words = arena.whole.end, n_marks = (n_words + WORD_UNITS - 1) // WORD_UNITS, at = 0, first
     cdef uint64_t sums_at = to_line(n_words) + to_line(n_marks)  # in words of 8 bytes, like all of the books
     cdef uint64_t shares_at = sums_at + n_zones * (sizeof(Sum) // sizeof(uint64_t))
-    cdef uint64_t tags_at = shares_at + (JM_THREAD_SLOTS + 1) * n_zones * (sizeof(Share) // sizeof(uint64_t))
+    cdef uint64_t tags_at = shares_at + (JM_MAX_THREADS + 1) * n_zones * (sizeof(Share) // sizeof(uint64_t))
     cdef uint64_t[::1] books
     cdef Zone *zone
     try:
@@ -333,7 +333,7 @@ cdef int arena_map(Arena arena) except -1:
         claim_padding(arena, at, arena.zones[k].first_unit)
         at = arena.zones[k].end_unit
     claim_padding(arena, arena.n_units, n_words * WORD_UNITS)
-    for t in range(JM_THREAD_SLOTS + 1):
+    for t in range(JM_MAX_THREADS + 1):
         spread = 0  # the bits of t reversed: whichever threads live, their hints lie far apart
         for i in range(6):
             spread |= (t >> i & 1) << (5 - i)

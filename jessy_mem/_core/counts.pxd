@@ -51,7 +51,7 @@ cdef inline int counts_read(Snapshot *snapshot, fields, uint64_t limit_ns) excep
                 snapshot.groups |= <uint64_t> 1 << group
             snapshot.counts[bucket] += <uint64_t> n_events
         snapshot.overflow = fields.get("overflow", 0)
-        snapshot.n_ticks = fields.get("untimed", 0)
+        snapshot.n_untimed = fields.get("untimed", 0)
         snapshot.sum_ns = fields.get("sum_ns", 0)
         # What is not known lies at the end of the bucket, or just behind the last one.
         snapshot.max_ns = fields.get("max_ns", 0) or limit_ns + (snapshot.overflow != 0)

@@ -7,13 +7,13 @@ from libc.stdint cimport uint64_t
 from jessy_mem._core.kernels.shard cimport Shard, Snapshot
 
 cdef enum:
-    N_TAGS = 66  # of threads: 0..JM_THREAD_SLOTS + 1, checked at import
+    N_ROWS = 66  # 0..JM_MAX_THREADS + 1, see jm_thread_row; checked at import
 
 
 cdef class LatencyHistogram:
     cdef object __weakref__
-    cdef uint64_t[:, ::1] rows           # the memory of all shards, one row for each thread tag
-    cdef Shard *shards[N_TAGS]           # by thread tag; NULL until the thread records, always for the first and last
+    cdef uint64_t[:, ::1] rows           # the memory of all shards, one row for each thread
+    cdef Shard *shards[N_ROWS]           # by row; NULL until the thread records, always for the first and last
     cdef Shard *shared                   # of all threads that have no shard: the first row; NULL until one records
     cdef Shard *reset_at                 # what had been recorded at the last reset: the last row; NULL before; locked
     cdef readonly uint64_t limit_ns      # the longest time that has a bucket; longer is overflow
@@ -23,18 +23,18 @@ cdef class LatencyHistogram:
     # Count and time one event. Lock-free, from any thread.
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil
     # Count one event without a time (record_latency=False).
-    cdef void tick(self) noexcept nogil
+    cdef void record_untimed(self) noexcept nogil
     # Events since the histogram was made, timed or not; reset() does not lower it.
     cdef uint64_t count_events(self) noexcept nogil
 
     # The same for a thread that has no shard yet, or never gets one.
     cdef void record_apart(self, uint64_t t_ns) noexcept nogil
-    cdef void tick_apart(self) noexcept nogil
+    cdef void record_untimed_apart(self) noexcept nogil
     # This thread's own shard, begun if there is none; NULL when the thread has to share.
     cdef Shard *shard_claim(self) noexcept nogil
     # The shard of those that have none; from now on readers look at it.
     cdef Shard *share(self) noexcept nogil
-    # The i-th of the shards there are, 0..N_TAGS - 1, or NULL.
+    # The i-th of the shards there are, 0..N_ROWS - 1, or NULL.
     cdef const Shard *shard_at(self, int i) noexcept nogil
     # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept

@@ -3,7 +3,7 @@
 HAZARD: many threads record while others read, merge and reset, and nobody may wait or be lost. Each thread writes a
 shard of its own with plain loads and stores (relaxed, since readers look on); a shard is taken over by a later thread
 only after its owner has ended (thread.h). The threads that find 64 others alive share a shard with atomic adds. All
-shards are rows of one mapping, as many as there are thread tags; a row takes memory when it is first written.
+shards are rows of one mapping; a row takes memory when it is first written.
 
     row 0        others   --> shared     head | 64 buckets of group 0 | ... group 1 | ...    atomic adds
     row 1        thread 0 --> shards[1]  head | ...                                          one writer each
@@ -31,7 +31,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_relaxed,
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
-from jessy_mem._core.c.thread cimport JM_THREAD_SLOTS, jm_thread_number, jm_thread_tag
+from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_number, jm_thread_row
 from jessy_mem._core.counts cimport counts_dict, counts_read
 from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_lows, bucket_of
 from jessy_mem._core.kernels.shard cimport (
@@ -61,8 +61,8 @@ cdef extern from "Python.h":
 cdef extern from *:
     bint likely(bint condition) noexcept nogil  # a macro of every module that Cython writes
 
-if JM_THREAD_SLOTS + 2 != N_TAGS:
-    raise ImportError("latency.pxd and thread.h disagree about the number of thread tags")
+if JM_MAX_THREADS + 2 != N_ROWS:
+    raise ImportError("latency.pxd and thread.h disagree about the number of rows")
 jm_clock_init()
 
 
@@ -153,10 +153,10 @@ cdef class LatencyHistogram:
         self.n_groups = (self.n_buckets + GROUP_BUCKETS - 1) // GROUP_BUCKETS
         n_words = shard_words(self.n_groups)
         try:
-            pages = Mapping(N_TAGS * n_words * sizeof(uint64_t), reserve=True)
+            pages = Mapping(N_ROWS * n_words * sizeof(uint64_t), reserve=True)
         except OSError as error:
-            raise MappingError.of(error, "latency histogram", N_TAGS * n_words * sizeof(uint64_t)) from None
-        self.rows = memoryview(pages).cast("Q", (N_TAGS, n_words))
+            raise MappingError.of(error, "latency histogram", N_ROWS * n_words * sizeof(uint64_t)) from None
+        self.rows = memoryview(pages).cast("Q", (N_ROWS, n_words))
 
     cdef const Shard *shard_at(self, int i) noexcept nogil:
         return <const Shard *> jm_ptr_load_acquire(<void **> (&self.shards[i] if i else &self.shared))
@@ -170,7 +170,7 @@ cdef class LatencyHistogram:
     cdef Shard *shard_claim(self) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
         cdef Shard *shard
-        if number == JM_THREAD_SLOTS:
+        if number == JM_MAX_THREADS:
             return NULL
         shard = self.shards[number + 1]  # that of an ended thread, whose number this one got
         if shard == NULL:
@@ -180,7 +180,7 @@ cdef class LatencyHistogram:
         return shard
 
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil:
-        cdef Shard *shard = self.shards[jm_thread_tag()]
+        cdef Shard *shard = self.shards[jm_thread_row()]
         if likely(shard != NULL):
             shard_record_own(shard, t_ns, self.limit_ns)
         else:
@@ -193,29 +193,29 @@ cdef class LatencyHistogram:
         else:
             shard_record_shared(self.share(), t_ns, self.limit_ns)
 
-    cdef void tick(self) noexcept nogil:
-        cdef Shard *shard = self.shards[jm_thread_tag()]
+    cdef void record_untimed(self) noexcept nogil:
+        cdef Shard *shard = self.shards[jm_thread_row()]
         if likely(shard != NULL):
-            own_add(&shard.ticks, 1)
+            own_add(&shard.untimed, 1)
         else:
-            self.tick_apart()
+            self.record_untimed_apart()
 
-    cdef void tick_apart(self) noexcept nogil:
+    cdef void record_untimed_apart(self) noexcept nogil:
         cdef Shard *shard = self.shard_claim()
         if shard != NULL:
-            own_add(&shard.ticks, 1)
+            own_add(&shard.untimed, 1)
         else:
-            jm_add_relaxed(&self.share().ticks, 1)
+            jm_add_relaxed(&self.share().untimed, 1)
 
     cdef uint64_t count_events(self) noexcept nogil:
         cdef uint64_t n_events = 0, groups = 0
         cdef const uint64_t *counts
         cdef const Shard *shard
-        cdef int tag, i
-        for tag in range(N_TAGS):
-            shard = self.shard_at(tag)
+        cdef int row, i
+        for row in range(N_ROWS):
+            shard = self.shard_at(row)
             if shard != NULL:
-                n_events += jm_load_relaxed(&shard.ticks) + jm_load_relaxed(&shard.overflow) + shard_events(shard)
+                n_events += jm_load_relaxed(&shard.untimed) + jm_load_relaxed(&shard.overflow) + shard_events(shard)
         shard = self.shard_at(0)
         if shard != NULL:
             groups = jm_load_relaxed(&shard.groups)
@@ -228,11 +228,11 @@ cdef class LatencyHistogram:
 
     cdef void snapshot_take(self, Snapshot *snapshot) noexcept:
         cdef const Shard *shard
-        cdef int tag
+        cdef int row
         snapshot_begin(snapshot)
         with cython.critical_section(self):
-            for tag in range(N_TAGS):
-                shard = self.shard_at(tag)
+            for row in range(N_ROWS):
+                shard = self.shard_at(row)
                 if shard != NULL:
                     snapshot_add(snapshot, shard)
             if self.reset_at != NULL:
@@ -331,7 +331,7 @@ cdef class LatencyHistogram:
                         jm_add_relaxed(shard.counts + bucket, snapshot.counts[bucket])
             jm_add_relaxed(&shard.overflow, snapshot.overflow)
             jm_add_relaxed(&shard.sum_ns, snapshot.sum_ns)
-            jm_add_relaxed(&shard.ticks, snapshot.n_ticks)
+            jm_add_relaxed(&shard.untimed, snapshot.n_untimed)
             if snapshot.n_timed:
                 jm_max_relaxed(&shard.not_min_ns, ~snapshot.min_ns)
                 jm_max_relaxed(&shard.max_ns, snapshot.max_ns)
@@ -343,14 +343,14 @@ cdef class LatencyHistogram:
         cdef Shard *reset_at
         cdef uint64_t groups
         cdef unsigned int first
-        cdef int tag
+        cdef int row
         with cython.critical_section(self):
             if self.reset_at == NULL:
-                self.reset_at = shard_in(self.rows, N_TAGS - 1)
+                self.reset_at = shard_in(self.rows, N_ROWS - 1)
             reset_at = self.reset_at
             snapshot_begin(&snapshot)
-            for tag in range(N_TAGS):
-                shard = self.shard_at(tag)
+            for row in range(N_ROWS):
+                shard = self.shard_at(row)
                 if shard != NULL:
                     snapshot_add(&snapshot, shard)
                     # An event in flight may miss this; the buckets still bound what is shown for it.
@@ -363,7 +363,7 @@ cdef class LatencyHistogram:
                 memcpy(reset_at.counts + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
             reset_at.overflow = snapshot.overflow
             reset_at.sum_ns = snapshot.sum_ns
-            reset_at.ticks = snapshot.n_ticks
+            reset_at.untimed = snapshot.n_untimed
 
     def to_dict(self):
         """One snapshot as plain values: the summary, the overflow, and the buckets that hold events.
@@ -398,7 +398,7 @@ cdef class LatencyHistogram:
         cdef Snapshot snapshot
         self.snapshot_take(&snapshot)
         fields = counts_dict(&snapshot, self.limit_ns)
-        return LatencyHistogram.from_dict, (fields | {"untimed": snapshot.n_ticks},)
+        return LatencyHistogram.from_dict, (fields | {"untimed": snapshot.n_untimed},)
 
     def __sizeof__(self):
         return object.__sizeof__(self) + self.n_bytes
@@ -439,10 +439,10 @@ cdef class LatencyHistogram:
 
     @property
     def n_bytes(self):
-        cdef int tag
+        cdef int row
         cdef size_t n_shards = self.reset_at != NULL
-        for tag in range(N_TAGS):
-            n_shards += self.shard_at(tag) != NULL
+        for row in range(N_ROWS):
+            n_shards += self.shard_at(row) != NULL
         return n_shards * self.rows.shape[1] * sizeof(uint64_t)
 
     @property

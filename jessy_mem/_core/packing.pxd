@@ -39,12 +39,12 @@ cdef class PackedRegion:
     # False: no memory.
     cdef bint add_keyword(self, const uint8_t *first, Py_ssize_t n_bytes) noexcept nogil
     cdef bint add_piece(self, const uint8_t *first, uint64_t n_bytes) noexcept nogil
-    # Give each layer its place, and write and seal the head. ValueError for what the format cannot say.
+    # Give each layer its place, and write the head with its digests. ValueError for what the format cannot say.
     cdef int lay_out(
         self, uint32_t dimension_id, bytes name, uint64_t generation, uint64_t created_ns, bint immutable, bint delta
     ) except -1
     cdef void place_parts(self) noexcept nogil
-    cdef int seal(self) except -1
+    cdef int write_digests(self) except -1
 
 
 # Append to what grows; False: no memory.

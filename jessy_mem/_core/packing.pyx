@@ -1,4 +1,4 @@
-"""Regions as a writer makes them: laid out, then sealed with their digests; format.pyx reads them.
+"""Regions as a writer makes them: laid out, then given their digests; format.pyx reads them.
 
 A layer's facts, its keywords and its attributes are collected first, for the head's size decides where contents lie:
 
@@ -236,7 +236,7 @@ cdef class PackedRegion:
             write_head(self.head, &header, self.layers, self.words.first, self.attributes.first, wide)
             self.place_parts()
         self.n_bytes = header.total_size
-        self.seal()
+        self.write_digests()
         return 0
 
     cdef void place_parts(self) noexcept nogil:
@@ -253,7 +253,7 @@ cdef class PackedRegion:
                 at += self.parts[part].n_bytes
                 part += 1
 
-    cdef int seal(self) except -1:
+    cdef int write_digests(self) except -1:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
         cdef Header *header = <Header *> self.head
         cdef bytes found
@@ -273,7 +273,7 @@ cdef class PackedRegion:
         if self.head == NULL:
             raise ValueError("nothing was packed")
         (<Header *> self.head).dimension_id = dimension_id
-        self.seal()
+        self.write_digests()
 
     def pieces(self):
         """The bytes in order, as buffers: what is short together, what is long without a copy."""

@@ -122,7 +122,7 @@ cdef class LayerRegistry:
                 if self._timed:
                     self._hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
                 else:
-                    self._hits.tick()
+                    self._hits.record_untimed()
                 return view
         view = self.first_touch(layer_id)
         if self.traced:
@@ -130,7 +130,7 @@ cdef class LayerRegistry:
         if self._timed:
             self._first_touches.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         else:
-            self._first_touches.tick()
+            self._first_touches.record_untimed()
         return view
 
     def load_context(self, layer_id):
@@ -315,4 +315,4 @@ def record_since(LatencyHistogram histogram not None, uint64_t begin_ticks, bint
     if timed:
         histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
     else:
-        histogram.tick()
+        histogram.record_untimed()

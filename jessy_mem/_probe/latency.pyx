@@ -17,12 +17,12 @@ from jessy_mem._core.kernels.shard cimport (
     Shard,
     Snapshot,
     own_add,
-    shard_settle,
+    shard_count_newest,
     snapshot_add_groups,
     snapshot_add_newest,
     snapshot_begin,
 )
-from jessy_mem._core.latency cimport N_TAGS, LatencyHistogram
+from jessy_mem._core.latency cimport N_ROWS, LatencyHistogram
 from jessy_mem._probe.workers cimport Worker, run_workers
 
 
@@ -33,7 +33,7 @@ cdef struct Recording:      # what the threads of one run record
     void *histogram         # a LatencyHistogram that the caller holds
     const uint64_t *values
     size_t n_values
-    size_t n_ticks
+    size_t n_untimed
 
 
 def bucket(uint64_t value):
@@ -53,12 +53,12 @@ def clock_ns(uint64_t begin_ticks, uint64_t end_ticks):
     return jm_clock_ns(begin_ticks, end_ticks)
 
 
-def settle(LatencyHistogram histogram not None):
+def count_newest(LatencyHistogram histogram not None):
     """Leave each shard as in the middle of a record: the newest event in its bucket, and no other in its place."""
-    cdef int tag
-    for tag in range(1, N_TAGS):
-        if histogram.shards[tag] != NULL:
-            shard_settle(histogram.shards[tag], histogram.shards[tag].newest)
+    cdef int row
+    for row in range(1, N_ROWS):
+        if histogram.shards[row] != NULL:
+            shard_count_newest(histogram.shards[row], histogram.shards[row].newest)
 
 
 def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint64_t[::1] values not None):
@@ -69,11 +69,11 @@ def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint
     cdef Snapshot snapshot
     cdef const Shard *shard = NULL
     cdef uint64_t newest, first, rest, n_events
-    cdef int tag
+    cdef int row
     cdef size_t i, _group
-    for tag in range(1, N_TAGS):
-        if histogram.shards[tag] != NULL:
-            shard = histogram.shards[tag]
+    for row in range(1, N_ROWS):
+        if histogram.shards[row] != NULL:
+            shard = histogram.shards[row]
     if shard == NULL:
         raise ValueError("this thread has recorded nothing, or has no shard of its own")
     snapshot_begin(&snapshot)
@@ -209,14 +209,14 @@ def time_cost_ns(LatencyHistogram histogram, size_t n, size_t n_steps=0, bint wa
     return (end_ns - begin_ns) / <double> n
 
 
-def tick_cost_ns(LatencyHistogram histogram not None, size_t n):
-    """Mean cost of one tick, in nanoseconds, over `n`."""
+def untimed_cost_ns(LatencyHistogram histogram not None, size_t n):
+    """Mean cost of an event without a time, in nanoseconds, over `n`."""
     cdef uint64_t begin_ns, end_ns
     cdef size_t _i
     with nogil:
         begin_ns = jm_clock_monotonic_ns()
         for _i in range(n):
-            histogram.tick()
+            histogram.record_untimed()
         end_ns = jm_clock_monotonic_ns()
     return (end_ns - begin_ns) / <double> n
 
@@ -226,23 +226,23 @@ cdef void record_all(Worker *me) noexcept nogil:
     cdef size_t i, _i
     for i in range(task.n_values):
         (<LatencyHistogram> task.histogram).record_ns(task.values[i])
-    for _i in range(task.n_ticks):
-        (<LatencyHistogram> task.histogram).tick()
+    for _i in range(task.n_untimed):
+        (<LatencyHistogram> task.histogram).record_untimed()
 
 
 def record_threads(
-    LatencyHistogram histogram not None, const uint64_t[::1] values not None, unsigned int n_threads, size_t n_ticks=0
+    LatencyHistogram histogram not None, const uint64_t[::1] values not None, unsigned int n_threads, size_t n_untimed=0
 ):
-    """Let `n_threads` native threads, all alive at once, record all `values` and tick `n_ticks` times each."""
+    """Let `n_threads` native threads, all alive at once, record all `values` and `n_untimed` events each."""
     cdef Recording task
-    task.histogram, task.n_values, task.n_ticks = <void *> histogram, values.shape[0], n_ticks
+    task.histogram, task.n_values, task.n_untimed = <void *> histogram, values.shape[0], n_untimed
     task.values = &values[0] if values.shape[0] else NULL
     run_workers(record_all, &task, n_threads)
 
 
 def forget_the_groups(LatencyHistogram histogram not None):
     """Break the histogram: its shards no longer know where their newest event belongs. See _probe/budget."""
-    cdef int tag
-    for tag in range(1, N_TAGS):
-        if histogram.shards[tag] != NULL:
-            histogram.shards[tag].groups = 0
+    cdef int row
+    for row in range(1, N_ROWS):
+        if histogram.shards[row] != NULL:
+            histogram.shards[row].groups = 0

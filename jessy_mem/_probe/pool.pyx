@@ -230,7 +230,7 @@ cdef void pool_pairs(Worker *me) noexcept nogil:
     for _ in range(task.n_rounds):
         (<PoolAllocator> task.pool).release_block(&ring[k])
         if (<PoolAllocator> task.pool).claim_block(task.n_bytes, &ring[k]) != OK:
-            ring[k].generation = 0
+            ring[k].tag = 0
             me.counts[0] += 1
         k = k + 1 if k + 1 < task.depth else 0
     for i in range(task.depth):

@@ -81,7 +81,7 @@ def test_bucket_is_never_wider_than_a_64th(value):
 
 
 class HistogramMachine(RuleBasedStateMachine):
-    """Any order of record, tick, merge and reset, also by more threads than there are shards, against a list."""
+    """Any order of record (timed or not), merge and reset, also by more threads than shards, against a list."""
 
     def __init__(self):
         super().__init__()
@@ -97,8 +97,8 @@ class HistogramMachine(RuleBasedStateMachine):
         self.n_events += len(values)
 
     @rule(n=st.integers(1, 5))
-    def tick(self, n):
-        probe.tick_cost_ns(self.histogram, n)
+    def record_untimed(self, n):
+        probe.untimed_cost_ns(self.histogram, n)
         self.n_events += n
 
     @rule(values=st.lists(times_ns, max_size=20), n_threads=st.sampled_from([1, 2, 3, 66]))

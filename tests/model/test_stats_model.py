@@ -283,9 +283,9 @@ class Run:
                 builder.add_layer(jm.LayerSpec(text=text, compress=layer != 1))
             data = builder.to_bytes()
         else:
-            sealed = dimension in (9, 14)
+            is_immutable = dimension in (9, 14)
             layers = [Layer(i, b"x" * rng.randint(1, 15_000)) for i in range(rng.randint(1, 4))]
-            data = extended_file(layers, dimension, b"published", immutable=sealed, generation=self.generation)
+            data = extended_file(layers, dimension, b"published", immutable=is_immutable, generation=self.generation)
         world.publish(dimension, data)
         self.oracle.files[dimension] = file_of(data)
 

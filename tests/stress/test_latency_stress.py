@@ -51,7 +51,7 @@ def test_check_snapshot_notices_what_does_not_add_up():
 @pytest.mark.parametrize("n_threads", [1, 2, 8, 64, 65, 100, 200])
 def test_native_threads_equal_the_histogram_of_the_union(n_threads):
     histogram = LatencyHistogram()
-    probe.record_threads(histogram, VALUES, n_threads, n_ticks=11)
+    probe.record_threads(histogram, VALUES, n_threads, n_untimed=11)
     assert histogram.to_dict() == expected_of(n_threads)
     assert histogram.n_events == n_threads * (len(VALUES) + 11)
 
@@ -71,7 +71,7 @@ def test_more_threads_than_slots_share_one_shard():
     one_shard = bytes_of_one_shard()
     histogram = LatencyHistogram()
     for n_runs in range(1, 4):
-        probe.record_threads(histogram, VALUES, 100, n_ticks=5)
+        probe.record_threads(histogram, VALUES, 100, n_untimed=5)
         assert histogram.to_dict() == expected_of(100)
         assert histogram.n_events == n_runs * 100 * (len(VALUES) + 5)
         histogram.reset()
@@ -124,7 +124,7 @@ def test_writer_that_stops_in_the_middle_of_a_record_changes_nothing():
     histogram = LatencyHistogram()
     probe.record_threads(histogram, VALUES, 3)
     before, n_events = histogram.to_dict(), histogram.n_events
-    probe.settle(histogram)
+    probe.count_newest(histogram)
     assert (histogram.to_dict(), histogram.n_events) == (before, n_events)
     histogram.reset()
     assert (histogram.count, histogram.n_events) == (0, n_events)

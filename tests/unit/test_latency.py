@@ -238,10 +238,10 @@ def test_reset_forgets_times_but_not_events():
 
 def test_merge_after_reset_takes_what_came_since():
     other = histogram_of([5, 6])
-    probe.tick_cost_ns(other, 3)
+    probe.untimed_cost_ns(other, 3)
     other.reset()
     other.record(7)
-    probe.tick_cost_ns(other, 2)
+    probe.untimed_cost_ns(other, 2)
     histogram = LatencyHistogram()
     histogram.merge(other)
     assert histogram.to_dict() == histogram_of([7]).to_dict()
@@ -250,7 +250,7 @@ def test_merge_after_reset_takes_what_came_since():
 
 def test_ticks_are_events_without_a_time():
     histogram = histogram_of([5])
-    probe.tick_cost_ns(histogram, 10)
+    probe.untimed_cost_ns(histogram, 10)
     assert (histogram.count, histogram.n_events) == (1, 11)
     assert histogram.mean_ns == 5.0
 
@@ -320,7 +320,7 @@ def travelled(histogram: LatencyHistogram) -> list[LatencyHistogram]:
 )
 def test_histogram_travels_with_all_it_counted(values):
     histogram = histogram_of(values)
-    probe.tick_cost_ns(histogram, 3)
+    probe.untimed_cost_ns(histogram, 3)
     *copies, plain = travelled(histogram)
     assert {again.n_events for again in copies} == {histogram.n_events}  # in JSON, what was timed is told
     for again in (*copies, plain):

@@ -69,7 +69,7 @@ static inline int64_t jm_os_folder_mtime(const char *path)
 }
 
 /* The same of an open folder; 0 also if it is so short ago that the next change may bear the same time. */
-static inline int64_t jm_settled_mtime(int fd)
+static inline int64_t jm_certain_mtime(int fd)
 {
     /* Clocks of file systems tick in 10 ms at most, but for those that know no fraction of a second: FAT ticks in 2 s. */
     enum { TICK_NS = 50000000, COARSE_TICK_NS = 2100000000, MS_NS = 1000000 };
@@ -109,7 +109,7 @@ static inline int64_t jm_os_numbers_beside(
     int fd = jm_folder_of(path, folder_path) == 0 ? open(folder_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd < 0)
         return -1;
-    *mtime_ns = jm_settled_mtime(fd);
+    *mtime_ns = jm_certain_mtime(fd);
     while ((n_bytes = syscall(SYS_getdents64, fd, buffer.bytes, sizeof buffer.bytes)) > 0)
         for (at = 0; at < n_bytes; at += ((const struct entry *)(buffer.bytes + at))->n_bytes) {
             number = jm_number_in(((const struct entry *)(buffer.bytes + at))->name, prefix, suffix);
@@ -131,7 +131,7 @@ static inline int64_t jm_os_numbers_beside(
     DIR *folder = jm_folder_of(path, folder_path) == 0 ? opendir(folder_path) : NULL;
     if (folder == NULL)
         return -1;
-    *mtime_ns = jm_settled_mtime(dirfd(folder));
+    *mtime_ns = jm_certain_mtime(dirfd(folder));
     while ((each = readdir(folder)) != NULL) {
         number = jm_number_in(each->d_name, prefix, suffix);
         if (number) {

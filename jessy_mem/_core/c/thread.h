@@ -1,7 +1,7 @@
 /* A small number for each live thread, given on first use and used again after the thread has ended.
 
-   Each extension module that includes this file numbers threads for itself. Numbers below JM_THREAD_SLOTS belong to one
-   live thread at a time, so memory indexed by them is written without atomics; later threads all get JM_THREAD_SLOTS
+   Each extension module that includes this file numbers threads for itself. Numbers below JM_MAX_THREADS belong to one
+   live thread at a time, so memory indexed by them is written without atomics; later threads all get JM_MAX_THREADS
    and have to share. */
 #ifndef JESSY_MEM_THREAD_H
 #define JESSY_MEM_THREAD_H
@@ -9,7 +9,7 @@
 #include "atomic.h"
 #include <pthread.h>
 
-#define JM_THREAD_SLOTS 64
+#define JM_MAX_THREADS 64
 
 /* The four bytes of each module fit into the room glibc keeps for modules that are loaded late, and are then read
    without a call. Other C libraries keep no such room. */
@@ -40,9 +40,9 @@ static __attribute__((noinline)) unsigned jm_thread_claim(void)
     pthread_once(&jm_thread_once, jm_thread_prepare);
     do {
         if (taken == UINT64_MAX) {
-            jm_max_relaxed(&jm_thread_given, JM_THREAD_SLOTS + 1);
-            jm_thread_number_plus_1 = JM_THREAD_SLOTS + 1;
-            return JM_THREAD_SLOTS;
+            jm_max_relaxed(&jm_thread_given, JM_MAX_THREADS + 1);
+            jm_thread_number_plus_1 = JM_MAX_THREADS + 1;
+            return JM_MAX_THREADS;
         }
         number = jm_ctz(~taken);
     } while (!jm_cas_weak_acq_rel(&jm_thread_taken, &taken, taken | 1ull << number));
@@ -52,14 +52,14 @@ static __attribute__((noinline)) unsigned jm_thread_claim(void)
     return number;
 }
 
-/* This thread's number plus 1, or 0 if it has none yet: what memory that only a thread with a number has is looked up by,
-   with one branch for both. */
-static inline unsigned jm_thread_tag(void) { return jm_thread_number_plus_1; }
+/* The row of this thread in a table that has one for each number: its number plus 1, or 0 if it has none yet. So what
+   only a thread with a number has is looked up with one branch for both. */
+static inline unsigned jm_thread_row(void) { return jm_thread_number_plus_1; }
 
 /* All numbers that any thread was ever given lie below this. */
 static inline unsigned jm_thread_end(void) { return (unsigned)jm_load_relaxed(&jm_thread_given); }
 
-/* This thread's number, 0..JM_THREAD_SLOTS. */
+/* This thread's number, 0..JM_MAX_THREADS. */
 static inline unsigned jm_thread_number(void)
 {
     unsigned plus_1 = jm_thread_number_plus_1;

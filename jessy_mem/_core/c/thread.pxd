@@ -3,8 +3,8 @@
 
 cdef extern from "c/thread.h" nogil:
     enum:
-        JM_THREAD_SLOTS  # numbers below this belong to one live thread at a time
+        JM_MAX_THREADS  # numbers below this belong to one live thread at a time
 
     unsigned int jm_thread_number() noexcept
-    unsigned int jm_thread_tag() noexcept
+    unsigned int jm_thread_row() noexcept
     unsigned int jm_thread_end() noexcept

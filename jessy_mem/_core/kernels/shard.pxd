@@ -45,7 +45,7 @@ cdef struct Shard:
     uint64_t sum_ns      # of all timed events, modulo 2**64
     uint64_t not_min_ns  # ~ of the shortest timed event since the last reset; 0 when there is none, as in a new row
     uint64_t max_ns      # of the timed events since the last reset
-    uint64_t ticks       # events without a time
+    uint64_t untimed     # events without a time
     uint64_t newest      # the last event that has a bucket, and how many there were; 0 in the shared shard
     uint64_t nowhere     # the bucket of what was before the first event; just before the others
     uint64_t[1] counts   # events in each bucket, as many as the histogram has
@@ -80,8 +80,8 @@ cdef inline uint64_t shard_events(const Shard *shard) noexcept nogil:
     return jm_load_relaxed(&shard.newest) >> BUCKET_BITS
 
 
-cdef inline void shard_settle(Shard *shard, uint64_t newest) noexcept nogil:
-    """Let the event `newest` go to its bucket; for the owner, just before another takes its place."""
+cdef inline void shard_count_newest(Shard *shard, uint64_t newest) noexcept nogil:
+    """Count the event `newest` in its bucket; for the owner, just before another takes its place."""
     if newest:
         jm_assert(shard.groups >> (newest_bucket(newest) // GROUP_BUCKETS) & 1, newest, shard.groups)
     own_add(&shard.nowhere + (newest & ((1 << BUCKET_BITS) - 1)), 1)
@@ -98,7 +98,7 @@ cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns
         if not groups & bit:
             jm_store_relaxed(&shard.groups, groups | bit)
         newest = jm_load_relaxed(&shard.newest)
-        shard_settle(shard, newest)
+        shard_count_newest(shard, newest)
         jm_store_release(&shard.newest, (((newest >> BUCKET_BITS) + 1) << BUCKET_BITS) + bucket + 1)
     else:
         own_add(&shard.overflow, 1)
@@ -128,7 +128,7 @@ cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit
 cdef struct Snapshot:
     uint64_t groups                    # bit g: group g holds events; the counts of other groups are not set
     uint64_t n_timed                   # events in buckets and overflow
-    uint64_t n_ticks                   # events without a time
+    uint64_t n_untimed                 # events without a time
     uint64_t overflow
     uint64_t min_ns                    # 0 when n_timed is 0
     uint64_t max_ns
@@ -189,7 +189,7 @@ cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept n
     n_events = snapshot_add_groups(snapshot, shard, groups)
     snapshot_add_newest(snapshot, shard, newest, before, n_events)
     snapshot.overflow += jm_load_relaxed(&shard.overflow)
-    snapshot.n_ticks += jm_load_relaxed(&shard.ticks)
+    snapshot.n_untimed += jm_load_relaxed(&shard.untimed)
     snapshot.sum_ns += jm_load_relaxed(&shard.sum_ns)
     snapshot.min_ns = min(snapshot.min_ns, ~jm_load_relaxed(&shard.not_min_ns))
     snapshot.max_ns = max(snapshot.max_ns, jm_load_relaxed(&shard.max_ns))
@@ -204,7 +204,7 @@ cdef inline void snapshot_subtract(Snapshot *snapshot, const Shard *earlier) noe
         for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
             snapshot.counts[bucket] -= earlier.counts[bucket]
     snapshot.overflow -= earlier.overflow
-    snapshot.n_ticks -= earlier.ticks
+    snapshot.n_untimed -= earlier.untimed
     snapshot.sum_ns -= earlier.sum_ns
 
 
@@ -278,7 +278,7 @@ cdef inline void snapshot_finish(Snapshot *snapshot, uint64_t limit_ns) noexcept
 
 
 cdef inline void snapshot_begin(Snapshot *snapshot) noexcept nogil:
-    snapshot.groups = snapshot.overflow = snapshot.n_ticks = snapshot.sum_ns = snapshot.max_ns = 0
+    snapshot.groups = snapshot.overflow = snapshot.n_untimed = snapshot.sum_ns = snapshot.max_ns = 0
     snapshot.min_ns = UINT64_MAX
 
 

@@ -44,6 +44,7 @@ at_end: list[Callable[[Ending], object]] = []
 
 _numbers = count(1)
 _open: weakref.WeakValueDictionary[int, Ending] = weakref.WeakValueDictionary()
+_program_ended = False
 
 
 class Late:
@@ -82,7 +83,7 @@ def close(it: Ending) -> None:
 
 def end_unreferenced(it: Ending) -> None:
     """The end by the last reference; late, if a thread of this process has the folder's lock."""
-    if not it.number or it._closed:  # half made
+    if not it.number or it._closed or _program_ended:  # half made, or of no use to anybody any more
         return
     if is_busy(it.config.base_path):
         _late.append(Late(it))
@@ -110,14 +111,18 @@ def _end_bound(it: Ending) -> None:
 def _end(it: Ending) -> None:
     """Close where nobody can be told: what is lost is a ResourceWarning."""
     try:
-        close(it)
+        _or_warn(close, it)
+    finally:
+        _let_go(it, unless_unsaved=False)
+
+
+def _or_warn(save: Callable[[Ending], None], it: Ending) -> None:
+    try:
+        save(it)
     except Exception as error:
         unsaved = ", ".join(f"D{each:02d}" for each in it._learner.unsaved())
         message = f"{it!r} ended, and lost what it had learned and not saved, {unsaved}: {error}"
-        try:
-            warnings.warn(message, ResourceWarning, stacklevel=2)
-        finally:
-            _let_go(it, unless_unsaved=False)
+        warnings.warn(message, ResourceWarning, stacklevel=2)
 
 
 def _let_go(it: Ending, unless_unsaved: bool) -> None:
@@ -131,10 +136,17 @@ def _let_go(it: Ending, unless_unsaved: bool) -> None:
 
 
 def _end_all() -> None:
-    """The end of the program, when threads that are waited for are done and logging still works."""
+    """The end of the program, when threads that are waited for are done and logging still works.
+
+    Nothing more can be learned then, but nothing is closed: a daemon thread reads on until it is stopped.
+    """
+    global _program_ended
     _late.clear()
     for it in open_ones():
-        _end(it)
+        _or_warn(lambda it: it._learner.end_for_good(), it)
+        for tell in at_end:
+            tell(it)
+    _program_ended = True
 
 
 atexit.register(_end_all)

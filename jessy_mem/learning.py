@@ -28,6 +28,7 @@ from jessy_mem.errors import (
     LayerNotFound,
     LimitExceeded,
     LockTimeout,
+    ManagerClosed,
     MappingError,
     ReadOnly,
     RegionNotFound,
@@ -68,6 +69,7 @@ class Learner:
         self.ids = ids
         self._layout = layout
         self._config = config
+        self._ended = False
 
     # Names and new dimensions
 
@@ -350,6 +352,11 @@ class Learner:
             for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
                 self._release(dimension)
 
+    def end_for_good(self) -> None:
+        """The same, and nothing is learned after it: nobody would save it."""
+        self._ended = True
+        self.end()
+
     def unsaved(self) -> list[int]:
         """The proto-dimensions that the end must not lose."""
         return [] if self._config.on_close == "drop" else self.protos.unsaved()
@@ -360,6 +367,8 @@ class Learner:
 
     def _check_writable(self) -> None:
         self._table._check_open()
+        if self._ended:
+            raise ManagerClosed("the program ends, and its manager")
         if self._config.read_only:
             raise ReadOnly(self._config.base_path)
 

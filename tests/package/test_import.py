@@ -110,6 +110,31 @@ def test_exit_is_silent_with_everything_open(tmp_path):
     )
 
 
+def test_daemon_thread_reads_on_when_the_program_ends(tmp_path):
+    """What was learned is saved then, and nothing is closed under a thread that nobody waits for."""
+    done = run_alone(
+        "import atexit, os, sys, threading\n"
+        "begun, go_on, done = threading.Event(), threading.Event(), threading.Event()\n"
+        "def look():  # the last of all that is done at the end\n"
+        "    go_on.set()\n"
+        "    done.wait()\n"
+        "    print(os.path.exists('D15/region.mmap'))\n"
+        "atexit.register(look)\n"
+        "import jessy_mem as jm\n"
+        "memory = jm.MmapManager(base_path='.', simulation='never')\n"
+        "assert memory.create_proto_dimension('Humor', [jm.LayerSpec(text='a joke')]) == 15\n"
+        "def read():\n"
+        "    begun.set()\n"
+        "    go_on.wait()\n"
+        "    print(memory.access_layer((15, 0)).text)\n"
+        "    done.set()\n"
+        "threading.Thread(target=read, daemon=True).start()\n"
+        "begun.wait()\n",
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a joke\nTrue\n", "")
+
+
 def test_exit_is_silent_in_a_thread_that_is_still_reading(tmp_path):
     assert_silent(
         run_alone(

@@ -244,8 +244,8 @@ def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path):
 # Whole programs -----------------------------------------------------------------------------------------------------
 
 
-def run(base, code):
-    """Run `code` after a manager `m` of `base` has learned; what it writes to stderr."""
+def run(base, code, first=""):
+    """Run `first`, and `code` after a manager `m` of `base` has learned; its status, and what it writes to stderr."""
     head = f"""
     import logging, os, sys, threading
     import jessy_mem as jm
@@ -253,7 +253,7 @@ def run(base, code):
     m = jm.MmapManager(base_path={os.fspath(base)!r}, simulation="never", on_close=on_close)
     d = m.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
     """
-    command = [sys.executable, "-X", "dev", "-c", textwrap.dedent(head) + textwrap.dedent(code)]
+    command = [sys.executable, "-X", "dev", "-c", "".join(map(textwrap.dedent, (first, head, code)))]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return ran.returncode, ran.stderr
 
@@ -265,6 +265,23 @@ def run(base, code):
 )
 def test_end_of_the_program_saves(tmp_path, code):
     assert run(tmp_path, code) == (0, "")
+    assert saved(tmp_path) == ["D15"]
+
+
+def test_what_comes_after_the_end_of_the_program_reads_and_does_not_learn(tmp_path):
+    """A function that was registered before the library was imported is called after its end."""
+    code = """
+    import atexit, os
+    @atexit.register
+    def last():
+        assert os.listdir(os.path.join(m.config.base_path, "D15")) == ["region.mmap"]
+        assert m.access_layer((d, 0)).text == "a joke"
+        try:
+            m.create_proto_dimension("Late", [jm.LayerSpec(text="x")])
+        except jm.ManagerClosed as error:
+            print(error, file=sys.stderr)
+    """
+    assert run(tmp_path, "", first=code) == (0, "the program ends, and its manager is closed\n")
     assert saved(tmp_path) == ["D15"]
 
 

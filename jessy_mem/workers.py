@@ -4,7 +4,7 @@ There each process writes its numbers to files of its own in PROMETHEUS_MULTIPRO
 what all of them say, those that have ended too. Nothing of a manager is counted in a file, so what has changed is
 brought there: once a second by a thread, at a scrape, when a manager ends, and at the end of the process.
 
-A process is named by its slot, the lowest number that no other one has, and a manager by the lowest that no open one of
+A process is named by its number, the lowest that no other one has, and a manager by the lowest that no open one of
 the process has. So a worker that takes the place of another goes on with its series, and there are never more series
 than there were workers at once.
 """
@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 from jessy_mem.ending import Ending, at_end
 from jessy_mem.manager import MmapManager, open_managers
 
-__all__ = ["Point", "Points", "Publisher", "claim_slot", "is_multiprocess", "publisher"]
+__all__ = ["Point", "Points", "Publisher", "claim_number", "is_multiprocess", "publisher"]
 
 INTERVAL_S = 1.0
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -63,7 +63,7 @@ def is_multiprocess() -> bool:
     return values.ValueClass is not values.MutexValue
 
 
-def claim_slot(folder: str) -> tuple[int, int]:
+def claim_number(folder: str) -> tuple[int, int]:
     """The lowest number that no running process has claimed in `folder`, and the descriptor that keeps it.
 
     It is free again when the descriptor is closed, however the process ends: the claim is an flock on a small file.
@@ -95,11 +95,11 @@ class Publisher:
         self._chosen: set[int] = set()  # numbers of managers
         self._ended: deque[tuple[int, Points]] = deque()  # the last numbers of those that ended; appended to by anybody
         self._seen: dict[int, dict[Key, float]] = {}  # what was counted of each manager already
-        self._places: dict[int, str] = {}  # manager -> its label
+        self._named: dict[int, str] = {}  # manager -> its label
         self._written: dict[Key, Any] = {}  # values of the client library
         self._failure = ""
         self._is_ending = False
-        self._slot: tuple[int, int] | None = None
+        self._claim: tuple[int, int] | None = None
         self._begin()
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
         at_end.append(self._take_last)
@@ -144,7 +144,7 @@ class Publisher:
 
     def _write(self, number: int, taken: Points) -> None:
         seen = self._seen.setdefault(number, {})
-        if seen and self._slot is None and all(seen[key] == value for key, value in _counted(taken)):
+        if seen and self._claim is None and all(seen[key] == value for key, value in _counted(taken)):
             return  # a forked child that has done nothing yet is no worker
         labels = self._labels(number, taken.base_path)
         for point in taken.points:
@@ -162,17 +162,17 @@ class Publisher:
         gone = [each._replace(value=0) if each.kind == "gauge" else each for each in taken.points]
         self._write(number, taken._replace(points=gone))
         self._seen.pop(number, None)
-        self._places.pop(number, None)
+        self._named.pop(number, None)
         self._chosen.discard(number)
 
     def _labels(self, number: int, base_path: str) -> tuple[tuple[str, str], ...]:
         """What tells the numbers of a manager from those of others, in this process and in all."""
-        if self._slot is None:
-            self._slot = claim_slot(os.environ[FOLDER])
-        if number not in self._places:
-            taken = set(self._places.values())
-            self._places[number] = next(place for place in map(str, count(1)) if place not in taken)
-        return ("base_path", base_path), ("manager", self._places[number]), ("worker", str(self._slot[0]))
+        if self._claim is None:
+            self._claim = claim_number(os.environ[FOLDER])
+        if number not in self._named:
+            taken = set(self._named.values())
+            self._named[number] = next(label for label in map(str, count(1)) if label not in taken)
+        return ("base_path", base_path), ("manager", self._named[number]), ("worker", str(self._claim[0]))
 
     def _value(self, point: Point, labels: tuple[tuple[str, str], ...]) -> Any:
         """The client library's value for `point`, which is 0 when it is made."""
@@ -181,7 +181,7 @@ class Publisher:
             from prometheus_client import values
 
             names, texts = zip(*labels, *point.labels, strict=True)
-            # Of a slot whose worker has ended, what its successor says is what counts.
+            # Of a number whose worker has ended, what its successor says is what counts.
             mode = {"multiprocess_mode": "livemostrecent"} if point.kind == "gauge" else {}
             self._written[key] = values.ValueClass(
                 point.kind, point.metric, point.name, names, texts, point.help, **mode
@@ -214,12 +214,12 @@ class Publisher:
 
     def _in_child(self) -> None:
         """Begin as a worker of one's own: what the parent has counted is the parent's."""
-        if self._slot is not None:
-            os.close(self._slot[1])  # the parent's lock: it keeps it by a descriptor of its own
-            self._slot = None
+        if self._claim is not None:
+            os.close(self._claim[1])  # the parent's lock: it keeps it by a descriptor of its own
+            self._claim = None
         self._ended.clear()
         self._written.clear()
-        self._places.clear()
+        self._named.clear()
         self._seen = {each.number: dict(_counted(self._read(each))) for each in open_managers()}
         self._begin()
 

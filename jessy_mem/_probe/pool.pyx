@@ -213,7 +213,7 @@ cdef struct PoolTask:
     uint64_t n_released       # atomic; releases tried in all rounds
     PoolBlock block           # of the current round
     uint64_t *table           # atomic; each 0 or the address of a Parcel
-    uint64_t n_slots
+    uint64_t n_cells
     uint64_t live_bytes       # atomic; charged for the parcels that are out, counted late and discounted early
 
 
@@ -354,7 +354,7 @@ def handover_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, uns
 # counts: 0 marks that were overwritten, 1 blocks claimed, 2 refused, 3 moments above the limit and releases refused.
 cdef void exchange(Worker *me) noexcept nogil:
     cdef PoolTask *task = <PoolTask *> me.task
-    cdef uint64_t *slot
+    cdef uint64_t *cell
     cdef uint64_t random, seen
     cdef Parcel *parcel
     if me.number + 1 == me.n_workers:
@@ -363,7 +363,7 @@ cdef void exchange(Worker *me) noexcept nogil:
         return
     for _ in range(task.n_rounds):
         random = next_random(&me.random)
-        slot = &task.table[random % task.n_slots]
+        cell = &task.table[random % task.n_cells]
         parcel = NULL
         if random >> 32 & 3:  # one step in four only takes away
             parcel = <Parcel *> malloc(sizeof(Parcel))
@@ -381,8 +381,8 @@ cdef void exchange(Worker *me) noexcept nogil:
                 me.counts[2] += 1
                 free(parcel)
                 parcel = NULL
-        seen = jm_load_acquire(slot)
-        while not jm_cas_weak_acq_rel(slot, &seen, <uint64_t> parcel):
+        seen = jm_load_acquire(cell)
+        while not jm_cas_weak_acq_rel(cell, &seen, <uint64_t> parcel):
             pass
         parcel_end(me, <Parcel *> seen)
     jm_add_acq_rel(&task.n_done, 1)
@@ -408,8 +408,8 @@ def exchange_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, uns
     cdef unsigned int i
     task.pool, task.n_bytes, task.n_rounds = <void *> pool, n_bytes, n_rounds
     task.limit_bytes = pool.usage()[1]
-    task.n_done, task.live_bytes, task.n_slots = 0, 0, 256
-    task.table = <uint64_t *> calloc(task.n_slots, sizeof(uint64_t))
+    task.n_done, task.live_bytes, task.n_cells = 0, 0, 256
+    task.table = <uint64_t *> calloc(task.n_cells, sizeof(uint64_t))
     if task.table == NULL:
         raise MemoryError
     try:
@@ -418,7 +418,7 @@ def exchange_stress(PoolAllocator pool, uint64_t n_bytes, uint64_t n_rounds, uns
         last.task = &task
         for i in range(4):
             last.counts[i] = 0
-        for i in range(task.n_slots):
+        for i in range(task.n_cells):
             parcel_end(&last, <Parcel *> task.table[i])
         free(task.table)
     return dict(zip(

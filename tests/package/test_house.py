@@ -248,6 +248,14 @@ def test_systems_and_compilers_are_known_in_headers_only():
     assert [named(path) for path in PACKAGE.rglob("*.h") if asked.search(path.read_text())] == ["_core/c/atomic.h"]
 
 
+def test_slots_are_those_of_the_plan():
+    """One word for each thing (docs/design.md): nothing in the compiled core is a slot, for it knows no plan."""
+    files = [path for folder in ("_core", "_probe") for path in (PACKAGE / folder).rglob("*")]
+    core = [path for path in files if path.suffix in (".pyx", ".pxd", ".pyi", ".h")]
+    assert {".h", ".pyx"} < {path.suffix for path in core}
+    assert not [named(path) for path in core if re.search(r"slots?(?![a-z])", path.read_text(), re.IGNORECASE)]
+
+
 def test_library_prints_nothing():
     called = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)")
     assert not [named(path) for path in LIBRARY if called.search(without_text(path.read_text()))]

@@ -21,7 +21,7 @@ pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
 from jessy_mem.exporters import BOUNDS_NS, prometheus_collector
-from jessy_mem.workers import claim_slot
+from jessy_mem.workers import claim_number
 
 APPLICATION = """
 import os
@@ -153,13 +153,13 @@ def test_two_workers_of_gunicorn_add_up_and_a_third_goes_on(folder, options):
         first = server.read()
         text = server.scrape(first)
         accesses = by_worker(text, "jessy_mem_accesses_total")
-        slots = {"1", "2"} if options else {"0", "1"}
+        numbers = {"1", "2"} if options else {"0", "1"}
         assert Counter(accesses.values()) - Counter({0: 1}) == Counter(first.values())
-        assert {slot for slot, n_accesses in accesses.items() if n_accesses} == slots
+        assert {number for number, n_accesses in accesses.items() if n_accesses} == numbers
         # Who loaded counts it, and a process that was forked afterwards does not count it again.
         assert sum(by_worker(text, "jessy_mem_loads_total").values()) == (1 if options else 2)
         timed = by_worker(text, "jessy_mem_operation_seconds_bucket", operation="first_touch", le="+Inf")
-        assert {slot for slot, n_timed in timed.items() if n_timed == 1} == slots
+        assert {number for number, n_timed in timed.items() if n_timed == 1} == numbers
 
         gone = min(first)
         os.kill(gone, signal.SIGTERM)
@@ -170,40 +170,38 @@ def test_two_workers_of_gunicorn_add_up_and_a_third_goes_on(folder, options):
         assert by_worker(text, "jessy_mem_accesses_total").keys() == accesses.keys()
 
 
-def test_slot_is_the_lowest_that_is_free(tmp_path):
-    claims = [claim_slot(str(tmp_path)) for _ in range(4)]
+def test_number_is_the_lowest_that_is_free(tmp_path):
+    claims = [claim_number(str(tmp_path)) for _ in range(4)]
     assert [number for number, _ in claims] == [0, 1, 2, 3]
     for number in (2, 1):
         os.close(claims[number][1])
-    claims[1:3] = [claim_slot(str(tmp_path)) for _ in range(2)]
+    claims[1:3] = [claim_number(str(tmp_path)) for _ in range(2)]
     assert [number for number, _ in claims] == [0, 1, 2, 3]
     for _, fd in claims:
         os.close(fd)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_slot_of_a_killed_process_is_free(tmp_path, end):
-    code = (
-        "import sys; from jessy_mem.workers import claim_slot; print(claim_slot(sys.argv[1])[0], flush=True); input()"
-    )
+def test_number_of_a_killed_process_is_free(tmp_path, end):
+    code = "import sys; from jessy_mem import workers as w; print(w.claim_number(sys.argv[1])[0], flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout.readline() == b"0\n"
-        number, fd = claim_slot(str(tmp_path))
+        number, fd = claim_number(str(tmp_path))
         os.close(fd)
         assert number == 1
         holder.send_signal(end)
         holder.wait()
-    number, fd = claim_slot(str(tmp_path))
+    number, fd = claim_number(str(tmp_path))
     os.close(fd)
     assert number == 0
 
 
-def test_slot_is_not_claimed_through_a_link(tmp_path):
+def test_number_is_not_claimed_through_a_link(tmp_path):
     (tmp_path / "jessy_mem_worker_0.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
-        claim_slot(str(tmp_path))
+        claim_number(str(tmp_path))
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -13,8 +13,8 @@
    throws away what was read if the answer is yes: the mark is set before the zeros are there. Set once more after that,
    it also survives a jm_guard_reset() by another thread in between.
 
-   Ranges live in an append-only table of chunks that is never freed, so the handler scans it without a lock. A slot's
-   state is `version << 16 | handlers at work`; the version is odd while the slot holds a range, and begin and end change
+   Ranges live in an append-only table of chunks that is never freed, so the handler scans it without a lock. An entry's
+   state is `version << 16 | handlers at work`; the version is odd while the entry holds a range, and begin and end change
    only while it is even. The handler counts itself in by compare-and-swap, which fails if the version moved since it
    read begin and end; jm_guard_remove() makes the version even and then waits for those who are in. So zeros are never
    mapped over what somebody else was given at an address that was unmapped meanwhile.
@@ -63,7 +63,7 @@ typedef struct {
 } jm_guard_range;
 
 typedef struct {
-    uint64_t taken[JM_GUARD_CHUNK_RANGES / 64]; /* atomic; bit i: slot i belongs to somebody */
+    uint64_t taken[JM_GUARD_CHUNK_RANGES / 64]; /* atomic; bit i: entry i belongs to somebody */
     jm_guard_range ranges[JM_GUARD_CHUNK_RANGES];
 } jm_guard_chunk;
 
@@ -229,7 +229,7 @@ static void jm_guard_install(void)
 
 /* Ranges. */
 
-/* The slot that is the caller's from now on, or -1. */
+/* The entry that is the caller's from now on, or -1. */
 static int64_t jm_guard_claim(void)
 {
     uint64_t number, word, expected, taken;

@@ -71,8 +71,8 @@ static inline int64_t jm_os_folder_mtime(const char *path)
 /* The same of an open folder; 0 also if it is so short ago that the next change may bear the same time. */
 static inline int64_t jm_certain_mtime(int fd)
 {
-    /* Clocks of file systems tick in 10 ms at most, but for those that know no fraction of a second: FAT ticks in 2 s. */
-    enum { TICK_NS = 50000000, COARSE_TICK_NS = 2100000000, MS_NS = 1000000 };
+    /* Clocks of file systems step by 10 ms at most, but for those that know no fraction of a second: FAT has 2 s. */
+    enum { GRAIN_NS = 50000000, COARSE_GRAIN_NS = 2100000000, MS_NS = 1000000 };
     struct timespec now;
     struct stat info;
     int64_t mtime_ns, age_ns;
@@ -80,7 +80,7 @@ static inline int64_t jm_certain_mtime(int fd)
         return 0;
     mtime_ns = jm_mtime_ns(&info);
     age_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - mtime_ns;
-    return age_ns > (mtime_ns % MS_NS ? TICK_NS : COARSE_TICK_NS) ? mtime_ns : 0;
+    return age_ns > (mtime_ns % MS_NS ? GRAIN_NS : COARSE_GRAIN_NS) ? mtime_ns : 0;
 }
 
 /* The numbers of all files "<prefix><16 digits><suffix>" beside the file at `path`, in no order: how many there are, the

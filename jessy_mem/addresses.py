@@ -18,28 +18,23 @@ class Addresses:
     def __init__(self, layout: MemoryLayout) -> None:
         self._layout = layout
         self._spans: dict[int, tuple[int, int]] = {}  # of dimensions outside the plan: (address, bytes)
-        self._waiting: dict[int, int] | None = None  # those that came since the last question; None before the first
-
-    @property
-    def in_use(self) -> bool:
-        """Whether anybody has asked: only then `put` keeps anything."""
-        return self._waiting is not None
+        self._waiting: dict[int, int] = {}  # those that came since the last question
+        self.in_use = False  # whether anybody has asked: only then `put` keeps anything
 
     def begin(self, sizes: Iterable[tuple[int, int]]) -> None:
         """The first question: `sizes` are (dimension, bytes) of all there are."""
-        self._waiting = {}
+        self.in_use = True
         for dimension, n_bytes in sorted(sizes):
             self.put(dimension, n_bytes)
 
     def put(self, dimension: int, n_bytes: int) -> None:
         """A dimension is there, or has another size now."""
-        if self._waiting is not None and dimension not in self._layout.dimensions:
+        if self.in_use and dimension not in self._layout.dimensions:
             self._waiting[dimension] = n_bytes
 
     def remove(self, dimension: int) -> None:
         self._spans.pop(dimension, None)
-        if self._waiting is not None:
-            self._waiting.pop(dimension, None)
+        self._waiting.pop(dimension, None)
 
     def find(self, dimension: int) -> int | None:
         """The address of a dimension's first byte; None if its segment had no room for it."""
@@ -60,7 +55,7 @@ class Addresses:
 
     def _place_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}
-        for dimension, n_bytes in (waiting or {}).items():
+        for dimension, n_bytes in waiting.items():
             self._place(dimension, n_bytes)
 
     def _place(self, dimension: int, n_bytes: int) -> None:

@@ -37,10 +37,12 @@ class Catalogue:
         known = self.evicted.get(dimension)
         if known is None or known.generation != region.generation or dimension in self.evicted.changed:
             self.edition += 1
-        self.evicted.remove(dimension)
+        if known is not None:
+            self.evicted.remove(dimension)
         if self._unindexed is not None:
             self._unindexed.add(dimension)
-        self._addresses.put(dimension, region.size)
+        if self._addresses.in_use:
+            self._addresses.put(dimension, region.size)
 
     def remove(self, dimension: int) -> None:
         """A dimension is not loaded any more."""
@@ -64,7 +66,8 @@ class Catalogue:
     def change(self, dimension: int, region: MmapRegion, layers: Iterable[int] | None) -> None:
         """Those `layers` of a mapped dimension are not what they were; or nobody knows which."""
         self.edition += 1
-        self._addresses.put(dimension, region.size)
+        if self._addresses.in_use:
+            self._addresses.put(dimension, region.size)
         if self._unindexed is None or dimension in self._unindexed:
             return
         if layers is None or dimension not in self._index:

@@ -52,17 +52,6 @@ class Policy(Protocol):
     def __contains__(self, key: object) -> bool: ...
 
 
-class _Node:
-    """One key in SIEVE's queue."""
-
-    __slots__ = ("key", "newer", "older", "visited")
-
-    def __init__(self, key: int) -> None:
-        self.key = key
-        self.visited = False
-        self.newer = self.older = self
-
-
 class Sieve:
     """SIEVE (Zhang et al., "SIEVE is Simpler than LRU", NSDI 2024).
 
@@ -77,61 +66,64 @@ class Sieve:
     """
 
     def __init__(self) -> None:
-        self._nodes: dict[int, _Node] = {}
-        self._root = _Node(0)  # closes the ring: its `newer` is the oldest key, its `older` the newest
-        self._hand = self._root  # the next candidate; the root stands for the oldest key
+        # A ring of the keys; None closes it: what is newer than None is the oldest key, and the other way round.
+        self._newer: dict[int | None, int | None] = {None: None}
+        self._older: dict[int | None, int | None] = {None: None}
+        self._visited: set[int] = set()
+        self._hand: int | None = None  # the next candidate; None stands for the oldest key
 
     def insert(self, key: int) -> None:
-        if key in self._nodes:
-            return self.touch(key)
-        node = self._nodes[key] = _Node(key)
-        node.older, node.newer = self._root.older, self._root
-        node.older.newer = self._root.older = node
-        return None
+        if key in self._newer:
+            self._visited.add(key)
+        else:
+            self._put_before(None, key)
 
     def touch(self, key: int) -> None:
-        node = self._nodes.get(key)
-        if node is not None:
-            node.visited = True
+        if key in self._newer:
+            self._visited.add(key)
 
     def remove(self, key: int) -> None:
-        node = self._nodes.pop(key, None)
-        if node is None:
+        if key not in self._newer:
             return
-        if node is self._hand:
-            self._hand = node.newer
-        node.older.newer, node.newer.older = node.newer, node.older
-        node.older = node.newer = self._root  # no cycle is left for the collector
+        newer, older = self._newer.pop(key), self._older.pop(key)
+        self._newer[older], self._older[newer] = newer, older
+        self._visited.discard(key)
+        if key == self._hand:
+            self._hand = newer
 
     def victim(self, evictable: Callable[[int], bool]) -> int | None:
-        node = self._hand
-        for _ in range(2 * len(self._nodes)):  # the first round clears what it can, so the second one finds a victim
-            if node is self._root:
-                node = node.newer
-            if evictable(node.key):
-                if not node.visited:
-                    self._hand = node
-                    self.remove(node.key)  # and the hand moves on
-                    return node.key
-                node.visited = False
-            node = node.newer
+        key = self._hand
+        for _ in range(2 * len(self)):  # the first round clears what it can, so the second one finds a victim
+            if key is None:
+                key = self._newer[None]
+            assert key is not None  # there is one
+            if evictable(key):
+                if key not in self._visited:
+                    self._hand = key
+                    self.remove(key)  # and the hand moves on
+                    return key
+                self._visited.discard(key)
+            key = self._newer[key]
         return None
 
     def put_back(self, keys: Sequence[int]) -> None:
         hand = self._hand
-        keys = [key for key in keys if key not in self._nodes]
+        keys = [key for key in keys if key not in self]
         for key in keys:
-            node = self._nodes[key] = _Node(key)
-            node.older, node.newer = hand.older, hand
-            node.older.newer = hand.older = node
+            self._put_before(hand, key)
         if keys:
-            self._hand = self._nodes[keys[0]]
+            self._hand = keys[0]
+
+    def _put_before(self, newer: int | None, key: int) -> None:
+        older = self._older[newer]
+        self._newer[key], self._older[key] = newer, older
+        self._newer[older] = self._older[newer] = key
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._newer) - 1
 
     def __contains__(self, key: object) -> bool:
-        return key in self._nodes
+        return key is not None and key in self._newer
 
 
 class Ranked:

@@ -49,10 +49,16 @@ class Opener:
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
         self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
+        self._last = self._find_place(1, None)  # whoever asks for a place asks for the same one a few times
 
     def place_of(self, dimension: int) -> Place:
-        planned, named = self._layout.dimensions.get(dimension), self._named.get(dimension)
-        segment = self._layout.segment_of(dimension)
+        named, last = self._named.get(dimension), self._last
+        if last.dimension != dimension or (last.path if last.named else None) != named:
+            last = self._last = self._find_place(dimension, named)
+        return last
+
+    def _find_place(self, dimension: int, named: str | None) -> Place:
+        planned, segment = self._layout.dimensions.get(dimension), self._layout.segment_of(dimension)
         return Place(
             dimension,
             region_file(self._base_path, dimension) if named is None else named,

@@ -102,7 +102,8 @@ class RegionTable(LayerRegistry):
 
     def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
         """The region of `dimension`, mapped or simulated, and charged, but in no table yet."""
-        return self._region_around(self._open_stack(dimension, known_source), self._opener.place_of(dimension))
+        place = self._opener.place_of(dimension)
+        return self._region_around(self._opener.open(place, partial(self._admit, place), known_source), place)
 
     def _open_stack(self, dimension: int, known_source: str | None = None) -> Stack:
         place = self._opener.place_of(dimension)
@@ -304,6 +305,8 @@ class RegionTable(LayerRegistry):
 
     def _read_changed(self) -> None:
         """Map what was changed while it was evicted, so that it can be found. With no lock held."""
+        if not self._evicted.changed:
+            return
         with self._lock:
             changed = list(self._evicted.changed)
         for dimension in changed:

@@ -58,7 +58,8 @@ def map_file(
     path: str | os.PathLike[str],
     dimension_id: int,
     *,
-    admit: Callable[[int], Any] | None = None,
+    admit: Callable[[int, int], Any] | None = None,
+    below_bytes: int = 0,
     immutable: bool = False,
     delta: bool = False,
 ) -> Image: ...

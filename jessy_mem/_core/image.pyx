@@ -361,18 +361,22 @@ def checked(Image image not None, str verify):
     return image
 
 
-def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, bint delta=False):
+def map_file(
+    path, uint64_t dimension_id, *, admit=None, uint64_t below_bytes=0, bint immutable=False, bint delta=False
+):
     """Map the region file at `path`, checked, as an Image.
 
-    `admit(n_bytes)` is called with the file's size before it is mapped and returns its charge, or raises. A file that
-    is immutable, by `immutable` or by its own flag, is copied into sealed memory and compared with its digest. Of one
-    that is opened as a `delta` the file must say that it is one.
+    `admit(n_bytes, below_bytes)` is called with the sizes of the file and of those under it before it is mapped, and
+    returns its charge, or raises. A file that is immutable, by `immutable` or by its own flag, is copied into sealed
+    memory and compared with its digest. Of one that is opened as a `delta` the file must say that it is one.
     """
     cdef Fault fault
     cdef int fd, failed
     cdef jm_file_facts facts
     cdef uint64_t n_bytes = 0
     cdef Image image
+    cdef bytes first = b""
+    cdef object refusal = None
     cdef str text_path = os.fspath(path)
     try:
         fd = os.open(text_path, OPEN_FLAGS)
@@ -381,22 +385,27 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, b
     except OSError as error:
         raise MappingError.of(error, text_path) from None
     try:
+        try:  # which costs less than the fault that reading the mapping would
+            first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)
+        except OSError as error:  # it may be no file
+            refusal = error
         with nogil:
-            failed = jm_os_file_facts(fd, &facts)
+            failed = jm_os_file_facts(fd, &facts)  # after that, so that what is read is not longer than the file
         if failed:
             raise OSError(c_errno, os.strerror(c_errno))
         if facts.is_folder:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not facts.is_regular:
             raise OSError(errno.EINVAL, "Not a regular file")
+        if refusal is not None:
+            raise refusal
         n_bytes = facts.n_bytes
         if n_bytes < HEADER_BYTES:
-            hint = advice(text_path, os.pread(fd, HEADER_BYTES, 0))
+            hint = advice(text_path, first)
             raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
-        charge = admit(n_bytes) if admit is not None else None
+        charge = admit(n_bytes, below_bytes) if admit is not None else None
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
-        first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)  # which costs less than the fault that reading the mapping would
-        image = Image(map_descriptor(fd, text_path, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
+        image = Image(map_descriptor(fd, text_path, n_bytes, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
         if delta and not image.is_delta:
             fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
             raise fault_error(&fault, text_path)
@@ -412,14 +421,14 @@ def map_file(path, uint64_t dimension_id, *, admit=None, bint immutable=False, b
         os.close(fd)
 
 
-cdef object map_descriptor(int fd, str path, uint64_t n_bytes):
-    """The first `n_bytes` of a file as a read-only Mapping."""
+cdef object map_descriptor(int fd, str path, uint64_t n_bytes, uint64_t file_bytes=0):
+    """The first `n_bytes` of a file as a read-only Mapping; `file_bytes` as there."""
     try:
         try:
-            return Mapping(n_bytes, fd)
+            return Mapping(n_bytes, fd, file_bytes=file_bytes)
         except PermissionError:
             # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
-            return Mapping(n_bytes, fd, private=True)
+            return Mapping(n_bytes, fd, private=True, file_bytes=file_bytes)
     except ValueError as error:  # the file was shortened since its size was asked
         raise RegionTruncated(path, "header", str(error), f"a file of {n_bytes} bytes") from None
 

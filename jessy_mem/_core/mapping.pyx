@@ -12,7 +12,9 @@ from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
 
-from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport (
+    jm_file_facts, jm_os_file_facts, jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
+)
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 
@@ -24,7 +26,7 @@ cdef enum:
 @cython.final
 @cython.no_gc  # holds no Python object
 cdef class Mapping:
-    """Mapping(n_bytes, fd=-1, *, private=False, huge=False, reserve=False)\n--\n
+    """Mapping(n_bytes, fd=-1, *, private=False, huge=False, reserve=False, file_bytes=0)\n--\n
     Memory that is mapped as long as somebody holds its buffer.
 
     Parameters
@@ -39,20 +41,29 @@ cdef class Mapping:
         Ask for huge pages, where the system has them.
     reserve : bool
         Of memory, take the addresses only: a page counts when it is first touched, however much is mapped.
+    file_bytes : int
+        What the file has, if the caller has just asked.
 
     Raises OSError if the system refuses, ValueError if the file is shorter. Thread-safe.
     """
 
-    def __cinit__(self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False, bint reserve=False):
-        cdef uint64_t file_bytes = n_bytes
+    def __cinit__(
+        self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False, bint reserve=False,
+        uint64_t file_bytes=0,
+    ):
+        cdef jm_file_facts facts
         jm_disown(<PyObject *> self)
         self.writable = fd < 0
         if fd < 0:
             self.base = jm_os_map_zeroed(n_bytes, huge, reserve)
         else:
-            self.base = jm_os_map_file(fd, n_bytes, private, &file_bytes)
-        if file_bytes < n_bytes:
-            raise ValueError(f"the file has {file_bytes} bytes now")
+            if not file_bytes:
+                if jm_os_file_facts(fd, &facts) != 0:
+                    raise OSError(errno, os.strerror(errno))
+                file_bytes = facts.n_bytes
+            if file_bytes < n_bytes:
+                raise ValueError(f"the file has {file_bytes} bytes now")
+            self.base = jm_os_map_file(fd, n_bytes, private)
         if self.base == NULL:
             raise OSError(errno, os.strerror(errno))
         self.n_bytes = n_bytes

@@ -52,8 +52,9 @@ assert layout.DELTA_DIGITS == 16  # what os_folder.h counts
 
 
 cdef tuple checked_stack(tuple stack):
-    if not stack or not all([isinstance(image, Image) for image in stack]):
-        raise TypeError("a stack is a tuple of Images, the base first")
+    for image in stack or (None,):
+        if not isinstance(image, Image):
+            raise TypeError("a stack is a tuple of Images, the base first")
     return stack
 
 
@@ -207,9 +208,9 @@ def open_stack(
     cdef list listed, before = None
     cdef tuple stack
     while True:
-        listed = delta_generations(path, dimension_id, bare) if deltas and not immutable else []
+        listed = generations_beside(path, dimension_id, bare) if deltas and not immutable else []
         try:
-            stack = (checked(map_file(path, dimension_id, admit=admit_with(admit, 0), immutable=immutable), verify),)
+            stack = (checked(map_file(path, dimension_id, admit=admit, immutable=immutable), verify),)
         except InvalidRegion as error:
             if not is_unsynced(path):
                 raise
@@ -230,7 +231,7 @@ def reopen_stack(tuple stack not None, str path not None, *, admit=None, str ver
     cdef list listed, before = None
     cdef tuple kept, grown
     while True:
-        listed = delta_generations(path)
+        listed = generations_beside(path, None, None)
         if base.identity is None or identity_of(path, base.dimension_id) != base.identity:
             return None
         listed = [generation for generation in listed if generation > base.generation]
@@ -250,7 +251,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
     """
     cdef Image base = checked_stack(stack)[0], image
     cdef str name = layout.delta_file(path, generation)
-    image = map_file(name, base.dimension_id, admit=admit_with(admit, stack_bytes(stack)), delta=True)
+    image = map_file(name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True)
     if image.generation != generation:
         raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
     if image.name != base.name:
@@ -302,10 +303,6 @@ def is_torn(str path not None):
     return False
 
 
-cdef object admit_with(admit, uint64_t below_bytes):
-    return None if admit is None else lambda n_bytes: admit(n_bytes, below_bytes)
-
-
 cdef object identity_of(str path, dimension_id):
     """What `Image.identity` would be of the file that is there now."""
     try:
@@ -322,6 +319,10 @@ def delta_generations(str path not None, key=None, dict bare=None):
 
     `bare` remembers by `key` when names last changed in a folder that had none: to ask for that again is enough then.
     """
+    return generations_beside(path, key, bare)
+
+
+cdef list generations_beside(str path, key, dict bare):
     cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
     cdef const char *base_path = encoded
     cdef const char *prefix_name = prefix

@@ -522,7 +522,7 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):
     with inject.instead("os.pread", shorten), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert caught.value.path == str(path)
-    assert caught.value.expected == f"a file of {SIZE} bytes"
+    assert caught.value.expected == f"a file of {SIZE} bytes, as its header says"
 
 
 # Failures of the system -------------------------------------------------------------------------------------------
@@ -846,10 +846,10 @@ def test_file_shortened_while_it_is_sealed_is_truncated(region_file, inject):
 def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, inject):
     """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
 
-    def older_system(n_bytes, fd, private=False):
+    def older_system(n_bytes, fd, private=False, file_bytes=0):
         if not private and "memfd" in os.readlink(f"/proc/self/fd/{fd}"):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        return Mapping(n_bytes, fd, private=private)
+        return Mapping(n_bytes, fd, private=private, file_bytes=file_bytes)
 
     before = set(mapped_regions())
     with inject.instead("jessy_mem._core.image.Mapping", older_system):
@@ -893,13 +893,13 @@ def test_charge_is_asked_before_the_file_is_mapped_and_lives_as_long_as_it(immut
     path = region_file(extended_file(immutable=immutable))
     asked = []
 
-    def admit(n_bytes):
-        asked.append((n_bytes, len(mapped_regions()) if HAS_PROC else 0))
+    def admit(n_bytes, below_bytes):
+        asked.append((n_bytes, below_bytes, len(mapped_regions()) if HAS_PROC else 0))
         return Charge()
 
     mapped_before = len(mapped_regions()) if HAS_PROC else 0
     region = make_region(map_file(path, 3, admit=admit), False, bytearray)
-    assert asked == [(SIZE, mapped_before)]
+    assert asked == [(SIZE, 0, mapped_before)]
     assert Charge.alive == 1
     view = region.layer(0)
     region.close()
@@ -914,16 +914,16 @@ def test_charge_is_asked_before_the_file_is_mapped_and_lives_as_long_as_it(immut
 def test_charge_is_given_back_when_the_file_is_refused(immutable, region_file):
     data = damaged(extended_file(immutable=immutable), SOUND.layers[0].offset if immutable else 0)
     with pytest.raises(InvalidRegion):
-        map_file(region_file(data), 3, admit=lambda _: Charge())
+        map_file(region_file(data), 3, admit=lambda *_: Charge())
     assert Charge.alive == 0
 
 
 def test_refusal_to_charge_maps_nothing(region_file):
-    def refuse(n_bytes):
-        raise RuntimeError(f"{n_bytes} bytes are too many")
+    def refuse(n_bytes, below_bytes):
+        raise RuntimeError(f"{n_bytes} bytes on {below_bytes} are too many")
 
-    with pytest.raises(RuntimeError, match=f"{SIZE} bytes are too many"):
-        map_file(region_file(DATA), 3, admit=refuse)
+    with pytest.raises(RuntimeError, match=f"{SIZE} bytes on 50 are too many"):
+        map_file(region_file(DATA), 3, admit=refuse, below_bytes=50)
 
 
 # Images of other owners -------------------------------------------------------------------------------------------

@@ -70,17 +70,10 @@ static inline int jm_os_open(const char *path, int is_writable)
     return open(path, (is_writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK);
 }
 
-/* Map the first n_bytes of a file, read-only. NULL with errno, or with *file_bytes < n_bytes if it is shorter than that. */
-static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private, uint64_t *file_bytes)
+/* Map the first n_bytes of a file, read-only; NULL with errno. What is mapped behind its end cannot be read. */
+static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private)
 {
-    struct stat info;
-    void *base;
-    if (fstat(fd, &info) != 0)
-        return NULL;
-    *file_bytes = (uint64_t)info.st_size;
-    if (*file_bytes < n_bytes)
-        return NULL;
-    base = mmap(NULL, n_bytes, PROT_READ, is_private ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+    void *base = mmap(NULL, n_bytes, PROT_READ, is_private ? MAP_PRIVATE : MAP_SHARED, fd, 0);
     return base == MAP_FAILED ? NULL : base;
 }
 

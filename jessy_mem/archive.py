@@ -387,8 +387,7 @@ class _Importer:
     def _begin(self, dimension: int, images: Stack) -> None:
         """Publish a dimension that is not there: its deltas, and then the base, with which it is there."""
         base = self._files.new_file(dimension)
-        path = os.fspath(base.path)
-        files = [*(NewFile(Path(delta_file(path, image.generation))) for image in images[1:]), base]
+        files = [*(NewFile(delta_file(base.path, image.generation)) for image in images[1:]), base]
         published: list[NewFile] = []
         try:
             for file, image in zip(files, (*images[1:], images[0]), strict=True):
@@ -408,13 +407,13 @@ class _Importer:
             old.append(open_stack(path, dimension, verify="never", deltas=False)[0].generation)
         newest, generation = max(old, default=0), images[-1].generation
         if len(images) == 1 and (images[0].immutable or generation > newest):
-            replace((memoryview(images[0]),), Path(path))
+            replace((memoryview(images[0]),), path)
         else:
             generation = max(generation, newest + 1)
-            replace(merged(images, True, generation).pieces(), Path(path))
+            replace(merged(images, True, generation).pieces(), path)
         for number in delta_generations(path):
             with suppress(OSError):
-                remove(Path(delta_file(path, number)))
+                remove(delta_file(path, number))
         return generation
 
 

@@ -6,17 +6,18 @@ fraction of what they take one by one.
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
+from jessy_mem.durable import split, sync_folder, sync_whole, unsynced_in
 from jessy_mem.errors import ConsciousnessError, MappingError
 from jessy_mem.locking import renew_in_child
-from jessy_mem.publish import Buffer, NewFile, sync_folder, sync_whole, unsynced_in
+from jessy_mem.publish import Buffer, Draft, NewFile
 
 __all__ = ["Batch", "publish_many", "side_by_side", "without_frames"]
 
@@ -25,37 +26,81 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Failure)
 
 _N_THREADS = 16
+_N_TOGETHER = 128  # files that are open at once, and their folders
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 
 
 def publish_many(files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[ConsciousnessError | None]:
-    """Publish new files side by side, each folder fsynced once; for each file None, or why it is not there."""
+    """Publish new files together, each folder fsynced once; for each file None, or why it is not there."""
     made = list(files)
-
-    def write(item: tuple[NewFile, Iterable[Buffer]]) -> None:
-        file, pieces = item
-        try:
-            file.write(pieces)
-        except BaseException:
-            file.undo()
-            raise
-
+    errors: dict[int, Failure] = {}
+    at = 0
     try:
-        errors = side_by_side(write, made)
-        failed = _sync_folders([file for (file, _), error in zip(made, errors, strict=True) if error is None])
+        while at < len(made):
+            at = _publish_some(made, at, errors)
+        there = [number for number in range(len(made)) if number not in errors]
+        failed = _sync_folders(folder for number in there for folder in made[number][0].folders()[1:])
+        for number in there:
+            reason = next((failed[folder] for folder in made[number][0].folders() if folder in failed), None)
+            if reason is not None:
+                errors[number] = reason
+        for number in errors:
+            made[number][0].undo()
     except BaseException:
         for file, _ in made:
             file.undo()
         raise
-    outcomes: list[ConsciousnessError | None] = []
-    for (file, _), error in zip(made, errors, strict=True):
-        failure = error or next((failed[folder] for folder in file.folders() if folder in failed), None)
-        if failure is not None and error is None:
-            file.undo()
-        outcomes.append(None if failure is None else _about(failure, file.path))
-    return outcomes
+    return [_about(errors[number], file.path) if number in errors else None for number, (file, _) in enumerate(made)]
 
 
-def _about(failure: Failure, path: Path) -> ConsciousnessError:
+def _publish_some(made: Sequence[tuple[NewFile, Iterable[Buffer]]], first: int, errors: dict[int, Failure]) -> int:
+    """Publish files from number `first` on, and make durable their folders; the number of the next one.
+
+    Several threads do what waits for the disk, and nothing else, for the rest takes less than to change threads.
+    """
+    drafts: dict[int, Draft] = {}
+    number = first
+    try:
+        for number in range(first, min(first + _N_TOGETHER, len(made))):
+            file, pieces = made[number]
+            try:
+                drafts[number] = file.draft(pieces)
+            except (OSError, ConsciousnessError) as error:
+                if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR and drafts:
+                    number -= 1  # it is the first of the next ones
+                    break
+                errors[number] = without_frames(error)
+        _sync(Draft.sync, drafts, errors)
+        folders: dict[str, int] = {}
+        for each, draft in drafts.items():
+            if each in errors:
+                continue
+            try:
+                made[each][0].give_name(draft)
+                folders.setdefault(made[each][0].folder, each)
+            except (OSError, ConsciousnessError) as error:
+                errors[each] = without_frames(error)
+        failed: dict[int, Failure] = {}
+        _sync(Draft.sync_folder, {each: drafts[each] for each in folders.values()}, failed)
+        for each in drafts.keys() - errors.keys():
+            reason = failed.get(folders[made[each][0].folder])
+            if reason is not None:
+                errors[each] = reason
+    finally:
+        for each, draft in drafts.items():
+            try:
+                draft.close()
+            except OSError as error:
+                errors.setdefault(each, without_frames(error))
+    return number + 1
+
+
+def _sync(call: Callable[[Draft], object], drafts: dict[int, Draft], errors: dict[int, Failure]) -> None:
+    outcomes = side_by_side(call, list(drafts.values()))
+    errors.update((number, error) for number, error in zip(drafts, outcomes, strict=True) if error is not None)
+
+
+def _about(failure: Failure, path: str) -> ConsciousnessError:
     return failure if isinstance(failure, ConsciousnessError) else MappingError.of(failure, path)
 
 
@@ -70,8 +115,8 @@ class Batch:
 
     def __init__(self, window_s: float = 1.0) -> None:
         self.window_s = window_s
-        self._waiting: dict[Path, NewFile] = {}
-        self._failed: dict[Path, tuple[NewFile, Failure]] = {}
+        self._waiting: dict[str, NewFile] = {}
+        self._failed: dict[str, tuple[NewFile, Failure]] = {}
         self._since = 0.0
         self._renew()
         renew_in_child(self)
@@ -115,10 +160,10 @@ class Batch:
                 files = list(self._waiting.values())
             others = _others_beside(files)
             errors = side_by_side(NewFile.sync, files)
-            failed = _sync_folders(files)
+            failed = _sync_folders(folder for file in files for folder in file.folders())
             for path, failure in zip(others, side_by_side(sync_whole, others), strict=True):
                 if failure is not None:
-                    failed[path.parent] = failure
+                    failed[split(path)[0]] = failure
             with self._lock:
                 for file, error in zip(files, errors, strict=True):
                     reason = error or next((failed[f] for f in file.folders() if f in failed), None)
@@ -132,16 +177,16 @@ class Batch:
                     raise _about(reason, path) from reason
 
 
-def _others_beside(files: Iterable[NewFile]) -> list[Path]:
+def _others_beside(files: Iterable[NewFile]) -> list[str]:
     """What other processes have written into the folders of files, and not made durable yet."""
     own = {file.path for file in files}
-    folders = dict.fromkeys(path.parent for path in own)
+    folders = dict.fromkeys(file.folder for file in files)
     return [path for folder in folders for path in unsynced_in(folder) if path not in own]
 
 
-def _sync_folders(files: Iterable[NewFile]) -> dict[Path, Failure]:
-    """Make the names of files durable, each folder once; those that could not be, and why."""
-    folders = list(dict.fromkeys(folder for file in files for folder in file.folders()))
+def _sync_folders(folders: Iterable[str]) -> dict[str, Failure]:
+    """Make the names in folders durable, in each once; those where that could not be, and why."""
+    folders = list(dict.fromkeys(folders))
     errors = side_by_side(sync_folder, folders)
     return {folder: error for folder, error in zip(folders, errors, strict=True) if error is not None}
 

@@ -26,6 +26,7 @@ from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.stack import delta_generations, is_torn
 from jessy_mem.batch import Batch, publish_many, without_frames
+from jessy_mem.durable import sync_whole
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
@@ -51,7 +52,7 @@ from jessy_mem.growth import (
 )
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import delta_file
-from jessy_mem.publish import Buffer, NewFile, remove, replace, sync_whole
+from jessy_mem.publish import Buffer, NewFile, remove, replace
 
 __all__ = ["Files", "deltas_of", "has_base"]
 
@@ -200,7 +201,7 @@ class Files:
 
         MappingError if it cannot be removed. Under the folder's lock.
         """
-        base = Path(self.table._place_of(dimension).path)
+        base = self.table._place_of(dimension).path
         is_there = has_base(base)
         leftovers = [] if is_there else deltas_of(base)
         if not is_there and os.path.lexists(base):
@@ -216,8 +217,8 @@ class Files:
         """Remove the deltas that a crash left and nobody reads; once for each base that is met."""
         base = region._stack[0]
         if self._swept.get(dimension) != base.generation:
-            in_base = deltas_of(Path(base.path), base.generation)
-            for old in (*in_base, *(each for each in deltas_of(Path(base.path)) if is_torn(os.fspath(each)))):
+            in_base = deltas_of(base.path, base.generation)
+            for old in (*in_base, *(each for each in deltas_of(base.path) if is_torn(each))):
                 with contextlib.suppress(OSError):
                     remove(old)
             self._swept[dimension] = base.generation
@@ -236,17 +237,17 @@ class Files:
         base, old = self.table._place_of(dimension).path, images[len(images) - n :]
         with pieces_of(packed) as pieces:
             if n == len(images):
-                replace(pieces, Path(base))
+                replace(pieces, base)
                 old = old[1:]
             else:
                 # What takes the place of files that are on the disk must be there before they go.
-                durable = self._batch is None or any(Path(image.path) not in self._batch for image in old)
+                durable = self._batch is None or any(image.path not in self._batch for image in old)
                 if durable:
                     _make_durable(images[: len(images) - n])
-                self.publish(NewFile(Path(delta_file(base, generation))), pieces, durable)
+                self.publish(NewFile(delta_file(base, generation)), pieces, durable)
         for image in old:
             with contextlib.suppress(OSError):
-                remove(Path(image.path))
+                remove(image.path)
 
     def _show(
         self, dimension: int, region: MmapRegion, n: int, generation: int, changes: Changes, change: PackedRegion | None
@@ -270,15 +271,14 @@ class Files:
             table._refresh_dimension(dimension)
 
 
-def has_base(path: str | os.PathLike[str]) -> bool:
+def has_base(path: str) -> bool:
     """Whether a dimension has its file; one that a power cut tore before anybody was told of it is none."""
-    return os.path.lexists(path) and not is_torn(os.fspath(path))
+    return os.path.lexists(path) and not is_torn(path)
 
 
-def deltas_of(base: Path, newest: int | None = None) -> list[Path]:
+def deltas_of(path: str, newest: int | None = None) -> list[str]:
     """The deltas beside the file of a dimension, oldest first; with `newest` those of no later generation."""
-    path = os.fspath(base)
-    return [Path(delta_file(path, each)) for each in delta_generations(path) if newest is None or each <= newest]
+    return [delta_file(path, each) for each in delta_generations(path) if newest is None or each <= newest]
 
 
 def _make_durable(images: Iterable[Image]) -> None:
@@ -286,7 +286,7 @@ def _make_durable(images: Iterable[Image]) -> None:
     for image in images:
         if image.unsynced:
             try:
-                sync_whole(Path(image.path))
+                sync_whole(image.path)
             except OSError as error:
                 raise MappingError.of(error, image.path) from error
             image.unsynced = False

@@ -321,7 +321,7 @@ class Learner:
                     self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)
 
-    def _own_file(self, dimension: int) -> Path | None:
+    def _own_file(self, dimension: int) -> str | None:
         """The file to be removed with a dimension that is forgotten; raises if it must stay."""
         place = self._table._place_of(dimension)
         known = self._table._known(dimension)
@@ -336,7 +336,7 @@ class Learner:
             raise ImmutableDimension(dimension, "forgetting it")
         if known is not None and known.source == "pool" and not self.protos.is_own_file(dimension):
             return None  # what is in the place of its file is another's
-        return Path(place.path)
+        return place.path
 
     # The end
 

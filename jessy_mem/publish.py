@@ -19,24 +19,12 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from jessy_mem.durable import PathLike, make_folders, open_folder, remove_folders, split, sync_file, sync_folder
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
 from jessy_mem.layout import UNSYNCED_MODE
 
-__all__ = [
-    "NewFile",
-    "is_temporary",
-    "make_folder",
-    "publish",
-    "remove",
-    "replace",
-    "sync_file",
-    "sync_folder",
-    "sync_whole",
-    "unsynced_in",
-    "withdraw",
-]
+__all__ = ["Draft", "NewFile", "is_temporary", "publish", "remove", "replace", "withdraw"]
 
 Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int], object]
@@ -50,7 +38,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 
 def publish(
     pieces: Iterable[Buffer],
-    target: Path,
+    target: PathLike,
     progress: Progress | None = None,
     *,
     exclusive: bool = False,
@@ -67,21 +55,22 @@ def publish(
     return file
 
 
-def replace(pieces: Iterable[Buffer], target: Path) -> None:
+def replace(pieces: Iterable[Buffer], target: PathLike) -> None:
     """Publish `pieces` in place of a file, which is there again if that fails at the last step. MappingError."""
-    kept = temporary_name(target.name)
+    folder_path, name = split(target)
+    kept = temporary_name(name)
     try:
-        folder = open_folder(target.parent, follow_links=False)
+        folder = open_folder(folder_path, follow_links=False)
     except OSError as error:
         raise _error_of(error, target) from error
     try:
         with contextlib.suppress(OSError):  # without links the last step cannot be undone
-            os.link(target.name, kept, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.link(name, kept, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         try:
             publish(pieces, target)
         except BaseException:
             with contextlib.suppress(OSError):  # does nothing if both are still names of the old file
-                os.rename(kept, target.name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.rename(kept, name, src_dir_fd=folder, dst_dir_fd=folder)
             raise
         finally:
             with contextlib.suppress(OSError):
@@ -96,13 +85,14 @@ class NewFile:
     Not to be shared between threads.
     """
 
-    __slots__ = ("_follow_links", "_identity", "_made", "path")
+    __slots__ = ("_follow_links", "_identity", "_made", "_name", "folder", "path")
 
-    def __init__(self, path: Path, follow_links: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: PathLike, follow_links: bool = False) -> None:
+        self.path = os.fspath(path)
+        self.folder, self._name = split(path)
         self._follow_links = follow_links
         self._identity: Identity | None = None  # of what was written, set before it has its name
-        self._made: list[Path] = []  # the folders that were made for it
+        self._made: list[str] = []  # the folders that were made for it
 
     def publish(self, pieces: Iterable[Buffer], durable: bool = True) -> None:
         """Write `pieces` and give the file its name; AlreadyPublished if that is taken, LinkRefused, MappingError.
@@ -130,7 +120,7 @@ class NewFile:
         """Remove the file, durably, and its folder if that can go then. Another's file in its place stays."""
         try:
             self._unlink()
-            _remove_empty(self.path.parent)
+            _remove_empty(self.folder)
         except OSError as error:
             raise MappingError.of(error, self.path) from error
 
@@ -138,9 +128,9 @@ class NewFile:
         self, pieces: Iterable[Buffer], progress: Progress | None, exclusive: bool, durable: bool = True
     ) -> None:
         try:
-            self.write(pieces, progress, exclusive, durable)
+            self.write(pieces, progress, exclusive, durable, durable)
             # One after the other: a journal that commits the first has mostly nothing left to do for the others.
-            for folder in self.folders() if durable else ():
+            for folder in self.folders()[1:] if durable else ():
                 sync_folder(folder)
         except BaseException as error:
             self.undo(exclusive)
@@ -148,16 +138,16 @@ class NewFile:
                 raise _error_of(error, self.path) from error
             raise
 
-    def folders(self) -> list[Path]:
+    def folders(self) -> list[str]:
         """The folders with a new name in them: its own, then those of the folders made for it."""
-        return [self.path.parent, *(made.parent for made in reversed(self._made))]
+        return [self.folder, *[split(made)[0] for made in reversed(self._made)]]
 
     def undo(self, exclusive: bool = True) -> None:
         """Take back what `write` did, as far as that goes."""
         if exclusive:
             with contextlib.suppress(OSError):
                 self._unlink()
-        _remove_folders(self._made)
+        remove_folders(self._made)
 
     def _unlink(self) -> None:
         if not self.is_there():
@@ -175,46 +165,89 @@ class NewFile:
         progress: Progress | None = None,
         exclusive: bool = True,
         durable: bool = True,
+        durable_name: bool = False,
     ) -> None:
-        """Write the file and give it its name, which is not durable yet. After an error `undo` is to be called."""
-        _make_folder(self.path.parent, self._made)
-        folder = open_folder(self.path.parent, self._follow_links)
+        """Write the file and give it its name, which is not durable yet but in its own folder, and only if it is to be.
+
+        After an error `undo` is to be called.
+        """
+        draft = self.draft(pieces, progress, exclusive, durable)
         try:
-            draft = _Draft(folder, self.path.name, durable)
-            try:
-                if not exclusive:
-                    draft.take_mode()
-                _write(draft.fd, pieces, progress)
-                if durable:
-                    os.fsync(draft.fd)
-                self._identity = _identity(os.fstat(draft.fd))
-                draft.give_name(exclusive)
-            except FileExistsError as error:
-                raise AlreadyPublished(self.path) from error
-            finally:
-                draft.close()
+            if durable:
+                draft.sync()
+            self.give_name(draft, exclusive)
+            if durable_name:
+                draft.sync_folder()
         finally:
-            os.close(folder)
+            draft.close()
+
+    def draft(
+        self,
+        pieces: Iterable[Buffer],
+        progress: Progress | None = None,
+        exclusive: bool = True,
+        durable: bool = True,
+    ) -> Draft:
+        """The open file, with all its bytes and without its name; to be closed. The first step of `write`.
+
+        Not `durable`: it is marked as not being so (layout.UNSYNCED_MODE).
+        """
+        try:
+            draft = Draft(self.folder, self._name, self._follow_links, durable)
+        except FileNotFoundError:
+            make_folders(self.folder, self._made)
+            draft = Draft(self.folder, self._name, self._follow_links, durable)
+        try:
+            if not exclusive:
+                draft.take_mode()
+            _write(draft.fd, pieces, progress)
+        except BaseException:
+            draft.close()
+            raise
+        return draft
+
+    def give_name(self, draft: Draft, exclusive: bool = True) -> None:
+        """Give a draft its name; AlreadyPublished if that is taken. The last step of `write`."""
+        self._identity = _identity(os.fstat(draft.fd))
+        try:
+            draft.give_name(exclusive)
+        except FileExistsError as error:
+            raise AlreadyPublished(self.path) from error
 
 
-class _Draft:
+class Draft:
     """The open file that is written: nameless if that can be, else, or for a moment, with a temporary name."""
 
-    def __init__(self, folder: int, name: str, durable: bool) -> None:
-        self.folder = folder
+    __slots__ = ("fd", "folder", "name", "temporary")
+
+    def __init__(self, folder: str, name: str, follow_links: bool, durable: bool) -> None:
         self.name = name
-        self.temporary = temporary_name(name)
-        self.has_temporary = False
-        mode = 0o666 if durable else 0o666 | UNSYNCED_MODE
+        self.temporary = ""  # its name for a moment, if it has one
+        self.folder = open_folder(folder, follow_links)
+        try:
+            self.fd = self._open(0o666 if durable else 0o666 | UNSYNCED_MODE)
+        except BaseException:
+            os.close(self.folder)
+            raise
+
+    def _open(self, mode: int) -> int:
         if _NAMELESS:
             try:
-                self.fd = os.open(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, mode, dir_fd=folder)
-                return
+                return os.open(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, mode, dir_fd=self.folder)
             except OSError as error:
                 if error.errno not in _NO_NAMELESS:
                     raise
-        self.has_temporary = True
-        self.fd = os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
+        self.temporary = temporary_name(self.name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return os.open(self.temporary, flags, mode, dir_fd=self.folder)
+
+    def sync(self) -> None:
+        """Make durable what was written."""
+        os.fsync(self.fd)
+
+    def sync_folder(self) -> None:
+        """Make durable which names there are beside it."""
+        os.fsync(self.folder)
 
     def take_mode(self) -> None:
         """The mode of the file that will be replaced, if there is one."""
@@ -225,16 +258,16 @@ class _Draft:
 
     def give_name(self, exclusive: bool) -> None:
         """The last step: FileExistsError if it is to be exclusive and the name is taken."""
-        if exclusive and self.has_temporary:
+        if exclusive and self.temporary:
             link_or_rename(self.temporary, self.name, self.folder)
         elif exclusive:
             self._link(self.name)
         else:
-            if not self.has_temporary:
-                self.has_temporary = True
+            if not self.temporary:
+                self.temporary = temporary_name(self.name)
                 self._link(self.temporary)
             os.rename(self.temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-            self.has_temporary = False
+            self.temporary = ""
 
     def _link(self, name: str) -> None:
         # With a descriptor of the folder it is linkat, which follows the link that /proc shows.
@@ -244,9 +277,10 @@ class _Draft:
         try:
             os.close(self.fd)
         finally:
-            if self.has_temporary:
+            if self.temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary, dir_fd=self.folder)
+            os.close(self.folder)
 
 
 def temporary_name(name: str) -> str:
@@ -254,7 +288,7 @@ def temporary_name(name: str) -> str:
     return f".{name}.{secrets.token_hex(8)}.tmp"
 
 
-def _error_of(error: OSError, path: Path) -> ConsciousnessError:
+def _error_of(error: OSError, path: PathLike) -> ConsciousnessError:
     return error if isinstance(error, ConsciousnessError) else MappingError.of(error, path)
 
 
@@ -285,140 +319,50 @@ def rename_new(name: str, new_name: str, folder: int) -> None:
 # Taking away ----------------------------------------------------------------------------------------------------------
 
 
-def withdraw(target: Path, *leftovers: Path) -> None:
+def withdraw(target: PathLike, *leftovers: PathLike) -> None:
     """Unlink a file durably, then what is nothing without it, and the folder if that can go then.
 
     MappingError if the file cannot go; LinkRefused if the folder is a link. A leftover that cannot go stays.
     """
     try:
+        folder = split(target)[0]
         with contextlib.suppress(FileNotFoundError):
             remove(target)
         if leftovers:  # none of them may be gone from the disk while the file is there
-            sync_folder(target.parent)
+            sync_folder(folder)
         for leftover in leftovers:
             with contextlib.suppress(OSError):
                 remove(leftover)
-        _remove_empty(target.parent)
+        _remove_empty(folder)
     except OSError as error:
         if isinstance(error, ConsciousnessError):
             raise
         raise MappingError.of(error, target) from error
 
 
-def remove(path: Path, follow_links: bool = False) -> None:
+def remove(path: PathLike, follow_links: bool = False) -> None:
     """Unlink a file; LinkRefused if its folder is a link."""
-    folder = open_folder(path.parent, follow_links)
+    folder_path, name = split(path)
+    folder = open_folder(folder_path, follow_links)
     try:
-        os.unlink(path.name, dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
     finally:
         os.close(folder)
 
 
-def _remove_empty(folder: Path) -> None:
+def _remove_empty(folder: str) -> None:
     """Make durable that files of a folder are gone, and the folder too if it is empty."""
     with contextlib.suppress(OSError):  # a folder that is not empty stays
         os.rmdir(folder)
     with contextlib.suppress(FileNotFoundError):
-        sync_folder(folder if folder.is_dir() else folder.parent)
+        sync_folder(folder if os.path.isdir(folder) else split(folder)[0])
 
 
-def is_temporary(path: Path) -> bool:
+def is_temporary(path: PathLike) -> bool:
     """Whether `path` is named like a file that an interrupted publish leaves behind."""
-    stem, _, token = path.name.removesuffix(".tmp").rpartition(".")
-    return path.name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
-
-
-# Folders --------------------------------------------------------------------------------------------------------------
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder`, and what is missing above it, durably; undone if that fails."""
-    made: list[Path] = []
-    try:
-        _make_folder(folder, made)
-        for each in reversed(made):
-            sync_folder(each.parent)
-    except BaseException:
-        _remove_folders(made)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_file(path: Path, follow_links: bool = False) -> None:
-    """Make the content of a file durable, and then that it bears no mark of one that is not (layout.UNSYNCED_MODE)."""
-    folder = open_folder(path.parent, follow_links)
-    try:
-        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
-    finally:
-        os.close(folder)
-    try:
-        os.fsync(fd)
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        if mode & UNSYNCED_MODE:
-            with contextlib.suppress(PermissionError):  # another user's: that its mark stays says less than is true
-                os.fchmod(fd, mode & ~UNSYNCED_MODE)
-                os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_whole(path: Path) -> None:
-    """Make durable a file that another process wrote, its name, and that of its folder; nothing to do if it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        sync_file(path)
-        sync_folder(path.parent)
-        sync_folder(path.parent.parent)
-
-
-def unsynced_in(folder: Path) -> list[Path]:
-    """The files of a folder that have their names and are not on the disk, whoever wrote them."""
-    found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # it has gone just now
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if stat.S_ISREG(mode) and mode & UNSYNCED_MODE:
-                    found.append(folder / entry.name)
-    return found
-
-
-def open_folder(folder: Path, follow_links: bool) -> int:
-    """Its descriptor; LinkRefused if it is a link that is not to be followed."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    try:
-        return os.open(folder, flags if follow_links else flags | os.O_NOFOLLOW)
-    except OSError as error:
-        if not follow_links and folder.is_symlink():
-            raise LinkRefused(folder) from error
-        raise
-
-
-def _remove_folders(made: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # a folder that is not empty stays
-        while made:
-            made.pop().rmdir()
-
-
-def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Make `folder`; each folder that is made on the way is added to `made`, and its name is not durable yet."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent, made)
-    try:
-        folder.mkdir()
-    except FileExistsError:  # another process was faster, or it is no folder
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder)) from None
-    else:
-        made.append(folder)
+    name = split(path)[1]
+    stem, _, token = name.removesuffix(".tmp").rpartition(".")
+    return name.endswith(".tmp") and stem.startswith(".") and len(token) == 16 and _is_hex(token)
 
 
 def _write(fd: int, pieces: Iterable[Buffer], progress: Progress | None) -> None:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from jessy_mem import journal
+from jessy_mem.durable import make_folder, sync_folder
 from jessy_mem.errors import ConsciousnessError, MappingError
 from jessy_mem.layout import MemoryLayout, region_file
 from jessy_mem.locking import FolderLock, is_alive, process_key, renew_in_child, share
 from jessy_mem.names import NameMap, dimensions_in
-from jessy_mem.publish import make_folder, sync_folder
 
 __all__ = ["FOR_ALL", "LOCK_NAME", "Register"]
 

@@ -260,7 +260,7 @@ def half_forgotten(base, name="Learned"):
         dimension = file_of(memory, name=name)
         memory.append_layer(dimension, spec(50))
         memory.update_layer((dimension, 0), spec(51))
-        with mock.patch("jessy_mem.publish.remove", lambda path, *_: path.name == "region.mmap" and path.unlink()):
+        with mock.patch("jessy_mem.publish.remove", lambda path, *_: path.endswith("region.mmap") and os.unlink(path)):
             memory.forget(dimension)
         assert memory.find(name) is None
     assert files_of(base, dimension) == ["delta-0000000000000002.mmap", "delta-0000000000000003.mmap"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import stat
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ from unittest import mock
 
 import pytest
 
-from jessy_mem import batch as batches
 from jessy_mem import publish as publishing
 from jessy_mem.batch import Batch, publish_many, side_by_side
 from jessy_mem.errors import AlreadyPublished, LinkRefused, MappingError
@@ -360,17 +360,52 @@ def test_of_many_those_that_fail_say_why_and_leave_nothing(tmp_path):
 
 def test_file_whose_folder_cannot_be_synced_is_taken_back(tmp_path):
     files = [NewFile(tmp_path / f"D{15 + i}" / "region.mmap") for i in range(4)]
-    sync = batches.sync_folder
+    fsync = os.fsync
 
-    def fails(folder):
-        if folder.name == "D16":
+    def fails(fd):
+        if stat.S_ISDIR(os.fstat(fd).st_mode) and os.path.samestat(os.fstat(fd), os.stat(tmp_path / "D16")):
             raise OSError(errno.EIO, "I/O error")
-        sync(folder)
+        fsync(fd)
 
-    with mock.patch.object(batches, "sync_folder", fails):
+    with mock.patch.object(os, "fsync", fails):
         outcomes = publish_many([(file, [b"x"]) for file in files])
     assert [getattr(each, "errno", None) for each in outcomes] == [None, errno.EIO, None, None]
     assert [file.is_there() for file in files] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("n_descriptors", [2, 3, 20])
+def test_many_files_need_few_descriptors(tmp_path, n_descriptors):
+    paths = [tmp_path / f"D{15 + i}" / "region.mmap" for i in range(30)]
+    used, opened, closed = set(), os.open, os.close
+
+    def open_if_left(*args, **options):
+        if len(used) == n_descriptors:
+            raise OSError(errno.EMFILE, "Too many open files")
+        used.add(fd := opened(*args, **options))
+        return fd
+
+    def close(fd):
+        used.discard(fd)
+        closed(fd)
+
+    with mock.patch("os.open", open_if_left), mock.patch("os.close", close):
+        outcomes = publish_many([(NewFile(path), [b"x"]) for path in paths[:-1]])
+        with opened_for_good(n_descriptors - 1):
+            refused = publish_many([(NewFile(paths[-1]), [b"x"])])
+    assert outcomes == [None] * 29
+    assert refused[0].errno == errno.EMFILE
+    assert files_below(tmp_path) == sorted(f"D{15 + i}/region.mmap" for i in range(29))
+
+
+@contextmanager
+def opened_for_good(n):
+    """So many descriptors are in use inside."""
+    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def test_interrupt_among_many_leaves_none(tmp_path):

@@ -1,0 +1,127 @@
+"""Folders, and what of a file and of its name is on the disk.
+
+A path in a base folder is reached without following a link in it; the base folder itself may be reached through links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+from jessy_mem.errors import LinkRefused
+from jessy_mem.layout import UNSYNCED_MODE
+
+__all__ = [
+    "PathLike",
+    "make_folder",
+    "make_folders",
+    "open_folder",
+    "remove_folders",
+    "split",
+    "sync_file",
+    "sync_folder",
+    "sync_whole",
+    "unsynced_in",
+]
+
+PathLike = str | os.PathLike[str]
+
+
+def split(path: PathLike) -> tuple[str, str]:
+    """The folder of a file, and its name in it."""
+    folder, slash, name = os.fspath(path).rpartition("/")
+    return folder or slash or ".", name
+
+
+def open_folder(folder: str, follow_links: bool) -> int:
+    """Its descriptor; LinkRefused if it is a link that is not to be followed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(folder, flags if follow_links else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if not follow_links and os.path.islink(folder):
+            raise LinkRefused(folder) from error
+        raise
+
+
+def make_folder(folder: PathLike) -> None:
+    """Make `folder`, and what is missing above it, durably; undone if that fails."""
+    made: list[str] = []
+    try:
+        make_folders(os.fspath(folder), made)
+        for each in reversed(made):
+            sync_folder(split(each)[0])
+    except BaseException:
+        remove_folders(made)
+        raise
+
+
+def remove_folders(made: list[str]) -> None:
+    with contextlib.suppress(OSError):  # a folder that is not empty stays
+        while made:
+            os.rmdir(made.pop())
+
+
+def make_folders(folder: str, made: list[str]) -> None:
+    """Make `folder`; each folder that is made on the way is added to `made`, and its name is not durable yet."""
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        make_folders(split(folder)[0], made)
+        make_folders(folder, made)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+    else:
+        made.append(folder)
+
+
+def sync_folder(folder: PathLike) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: PathLike, follow_links: bool = False) -> None:
+    """Make the content of a file durable, and then that it bears no mark of one that is not (layout.UNSYNCED_MODE)."""
+    folder_path, name = split(path)
+    folder = open_folder(folder_path, follow_links)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        os.fsync(fd)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & UNSYNCED_MODE:
+            with contextlib.suppress(PermissionError):  # another user's: that its mark stays says less than is true
+                os.fchmod(fd, mode & ~UNSYNCED_MODE)
+                os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_whole(path: PathLike) -> None:
+    """Make durable a file that another process wrote, its name, and that of its folder; nothing to do if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        sync_file(path)
+        folder = split(path)[0]
+        sync_folder(folder)
+        sync_folder(split(folder)[0])
+
+
+def unsynced_in(folder: str) -> list[str]:
+    """The files of a folder that have their names and are not on the disk, whoever wrote them."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # it has gone just now
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if stat.S_ISREG(mode) and mode & UNSYNCED_MODE:
+                    found.append(f"{folder}/{entry.name}")
+    return found

@@ -120,30 +120,23 @@ class LayerIndex:
             raise TypeError(f"keyword: {keyword!r} is {type(keyword).__name__}, not str; {hint}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name: {name!r} is {type(name).__name__}, not str")
+        word = None if keyword is None else given.folded(keyword)
+        if frequency is None and since_ns is None and before_ns is None:
+            return self._named(dimension, name, word)
         low, high = (-inf, inf) if frequency is None else _bounds(frequency)
         oldest = -inf if since_ns is None else given.integer(since_ns)
         newest = inf if before_ns is None else given.integer(before_ns) - 1
         if not (low <= high and oldest <= newest):  # nor if a bound is NaN
             return []
-        word = None if keyword is None else given.folded(keyword)
-        holders = self._layers if word is None else self._keywords.get(word, {})
-        dimensions = self._dimensions(dimension, name)
-
-        def named() -> list[LayerId]:
-            """All that have the name and the keyword."""
-            few, many = sorted((dimensions, holders), key=len)
-            return [layer_id for each in sorted(few) if each in many for layer_id in holders[each]]
-
         ranges = []
         if frequency is not None:
             ranges.append(self._range("frequency", low, high))
         if since_ns is not None or before_ns is not None:
             ranges.append(self._range("created_ns", oldest, newest))
-        if not ranges:
-            return named()
         found = min(ranges, key=len)
+        dimensions = self._dimensions(dimension, name)
         if dimensions is not self._layers or word is not None:
-            found = min(found, named(), key=len)
+            found = min(found, self._named(dimension, name, word), key=len)
         elif len(ranges) == 1:
             return sorted(found)
         known = self._known
@@ -155,6 +148,17 @@ class LayerIndex:
             and layer_id.dimension in dimensions
             and (word is None or word in each.words)
         ]
+
+    def _named(self, dimension: int | None, name: str | None, word: str | None) -> list[LayerId]:
+        """All layers of the dimensions that are meant, or those that have a keyword, ascending."""
+        holders = self._layers if word is None else self._keywords.get(word)
+        if not holders:
+            return []
+        dimensions = self._dimensions(dimension, name)
+        if dimensions is self._layers:
+            return [layer_id for each in sorted(holders) for layer_id in holders[each]]
+        few, many = sorted((dimensions, holders), key=len)
+        return [layer_id for each in sorted(few) if each in many for layer_id in holders[each]]
 
     def _dimensions(self, dimension: int | None, name: str | None) -> Collection[int]:
         """The dimensions that are meant."""

@@ -78,7 +78,8 @@ class IdRegister(Register):
         MappingError.
         """
         name = checked_name(name)
-        self.refresh()  # mostly all that there is to read is read without the lock
+        if not self._has_scanned:
+            self.refresh()  # what takes long is read without the lock
         with self._writing():
             if not self._has_scanned:
                 self.scan()

@@ -182,9 +182,11 @@ class FolderLock:
         while True:
             inode = self._open()
             self._wait(deadline)
-            with suppress(FileNotFoundError):
+            try:
                 if os.stat(self.path, follow_symlinks=False).st_ino == inode:
                     break
+            except FileNotFoundError:
+                pass
             self._drop()  # the file was replaced while this thread waited
         if not self._is_tried:
             self.excludes = self._is_refused_to_another()
@@ -245,8 +247,9 @@ def _close(fd: int) -> None:
     if fd < 0:
         return
     try:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_UN)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError:
+        pass
     finally:
         with _gate:
             _descriptors.discard(fd)

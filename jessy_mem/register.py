@@ -35,7 +35,8 @@ FOR_ALL = "-"  # the owner of what belongs to no process alone
 _JOURNAL = journal.FIRST_LINE_BYTES
 _OLD_RANGES = ((15, 1000), (1000, 2**31))  # of the first line: first id, and the end
 _MAX_BYTES = 256 << 20  # a register that is larger is none
-_READ_BYTES = 8 << 20
+_READ_BYTES = 64 << 10  # at a time: what is larger, malloc asks the system for, and gives back, each time
+_MOST_MEANWHILE_BYTES = 8 << 20
 _SMALL_BYTES, _BYTES_EACH = 64 << 10, 256  # written anew from there on, when it has more than that for each name
 
 
@@ -120,16 +121,16 @@ class Register:
             raise error
         raise MappingError.of(error, self._path) from error
 
-    def _follow(self, fd: int, has_changed: bool = True) -> None:
-        """Read what is new in the journal.
-
-        `has_changed` is False where only this process can have written since it was read last.
-        """
+    def _follow(self, fd: int, own: bytes | None = None) -> None:
+        """Read what is new in the journal; `own` is all that was written since, by this process."""
         with self._mutex:
             try:
-                if has_changed and not self._is_journal(fd):
+                if own is None and not self._is_journal(fd):
                     return
-                if self._size != self._end or not has_changed:
+                if own is not None and self._size == self._end:
+                    self._apply(own)
+                    self._end = self._size = self._end + len(own)
+                elif self._size != self._end or own is not None:
                     self._read_on(fd)
             except BaseException:
                 self._start_again()  # with all of it, for what was applied in part
@@ -259,7 +260,7 @@ class Register:
         if self._lock.excludes:
             _write_all(fd, data, max(self._size, _JOURNAL))
             self._own_line = own_line
-            self._follow(fd, has_changed=self._token is None)
+            self._follow(fd, None if self._token is None else data)
             return
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
         try:
@@ -313,7 +314,7 @@ class Register:
             sync_folder(Path(self._base_path))
             if journal.token_of(os.pread(old, end, 0)) is not None:
                 # What another appended meanwhile, where locks do nothing.
-                _write_all(new, os.pread(old, _READ_BYTES, end))
+                _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
             self._unwritten.clear()  # it was part of everything
             self._lock.adopt(new)
         except BaseException:

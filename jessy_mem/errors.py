@@ -139,13 +139,20 @@ class DimensionNotFound(ConsciousnessError, FileNotFoundError):
 
 
 class DimensionAlreadyLoaded(ConsciousnessError, ValueError):
-    """The dimension is loaded; ``reload_dimension`` takes a new file."""
+    """The dimension is loaded; ``reload_dimension`` takes a new file.
 
-    def __init__(self, dimension: int) -> None:
+    `loaded_from` is where from, if another path was asked for: a path, or "simulated" or "pool"; else empty.
+    """
+
+    def __init__(self, dimension: int, loaded_from: str = "") -> None:
         self.dimension = dimension
-        super().__init__(
-            f"dimension D{dimension:02d} is already loaded; reload_dimension({dimension}) takes a new file"
-        )
+        self.loaded_from = loaded_from
+        already = f"dimension D{dimension:02d} is already loaded"
+        if loaded_from:
+            hint = f" from {loaded_from}; unload_dimension({dimension}) makes room for another file"
+        else:
+            hint = f"; reload_dimension({dimension}) takes a new file, exist_ok=True what is loaded"
+        super().__init__(already + hint)
 
 
 class DimensionExists(ConsciousnessError, FileExistsError):

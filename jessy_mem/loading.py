@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -17,14 +16,13 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.evicted import Evicted
+from jessy_mem.notices import Notices
 from jessy_mem.opening import Opener, Place
 from jessy_mem.stats import LoadReport
 
 __all__ = ["Loader", "Table"]
 
 T = TypeVar("T")
-
-logger = logging.getLogger("jessy_mem")
 
 
 class Table(Protocol):
@@ -51,11 +49,14 @@ class Table(Protocol):
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers find. Under the lock."""
 
-    def load_dimension(self, dimension_id: int) -> MmapRegion:
+    def load_dimension(self, dimension_id: int, path: str | os.PathLike[str] | None = None) -> MmapRegion:
         """`Loader.load`, counted and timed."""
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """`Loader.reload` of one, counted and timed."""
+
+    def region(self, dimension_id: int) -> MmapRegion:
+        """The region of a loaded dimension, mapped again if it was evicted; RegionNotFound."""
 
 
 class Loader:
@@ -66,7 +67,7 @@ class Loader:
 
     def __init__(self, always_simulates: bool) -> None:
         self._always_simulates = always_simulates
-        self._skipped: dict[int, str] = {}  # why, of those that `load_all` could not load
+        self._notices = Notices()
 
     def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
         """Map a dimension that is not known, from its own file or that at `path`."""
@@ -75,7 +76,7 @@ class Loader:
             if table._known(dimension) is not None:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
-                table._opener.name_path(dimension, os.path.abspath(path))
+                table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
             try:
                 region = table._open_region(dimension)
             except BaseException:
@@ -87,7 +88,17 @@ class Loader:
         return table._changing(dimension, load)
 
     def load_all(self, table: Table, dimensions: Iterable[int]) -> LoadReport:
-        """Load each that is not loaded yet; what cannot be is reported, and logged once."""
+        """Load each that is not loaded yet; what cannot be is reported, and logged once.
+
+        All that is simulated is told in one warning.
+        """
+        table._opener.begin_telling_once()
+        try:
+            return self._load_all(table, dimensions)
+        finally:
+            table._opener.tell_once()
+
+    def _load_all(self, table: Table, dimensions: Iterable[int]) -> LoadReport:
         loaded: list[int] = []
         simulated: list[int] = []
         skipped: dict[int, Exception] = {}
@@ -97,32 +108,47 @@ class Loader:
             except ManagerClosed:
                 raise
             except ConsciousnessError as error:
-                if self._skipped.get(dimension) != str(error):  # told once, however often it is tried
-                    logger.warning("dimension D%02d is skipped: %s", dimension, str(error))
-                self._skipped[dimension] = str(error)
+                self._notices.warn(dimension, f"dimension D{dimension:02d} is skipped: {error}")
                 # The frames of its traceback would keep this report, and the manager, in a cycle.
                 error.__traceback__ = error.__context__ = None
                 skipped[dimension] = error
             else:
-                self._skipped.pop(dimension, None)
+                self._notices.forget(dimension)
                 (simulated if source == "simulated" else loaded).append(dimension)
         return LoadReport(loaded, simulated, skipped)
 
     def _load_or_refresh(self, table: Table, dimension: int) -> str:
         """Make sure that `dimension` is loaded, from its file if there is one; returns its source."""
         while True:  # again if another thread loads or unloads it meanwhile
-            source = _source_of(table, dimension)
-            if source is None:
-                with contextlib.suppress(DimensionAlreadyLoaded):
-                    return table.load_dimension(dimension).source
-                continue
-            replaceable = source == "simulated" and not self._always_simulates
-            if replaceable and os.path.exists(table._place_of(dimension).path):
-                with contextlib.suppress(RegionNotFound):
-                    table.reload_dimension(dimension)
-                source = _source_of(table, dimension)
+            source = self._refreshed(table, dimension)
             if source is not None:
                 return source
+            with contextlib.suppress(DimensionAlreadyLoaded):
+                return table.load_dimension(dimension).source
+
+    def _refreshed(self, table: Table, dimension: int) -> str | None:
+        """Where a loaded dimension comes from; one that is simulated, from its file if that has appeared."""
+        source = _source_of(table, dimension)
+        replaceable = source == "simulated" and not self._always_simulates
+        if replaceable and os.path.exists(table._place_of(dimension).path):
+            with contextlib.suppress(RegionNotFound):
+                table.reload_dimension(dimension)
+            source = _source_of(table, dimension)
+        return source
+
+    def ensure(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
+        """What is loaded, as `load_all` would leave it, or is loaded now; an error if it is not from `path`."""
+        while True:  # again if another thread loads or unloads it meanwhile
+            source = self._refreshed(table, dimension)
+            if source is None:
+                with contextlib.suppress(DimensionAlreadyLoaded):
+                    return table.load_dimension(dimension, path)
+                continue
+            loaded_from = table._place_of(dimension).path if source == "mmap" else None
+            if path is not None and not _is_same_file(path, loaded_from):
+                raise DimensionAlreadyLoaded(dimension, loaded_from or source)
+            with contextlib.suppress(RegionNotFound):
+                return table.region(dimension)
 
     def reload(
         self, table: Table, dimensions: list[int], swapping: AbstractContextManager[object]
@@ -162,6 +188,14 @@ def _reopened(table: Table, dimension: int, old: MmapRegion | None) -> tuple[int
         return known.generation, table._open_region(dimension, known.source)._in_place_of(old)
     finally:
         old = known = None  # a traceback would go on holding them
+
+
+def _is_same_file(path: str | os.PathLike[str], other: str | None) -> bool:
+    """Whether both name one file, by whatever names; the file need not be there any more."""
+    if other is None:
+        return False
+    name = os.fsdecode(path)
+    return os.path.abspath(name) == other or os.path.realpath(name) == os.path.realpath(other)
 
 
 def _source_of(table: Table, dimension: int) -> str | None:

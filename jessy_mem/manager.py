@@ -106,18 +106,24 @@ class MmapManager(RegionTable):
 
     # Loading
 
-    def load_dimension(self, dimension_id: int, path: str | os.PathLike[str] | None = None) -> MmapRegion:
+    def load_dimension(
+        self, dimension_id: int, path: str | os.PathLike[str] | None = None, *, exist_ok: bool = False
+    ) -> MmapRegion:
         """Map the region file of a dimension: ``BASE/Dnn/region.mmap``, or `path`.
 
-        A missing file is simulated if the configuration allows it; never one that `path` names. Raises
-        DimensionNotFound, DimensionAlreadyLoaded, LimitExceeded, InvalidRegion, RegionTruncated, ChecksumMismatch,
-        MappingError; then nothing has changed.
+        A missing file is simulated, with a warning, if the configuration allows it; never one that `path` names. With
+        `exist_ok` one that is loaded is returned as it is, proto-dimensions too: mapped again if it was evicted, and
+        from its file if it was simulated and that has appeared. Raises DimensionNotFound, DimensionAlreadyLoaded (with
+        `exist_ok` if it is loaded from elsewhere than `path`), LimitExceeded, InvalidRegion, RegionTruncated,
+        ChecksumMismatch, MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
         dimension = dimension_id
         if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
             dimension = LayerId.checked((dimension_id, 0)).dimension
 
+        if exist_ok:
+            return self._loader.ensure(self, dimension, path)
         self._uptake.unwanted.discard(dimension)
         region = self._loader.load(self, dimension, path)
         record_since(self._times.loads, begin_ticks, self._timed)
@@ -126,8 +132,8 @@ class MmapManager(RegionTable):
     def load_all(self) -> LoadReport:
         """Load every dimension of the plan and every ``Dnn`` found under the base folder.
 
-        A missing or damaged file stops nothing: it is reported, and logged once. Dimensions that are loaded stay;
-        simulated ones are replaced by their file if it has appeared.
+        A missing or damaged file stops nothing: it is reported, and logged once. All that is simulated is named in one
+        warning. Dimensions that are loaded stay; simulated ones are replaced by their file if it has appeared.
         """
         self._check_open()
         found = dimensions_in(self.config.base_path)
@@ -216,7 +222,7 @@ class MmapManager(RegionTable):
         with self._lock:
             self._check_open()
             found = self._catalogue.indexed().find(*asked, name, since_ns, before_ns)
-        return with_attributes(self, found, where)
+        return with_attributes(self, found, where, self._notices)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.

@@ -5,9 +5,9 @@ The charge is handed in: who opens decides nothing about room. Nothing here is a
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,12 +17,11 @@ from jessy_mem._core.image import Image, checked
 from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion
-from jessy_mem.layout import MemoryLayout, has_deltas, region_file
+from jessy_mem.layout import MemoryLayout, dimension_folder, has_deltas, region_file
+from jessy_mem.notices import Notices
 from jessy_mem.simulation import simulated_image
 
 __all__ = ["Opener", "Place", "newest_delta"]
-
-logger = logging.getLogger("jessy_mem")
 
 Admit = Callable[[int, int], Charge]  # bytes of a file, bytes of those under it -> its charge; LimitExceeded
 Stack = tuple[Image, ...]  # the base and its deltas, oldest first
@@ -40,6 +39,12 @@ class Place(NamedTuple):
     slot_bytes: int
 
 
+class _Invented(threading.local):
+    """What this thread's call simulates: dimensions, and what is wrong with their files, if there are any."""
+
+    damage: dict[int, str] | None = None  # None: each is told at once
+
+
 class Opener:
     """Opens the dimensions of a base folder. Of paths, only those that somebody named are kept."""
 
@@ -49,6 +54,8 @@ class Opener:
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
         self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
+        self._invented = _Invented()
+        self._notices = Notices()
         self._last = self._find_place(1, None)  # whoever asks for a place asks for the same one a few times
 
     def place_of(self, dimension: int) -> Place:
@@ -100,15 +107,45 @@ class Opener:
             damaged = isinstance(error, InvalidRegion)
             if not may_simulate or known_source == "mmap" or (damaged and not config.simulate_damaged):
                 raise
-            why = f"for its file is damaged: {error}" if damaged else f"there is no file at {place.path}"
+            damage = str(error) if damaged else ""
         else:
             if place.immutable and stack[0].generation == 0:
-                logger.warning("%s is immutable but a plain V1 file: it carries no digest to compare with", place.path)
+                text = "is immutable but a plain V1 file: it carries no digest to compare with"
+                self._notices.warn(place.path, f"{place.path} {text}")
+            self._notices.forget((place.dimension,))
             return stack
         if known_source is None:
-            logger.warning("dimension D%02d is SIMULATED, %s", place.dimension, why)
-            warnings.warn(f"dimension D{place.dimension:02d} is simulated, {why}", stacklevel=_levels_to_caller())
+            if self._invented.damage is None:
+                self._tell({place.dimension: damage})
+            else:
+                self._invented.damage[place.dimension] = damage
         return self._simulated(place, admit)
+
+    def begin_telling_once(self) -> None:
+        """What this thread simulates from now on is told by `tell_once`, in one warning that names all."""
+        self._invented.damage = {}
+
+    def tell_once(self) -> None:
+        """Tell what was simulated since `begin_telling_once`, if anything was."""
+        damage, self._invented.damage = self._invented.damage, None
+        if damage:
+            self._tell(damage)
+
+    def _tell(self, damage: dict[int, str]) -> None:
+        """Log and warn that dimensions are simulated; the warning points to the line that called the package."""
+        names = [dimension_folder(dimension) for dimension in damage]
+        if len(damage) == 1:
+            ((dimension, text),) = damage.items()
+            why = f"for its file is damaged: {text}" if text else f"there is no file at {self.place_of(dimension).path}"
+            message = f"dimension {names[0]} is simulated, {why}"
+        else:
+            damaged = [
+                f"; {name} is damaged: {text}" for name, text in zip(names, damage.values(), strict=True) if text
+            ]
+            message = f"dimensions {', '.join(names)} are simulated, they have no file in {self._base_path}"
+            message += "".join(damaged)
+        self._notices.warn(tuple(damage), message)
+        warnings.warn(message, stacklevel=_levels_to_caller())
 
     def open_delta(self, place: Place, admit: Admit, stack: Stack, generation: int) -> Image:
         """The delta of `generation` that lies on `stack`, mapped and checked."""

@@ -13,6 +13,7 @@ from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import InvalidRegion, LayerNotFound
 from jessy_mem.layout import LayerId
+from jessy_mem.notices import Notices
 
 __all__ = ["check_where", "contexts_of", "copied", "with_attributes"]
 
@@ -47,19 +48,21 @@ def copied(layers: LayerRegistry, layer_ids: Sequence[tuple[int, int]]) -> Layer
     return LayerBatch(data[0], np.array(offsets, np.int64))
 
 
-def with_attributes(layers: LayerRegistry, found: list[LayerId], where: Mapping[str, Any] | None) -> list[LayerId]:
+def with_attributes(
+    layers: LayerRegistry, found: list[LayerId], where: Mapping[str, Any] | None, notices: Notices
+) -> list[LayerId]:
     """Those of `found` whose attributes are there and equal; they are read from the files. No lock held."""
-    return [each for each in found if _has_attributes(layers, each, where)] if where else found
+    return [each for each in found if _has_attributes(layers, each, where, notices)] if where else found
 
 
-def _has_attributes(layers: LayerRegistry, layer_id: LayerId, where: Mapping[str, Any]) -> bool:
+def _has_attributes(layers: LayerRegistry, layer_id: LayerId, where: Mapping[str, Any], notices: Notices) -> bool:
     dimension, layer = layer_id
     try:
         found = (layers._regions.get(dimension) or layers._restore(dimension, layer))._attributes_of(layer)
     except LayerNotFound:  # it is not loaded any more
         return False
     except InvalidRegion as error:
-        logger.warning("%s cannot be found by its attributes: %s", layer_id, str(error))
+        notices.warn(layer_id, f"{layer_id} cannot be found by its attributes: {error}")
         return False
     return found is not None and all(key in found and found[key] == value for key, value in where.items())
 

@@ -22,6 +22,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.growth import Table
+from jessy_mem.notices import Notices
 from jessy_mem.protos import Protos
 
 __all__ = ["EvictCallback", "Relief"]
@@ -43,6 +44,7 @@ class Relief:
         self._spared: int | None = None  # the one that grows, and must not go to make room for itself
         self._callbacks: tuple[EvictCallback, ...] = ()
         self._callbacks_lock = threading.Lock()
+        self._notices = Notices()
 
     def on_evict(self, callback: EvictCallback) -> None:
         with self._callbacks_lock:
@@ -98,7 +100,7 @@ class Relief:
         except MappingError as error:
             if error.errno != errno.EEXIST:
                 raise
-            logger.warning("proto-dimension D%02d stays in the pool: %s", dimension, str(error))
+            self._notices.warn(dimension, f"proto-dimension D{dimension:02d} stays in the pool: {error}")
             return False
         return True
 

@@ -119,7 +119,7 @@ class Snapshot(LayerRegistry):
                     self._changed.put(each, region.layer_facts(), region.name)
             found = [each for each in found if each.dimension not in changed and self._knows(each.dimension)]
             found = sorted(found + [each for each in self._changed.find(*asked) if each.dimension in changed])
-        return with_attributes(self, found, where)
+        return with_attributes(self, found, where, table._notices)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """What `MmapManager.load_contexts` would have given then."""

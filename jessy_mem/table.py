@@ -41,6 +41,7 @@ from jessy_mem.errors import (
 from jessy_mem.evicted import Evicted
 from jessy_mem.eviction import make_policy
 from jessy_mem.layout import MemoryLayout
+from jessy_mem.notices import Notices
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
 from jessy_mem.stats import Lease, format_bytes
@@ -86,6 +87,7 @@ class RegionTable(LayerRegistry):
         self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._lock = threading.RLock()
         self._closed = False
+        self._notices = Notices()
         self._relieve: Callable[[str, AllocationFailed | LimitExceeded, bool], bool] = lambda *refused: False
         self._opener = Opener(config, self.layout)
         self._pressure = Pressure(config)
@@ -313,7 +315,7 @@ class RegionTable(LayerRegistry):
             try:
                 self._restore(dimension, 0)
             except (LayerNotFound, InvalidRegion) as error:
-                logger.warning("the layers of D%02d cannot be found: %s", dimension, str(error))
+                self._notices.warn(dimension, f"the layers of D{dimension:02d} cannot be found: {error}")
 
     # Making room
 

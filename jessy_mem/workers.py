@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import logging
 import os
 import threading
 import time
@@ -25,13 +24,12 @@ from typing import Any, Literal, NamedTuple
 
 from jessy_mem.ending import Ending, at_end
 from jessy_mem.manager import MmapManager, open_managers
+from jessy_mem.notices import Notices
 
 __all__ = ["Point", "Points", "Publisher", "claim_number", "is_multiprocess", "publisher"]
 
 INTERVAL_S = 1.0
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-
-logger = logging.getLogger("jessy_mem")
 
 
 class Point(NamedTuple):
@@ -97,7 +95,7 @@ class Publisher:
         self._seen: dict[int, dict[Key, float]] = {}  # what was counted of each manager already
         self._named: dict[int, str] = {}  # manager -> its label
         self._written: dict[Key, Any] = {}  # values of the client library
-        self._failure = ""
+        self._notices = Notices()
         self._is_ending = False
         self._claim: tuple[int, int] | None = None
         self._begin()
@@ -123,9 +121,7 @@ class Publisher:
                 while self._ended:
                     self._close(*self._ended.popleft())
         except Exception as error:
-            if str(error) != self._failure:
-                logger.warning("the numbers of this worker cannot be published: %s", str(error))
-            self._failure = str(error)
+            self._notices.warn(self, f"the numbers of this worker cannot be published: {error}")
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # a manager may end in the thread that publishes

@@ -20,6 +20,7 @@ __all__ = ["DimensionSource", "Plan", "decoded", "read_plan"]
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
 DIMENSION_KEYS = {"id", "name", "size_mb", "frequency", "frequency_band", "immutable", "layers"}
 LAYER_KEYS = {"layer", "depth", "frequency", "keywords"}
+MAX_DEPTH = 100
 N_DIGITS = 30  # a longer number is none that a plan needs; Python refuses to read thousands
 
 
@@ -101,9 +102,9 @@ def _parsed(path: Path, text: str, problems: list[str]) -> list[Any]:
     except json.JSONDecodeError as error:
         raise Problems([f"{path}:{error.lineno}: {error.msg}"]) from None
     except RecursionError:
-        raise Problems([f"{path}: it is nested too deeply"]) from None
+        raise Problems([f"{path}:{_line_of_depth(text)}: it is nested too deeply"]) from None
     if not isinstance(plan, Entry) or not isinstance(plan.get("dimensions"), list):
-        raise Problems([*problems, f'{path}: expected an object with a list "dimensions"'])
+        raise Problems([*problems, f'{path}:1: expected an object with a list "dimensions"'])
     found: list[Any] = plan["dimensions"]
     return found
 
@@ -119,6 +120,16 @@ def _lines_of_objects(text: str) -> Iterator[int]:
             begun.append(line)
         elif token[0] == "}" and begun:
             yield begun.pop()
+
+
+def _line_of_depth(text: str) -> int:
+    """The line where nesting first gets deeper than a plan ever is."""
+    depth = 0
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.DOTALL):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > MAX_DEPTH:
+            return text.count("\n", 0, token.start()) + 1
+    return 1
 
 
 def _parsed_int(digits: str) -> int | float:

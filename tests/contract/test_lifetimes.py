@@ -342,12 +342,12 @@ def test_simulated_dimensions_are_evicted_and_made_again_without_a_word(world, s
             memory.load_dimension(dimension)
             texts[dimension] = memory.access_layer((dimension, 0)).text
         assert memory.get_stats().evictions > 0
-        n_lines = len([record for record in caplog.records if "SIMULATED" in record.getMessage()])
+        n_lines = len([record for record in caplog.records if "is simulated" in record.getMessage()])
         assert memory.get_stats().simulated_dimensions == (1, 2, 3, 4)
         stack.callback(memory.close)
         for dimension in (1, 2, 3, 4):
             assert memory.access_layer((dimension, 0)).text == texts[dimension]
-        assert len([record for record in caplog.records if "SIMULATED" in record.getMessage()]) == n_lines
+        assert len([record for record in caplog.records if "is simulated" in record.getMessage()]) == n_lines
         assert n_lines == (4 if simulation == "auto" else 0)
 
 

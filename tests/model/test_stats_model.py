@@ -510,7 +510,7 @@ def quick(inject):
     no_disk = inject.instead("os.fsync", lambda fd: None)
     no_disk.may_miss = True  # it is no fault, only a delay less; not each run comes to it
     with no_disk, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="dimension D.. is simulated")
+        warnings.filterwarnings("ignore", message="dimension.* simulated")
         yield
 
 

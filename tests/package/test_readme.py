@@ -10,7 +10,7 @@ import pytest
 README = Path(__file__).parents[2] / "README.md"
 
 
-@pytest.mark.filterwarnings("ignore:dimension D.. is simulated:UserWarning")
+@pytest.mark.filterwarnings("ignore:dimension.* simulated:UserWarning")
 def test_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]

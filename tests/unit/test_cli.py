@@ -322,7 +322,7 @@ class TestBuild:
         ("plan", "words"),
         [
             ('{"dimensions": [\n{"id": 1,}]}', ["dimensions.json:2: "]),
-            ("[]", ["dimensions.json: expected an object"]),
+            ("[]", ["dimensions.json:1: expected an object"]),
             ('{"dimensions": [{"id": 1}]}', ["dimension 0", "'name' is missing"]),
             ('{"dimensions": [{"id": 0, "name": "None"}]}', ["dimension None", "expected 1.."]),
             ('{"dimensions": [{"id": 1, "name": "A"}, {"id": 1, "name": "B"}]}', ["dimension B", "there twice"]),

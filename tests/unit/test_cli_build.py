@@ -315,7 +315,7 @@ class TestPlan:
             (plan_of(name="\udcff"), ["name", "half of a character"]),
             (plan_of(name=["x"]), ["name"]),
             (plan_of(name=""), ["0 bytes"]),
-            ('{"dimensions": [' + '{"a":' * 50_000, ["nested too deeply"]),
+            ('{"dimensions": [' + '{"a":' * 50_000, ["dimensions.json:1: it is nested too deeply"]),
             ('{"dimensions": ' + "[" * 50_000 + "]" * 50_000 + "}", ["nested too deeply"]),
             ('{"dimensions": [{"id": 1' + "0" * 5000 + ', "name": "x"}]}', ["id: inf"]),
             ('{"dimensions": [{"id": -1' + "0" * 5000 + ', "name": "x"}]}', ["id: -inf"]),

@@ -501,7 +501,7 @@ def test_held_view_keeps_its_bytes_and_its_charge(tmp_path, change):
         assert memory.leases() == []
 
 
-@pytest.mark.filterwarnings("ignore:dimension D02 is simulated")
+@pytest.mark.filterwarnings("ignore:dimension.* simulated")
 def test_change_needs_a_mutable_dimension_with_a_place_of_its_own(tmp_path):
     world = World(tmp_path)
     world.write_all(9)

@@ -19,8 +19,16 @@ import jessy_mem as jm
 from helpers import Layer, extended_file, run_threads
 from jessy_mem import simulation as simulation_module
 
-SILENT = pytest.mark.filterwarnings("ignore:dimension D.. is simulated:UserWarning")
-LOUD = re.compile(r"^dimension D(\d\d) is SIMULATED")
+SILENT = pytest.mark.filterwarnings("ignore:dimension.* simulated:UserWarning")
+LOUD = re.compile(r"dimensions? (D.*?) (?:is|are) simulated")
+
+
+def named(message):
+    """The dimensions that a message says to be simulated; none if it says something else."""
+    found = LOUD.match(message)
+    return [int(each[1:]) for each in found[1].split(", ")] if found else []
+
+
 N_LAYERS = sum(len(planned.layers) for planned in jm.default_layout().dimensions.values())
 
 
@@ -35,16 +43,15 @@ def sources(memory):
 
 def logged(caplog):
     """The dimensions that the log tells to be simulated, in order."""
-    found = [LOUD.match(record.getMessage()) for record in caplog.records if record.levelname == "WARNING"]
-    return [int(match[1]) for match in found if match]
+    return [each for record in caplog.records if record.levelname == "WARNING" for each in named(record.getMessage())]
 
 
-def test_a_folder_without_any_file_gives_every_layer_and_one_warning_each(world, caplog):
+def test_a_folder_without_any_file_gives_every_layer_and_one_warning(world, caplog):
     with manager(world, simulation="auto") as memory:
-        with pytest.warns(UserWarning, match="is simulated") as warned:
+        with pytest.warns(UserWarning, match=f"no file in {re.escape(str(world.base))}") as warned:
             report = memory.load_all()
-        assert [int(re.match(r"dimension D(\d\d) is simulated", str(each.message))[1]) for each in warned] == [*PLANNED]
-        assert all(str(world.path(d)) in str(each.message) for d, each in zip(PLANNED, warned, strict=True))
+        assert [named(str(each.message)) for each in warned] == [[*PLANNED]]
+        assert len(caplog.records) == 1
         assert logged(caplog) == [*PLANNED]
         assert (report.loaded, report.simulated, report.skipped) == ([], [*PLANNED], {})
         assert sources(memory) == dict.fromkeys(PLANNED, "simulated")
@@ -64,25 +71,58 @@ def test_a_folder_without_any_file_gives_every_layer_and_one_warning_each(world,
 
 
 def test_the_warning_points_at_the_line_of_the_caller(world, tmp_path):
-    """Otherwise the filters that show a warning once for each place show the first dimension only."""
+    """Whichever call it is, and through whatever frames of the library it went."""
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, jessy_mem\n"
         "memory = jessy_mem.MmapManager(base_path=sys.argv[1])\n"
         "memory.load_dimension(1)\n"
-        "memory.load_dimension(2)\n"
+        "memory.load_dimension(2, exist_ok=True)\n"
+        "memory.load_all()\n"
+        "memory.load_all()\n"
+        "def again():\n"
+        "    memory.unload_dimension(5)\n"
+        "    return memory.load_all()\n"
+        "again()\n"
     )
     done = subprocess.run([sys.executable, script, world.base], capture_output=True, text=True, check=True)
-    assert re.findall(r"script.py:(\d): UserWarning: dimension D(\d\d) is simulated", done.stderr) == [
-        ("3", "01"), ("4", "02"),
+    found = re.findall(r"script.py:(\d+): UserWarning: (.*)", done.stderr)
+    assert [(int(line), named(message)) for line, message in found] == [
+        (3, [1]), (4, [2]), (5, [*PLANNED[2:]]), (9, [5]),
     ]  # fmt: skip
 
 
-def test_every_simulated_dimension_of_load_all_is_shown_by_the_default_filters(world, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text("import sys, jessy_mem\njessy_mem.MmapManager(base_path=sys.argv[1]).load_all()\n")
-    done = subprocess.run([sys.executable, script, world.base], capture_output=True, text=True, check=True)
-    assert done.stderr.count("UserWarning: dimension D") == len(PLANNED)
+def test_a_warning_that_is_an_error_is_raised_when_all_is_loaded(world):
+    """As pytest makes them: load_all has done its work, and the next one has nothing to say."""
+    with manager(world, simulation="auto") as memory, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=r"D01, .*, D14 are simulated"):
+            memory.load_all()
+        assert memory.load_all().simulated == [*PLANNED]
+
+
+def test_threads_that_load_side_by_side_tell_what_each_has_simulated(world):
+    """What one gathers is its own: together they name each dimension once."""
+    with manager(world, simulation="auto") as memory, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run_threads([memory.load_all] * 4)
+    assert sorted(each for warning in warned for each in named(str(warning.message))) == [*PLANNED]
+
+
+def test_what_is_loaded_again_and_again_is_logged_once(world, caplog):
+    with manager(world, simulation="auto") as memory:
+        for _ in range(3):
+            with pytest.warns(UserWarning, match="D01 is simulated"):
+                memory.load_dimension(1)
+            memory.unload_dimension(1)
+        assert logged(caplog) == [1]
+        path = world.write(1)
+        memory.load_dimension(1)
+        memory.unload_dimension(1)
+        path.unlink()
+        with pytest.warns(UserWarning, match="D01 is simulated"):
+            memory.load_dimension(1)
+        assert logged(caplog) == [1, 1], "there was a file meanwhile"
 
 
 def test_detection_is_per_dimension(world, caplog):
@@ -93,9 +133,9 @@ def test_detection_is_per_dimension(world, caplog):
     world.publish(5, b"no region at all")
     world.damage(14)
     with manager(world, simulation="auto") as memory:
-        with pytest.warns(UserWarning, match="is simulated") as warned:
+        with pytest.warns(UserWarning, match="D03, D09, D12 are simulated") as warned:
             report = memory.load_all()
-        assert len(warned) == len(missing)
+        assert len(warned) == 1
         assert (report.loaded, report.simulated) == (real, [*missing])
         assert list(report.skipped) == [*damaged]
         assert isinstance(report.skipped[5], jm.RegionTruncated)

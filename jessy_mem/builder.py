@@ -24,7 +24,6 @@ __all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_immutabl
 Progress = Callable[[int, int], object]
 
 _MAX_ATTRIBUTES_BYTES = 65536
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _encoded_attributes(attributes: object) -> bytes:
         if not isinstance(key, str):  # JSON would take it for its text
             raise ValueError(f"attributes: the key {key!r} is not str")
     try:
-        encoded = _ENCODER.encode(dict(attributes)).encode()
+        encoded = given.encoded(dict(attributes)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"attributes: {error}") from error
     if len(encoded) > _MAX_ATTRIBUTES_BYTES:

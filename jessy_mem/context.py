@@ -7,14 +7,14 @@ with the right method will do.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from jessy_mem import given
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.layout import LayerId
+from jessy_mem.notices import Notices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +28,6 @@ __all__ = [
     "NavigationPath",
     "Navigator",
 ]
-
-_log = logging.getLogger("jessy_mem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +103,28 @@ class ContextCollection(Sequence[LoadedContext]):
         self._contexts = tuple(contexts)
         self.missing = tuple(missing)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._contexts, self.missing)
+
     @classmethod
     def collect(
-        cls, paths: Iterable[NavigationPath], load: Callable[[LayerId], LoadedContext | None]
+        cls,
+        paths: Iterable[NavigationPath],
+        load: Callable[[LayerId], LoadedContext | None],
+        notices: Notices | None = None,
     ) -> ContextCollection:
         """The layers on `paths`, one after another, as `load` gives them, which returns None for one to be skipped.
 
-        Each that is skipped is logged and listed in `missing`. What `load` raises is raised.
+        Each that is skipped is listed in `missing`, and logged once. What `load` raises is raised.
         """
+        notices = notices or Notices()
         contexts: list[LoadedContext] = []
         missing: list[LayerId] = []
         for path in paths:
             for layer_id in map(LayerId._make, path.layers):
                 context = load(layer_id)
                 if context is None:
-                    _log.warning("%s is not available and was skipped", layer_id)
+                    notices.warn(("context", layer_id), f"{layer_id} is not available and was skipped")
                     missing.append(layer_id)
                 else:
                     contexts.append(context)

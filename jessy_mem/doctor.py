@@ -93,6 +93,10 @@ def region_files(region: MmapRegion) -> list[RegionFile]:
     ...     [(file.generation, file.n_added, file.n_removed) for file in region_files(MmapRegion(15, path))]
     [(1, 1, 0)]
     """
+    if not isinstance(region, MmapRegion):
+        raise TypeError(
+            f"{region!r} is not an MmapRegion; verify_region(PATH) is for a file, examine(BASE) for a folder"
+        )
     found = []
     below: set[LayerId] = set()
     stack = region._stack

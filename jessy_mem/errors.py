@@ -41,8 +41,25 @@ __all__ = [
 ]
 
 
+def legible(text: str) -> str:
+    r"""`text` as any stream and log takes it: what of a path is not UTF-8 is written out.
+
+    >>> print(legible("notes/\udcff"))
+    notes/\udcff
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
 class ConsciousnessError(Exception):
     """The root of every error that jessy_mem raises on purpose."""
+
+    def __str__(self) -> str:
+        # The message alone: of itself a KeyError shows a repr of it, an OSError its number.
+        return legible(str(self.args[0]) if len(self.args) == 1 else super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The parameters of each constructor are attributes too, so an error travels through pickle with its numbers.
@@ -110,9 +127,6 @@ class LayerNotFound(ConsciousnessError, KeyError):
         message = f"no layer D{dimension:02d}/L{layer}"
         super().__init__(f"{message}: {hint}" if hint else message)
 
-    def __str__(self) -> str:
-        return Exception.__str__(self)  # that of a KeyError is a repr
-
 
 class RegionNotFound(ConsciousnessError, LookupError):
     """The dimension is not loaded, or is not of the kind that a call is for; then `hint` says what it is."""
@@ -133,9 +147,6 @@ class DimensionNotFound(ConsciousnessError, FileNotFoundError):
         super().__init__(f"dimension D{dimension:02d} has no region file at {self.path}")
         self.errno = errno.ENOENT
         self.filename = self.path
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class DimensionAlreadyLoaded(ConsciousnessError, ValueError):
@@ -163,9 +174,6 @@ class DimensionExists(ConsciousnessError, FileExistsError):
         self.dimension = dimension
         super().__init__(f"dimension {name!r} exists: it is D{dimension:02d}; ensure_dimension({name!r}) gives its id")
         self.errno = errno.EEXIST
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class OutOfBounds(ConsciousnessError, IndexError):
@@ -234,9 +242,6 @@ class ImportConflict(ConsciousnessError, FileExistsError):
         super().__init__(f"not imported: {told}")
         self.errno = errno.EEXIST
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class ImmutableDimension(ConsciousnessError, PermissionError):
     """The dimension may not be changed, by the plan or by its file's flag."""
@@ -256,9 +261,6 @@ class ReadOnly(ConsciousnessError, PermissionError):
         super().__init__(f"the manager of {self.base_path} is read only: nothing is learned or forgotten with it")
         self.errno = errno.EROFS
         self.filename = self.base_path
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class UnsavedLearning(ConsciousnessError, RuntimeError):
@@ -315,7 +317,7 @@ class MappingError(MemoryError, OSError):
         return cls(number, strerror, path, requested_bytes, hint)
 
     def __str__(self) -> str:
-        text = OSError.__str__(self)
+        text = super().__str__()
         return f"{text}; {self.hint}" if self.hint else text
 
 
@@ -355,9 +357,6 @@ class LockTimeout(ConsciousnessError, TimeoutError):
         )
         self.errno = errno.ETIMEDOUT
         self.filename = self.path
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 BY_STATUS: tuple[type[ConsciousnessError] | None, ...] = (

@@ -6,16 +6,31 @@ Decimal, Fraction. Text is no number. Nothing here imports anything else of the 
 
 from __future__ import annotations
 
+import json
 import math
+import numbers
 import os
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from operator import index
 from pathlib import Path
 from typing import Any
 
-__all__ = ["amount", "flag", "folded", "integer", "integer_in", "number", "scalar", "text_of", "words"]
+__all__ = [
+    "amount",
+    "encoded",
+    "flag",
+    "folded",
+    "integer",
+    "integer_in",
+    "number",
+    "plain",
+    "scalar",
+    "text_of",
+    "words",
+]
 
 
 def integer(value: Any) -> int:
@@ -111,6 +126,35 @@ def text_of(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{os.fspath(path)}:{line}: byte {data[error.start]:#04x} is not UTF-8") from None
+
+
+def encoded(value: Any) -> str:
+    """`value` as JSON, numbers and arrays of every kind too; TypeError or ValueError if it is none.
+
+    >>> from fractions import Fraction
+    >>> encoded({"weights": (Fraction(1, 2), 3)})
+    '{"weights":[0.5,3]}'
+    """
+    return _ENCODER.encode(value)
+
+
+def plain(value: Any) -> Any:
+    """`value` as it is read back from JSON."""
+    return json.loads(encoded(value))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for a value that it does not know."""
+    if hasattr(value, "tolist"):  # scalars and arrays of numpy
+        return value.tolist()
+    if isinstance(value, (numbers.Number, Decimal)):
+        return amount(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
 def scalar(value: Any) -> Any:

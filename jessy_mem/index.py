@@ -124,8 +124,8 @@ class LayerIndex:
         if frequency is None and since_ns is None and before_ns is None:
             return self._named(dimension, name, word)
         low, high = (-inf, inf) if frequency is None else _bounds(frequency)
-        oldest = -inf if since_ns is None else given.integer(since_ns)
-        newest = inf if before_ns is None else given.integer(before_ns) - 1
+        oldest = -inf if since_ns is None else _moment("since_ns", since_ns)
+        newest = inf if before_ns is None else _moment("before_ns", before_ns) - 1
         if not (low <= high and oldest <= newest):  # nor if a bound is NaN
             return []
         ranges = []
@@ -210,6 +210,13 @@ def _change(entries: list[Any], gone: Sequence[Any], come: Sequence[Any]) -> Non
     else:
         entries += come
         entries.sort()
+
+
+def _moment(field: str, value: Any) -> int:
+    try:
+        return given.integer(value)
+    except TypeError:
+        raise TypeError(f"{field}: {value!r} is no integer, which times in ns are; time.time_ns() gives one") from None
 
 
 def _bounds(frequency: Any) -> tuple[float, float]:

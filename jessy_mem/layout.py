@@ -7,6 +7,7 @@ is a name: regions are mapped one by one, wherever the operating system puts the
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
-from jessy_mem.given import integer, text_of
+from jessy_mem.given import amount, integer, number, text_of
 
 __all__ = [
     "MAX_LAYER",
@@ -319,15 +320,15 @@ def _restored(segments: tuple[Segment, ...], dimensions: Mapping[int, DimensionP
 def _dimension(entry: Mapping[str, Any], address: int) -> DimensionPlan:
     low, high = entry["frequency_band"]
     layers = tuple(
-        LayerPlan(layer["layer"], layer["depth"], float(layer["frequency"]), tuple(layer["keywords"]))
+        LayerPlan(layer["layer"], layer["depth"], number(layer["frequency"]), tuple(layer["keywords"]))
         for layer in entry["layers"]
     )
     return DimensionPlan(
         id=LayerId.checked((entry["id"], 0)).dimension,
         name=entry["name"],
         size_bytes=_size_bytes(entry),
-        frequency=float(entry["frequency"]),
-        frequency_band=(float(low), float(high)),
+        frequency=number(entry["frequency"]),
+        frequency_band=(number(low), number(high)),
         immutable=entry.get("immutable", False),
         layers=layers,
         address=address,
@@ -373,18 +374,25 @@ def _ranges(entries: Sequence[Mapping[str, Any]]) -> list[Ranges]:
 
 
 def _share_bytes(entry: Mapping[str, Any], total_mb: Any) -> int:
-    share = entry["share"]
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise ValueError(f"{entry['name']}: share: {share!r} is not a share of 0..1")
+    share = _amount(entry["share"])
+    if not 0 < share <= 1:
+        raise ValueError(f"{entry['name']}: share: {entry['share']!r} is not a share of 0..1")
     return max(1, int(share * _size_bytes({"name": "the plan", "size_mb": total_mb})))
 
 
 def _size_bytes(entry: Mapping[str, Any]) -> int:
-    size_mb = entry["size_mb"]
-    is_number = isinstance(size_mb, (int, float)) and not isinstance(size_mb, bool)
-    if not is_number or not 0 < size_mb < 2**40 or size_mb * MIB_BYTES < 1:
-        raise ValueError(f"{entry['name']}: size_mb: {size_mb!r} is not a number of MiB above 0")
+    size_mb = _amount(entry["size_mb"])
+    if not 0 < size_mb < 2**40 or size_mb * MIB_BYTES < 1:
+        raise ValueError(f"{entry['name']}: size_mb: {entry['size_mb']!r} is not a number of MiB above 0")
     return int(size_mb * MIB_BYTES)
+
+
+def _amount(value: Any) -> int | float:
+    """A number, or nan for what is none."""
+    try:
+        return amount(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 @cache

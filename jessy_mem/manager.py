@@ -6,7 +6,9 @@ Here is what a user calls, and what it means; how each is done is in the part th
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import weakref
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager, nullcontext
@@ -25,7 +27,7 @@ from jessy_mem._core.view import LayerView
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
-from jessy_mem.errors import ConsciousnessError, LayerNotFound, OutOfBounds, RegionNotFound
+from jessy_mem.errors import ConsciousnessError, LayerNotFound, MappingError, OutOfBounds, RegionNotFound, legible
 from jessy_mem.following import ChangeCallback, Changes, Following
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, LayerId
@@ -34,7 +36,7 @@ from jessy_mem.loading import Loader
 from jessy_mem.locking import renew_in_child
 from jessy_mem.names import dimensions_in
 from jessy_mem.pressure import PressureCallback
-from jessy_mem.reading import check_where, contexts_of, copied, with_attributes
+from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.relief import EvictCallback
 from jessy_mem.report import Times, histograms_of, state_of, stats_of
 from jessy_mem.snapshot import Snapshot
@@ -51,6 +53,18 @@ T = TypeVar("T")
 def open_managers() -> list[MmapManager]:
     """The managers of this process that are open, oldest first; keeps none of them alive. Thread-safe."""
     return [each for each in ending.open_ones() if isinstance(each, MmapManager)]
+
+
+def _check_folder(base_path: str | os.PathLike[str]) -> None:
+    """MappingError where a folder neither is nor can be made, for there is a file."""
+    try:
+        mode = os.stat(base_path).st_mode
+    except NotADirectoryError:
+        mode = stat.S_IFREG
+    except OSError:  # it is not there, or may not be looked at: who needs it says so
+        return
+    if not stat.S_ISDIR(mode):
+        raise MappingError(errno.ENOTDIR, "the base folder is, or is in, a file", base_path)
 
 
 class MmapManager(RegionTable):
@@ -87,6 +101,7 @@ class MmapManager(RegionTable):
     ) -> None:
         made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
         made = made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb)
+        _check_folder(made.base_path)
         super().__init__(made)
         page, follows = ChangePage(made.base_path), made.follow == "auto"
         self._following = Following(page, follows, self._lock)
@@ -213,7 +228,7 @@ class MmapManager(RegionTable):
         `where` are attributes that must be there and be equal; they are read from the files, of those layers only
         that meet all other conditions. Evicted dimensions count as loaded.
         """
-        check_where(where)
+        where = plain_where(where)
         asked = (dimension, keyword, frequency)
         then = self._pass_gate()
         if then is not None:
@@ -231,7 +246,7 @@ class MmapManager(RegionTable):
         raised.
         """
         self._check_open()
-        return contexts_of(self, paths, strict)
+        return contexts_of(self, paths, strict, self._notices)
 
     def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
         """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
@@ -591,7 +606,7 @@ class MmapManager(RegionTable):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._regions)} dimensions"
-        return f"<MmapManager {self.config.base_path}: {state}>"
+        return legible(f"<MmapManager {self.config.base_path}: {state}>")
 
     # What LayerRegistry asks of whoever has layers
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from jessy_mem.errors import legible
+
 __all__ = ["Notices"]
 
 logger = logging.getLogger("jessy_mem")
@@ -19,7 +21,7 @@ class Notices:
         """Log `message`, unless it is what was said last `about` the same, and nothing was forgotten since."""
         if self._said.get(about) != message:
             self._said[about] = message
-            logger.warning("%s", message)
+            logger.warning("%s", legible(message))
 
     def forget(self, about: object) -> None:
         """All is well again: what goes wrong next is said, even if it is the same."""

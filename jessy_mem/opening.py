@@ -16,7 +16,7 @@ from jessy_mem._core.budget import Charge
 from jessy_mem._core.image import Image, checked
 from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
 from jessy_mem.config import MemoryConfig
-from jessy_mem.errors import DimensionNotFound, InvalidRegion
+from jessy_mem.errors import DimensionNotFound, InvalidRegion, legible
 from jessy_mem.layout import MemoryLayout, dimension_folder, has_deltas, region_file
 from jessy_mem.notices import Notices
 from jessy_mem.simulation import simulated_image
@@ -145,7 +145,7 @@ class Opener:
             message = f"dimensions {', '.join(names)} are simulated, they have no file in {self._base_path}"
             message += "".join(damaged)
         self._notices.warn(tuple(damage), message)
-        warnings.warn(message, stacklevel=_levels_to_caller())
+        warnings.warn(legible(message), stacklevel=_levels_to_caller())
 
     def open_delta(self, place: Place, admit: Admit, stack: Stack, generation: int) -> Image:
         """The delta of `generation` that lies on `stack`, mapped and checked."""

@@ -9,18 +9,21 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jessy_mem import given
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
 from jessy_mem.errors import InvalidRegion, LayerNotFound
 from jessy_mem.layout import LayerId
 from jessy_mem.notices import Notices
 
-__all__ = ["check_where", "contexts_of", "copied", "with_attributes"]
+__all__ = ["contexts_of", "copied", "plain_where", "with_attributes"]
 
 logger = logging.getLogger("jessy_mem")
 
 
-def contexts_of(layers: LayerRegistry, paths: Iterable[NavigationPath], strict: bool) -> ContextCollection:
+def contexts_of(
+    layers: LayerRegistry, paths: Iterable[NavigationPath], strict: bool, notices: Notices
+) -> ContextCollection:
     """The layers of all paths as text; one that cannot be found is listed as missing, or raised if `strict`."""
 
     def load(layer_id: LayerId) -> LoadedContext | None:
@@ -31,7 +34,7 @@ def contexts_of(layers: LayerRegistry, paths: Iterable[NavigationPath], strict: 
                 raise
             return None
 
-    return ContextCollection.collect(paths, load)
+    return ContextCollection.collect(paths, load, notices)
 
 
 def copied(layers: LayerRegistry, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
@@ -67,7 +70,13 @@ def _has_attributes(layers: LayerRegistry, layer_id: LayerId, where: Mapping[str
     return found is not None and all(key in found and found[key] == value for key, value in where.items())
 
 
-def check_where(where: object) -> None:
-    """TypeError if it is no condition on attributes."""
-    if where is not None and not isinstance(where, Mapping):
+def plain_where(where: Any) -> dict[str, Any] | None:
+    """A condition on attributes, its values as attributes are kept; TypeError if it is none."""
+    if where is None:
+        return None
+    if not isinstance(where, Mapping):
         raise TypeError(f"where: {where!r} is {type(where).__name__}, not a dict of attributes")
+    try:
+        return {key: given.plain(value) for key, value in where.items()}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"where: {error}") from None

@@ -18,7 +18,7 @@ from jessy_mem.errors import LayerNotFound, ManagerClosed
 from jessy_mem.index import LayerIndex
 from jessy_mem.layout import LayerId
 from jessy_mem.opening import Stack
-from jessy_mem.reading import check_where, contexts_of, copied, with_attributes
+from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.table import RegionTable
 
 __all__ = ["Snapshot"]
@@ -106,7 +106,7 @@ class Snapshot(LayerRegistry):
 
         LayerNotFound if what was evicted when it began has changed since: whether it would be found is not known.
         """
-        check_where(where)
+        where = plain_where(where)
         asked = (dimension, keyword, frequency, name, since_ns, before_ns)
         table = self._open_table()
         with table._lock:
@@ -124,7 +124,7 @@ class Snapshot(LayerRegistry):
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """What `MmapManager.load_contexts` would have given then."""
         self._check_open()
-        return contexts_of(self, paths, strict)
+        return contexts_of(self, paths, strict, self._open_table()._notices)
 
     def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
         """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""

@@ -776,3 +776,12 @@ def test_file_that_cannot_be_read_is_replaced_by_generation_1(tmp_path, inject):
     with inject(OSError(errno.EIO, "I/O error"), "pathlib.Path.open"):
         builder("new").write(path)
     assert read_region(path.read_bytes()).generation == 1
+
+
+def test_attributes_may_be_numbers_of_any_kind():
+    spec = LayerSpec(
+        text="x", attributes={"n": np.int64(3), "w": np.array([0.5, 1]), "d": Decimal("2.5"), "b": np.True_}
+    )
+    plain = {"n": 3, "w": [0.5, 1.0], "d": 2.5, "b": True}
+    assert spec.attributes == plain
+    assert LayerSpec(text="x", attributes=plain) == spec

@@ -251,3 +251,9 @@ def test_a_page_of_changes_that_is_none(kind, tmp_path):
     make[kind]()
     (finding,) = jm.examine(tmp_path)
     assert (finding.kind, finding.path, finding.removable) == ("no page", page, False)
+
+
+@pytest.mark.parametrize("what", ["base", b"base", 15, None])
+def test_files_are_asked_of_a_region(what):
+    with pytest.raises(TypeError, match="verify_region"):
+        jm.region_files(what)

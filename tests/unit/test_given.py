@@ -6,6 +6,7 @@ import enum
 import math
 from decimal import Decimal
 from fractions import Fraction
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -98,3 +99,30 @@ def test_folding_is_folded_for_good():
         "\ud800",
     ):
         assert given.folded(given.folded(text)) == given.folded(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.True_, True),
+        (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (np.str_("x"), "x"),
+        (Decimal("2.5"), 2.5),
+        (Decimal(7), 7.0),
+        (Fraction(1, 4), 0.25),
+        ((1, [np.int8(2)]), [1, [2]]),
+        ({"a": MappingProxyType({"b": Fraction(1, 2)})}, {"a": {"b": 0.5}}),
+    ],
+)
+def test_plain_value_of_what_json_does_not_know(value, plain):
+    assert given.plain(value) == plain
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, np.float64("inf"), Decimal("NaN"), 1j, b"x", {1, 2}, object(), np.datetime64("2024-01-01")]
+)
+def test_what_json_cannot_say(value):
+    with pytest.raises((TypeError, ValueError)):
+        given.encoded(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -375,3 +377,16 @@ def test_layouts_are_equal_when_they_plan_the_same_and_travel_through_pickle(pla
         assert again.id_ranges == layout.id_ranges
     assert len(set(layouts)) == 3
     assert MemoryLayout(plan) == default_layout() != plan
+
+
+@pytest.mark.parametrize("total_mb", [np.int64(64), np.float32(64), np.array(64), Decimal(64), Fraction(128, 2)])
+def test_sizes_of_a_layout_are_numbers_of_any_kind(total_mb):
+    assert MemoryLayout.free(total_mb) == MemoryLayout.free(64)
+    entry = {"name": "memory", "size_mb": total_mb, "first_dimension": np.int16(1)}
+    assert MemoryLayout({"dimensions": [], "segments": [entry]}) == MemoryLayout.free(64)
+
+
+@pytest.mark.parametrize("total_mb", [Decimal("NaN"), np.float64("inf"), np.bool_(True), "64", Fraction(-1, 2), 1j])
+def test_sizes_that_are_no_numbers_are_told(total_mb):
+    with pytest.raises(ValueError, match=r"memory: size_mb: .* is not a number of MiB above 0"):
+        MemoryLayout.free(total_mb)

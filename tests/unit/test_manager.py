@@ -13,6 +13,7 @@ import textwrap
 import threading
 import warnings
 import weakref
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -1689,3 +1690,80 @@ def test_child_that_was_forked_while_another_thread_held_the_lock_goes_on(world,
         assert os.waitpid(pid, 0)[1] == 0
         leave.set()
         thread.join()
+
+
+# Paths -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", ["file", "in a file", "link to a file", "device"])
+def test_base_folder_that_cannot_be_one_is_an_error_that_says_so(tmp_path, make):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link to a file").symlink_to(tmp_path / "file")
+    path = {"in a file": tmp_path / "file" / "below", "device": "/dev/null"}.get(make, tmp_path / make)
+    with pytest.raises(jm.MappingError, match="is, or is in, a file") as caught:
+        jm.MmapManager(base_path=path)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOTDIR, str(path))
+
+
+@pytest.mark.parametrize("make", ["missing", "link to nothing", "link to a folder", "folder"])
+def test_base_folder_that_can_be_made_is_none(tmp_path, make):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link to a folder").symlink_to(tmp_path / "folder")
+    (tmp_path / "link to nothing").symlink_to(tmp_path / "elsewhere")
+    with jm.MmapManager(base_path=tmp_path / make) as memory:
+        assert memory.find("x") is None
+
+
+@pytest.mark.filterwarnings("ignore:dimension.* simulated:UserWarning")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff", b"a\xed\xa0\x80b"])
+def test_what_is_said_of_a_folder_that_is_not_utf_8_can_be_written_anywhere(tmp_path, name, caplog):
+    base = os.path.join(os.fsencode(tmp_path), name)
+    with warnings.catch_warnings(record=True) as warned, jm.MmapManager(base_path=base) as memory:
+        warnings.simplefilter("always")
+        memory.load_all()
+        with pytest.raises(jm.DimensionNotFound) as missing:
+            memory.load_dimension(15)
+        path = jm.region_path(memory.config.base_path, 16)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no region" * 100)
+        with pytest.raises(jm.InvalidRegion) as invalid:
+            memory.load_dimension(16)
+        said = [repr(memory), str(missing.value), str(invalid.value), *(str(each.message) for each in warned)]
+        said += [record.getMessage() for record in caplog.records]
+        said += [sample.labels["base_path"] for sample in jm.metrics(memory)]
+    assert len(warned) == 1
+    for text in said:
+        assert text.encode()
+
+
+def test_layers_that_are_missing_are_logged_once(memory, caplog):
+    path = jm.NavigationPath(1, [(1, 0), (7, 0), (7, 1)])
+    for _ in range(3):
+        assert [str(layer) for layer in memory.load_contexts([path]).missing] == ["D07/L0", "D07/L1"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "D07/L0 is not available and was skipped",
+        "D07/L1 is not available and was skipped",
+    ]
+
+
+@pytest.mark.parametrize("value", [1.5e18, "2024", np.float64(0)])
+@pytest.mark.parametrize("field", ["since_ns", "before_ns"])
+def test_times_are_whole_and_the_error_names_the_condition(memory, field, value):
+    with pytest.raises(TypeError, match=rf"{field}: .*time_ns"):
+        memory.layers(**{field: value})
+
+
+def test_attributes_are_asked_for_with_numbers_of_any_kind(world):
+    with manager(world) as memory:
+        memory.ensure_dimension("x", [jm.LayerSpec(text="a", attributes={"n": 3, "w": [0.5, 1], "d": 2.5})])
+        for where in (
+            {"n": np.int64(3)},
+            {"w": np.array([0.5, 1])},
+            {"w": (0.5, 1)},
+            {"d": Decimal("2.5")},
+            {"n": 3.0},
+        ):
+            assert memory.layers(where=where) == [(15, 0)]
+        assert memory.layers(where={"n": np.int64(4)}) == []
+        with pytest.raises(TypeError, match="where: "):
+            memory.layers(where={"n": {1}})

@@ -25,7 +25,7 @@ from jessy_mem.trace import TraceWriter
 
 def travelled(each):
     """`each` by every way it can take to another process, or to a copy."""
-    return [copy.copy(each), copy.deepcopy(each), *(pickle.loads(pickle.dumps(each, p)) for p in range(2, 6))]
+    return [copy.copy(each), copy.deepcopy(each), *(pickle.loads(pickle.dumps(each, p)) for p in range(6))]
 
 
 @pytest.fixture

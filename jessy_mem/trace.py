@@ -48,8 +48,7 @@ class Tracer(Protocol):
 class Tracers:
     """Tracers that come and go, told through one that stays.
 
-    The read path takes no lock, so what it was once told of must never die; what is removed here is let go. `add` and
-    `remove` return what the read path is to tell: this, or nobody. For both the owner locks.
+    `add` and `remove` return what the read path is to tell: this, or nobody. For both the owner locks.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 """LayerRegistry: which layers there are, and the read path."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.holders cimport Holders
@@ -14,9 +14,8 @@ cdef class LayerRegistry:
     cdef readonly Holders _holders             # what changes it
     cdef readonly LatencyHistogram _hits       # accesses to layers that were read before
     cdef readonly LatencyHistogram _first_touches
-    cdef readonly tuple _tracers               # told of each access (dimension, layer, file bytes); mostly none
-    cdef list tracers_kept                     # every tuple that `_tracers` was, for a reader may still hold one
-    cdef bint traced                           # whether there is a tracer
+    cdef tuple tracers                         # told of each access; mostly none; under critical_section(self)
+    cdef uint8_t traced                        # atomic flag: whether there is one
     cdef readonly bint _timed                  # whether events are timed, or only counted
     cdef uint64_t n_copies                     # atomic; payload copies made
     # The gate: a hit passes while these two are the same.

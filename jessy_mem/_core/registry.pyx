@@ -19,6 +19,7 @@ What changes `_regions`, and what reference counts say of it, is holders.pyx; wh
 """
 from types import MappingProxyType
 
+cimport cython
 from cpython.long cimport PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
@@ -75,8 +76,7 @@ cdef class LayerRegistry:
         self.visits = []
         self.word = &self.alone
         self.look_ticks = NEVER
-        self._tracers = ()
-        self.tracers_kept = []
+        self.tracers = ()
 
     def _set_timed(self, bint timed):
         """Whether events are timed, or only counted; for the owner, before the first access."""
@@ -117,7 +117,7 @@ cdef class LayerRegistry:
                 Py_DECREF(view)
                 if not jm_flag_load_relaxed(&region.visited):
                     self.visit(region, layer_id)
-                if self.traced:
+                if jm_flag_load_relaxed(&self.traced):
                     self.trace_access(view)
                 if self._timed:
                     self._hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
@@ -125,7 +125,7 @@ cdef class LayerRegistry:
                     self._hits.record_untimed()
                 return view
         view = self.first_touch(layer_id)
-        if self.traced:
+        if jm_flag_load_relaxed(&self.traced):
             self.trace_access(view)
         if self._timed:
             self._first_touches.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
@@ -176,12 +176,16 @@ cdef class LayerRegistry:
     def _count_with(self, LayerRegistry other not None):
         """Count accesses where `other` does, and tell its tracers; before the first access."""
         self._hits, self._first_touches = other._hits, other._first_touches
-        self._tracers, self.traced, self._timed = other._tracers, other.traced, other._timed
+        self._use_tracers(other.tracers)
+        self._timed = other._timed
 
     cdef int trace_access(self, LayerView view) except -1:
         cdef MmapRegion region = self.regions.get(view.image.dimension_id)
+        cdef tuple tracers
         n_bytes = view.image.n_bytes if region is None else region.size
-        for tracer in self._tracers:
+        with cython.critical_section(self):
+            tracers = self.tracers
+        for tracer in tracers:
             tracer.record(view.image.dimension_id, view.id[1], n_bytes)
         return 0
 
@@ -204,13 +208,9 @@ cdef class LayerRegistry:
 
     def _use_tracers(self, tuple tracers not None):
         """Tell `tracers` of each access from now on; the caller holds the table's lock."""
-        # A reader without the GIL takes no lock to read `_tracers`, so what it may find there must never die.
-        if tracers in self.tracers_kept:
-            tracers = self.tracers_kept[self.tracers_kept.index(tracers)]
-        else:
-            self.tracers_kept.append(tracers)
-        self._tracers = tracers
-        self.traced = len(tracers) != 0
+        with cython.critical_section(self):
+            self.tracers = tracers
+        jm_flag_store_relaxed(&self.traced, len(tracers) != 0)
 
     cdef LayerView first_touch(self, layer_id):
         cdef MmapRegion region

@@ -385,7 +385,7 @@ def test_contexts_name_each_missing_layer_as_often_as_it_was_asked_for(world, ca
         assert [context.layer_id for context in contexts] == [(1, 1), (1, 1), (1, 0)]
         assert contexts.missing == ((2, 0), (2, 0), (1, 9))
         assert [record.getMessage() for record in caplog.records] == [
-            f"{layer} is not available and was skipped" for layer in ("D02/L0", "D02/L0", "D01/L9")
+            f"{layer} is not available and was skipped" for layer in ("D02/L0", "D01/L9")
         ]
         after = memory.get_stats()
         assert (after.access_count - before.access_count, after.copies - before.copies) == (3, 3)

@@ -10,27 +10,29 @@ forget is to unlink the base, durably, and then the deltas, which are nothing wi
 what a crash left.
 
 Writers of one base folder take turns by its lock, and look first at what others wrote. Where locks do nothing, the name
-of a delta is taken exclusively, who comes second looks again, and no base is written anew but by `compact`.
+of a delta is taken exclusively, who comes second looks again, and no base is written anew but by `compact`. A name that
+was merged is free again, so there who published also looks whether that is what is read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
-from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.stack import delta_generations, is_torn
+from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.stack import delta_generations, is_torn, open_stack
 from jessy_mem.batch import Batch, publish_many, without_frames
 from jessy_mem.durable import sync_whole
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
     DimensionAlreadyLoaded,
+    DimensionNotFound,
     ImmutableDimension,
     InvalidRegion,
     LimitExceeded,
@@ -179,7 +181,9 @@ class Files:
                 raise
             n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
-        self._publish_over(dimension, images, n, generation, packed)
+        self._publish_over(
+            dimension, images, n, generation, packed, lambda: self._is_read(dimension, region, changes, change)
+        )
         self._show(dimension, region, n, generation, changes, change)
         self.announce(dimension, "changed", generation)
 
@@ -192,7 +196,9 @@ class Files:
             images, generation = region._stack, region.generation
             path = Path(self.table._place_of(dimension).path)
             if len(images) > 1:
-                self._publish_over(dimension, images, len(images), generation, merged(images, True, generation))
+                self._publish_over(
+                    dimension, images, len(images), generation, merged(images, True, generation), lambda: True
+                )
                 self._show(dimension, region, len(images), generation, {}, None)
         return path
 
@@ -202,9 +208,10 @@ class Files:
         MappingError if it cannot be removed. Under the folder's lock.
         """
         base = self.table._place_of(dimension).path
-        is_there = has_base(base)
-        leftovers = [] if is_there else deltas_of(base)
-        if not is_there and os.path.lexists(base):
+        leftovers = deltas_of(base)  # first: where locks do nothing, others may lay some on a base that comes just now
+        if has_base(base):
+            leftovers.clear()
+        elif os.path.lexists(base):
             leftovers.insert(0, base)
         for leftover in leftovers:
             try:
@@ -231,9 +238,18 @@ class Files:
             return None
 
     def _publish_over(
-        self, dimension: int, images: Sequence[Image], n: int, generation: int, packed: PackedRegion
+        self,
+        dimension: int,
+        images: Sequence[Image],
+        n: int,
+        generation: int,
+        packed: PackedRegion,
+        is_read: Callable[[], bool],
     ) -> None:
-        """Publish what takes the place of the newest `n` files of a stack, and remove these."""
+        """Publish what takes the place of the newest `n` files of a stack, and remove these.
+
+        `is_read` says whether that is what readers see now, and is asked where locks do nothing; else AlreadyPublished.
+        """
         base, old = self.table._place_of(dimension).path, images[len(images) - n :]
         with pieces_of(packed) as pieces:
             if n == len(images):
@@ -244,10 +260,29 @@ class Files:
                 durable = self._batch is None or any(image.path not in self._batch for image in old)
                 if durable:
                     _make_durable(images[: len(images) - n])
-                self.publish(NewFile(delta_file(base, generation)), pieces, durable)
+                file = NewFile(delta_file(base, generation))
+                self.publish(file, pieces, durable)
+                if not self._ids.excludes and not is_read():
+                    file.take_back()
+                    raise AlreadyPublished(file.path)
         for image in old:
             with contextlib.suppress(OSError):
-                remove(image.path)
+                if is_file_of(image):  # where locks do nothing, another may have taken its name
+                    remove(image.path)
+
+    def _is_read(self, dimension: int, region: MmapRegion, changes: Changes, change: PackedRegion) -> bool:
+        """Whether readers see what was just published, for where locks do nothing.
+
+        Its name may have been free because others went on and merged what had it: then newer files are over it.
+        """
+        own = make_region(_image_of(change, region), False, bytearray)
+        read = make_region(
+            open_stack(self.table._place_of(dimension).path, dimension, verify="never"), False, bytearray
+        )
+        kept = [layer for layer, spec in changes.items() if spec is not None]
+        return own._facts_of(changes) == read._facts_of(changes) and all(
+            bytes(own.layer(layer)) == bytes(read.layer(layer)) for layer in kept
+        )
 
     def _show(
         self, dimension: int, region: MmapRegion, n: int, generation: int, changes: Changes, change: PackedRegion | None
@@ -261,6 +296,8 @@ class Files:
             stack = (
                 table._reopen(dimension, images) if n else (*images, table._open_delta(dimension, images, generation))
             )
+        except DimensionNotFound:  # where locks do nothing, another has merged it already
+            done = False
         except MemoryError:
             # What is remembered of it is what it is now.
             done = change is None or table._grow(dimension, region, _image_of(change, region))
@@ -290,6 +327,12 @@ def _make_durable(images: Iterable[Image]) -> None:
             except OSError as error:
                 raise MappingError.of(error, image.path) from error
             image.unsynced = False
+
+
+def is_file_of(image: Image) -> bool:
+    """Whether the file that an image was made from still has its name."""
+    info = os.lstat(image.path)
+    return image.identity == (info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size)
 
 
 def _image_of(packed: PackedRegion, region: MmapRegion) -> Image:

@@ -16,10 +16,12 @@ from world import World, content_of, generation_of, manager
 import jessy_mem as jm
 
 WORKER = """
-import hashlib, json, sys
+import fcntl, hashlib, json, sys
 import jessy_mem as jm
 
 base, number, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+if sys.argv[4] == "without locks":  # as on file systems where they do nothing
+    fcntl.flock = lambda fd, operation: None
 memory = jm.MmapManager(base_path=base, simulation="never", durability="batch", lock_timeout_s=None)
 memory.load_all()
 
@@ -49,12 +51,14 @@ sys.stdin.readline()
 """
 
 
-@pytest.mark.parametrize("n_processes", [2, 8])
-def test_processes_see_the_same_at_the_end(tmp_path, n_processes):
-    n = 8
+@pytest.mark.parametrize("locks", ["with locks", "without locks"])
+@pytest.mark.parametrize(("n_processes", "n"), [(2, 8), (8, 8), pytest.param(8, 200, marks=pytest.mark.slow)])
+def test_processes_see_the_same_at_the_end(tmp_path, n_processes, n, locks):
     command = [sys.executable, "-c", WORKER, str(tmp_path)]
     workers = [
-        subprocess.Popen([*command, str(number), str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(number), str(n), locks], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for number in range(n_processes)
     ]
     try:

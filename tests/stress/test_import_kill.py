@@ -1,0 +1,75 @@
+"""Killed in the middle of an import: each dimension is what it was or was to become, and the next import goes on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from itertools import count
+from unittest import mock
+
+import pytest
+from learner import Learner
+from world import content_of, manager
+
+import jessy_mem as jm
+
+Contents = dict[int, dict[int, bytes]]  # dimension -> layer -> content
+
+
+def learn(base, **layers: int) -> None:
+    """Dimensions by name, each with that many layers, of which all but the first are deltas."""
+    with manager(base) as memory:
+        for key, (name, n_layers) in enumerate(layers.items()):
+            dimension = memory.ensure_dimension(name)
+            for layer in range(n_layers):
+                content = content_of(key, layer, n_layers, n_bytes=100 if layer else 5000)
+                memory.append_layer(dimension, jm.LayerSpec(content=content))
+
+
+def contents(base) -> Contents:
+    found: Contents = {}
+    with manager(base) as memory:
+        memory.load_all()
+        for layer_id, view in memory.items():
+            found.setdefault(layer_id.dimension, {})[layer_id.layer] = bytes(view)
+        assert all(memory.region(dimension).verify() == [] for dimension in found)
+    return found
+
+
+@pytest.fixture
+def archive(tmp_path):
+    learn(tmp_path / "other", same=2, other=3, new=3, single=1)
+    jm.export_base(tmp_path / "other", tmp_path / "other.tar")
+    return tmp_path / "other.tar"
+
+
+def test_killed_before_each_system_call_of_an_import(tmp_path, archive):
+    learn(tmp_path / "before", same=2, other=5)
+    before, after = contents(tmp_path / "before"), contents(tmp_path / "other")
+    assert before[15] == after[15]
+    assert before[16] != after[16]
+    seen = set()
+    with Learner() as learner:
+        for kill_before in count():
+            base = tmp_path / "base"
+            shutil.copytree(tmp_path / "before", base)
+            learner.begin(base, 0, archive=str(archive), kill_before=kill_before)
+            status, _ = learner.end()
+            found = contents(base)
+            for dimension in after:
+                assert found.get(dimension) in (before.get(dimension), after[dimension]), "it is half there"
+            jm.clean(jm.examine(base))
+            assert jm.examine(base) == []
+            assert contents(base) == found
+            seen.add(tuple(found.get(dimension) == after[dimension] for dimension in after))
+            with mock.patch("os.fsync"):
+                done = jm.import_base(archive, base, replace_existing=True)
+            assert contents(base) == after
+            assert sorted(done.added + done.replaced + done.unchanged) == sorted(after)
+            assert jm.examine(base) == []
+            shutil.rmtree(base)
+            if status == 0:
+                break
+            assert status == -signal.SIGKILL
+    assert kill_before > 50
+    assert seen == {(True, *rest) for rest in [(False,) * 3, (True, False, False), (True, True, False), (True,) * 3]}

@@ -150,16 +150,27 @@ class Loader:
             with contextlib.suppress(RegionNotFound):
                 return table.region(dimension)
 
-    def reload(
+    def reload(self, table: Table, dimension: int) -> tuple[int, int]:
+        """Map the file that is there now, and put it in its place; returns (old generation, new generation)."""
+
+        def swap() -> tuple[int, int]:
+            # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
+            old, region = table._regions.get(dimension), None
+            try:
+                generation, region = _reopened(table, dimension, old)
+                table._install(dimension, region)
+                return generation, region.generation
+            finally:
+                old = region = None
+
+        return table._changing(dimension, swap)
+
+    def reload_many(
         self, table: Table, dimensions: list[int], swapping: AbstractContextManager[object]
     ) -> list[tuple[int, int]]:
-        """Map the files that are there now, and inside `swapping` put all in their places, or none.
-
-        Returns (old generation, new generation) of each.
-        """
+        """The same of several: inside `swapping` all are put in their places, or none."""
 
         def swap() -> list[tuple[int, int]]:
-            # Held, the old regions are not evicted to make room; and no traceback may go on holding any.
             old = [table._regions.get(dimension) for dimension in dimensions]
             new: list[tuple[int, MmapRegion]] = []
             try:

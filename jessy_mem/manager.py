@@ -11,7 +11,7 @@ import os
 import stat
 import weakref
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -171,7 +171,7 @@ class MmapManager(RegionTable):
         content, or does not say that it is immutable too.
         """
         begin_ticks = now_ticks()
-        (generations,) = self._loader.reload(self, [self._checked(dimension_id)], nullcontext())
+        generations = self._loader.reload(self, self._checked(dimension_id))
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
@@ -184,7 +184,7 @@ class MmapManager(RegionTable):
         """
         begin_ticks = now_ticks()
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
-        generations = self._loader.reload(self, dimensions, self._following.swapping(self))
+        generations = self._loader.reload_many(self, dimensions, self._following.swapping(self))
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 

@@ -329,9 +329,6 @@ class RegionTable(LayerRegistry):
         def is_here(dimension: int) -> bool:
             return self.layout.segment_of(dimension).name == segment
 
-        def is_anywhere(dimension: int) -> bool:
-            return True
-
         n_looks = 0
         while True:
             with self._lock:
@@ -341,7 +338,7 @@ class RegionTable(LayerRegistry):
                 if excess_bytes <= 0 and total_excess_bytes <= 0:
                     return True
                 self._victims.touch(self._take_visits())
-                victims, any_held = self._victims.choose(((excess_bytes, is_here), (total_excess_bytes, is_anywhere)))
+                victims, any_held = self._victims.choose(((excess_bytes, is_here), (total_excess_bytes, None)))
                 with UnmapTogether():
                     self._victims.evict(victims, self._evict)
             if not victims:

@@ -8,7 +8,6 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 from jessy_mem._core.holders import Holders
 from jessy_mem._core.region import MmapRegion
@@ -16,7 +15,8 @@ from jessy_mem.eviction import Policy
 
 __all__ = ["Need", "Victims"]
 
-Need = tuple[int, Callable[[int], bool]]  # bytes that have to come free, and whether a dimension may be asked for them
+Asked = Callable[[int], bool] | None  # whether a dimension may be asked for bytes; None: each may
+Need = tuple[int, Asked]  # bytes that have to come free, and from where
 
 
 class Victims:
@@ -54,39 +54,42 @@ class Victims:
         return victims, any_held
 
     def _choose(self, needs: Sequence[Need]) -> tuple[list[int], bool]:
+        freed_bytes_of, any_held, freed_bytes = self._holders.freed_bytes, False, 0
         victims: list[int] = []
-        held: set[int] = set()
-        freed_bytes, is_enough = 0, False
         try:
             for missing_bytes, is_asked in needs:
-                can_go = partial(self._can_go, is_asked, held)
+                if freed_bytes >= missing_bytes:
+                    continue
+
+                def can_go(dimension: int, is_asked: Asked = is_asked) -> bool:
+                    nonlocal any_held
+                    if is_asked is not None and not is_asked(dimension):
+                        return False
+                    if freed_bytes_of(dimension):
+                        return True
+                    any_held = True
+                    return False
+
                 while freed_bytes < missing_bytes:
                     victim = self._policy.victim(can_go)
                     if victim is None:
-                        return [], bool(held)
+                        self._policy.put_back(victims)
+                        return [], any_held
                     victims.append(victim)
-                    freed_bytes += self._holders.freed_bytes(victim)
-            is_enough = True
-            return victims, bool(held)
-        finally:
-            if not is_enough:
-                self._policy.put_back(victims)
-
-    def _can_go(self, is_asked: Callable[[int], bool], held: set[int], dimension: int) -> bool:
-        if not is_asked(dimension):
-            return False
-        if self._is_free(dimension):
-            return True
-        held.add(dimension)
-        return False
+                    freed_bytes += freed_bytes_of(victim)
+        except BaseException:
+            self._policy.put_back(victims)
+            raise
+        return victims, any_held
 
     def evict(self, victims: list[int], unmap: Callable[[int], object]) -> None:
         """Unmap what was chosen."""
         try:
             for victim in victims:
                 unmap(victim)
-        finally:
+        except BaseException:
             self._policy.put_back([victim for victim in victims if victim in self._regions])
+            raise
 
     def evict_until(self, enough: Callable[[], bool], unmap: Callable[[int], object]) -> None:
         """Unmap one after the other, until it is enough or nothing more can go."""

@@ -23,13 +23,19 @@ class FakeTable:
     def __init__(self, folder, disk):
         self.folder, self.disk = folder, dict(disk)
         self._regions, self.evicted, self.named, self.installed = {}, {}, {}, []
-        self._opener = self
+        self._opener, self.n_telling = self, 0
 
     def name_path(self, dimension, path):
         self.named[dimension] = path
 
     def forget_path(self, dimension):
         self.named.pop(dimension, None)
+
+    def begin_telling_once(self):
+        self.n_telling += 1
+
+    def tell_once(self):
+        self.n_telling -= 1
 
     def _changing(self, dimension, change):
         return change()
@@ -54,7 +60,7 @@ class FakeTable:
         return loader.load(self, dimension, None)
 
     def reload_dimension(self, dimension):
-        return loader.reload(self, [dimension], nothing())[0]
+        return loader.reload(self, dimension)
 
 
 loader = Loader(always_simulates=False)
@@ -116,6 +122,7 @@ def test_end_stops_loading(table):
     with pytest.raises(ManagerClosed):
         loader.load_all(table, [1, 2, 3])
     assert list(table._regions) == [1]
+    assert table.n_telling == 0
 
 
 @pytest.mark.parametrize(
@@ -158,24 +165,24 @@ def test_reload_swaps_all_in_one_step_or_none(table):
 
     table.disk = {1: ("mmap", 2), 2: ("mmap", 1), 3: LimitExceeded(0, 1, 2, "core")}
     with pytest.raises(LimitExceeded):
-        loader.reload(table, [1, 2, 3], swapping())
+        loader.reload_many(table, [1, 2, 3], swapping())
     assert (table._regions, inside) == (old, [])
     table.disk[3] = ("mmap", 6)
-    assert loader.reload(table, [3, 1, 2], swapping()) == [(5, 6), (1, 2), (0, 1)]
+    assert loader.reload_many(table, [3, 1, 2], swapping()) == [(5, 6), (1, 2), (0, 1)]
     assert inside == ["begin", [3, 1, 2]]
     assert [table._regions[each].old for each in (1, 2, 3)] == [old[1], old[2], old[3]]
 
 
 def test_reload_of_nothing_changes_nothing(table):
-    assert loader.reload(table, [], nothing()) == []
+    assert loader.reload_many(table, [], nothing()) == []
 
 
 def test_reload_knows_what_is_evicted_and_refuses_what_has_no_file(table):
     table.evicted[1] = SimpleNamespace(source="mmap", generation=7)
-    assert loader.reload(table, [1], nothing()) == [(7, 1)]
+    assert loader.reload(table, 1) == (7, 1)
     assert table._regions[1].old is None
     with pytest.raises(RegionNotFound):
-        loader.reload(table, [3], nothing())
+        loader.reload(table, 3)
     table._regions[3] = FakeRegion(source="pool", generation=1)
     with pytest.raises(RegionNotFound, match="crystallize"):
-        loader.reload(table, [3], nothing())
+        loader.reload(table, 3)

@@ -79,6 +79,7 @@ def corpus_folder(tmp_path_factory):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOUND, reason="no asv_bench beside the tests")
 @pytest.mark.parametrize(("owner", "name", "values"), FOUND)
 def test_benchmark_runs(owner, name, values):

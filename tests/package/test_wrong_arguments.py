@@ -1,6 +1,6 @@
 """No call of anything compiled, with any argument, ends the process: at worst it raises.
 
-Each class is tried in a process of its own. That process writes what it is about to do before it does it, so that the
+Each module is tried in a process of its own. That process writes what it is about to do before it does it, so that the
 last line of one that died names the call.
 """
 
@@ -28,38 +28,29 @@ PACKAGE = Path(jessy_mem.__file__).parent
 SUFFIXES = (".pyd", ".so")
 COMPILED = [path for path in PACKAGE.glob("_*/*") if path.suffix in SUFFIXES and not path.name.startswith("_")]
 MODULES = sorted({f"jessy_mem.{path.parent.name}.{path.name.partition('.')[0]}" for path in COMPILED})
-CLASSES = [
-    (name, cls.__name__)
-    for name in MODULES
-    for cls in vars(importlib.import_module(name)).values()
-    if inspect.isclass(cls) and cls.__module__ == name
-]
+
+
+def classes_of(module_name: str) -> dict[str, type]:
+    """The classes that are made in a module."""
+    found = vars(importlib.import_module(module_name)).values()
+    return {each.__name__: each for each in found if inspect.isclass(each) and each.__module__ == module_name}
 
 
 def test_all_that_is_compiled_is_found():
     assert len(MODULES) >= 14
-    found = {name for _, name in CLASSES}
+    found = {name for module in MODULES for name in classes_of(module)}
     assert found >= {"Image", "Ledger", "Charge", "LayerRegistry", "Holders", "MmapRegion", "LayerView", "Block"}
     assert found >= {"PoolAllocator", "Arena", "LatencyHistogram", "Mapping", "MemoryStats", "BitmapProbe"}
 
 
-def run(*arguments: str) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_all_that_is_compiled_takes_anything(module):
     environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *arguments], text=True, capture_output=True, env=environment
+        [sys.executable, "-W", "ignore", __file__, module], text=True, capture_output=True, env=environment
     )
     assert done.returncode == 0, f"{done.returncode} after: {done.stdout[-300:]}\n{done.stderr[-2000:]}"
     assert int(done.stdout.rsplit(None, 1)[-1]) > 10
-
-
-@pytest.mark.parametrize(("module", "cls"), CLASSES, ids=[name for _, name in CLASSES])
-def test_methods_take_anything(module, cls):
-    run(module, cls)
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if "._core." in name])  # probes loop as long as one says
-def test_functions_take_anything(module):
-    run(module)
 
 
 # The process that tries ---------------------------------------------------------------------------------------------
@@ -192,34 +183,39 @@ def try_object(what: str, each: object, values: list[object], but: tuple[str, ..
     protocols(what, each)
 
 
-def main(module_name: str, class_name: str = "") -> None:
+def try_class(cls: type, sound: dict[str, object], values: list[object]) -> None:
+    name = cls.__name__
+    try_callable(name, cls, values)
+    bare = attempt(f"{name}.__new__", lambda: cls.__new__(cls))
+    if bare is not None:
+        try_object(f"bare {name}", bare, values, but=("__init__",))
+        try_object(f"bare {name}", bare, values)
+    for value in values:  # what a constructor refused is used all the same
+        refused = attempt(f"{name}.__new__", lambda: cls.__new__(cls))
+        if refused is not None:
+            attempt(f"{name}.__init__", lambda each=refused, value=value: each.__init__(value, "a", 1, "b"))
+            try_object(f"refused {name}", refused, [None, 1], but=("__init__",))
+    if name in sound:
+        try_object(name, sound[name], values)
+
+
+def main(module_name: str) -> None:
     module = importlib.import_module(module_name)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         sound = sound_objects(Path(folder))
         values = [*wrong_values(sound), *sound.values()]
-        if not class_name:
-            for name, function in list(vars(module).items()):
-                of_module = getattr(function, "__module__", module_name) == module_name
-                if callable(function) and not inspect.isclass(function) and of_module and name not in LEFT_OUT:
-                    try_callable(name, function, values)
+        for cls in classes_of(module_name).values():
+            try_class(cls, sound, values)
+        if "._probe." in module_name:  # whose functions loop as long as one says
             return
-        cls = getattr(module, class_name)
-        try_callable(class_name, cls, values)
-        bare = attempt(f"{class_name}.__new__", lambda: cls.__new__(cls))
-        if bare is not None:
-            try_object(f"bare {class_name}", bare, values, but=("__init__",))
-            try_object(f"bare {class_name}", bare, values)
-        for value in values:  # what a constructor refused is used all the same
-            refused = attempt(f"{class_name}.__new__", lambda: cls.__new__(cls))
-            if refused is not None:
-                attempt(f"{class_name}.__init__", lambda each=refused, value=value: each.__init__(value, "a", 1, "b"))
-                try_object(f"refused {class_name}", refused, [None, 1], but=("__init__",))
-        if class_name in sound:
-            try_object(class_name, sound[class_name], values)
+        for name, function in list(vars(module).items()):
+            of_module = getattr(function, "__module__", module_name) == module_name
+            if callable(function) and not inspect.isclass(function) and of_module and name not in LEFT_OUT:
+                try_callable(name, function, values)
 
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder
-    main(*sys.argv[1:])
+    main(sys.argv[1])
     sys.stdout.write(f"{attempt.n_calls}\n")

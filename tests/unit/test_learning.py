@@ -180,8 +180,8 @@ def test_base_folder_is_made_when_it_is_needed(tmp_path):
 
 def test_base_folder_that_cannot_be_written_costs_nothing(tmp_path):
     base = tmp_path / "file"
-    base.write_bytes(b"in the way")
     with manager(base) as memory:
+        base.write_bytes(b"in the way")
         with pytest.raises(jm.MappingError) as refused:
             learn(memory)
         assert refused.value.errno in (errno.ENOTDIR, errno.EEXIST)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,7 @@ ChangeCallback = Callable[[int, str], object]  # (dimension, "added" "changed" o
 
 logger = logging.getLogger("jessy_mem")
 
+LOOK_EVERY_S = 0.1  # for the page, by who asks something
 N_ROUNDS = 64  # that one reader follows somebody who changes things faster than they are looked at
 
 
@@ -85,6 +87,7 @@ class Following:
         self._page = page
         self._follows = follows
         self._lock = lock
+        self._look_at_s = 0.0
         self._number = 0  # of the newest change that was followed
         self._failed: set[int] = set()  # dimensions that could not be looked at
         self._snapshots: set[LayerRegistry] = set()  # that somebody reads in
@@ -102,7 +105,12 @@ class Following:
         self._lock = lock
 
     def stop(self, table: Followed) -> bool:
-        """What a reader does at the gate: wait, and follow. Whether anything was looked at."""
+        """What a reader does at the gate: wait, and follow. Whether anything was looked at.
+
+        Now and then it also looks whether there is a page, or another: who only asks questions meets it nowhere else.
+        """
+        if self._follows and time.monotonic() >= self._look_at_s:
+            self._find_page()
         if self._is_behind() or self._is_swapping:
             return self.catch_up(table)
         return False
@@ -112,9 +120,14 @@ class Following:
 
     def look(self, table: Followed) -> bool:
         """Look whether the page is there and still the same, and follow. Whether anything was looked at."""
-        if self._follows and self._page.is_stale():
-            self._page.open()
+        if self._follows:
+            self._find_page()
         return self.stop(table)
+
+    def _find_page(self) -> None:
+        self._look_at_s = time.monotonic() + LOOK_EVERY_S
+        if self._page.is_stale():
+            self._page.open()
 
     def catch_up(self, table: Followed, own: int | None = None) -> bool:
         """Follow all that was told but of the dimension `own`; whether anything was. Takes the lock."""

@@ -260,6 +260,37 @@ def test_unloaded_dimension_does_not_come_back(two):
     assert other.load_context((first, 2)).content == "latest"
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda memory: memory.find("first") is not None,
+        lambda memory: bool(memory.names()),
+        lambda memory: bool(memory.layers(name="first")),
+        lambda memory: bool(len(memory)),
+        lambda memory: (15, 0) in memory,
+        lambda memory: memory.region(15).n_layers == 1,
+        lambda memory: len(in_snapshot(memory)) == 1,
+    ],
+    ids=["find", "names", "layers", "len", "in", "region", "snapshot"],
+)
+def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_path, ask, monkeypatch):
+    """There was no page when it came: it is looked for, as by accesses, when some time has passed."""
+    now = [100.0]
+    monkeypatch.setattr("jessy_mem.following.time.monotonic", lambda: now[0])
+    with manager(tmp_path) as other:
+        assert other.names() == {}
+        with manager(tmp_path) as one:
+            first = one.ensure_dimension("first", [spec("one")])
+            assert first == 15
+            now[0] += 0.1
+            assert ask(other)
+
+
+def in_snapshot(memory):
+    with memory.snapshot() as then:
+        return list(then)
+
+
 def test_without_following_only_refresh_sees(tmp_path):
     with manager(tmp_path) as one, manager(tmp_path, follow="never") as other:
         first = one.ensure_dimension("first", [spec("one")])

@@ -116,6 +116,7 @@ def export_base(
         for image in () if damage else stack:
             name = f"{dimension_folder(dimension)}/{os.path.basename(image.path)}"
             lines.append(f"{hashlib.sha256(memoryview(image)).hexdigest()}  {name}\n")
+            image.check_file()
             files.append((name, image))
         done_bytes += sum(image.n_bytes for image in stack)
         if progress is not None:
@@ -156,13 +157,19 @@ def _opened(base_path: str) -> tuple[dict[int, Stack], dict[int, ConsciousnessEr
 
 def _tar(sums: bytes, files: Sequence[tuple[str, Image]]) -> Iterator[bytes | memoryview]:
     """The archive, piece by piece."""
-    for name, content in ((SUMS, memoryview(sums)), *((name, memoryview(image)) for name, image in files)):
-        info = tarfile.TarInfo(name)
-        info.size = content.nbytes
-        yield info.tobuf(tarfile.USTAR_FORMAT if info.size < _LARGE_BYTES else tarfile.GNU_FORMAT)
-        yield content
-        yield bytes(-content.nbytes % BLOCK_BYTES)
+    yield from _member(SUMS, memoryview(sums))
+    for name, image in files:
+        yield from _member(name, memoryview(image))
+        image.check_file()
     yield bytes(2 * BLOCK_BYTES)
+
+
+def _member(name: str, content: memoryview) -> Iterator[bytes | memoryview]:
+    info = tarfile.TarInfo(name)
+    info.size = content.nbytes
+    yield info.tobuf(tarfile.USTAR_FORMAT if info.size < _LARGE_BYTES else tarfile.GNU_FORMAT)
+    yield content
+    yield bytes(-content.nbytes % BLOCK_BYTES)
 
 
 # Import ---------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from jessy_mem import given
 from jessy_mem.layout import MemoryLayout, default_layout
-from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb
+from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb, size_bytes
 
 __all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
 
@@ -49,6 +49,7 @@ class MemoryOptions(TypedDict, total=False):
     layout: MemoryLayout | str | os.PathLike[str] | None
     follow: Follow
     lock_timeout_s: int | float | None
+    max_metadata_mb: int | float | str
     strict_classes: bool
     scrub: bool
     record_latency: bool
@@ -76,7 +77,8 @@ class MemoryConfig:
     later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
     MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. With `follow` "auto" an access sees
     what other processes learned, changed and forgot; with "never" only ``refresh()`` does. `lock_timeout_s` is how long
-    to wait for other processes that write, None for ever.
+    to wait for other processes that write, None for ever. `max_metadata_mb` is the most that is read of a file before
+    it is mapped; one that asks for more is an InvalidRegion.
 
     ValueError names the first field that is wrong.
 
@@ -104,6 +106,7 @@ class MemoryConfig:
     layout: MemoryLayout | str | os.PathLike[str] | None = None
     follow: Follow = "auto"
     lock_timeout_s: int | float | None = 10.0
+    max_metadata_mb: int | float | str = 256
     strict_classes: bool = False
     scrub: bool = False
     record_latency: bool = True
@@ -128,6 +131,11 @@ class MemoryConfig:
         """The limit of the whole budget in bytes."""
         assert not isinstance(self.total_memory_mb, str)
         return int(self.total_memory_mb * (1 << 20))
+
+    @property
+    def max_metadata_bytes(self) -> int:
+        """The most that is read of a file before it is mapped, in bytes."""
+        return size_bytes("max_metadata_mb", self.max_metadata_mb)
 
     @property
     def plan(self) -> MemoryLayout:
@@ -275,6 +283,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "layout": _layout,
     "follow": _one_of("auto", "never"),
     "lock_timeout_s": _timeout_s,
+    "max_metadata_mb": check_total_mb,
     "strict_classes": given.flag,
     "scrub": given.flag,
     "record_latency": given.flag,

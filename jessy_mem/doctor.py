@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import mmap
 import os
 import re
 import stat
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from jessy_mem._core.changes import CHANGES_NAME, ChangePage
-from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.image import Image
+from jessy_mem._core.mapped import map_file
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import delta_generations, is_torn, open_delta
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError, DimensionNotFound, MappingError
@@ -140,11 +140,7 @@ def verify_region(
             return [error]
         digest_error = error
     # An immutable file whose digest is wrong does not open; its checksums tell which layers are damaged.
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        image = Image(mapped, os.fspath(path), 0, "mmap")
-        found = image.damage(progress)
-        del image
-        return [*found, digest_error]
+    return [*map_file(path, 0, sealed=False).damage(progress), digest_error]
 
 
 def examine(base_path: str | os.PathLike[str], progress: Progress | None = None) -> list[Finding]:

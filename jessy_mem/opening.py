@@ -50,6 +50,7 @@ class Opener:
 
     def __init__(self, config: MemoryConfig, layout: MemoryLayout) -> None:
         self._config = config
+        self._metadata_limit_bytes = config.max_metadata_bytes
         self._layout = layout
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
@@ -102,6 +103,7 @@ class Opener:
                 verify=config.verify,
                 deltas=not place.named or has_deltas(place.path),
                 bare=None if place.named else self._bare,
+                metadata_limit_bytes=self._metadata_limit_bytes,
             )
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)
@@ -149,7 +151,14 @@ class Opener:
 
     def open_delta(self, place: Place, admit: Admit, stack: Stack, generation: int) -> Image:
         """The delta of `generation` that lies on `stack`, mapped and checked."""
-        return open_delta(stack, place.path, generation, admit=admit, verify=self._config.verify)
+        return open_delta(
+            stack,
+            place.path,
+            generation,
+            admit=admit,
+            verify=self._config.verify,
+            metadata_limit_bytes=self._metadata_limit_bytes,
+        )
 
     def reopen(self, place: Place, admit: Admit, stack: Stack) -> Stack:
         """The files that are there now, those that `stack` maps already not mapped again; `stack` if it is all."""
@@ -157,7 +166,13 @@ class Opener:
             return stack
         if stack[0].source == "simulated" and (self._config.simulation == "always" or not os.path.exists(place.path)):
             return stack
-        found = reopen_stack(stack, place.path, admit=admit, verify=self._config.verify)
+        found = reopen_stack(
+            stack,
+            place.path,
+            admit=admit,
+            verify=self._config.verify,
+            metadata_limit_bytes=self._metadata_limit_bytes,
+        )
         return self.open(place, admit, stack[0].source) if found is None else found
 
     def _simulated(self, place: Place, admit: Admit) -> Stack:

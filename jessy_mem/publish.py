@@ -373,11 +373,21 @@ def _write(fd: int, pieces: Iterable[Buffer], progress: Progress | None) -> None
             at = 0
             while at < len(whole):
                 with whole[at : at + _WRITE_BYTES] as part:
-                    n_bytes = os.write(fd, part)
+                    n_bytes = _write_part(fd, part)
                 at += n_bytes
                 done_bytes += n_bytes
                 if progress is not None:
                     progress(done_bytes)
+
+
+def _write_part(fd: int, part: memoryview) -> int:
+    try:
+        return os.write(fd, part)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+    # Pages of a mapped file are gone: who gave the piece is asked at its end. Read by us, they are zeros.
+    return os.write(fd, bytes(part))
 
 
 def _identity(facts: os.stat_result) -> Identity:

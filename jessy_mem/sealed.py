@@ -17,7 +17,8 @@ __all__ = ["private_copy", "sealed_copy", "sha256_of"]
 MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 16 << 20  # what is copied before somebody may interrupt
+_HASHED_BYTES = 1 << 16
 
 
 def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
@@ -41,7 +42,7 @@ def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
     try:
         done = 0
         while done < n_bytes:
-            moved = os.sendfile(copy, fd, done, min(n_bytes - done, 1 << 30))
+            moved = os.sendfile(copy, fd, done, min(n_bytes - done, _CHUNK_BYTES))
             if moved == 0:
                 raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
             done += moved
@@ -72,7 +73,8 @@ def private_copy(fd: int, path: str, n_bytes: int) -> Mapping:
 def sha256_of(fd: int, off_bytes: int) -> bytes:
     """SHA-256 from `off_bytes` to the end, read and not mapped, so that the pages do not count as this process's."""
     digest = hashlib.sha256()
-    while chunk := os.pread(fd, _CHUNK_BYTES, off_bytes):
-        digest.update(chunk)
-        off_bytes += len(chunk)
+    with memoryview(bytearray(_HASHED_BYTES)) as chunk:
+        while n_bytes := os.preadv(fd, [chunk], off_bytes):
+            digest.update(chunk[:n_bytes])
+            off_bytes += n_bytes
     return digest.digest()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from jessy_mem import given
 
-__all__ = ["DEFAULT_POOLS", "MAX_SIZE_MB", "check_pools", "check_total_mb", "parse_size_mb"]
+__all__ = ["DEFAULT_POOLS", "MAX_SIZE_MB", "check_pools", "check_total_mb", "parse_size_mb", "size_bytes"]
 
 DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
 MAX_SIZE_MB = 1 << 26  # 64 TiB
@@ -42,6 +42,18 @@ def check_total_mb(total_mb: int | float | str) -> int | float:
     if not 0 < size_mb <= MAX_SIZE_MB or size_mb * _MIB < 1:
         raise ValueError(f"{total_mb!r} is not a size above 0 and at most {MAX_SIZE_MB} MiB")
     return size_mb
+
+
+def size_bytes(field: str, size_mb: int | float | str) -> int:
+    """A size as users give it, in bytes; ValueError names the field.
+
+    >>> size_bytes("max_metadata_mb", "16MB")
+    16777216
+    """
+    try:
+        return int(check_total_mb(size_mb) * _MIB)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 def check_pools(pools: Iterable[tuple[int | float | str, int]]) -> tuple[tuple[int | float, int], ...]:

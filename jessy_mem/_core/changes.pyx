@@ -38,7 +38,7 @@ from jessy_mem._core.c.os_memory cimport (
     jm_file_facts, jm_os_file_facts, jm_os_map_over, jm_os_open, jm_os_path_facts
 )
 from jessy_mem._core.c.pycompat cimport jm_disown
-from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove, guard_reset
+from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_install, guard_remove, guard_reset
 from jessy_mem._core.mapping cimport Mapping
 
 cdef extern from "<unistd.h>" nogil:
@@ -103,6 +103,7 @@ cdef class ChangePage:
         self.memory = Mapping(PAGE_BYTES)
         self.words = memoryview(self.memory).cast("Q")
         self.word = &self.words[SEQUENCE_WORD]
+        guard_install()
         self.guard = guard_add(&self.words[0], PAGE_BYTES, True)
         if self.guard < 0:
             raise MemoryError

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 cdef enum FaultCode:               # a rule of the format that a file breaks; fault.pyx names each
     NO_FAULT
     NO_MEMORY                      # not the file's fault
+    SHORT_HEAD                     # nor this: `expected` bytes of the head must be there to go on
     SHORT_HEADER
     BAD_MAGIC
     BAD_EXTENSION_VERSION

@@ -100,6 +100,15 @@ cdef struct LayerEntry:            # one layer as checked, in private memory
     uint8_t verified               # atomic flag: the content was compared with xxh3
 
 
+cdef struct HeadCursor:            # how far format_read_layers has come; zeros at the beginning
+    uint64_t at                    # in the head
+    uint64_t attributes_at         # where those of the next layer begin
+    uint64_t pause_at
+    uint32_t n_layers              # that were read
+    uint32_t n_keywords            # of the layer that was begun
+    bint begun
+
+
 cdef inline const char *format_magic() noexcept nogil:
     return b"JESSY_MMAP_V1\0\0\0"
 
@@ -127,14 +136,15 @@ cdef inline uint64_t format_extension_bytes(const Header *header) noexcept nogil
 cdef bint format_check_header(
     const uint8_t[::1] head, uint64_t n_bytes, uint64_t dimension_id, Header *header, Fault *fault
 ) noexcept nogil
-# Fill `entries`, one for each layer of a checked header, and one more that tells where the records end. `head` is the
-# whole region, or of an extended one what ends with the table.
+# Fill `entries`, zeros, one for each layer of a checked header, and one more that tells where the records end. `head`
+# is the begin of the region. With the fault SHORT_HEAD it is called again, when more of it is there, or as much: that
+# is the moment for an interrupt.
 cdef bint format_read_layers(
-    const uint8_t[::1] head, const Header *header, LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, LayerEntry *entries, HeadCursor *cursor, Fault *fault
 ) noexcept nogil
-# The attributes of all layers are valid UTF-8. `region` reaches to their end.
+# The attributes of all layers are valid UTF-8. `head` reaches to their end.
 cdef bint format_check_attributes(
-    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, const LayerEntry *entries, Fault *fault
 ) noexcept nogil
 # Extended files: the bytes before the content of layer number `i`, from the content before or the head, are zero.
 # `region` reaches to that content at least.
@@ -146,12 +156,8 @@ cdef bint format_check_gap(
 cdef uint64_t format_table_end(const Header *header) noexcept nogil
 # Where its head (header, records, table and attributes) ends, by entries that were read.
 cdef uint64_t format_head_bytes(const Header *header, const LayerEntry *entries) noexcept nogil
-# A private copy of an extended file up to the end of its table, `header` in the place of its header.
-cdef bytes format_copy_table(const uint8_t[::1] region, const Header *header)
-# XXH3-64 of a head, the two digests of the header taken for zero; `head` as for format_read_layers, `region` reaches
-# to `head_bytes`.
-cdef uint64_t format_head_checksum(
-    const uint8_t[::1] head, const uint8_t[::1] region, const Header *header, uint64_t head_bytes
-) except? 0
-# The keywords of one layer; read again from the file, so checked again: None if they are not what was opened.
-cdef tuple format_keywords(const uint8_t[::1] region, const LayerEntry *entry)
+# XXH3-64 of the first `head_bytes`, the two digests of the header taken for zero.
+cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t head_bytes) except? 0
+# The keywords of a copy of one layer's record; read again from the file, so checked again: None if they are not
+# what was opened.
+cdef tuple format_keywords(bytes record, uint32_t n_keywords)

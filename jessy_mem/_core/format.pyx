@@ -62,6 +62,7 @@ from jessy_mem._core.fault cimport (
     MANY_CHARACTERS,
     NO_FAULT,
     NO_MEMORY,
+    SHORT_HEAD,
     SHORT_HEADER,
     SHORT_METADATA,
     TOMBSTONE_ATTRIBUTES,
@@ -95,6 +96,8 @@ cdef enum:
     # A block of zstd (RFC 8878) holds at most 128 KiB and takes at least 4 bytes: what a frame can hold is bounded.
     BLOCK_RAW_BYTES = 131072
     BLOCK_MIN_BYTES = 4
+    COPIED_BYTES = 8192   # a head of no more is copied for its checksum, which costs less than to begin one in parts
+    STEP_BYTES = 4194304  # of keywords that are read before somebody may interrupt
 
 assert sizeof(Header) == HEADER_BYTES
 assert sizeof(LayerExtension) == EXTENSION_BYTES and sizeof(WideExtension) == WIDE_EXTENSION_BYTES
@@ -166,17 +169,24 @@ cdef bint check_extended_header(const Header *header, Fault *fault) noexcept nog
     return True
 
 
-cdef bint read_record(
-    const uint8_t *base, uint64_t *cursor, uint64_t end, int64_t previous, LayerEntry *entry, Fault *fault
+cdef inline bint have(const uint8_t[::1] head, uint64_t off_bytes, uint64_t n_bytes, Fault *fault) noexcept nogil:
+    return span_inside(off_bytes, n_bytes, head.shape[0]) or fault_set(
+        fault, SHORT_HEAD, -1, head.shape[0], off_bytes + n_bytes
+    )
+
+
+cdef bint begin_record(
+    const uint8_t[::1] region, HeadCursor *cursor, uint64_t end, int64_t previous, LayerEntry *entry, Fault *fault
 ) noexcept nogil:
-    """Read the record at `cursor`, which must end by `end`, and move the cursor behind it."""
+    """Read the record at the cursor, which must end by `end`, up to its keywords."""
     cdef const RecordHead *head
-    cdef uint32_t length_bytes, frequency_bits
-    cdef uint32_t _i
-    cdef uint64_t at = cursor[0]
+    cdef uint32_t frequency_bits
+    cdef uint64_t at = cursor.at
     if not span_inside(at, RECORD_MIN_BYTES, end):
         return fault_set(fault, SHORT_METADATA, -1, end, at + RECORD_MIN_BYTES)
-    head = <const RecordHead *> (base + at)
+    if not have(region, at, RECORD_MIN_BYTES, fault):
+        return False
+    head = <const RecordHead *> (&region[0] + at)
     entry.record_off_bytes = at
     entry.layer, entry.depth, entry.frequency_hz = head.layer_num, head.depth, head.frequency
     entry.n_keywords = head.keyword_count
@@ -191,19 +201,38 @@ cdef bint read_record(
         return fault_set(
             fault, BAD_KEYWORD_COUNT, entry.layer, entry.n_keywords, (end - at - RECORD_TAIL_BYTES) // 4
         )
-    for _i in range(entry.n_keywords):
+    cursor.at, cursor.n_keywords, cursor.begun = at, 0, True
+    return True
+
+
+cdef bint end_record(
+    const uint8_t[::1] region, HeadCursor *cursor, uint64_t end, LayerEntry *entry, Fault *fault
+) noexcept nogil:
+    """Read the keywords and the rest of a record that was begun, and move the cursor behind it."""
+    cdef const uint8_t *base = &region[0]
+    cdef uint32_t length_bytes
+    cdef uint64_t at = cursor.at
+    while cursor.n_keywords < entry.n_keywords:
+        cursor.at = at
         if not span_inside(at, 4 + RECORD_TAIL_BYTES, end):
             return fault_set(fault, SHORT_METADATA, entry.layer, end, at + 4 + RECORD_TAIL_BYTES)
+        if at > cursor.pause_at:
+            return fault_set(fault, SHORT_HEAD, -1, at, at)
+        if not have(region, at, 4, fault):
+            return False
         memcpy(&length_bytes, base + at, 4)
+        if not span_inside(at + 4, <uint64_t> length_bytes + RECORD_TAIL_BYTES, end):
+            return fault_set(fault, BAD_KEYWORD_LEN, entry.layer, length_bytes, end - at - 4 - RECORD_TAIL_BYTES)
+        if not have(region, at + 4, <uint64_t> length_bytes + RECORD_TAIL_BYTES, fault):
+            return False
         at += 4
-        if not span_inside(at, <uint64_t> length_bytes + RECORD_TAIL_BYTES, end):
-            return fault_set(fault, BAD_KEYWORD_LEN, entry.layer, length_bytes, end - at - RECORD_TAIL_BYTES)
         if not span_is_utf8(base + at, length_bytes):
             return fault_set(fault, BAD_KEYWORD_UTF8, entry.layer, 0, 0)
         at += length_bytes
+        cursor.n_keywords += 1
     memcpy(&entry.content_off_bytes, base + at, 8)
     memcpy(&entry.content_bytes, base + at + 8, 4)
-    cursor[0] = at + RECORD_TAIL_BYTES
+    cursor.at, cursor.begun = at + RECORD_TAIL_BYTES, False
     return True
 
 
@@ -343,44 +372,50 @@ cdef bint check_plain_contents(
 
 
 cdef bint format_read_layers(
-    const uint8_t[::1] head, const Header *header, LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, LayerEntry *entries, HeadCursor *cursor, Fault *fault
 ) noexcept nogil:
     cdef const uint8_t *base = &head[0]
     cdef bint extended = header.extension_version != 0
     cdef uint64_t step = format_extension_bytes(header)
-    cdef uint64_t cursor = HEADER_BYTES
     cdef uint64_t end = header.total_size
-    cdef uint64_t table_at, attributes_at
-    cdef int64_t previous = -1
+    cdef uint64_t table_at
     cdef uint32_t i
     if extended:
         end = HEADER_BYTES + <uint64_t> header.metadata_size
+        if not have(head, 0, format_table_end(header), fault):
+            return False
         if not span_is_zero(base + end, header.extension_table_offset - end):
             return fault_set(fault, BAD_TABLE_PADDING, -1, 0, 0)
-    table_at, attributes_at = header.extension_table_offset, format_table_end(header)
-    memset(entries, 0, (header.layer_count + 1) * sizeof(LayerEntry))
-    for i in range(header.layer_count):
-        if not read_record(base, &cursor, end, previous, &entries[i], fault):
+    if cursor.at == 0:
+        cursor.at, cursor.attributes_at = HEADER_BYTES, format_table_end(header)
+    cursor.pause_at = cursor.at + STEP_BYTES
+    while cursor.n_layers < header.layer_count:
+        i = cursor.n_layers
+        if not cursor.begun and not begin_record(
+            head, cursor, end, <int64_t> entries[i - 1].layer if i else -1, &entries[i], fault
+        ):
             return False
-        previous = entries[i].layer
+        if not end_record(head, cursor, end, &entries[i], fault):
+            return False
+        cursor.n_layers += 1
         entries[i].raw_bytes = entries[i].content_bytes
         if not extended:
             continue
-        entries[i].created_ns, entries[i].attributes_off_bytes = header.created_ns, attributes_at
+        entries[i].created_ns, entries[i].attributes_off_bytes = header.created_ns, cursor.attributes_at
+        table_at = header.extension_table_offset + i * step
         if not read_extension(base + table_at, header.required_features, &entries[i], fault):
             return False
         if step == WIDE_EXTENSION_BYTES and not read_wide(
-            base + table_at, &attributes_at, header.total_size, &entries[i], fault
+            base + table_at, &cursor.attributes_at, header.total_size, &entries[i], fault
         ):
             return False
-        table_at += step
-    entries[header.layer_count].record_off_bytes = cursor
-    entries[header.layer_count].attributes_off_bytes = attributes_at
+    entries[header.layer_count].record_off_bytes = cursor.at
+    entries[header.layer_count].attributes_off_bytes = cursor.attributes_at
     if not extended:
-        return check_plain_contents(header, entries, cursor, fault)
-    if cursor != end:
-        return fault_set(fault, BAD_METADATA_SIZE, -1, header.metadata_size, cursor - HEADER_BYTES)
-    return check_tiling(header, entries, attributes_at, fault)
+        return check_plain_contents(header, entries, cursor.at, fault)
+    if cursor.at != end:
+        return fault_set(fault, BAD_METADATA_SIZE, -1, header.metadata_size, cursor.at - HEADER_BYTES)
+    return check_tiling(header, entries, cursor.attributes_at, fault)
 
 
 cdef uint64_t format_table_end(const Header *header) noexcept nogil:
@@ -392,11 +427,11 @@ cdef uint64_t format_head_bytes(const Header *header, const LayerEntry *entries)
 
 
 cdef bint format_check_attributes(
-    const uint8_t[::1] region, const Header *header, const LayerEntry *entries, Fault *fault
+    const uint8_t[::1] head, const Header *header, const LayerEntry *entries, Fault *fault
 ) noexcept nogil:
     cdef uint32_t i
     for i in range(header.layer_count):
-        if not span_is_utf8(&region[0] + entries[i].attributes_off_bytes, entries[i].attributes_bytes):
+        if not span_is_utf8(&head[0] + entries[i].attributes_off_bytes, entries[i].attributes_bytes):
             return fault_set(fault, BAD_ATTRIBUTES_UTF8, entries[i].layer, 0, 0)
     return True
 
@@ -412,62 +447,32 @@ cdef bint format_check_gap(
     return True
 
 
-cdef bytes format_copy_table(const uint8_t[::1] region, const Header *header):
-    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &region[0], format_table_end(header))
-    memcpy(<char *> copy, header, sizeof(Header))  # nobody else knows these bytes yet
-    return copy
-
-
-cdef uint64_t format_head_checksum(
-    const uint8_t[::1] head, const uint8_t[::1] region, const Header *header, uint64_t head_bytes
-) except? 0:
-    cdef uint64_t table_end = format_table_end(header)
-    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], table_end)
+cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t head_bytes) except? 0:
+    cdef uint64_t begin_bytes = head_bytes if head_bytes <= COPIED_BYTES else HEADER_BYTES
+    cdef bytes copy = PyBytes_FromStringAndSize(<const char *> &head[0], begin_bytes)
     cdef Header *copied = <Header *> <char *> copy
     copied.metadata_xxh3 = 0
     memset(copied.content_sha256, 0, sizeof(copied.content_sha256))
-    if head_bytes == table_end:
+    if begin_bytes == head_bytes:
         return xxh3_64_intdigest(copy)
     checksum = xxh3_64(copy)
-    checksum.update(region[table_end:head_bytes])
+    checksum.update(head[begin_bytes:head_bytes])
     return checksum.intdigest()
 
 
-cdef tuple format_keywords(const uint8_t[::1] region, const LayerEntry *entry):
-    cdef const uint8_t *base = &region[0]
-    cdef uint64_t n_bytes = region.shape[0]
-    cdef LayerEntry again
-    cdef Fault fault
-    cdef uint64_t at = entry.record_off_bytes
+cdef tuple format_keywords(bytes record, uint32_t n_keywords):
+    cdef const char *base = record
+    cdef uint64_t end = len(record) - RECORD_TAIL_BYTES
+    cdef uint64_t at = sizeof(RecordHead)
     cdef uint32_t length_bytes
     cdef list keywords = []
-    if not read_record(base, &at, n_bytes, -1, &again, &fault) or again.n_keywords != entry.n_keywords:
-        return None
-    at = entry.record_off_bytes + sizeof(RecordHead)
-    for _ in range(entry.n_keywords):
-        memcpy(&length_bytes, base + at, 4)
-        if not span_inside(at, 4 + <uint64_t> length_bytes, n_bytes):
+    for _ in range(n_keywords):
+        if not span_inside(at, 4, end):
             return None
-        keywords.append(PyUnicode_DecodeUTF8(<const char *> base + at + 4, length_bytes, b"replace"))
-        at += 4 + length_bytes
-    return tuple(keywords)
-
-
-def read_header(file):
-    """What a region file says of itself: (dimension_id, name, generation, immutable); None if it is none.
-
-    `file` is open for reading bytes, at its beginning. The generation of a plain V1 file is 0. Nothing is checked but
-    the magic: a region that is to be used is opened.
-    """
-    cdef Header header
-    cdef const uint8_t[::1] head = file.read(HEADER_BYTES)
-    if head.shape[0] < HEADER_BYTES:
-        return None
-    memcpy(&header, &head[0], sizeof(header))
-    if memcmp(header.magic, format_magic(), sizeof(header.magic)) != 0:
-        return None
-    name = PyUnicode_DecodeUTF8(
-        <const char *> header.dimension_name, min(header.dimension_name_len, <uint32_t> NAME_BYTES), b"replace"
-    )
-    immutable = header.extension_version != 0 and header.optional_features & OPTION_IMMUTABLE != 0
-    return header.dimension_id, name, header.generation, immutable
+        memcpy(&length_bytes, base + at, 4)
+        at += 4
+        if not span_inside(at, length_bytes, end) or not span_is_utf8(<const uint8_t *> base + at, length_bytes):
+            return None
+        keywords.append(PyUnicode_DecodeUTF8(base + at, length_bytes, NULL))
+        at += length_bytes
+    return tuple(keywords) if at == end else None

@@ -2,12 +2,14 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.format cimport Header, LayerEntry
+from jessy_mem._core.head cimport Head
 
 
 cdef class Image:
     cdef object __weakref__
     cdef const uint8_t[::1] bytes    # the region, in its owner's buffer
     cdef readonly uint64_t n_bytes   # of it
+    cdef const uint64_t *zeros_from  # the guard's mark of a file that others can shorten; else NULL
     cdef Header header               # as checked, in private memory
     cdef uint64_t head_bytes         # header, records, table and attributes of an extended file
     cdef LayerEntry *layers          # ascending by layer; one more tells where the records end
@@ -29,6 +31,8 @@ cdef class Image:
     cdef readonly object identity    # (device, inode, mtime_ns, size) of the file, or None
     cdef object charge               # released after the buffer
 
+    # Whether it is what `other` is: the name, and the bytes behind the header.
+    cdef bint says_what(self, Image other)
     # Position of a layer in `layers`, or -1. It may be a tombstone: ask entry_is_tombstone.
     cdef int64_t find_layer(self, uint64_t layer) noexcept nogil
     # The same for any int; TypeError if `layer` is none.
@@ -37,8 +41,16 @@ cdef class Image:
     cdef int check_content(self, uint32_t i) except -1
     # The same, always.
     cdef int compare_content(self, uint32_t i) except -1
-    # Compare the head with its checksum: `head` ends with the table, `region` reaches to the attributes' end.
-    cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1
+    # Asked after `n_bytes` at `first` were read: RegionTruncated if the file has not had them all the time, so that
+    # zeros may have been read; MappingError if the system could not read it. `layer` is what it was about, or -1.
+    cdef int check_read(self, const uint8_t *first, uint64_t n_bytes, int64_t layer) except -1
+    # The same of what is not content, in which zeros cannot be taken for what was written.
+    cdef int check_mark(self, const uint8_t *end, int64_t layer) except -1
+    cdef int check_there(self, const uint8_t *end, int64_t layer) except -1
+    cdef int read_head(self, uint64_t dimension_id, Head head) except -1
+    cdef const uint8_t[::1] reached(self, Head head, uint64_t n_bytes, str field)
+    # Compare a head with its checksum; it reaches to the attributes' end.
+    cdef int check_head(self, const uint8_t[::1] head) except -1
     # What an immutable region says its content hashes to is `found`, or ChecksumMismatch.
     cdef int compare_digest(self, bytes found) except -1
     # check_head, of the file as it is now.
@@ -46,8 +58,9 @@ cdef class Image:
     # A compressed layer is one whole frame of the size that is declared, if a decoder is installed; InvalidRegion.
     cdef int check_frame(self, uint32_t i) except -1
     # The error for one that is not.
-    cdef object frame_error(self, const LayerEntry *entry)
+    cdef object frame_error(self, uint32_t i)
     cdef tuple keywords(self, uint32_t i)
+    cdef bytes copied(self, uint64_t off_bytes, uint64_t n_bytes, uint32_t i)
     # The attributes of one layer as stored, a JSON object in valid UTF-8 by its writer's word; b"" if it has none.
     cdef bytes attributes(self, uint32_t i)
     # The same as a new dict; InvalidRegion if they are no JSON object.

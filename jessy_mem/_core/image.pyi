@@ -1,10 +1,10 @@
-import os
 from collections.abc import Callable
 from typing import Any, final
 
 from typing_extensions import Buffer
 
-from jessy_mem.errors import InvalidRegion
+from jessy_mem._core.head import Head
+from jessy_mem.errors import InvalidRegion, MappingError
 
 @final
 class Image:
@@ -44,22 +44,14 @@ class Image:
         source: str,
         charge: Any = None,
         identity: tuple[int, int, int, int] | None = None,
-        first: bytes = b"",
+        head: Head | None = None,
         trusted: bool = False,
         n_bytes: int = 0,
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def check_digest(self) -> None: ...
+    def check_file(self) -> None: ...
     def check_all(self) -> None: ...
-    def damage(self, progress: Callable[[int, int], object] | None = None) -> list[InvalidRegion]: ...
+    def damage(self, progress: Callable[[int, int], object] | None = None) -> list[InvalidRegion | MappingError]: ...
 
 def checked(image: Image, verify: str) -> Image: ...
-def map_file(
-    path: str | os.PathLike[str],
-    dimension_id: int,
-    *,
-    admit: Callable[[int, int], Any] | None = None,
-    below_bytes: int = 0,
-    immutable: bool = False,
-    delta: bool = False,
-) -> Image: ...

@@ -14,19 +14,19 @@ import os
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memset
 
 from jessy_mem._core.c.asserts cimport jm_assert
-from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_flag_store_release
-from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts, jm_page_bytes
+from jessy_mem._core.c.atomic cimport jm_fence_acquire, jm_flag_load_acquire, jm_flag_store_release, jm_load_relaxed
+from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view
-from jessy_mem._core.fault cimport MISSING_DELTA, Fault, fault_error, fault_set
+from jessy_mem._core.fault cimport SHORT_HEAD, Fault, fault_error
 from jessy_mem._core.format cimport (
     CODEC_RAW,
     FEATURE_DELTA,
@@ -34,34 +34,29 @@ from jessy_mem._core.format cimport (
     PAGE_ALIGNMENT_BYTES,
     OPTION_IMMUTABLE,
     Header,
+    HeadCursor,
     LayerEntry,
     entry_is_tombstone,
     format_check_attributes,
     format_check_gap,
     format_check_header,
-    format_copy_table,
     format_head_bytes,
     format_head_checksum,
     format_keywords,
     format_read_layers,
-    format_table_end,
 )
+from jessy_mem._core.guard cimport guard_mark
+from jessy_mem._core.head cimport Head
 from jessy_mem._core.kernels.span cimport span_is_utf8, span_slice
-from jessy_mem._core.mapping cimport memoryview_of
+from jessy_mem._core.mapping cimport Mapping, memoryview_of
 
 import xxhash
 
-from jessy_mem import compression, layout
-from jessy_mem._core.fault import advice
-from jessy_mem._core.mapping import Mapping
-from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated
-from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
+from jessy_mem import compression
+from jessy_mem.errors import ChecksumMismatch, InvalidRegion, MappingError, RegionTruncated
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
 cdef object decode_json = json.JSONDecoder(parse_constant=int).decode  # what is no JSON: int("NaN") is a ValueError
-# A FIFO in the place of a file does not block, and a terminal does not become this process's own.
-cdef uint32_t UNSYNCED_MODE = layout.UNSYNCED_MODE
-cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 cdef inline uint64_t near_end(uint64_t end_off_bytes) noexcept nogil:
@@ -86,7 +81,7 @@ cdef bint check_near_gaps(
 @cython.final
 @cython.no_gc  # owner and charge are buffers and counters: no cycle can pass through an Image
 cdef class Image:
-    """Image(owner, path, dimension_id, source, charge=None, identity=None, first=b"", trusted=False, n_bytes=0)\n--\n
+    """Image(owner, path, dimension_id, source, charge=None, identity=None, head=None, trusted=False, n_bytes=0)\n--\n
     The bytes of one generation of a region, checked.
 
     Parameters
@@ -103,8 +98,8 @@ cdef class Image:
         Released when the bytes are.
     identity : tuple, optional
         What the file was when it was opened, to tell later whether it was replaced.
-    first : bytes
-        The first bytes, if they were read already: a region whose head they hold is opened without touching a page.
+    head : Head, optional
+        The same bytes from the beginning, where those of the owner may change or go: it is read instead of them.
     trusted : bool
         The bytes were written by this process into memory that no other can reach.
     n_bytes : int
@@ -125,14 +120,11 @@ cdef class Image:
         str source,
         charge=None,
         identity=None,
-        bytes first not None=b"",
+        Head head=None,
         bint trusted=False,
         uint64_t n_bytes=0,
     ):
-        cdef Fault fault
-        cdef bint sound
         cdef uint32_t i
-        cdef const uint8_t[::1] begin, head
         if self.path is not None:
             raise TypeError("an Image is initialised once")
         if owner is None:  # which a typed memoryview would take
@@ -145,44 +137,15 @@ cdef class Image:
         if 0 < n_bytes < <uint64_t> self.bytes.shape[0]:
             self.bytes = self.bytes[:n_bytes]
         self.n_bytes = self.bytes.shape[0]
-        begin = self.bytes
-        if len(first) >= HEADER_BYTES:
-            begin = first
-        with nogil:
-            sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
-        if not sound:
-            raise fault_error(&fault, path, PyBytes_FromStringAndSize(<const char *> &self.header, sizeof(Header)))
-        self.extended = self.header.extension_version != 0
-        head = begin
-        if not self.extended:
-            head = self.bytes
-        # What is parsed is what metadata_xxh3 is compared with, whatever happens to the file meanwhile.
-        elif min(near_end(format_table_end(&self.header)), self.n_bytes) > <uint64_t> len(first):
-            begin = self.bytes
-            head = format_copy_table(begin, &self.header)
-        self.layers = <LayerEntry *> malloc((<size_t> self.header.layer_count + 1) * sizeof(LayerEntry))
-        if self.layers == NULL:
-            raise MemoryError
-        with nogil:
-            sound = format_read_layers(head, &self.header, self.layers, &fault)
-        if sound and self.extended:
-            self.head_bytes = format_head_bytes(&self.header, self.layers)
-            if min(near_end(self.head_bytes), self.n_bytes) > <uint64_t> len(first):
-                begin = self.bytes
-            with nogil:
-                sound = format_check_attributes(begin, &self.header, self.layers, &fault) and check_near_gaps(
-                    begin, self.head_bytes, self.header.layer_count, self.layers, &fault
-                )
-        if not sound:
-            raise fault_error(&fault, path)
+        if isinstance(owner, Mapping) and (<Mapping> owner).guard >= 0:
+            self.zeros_from = guard_mark((<Mapping> owner).guard)
+        self.read_head(dimension_id, head)
         self.n_layers, self.dimension_id = self.header.layer_count, self.header.dimension_id
         for i in range(self.n_layers):
             jm_assert(self.layers[i].content_off_bytes <= self.n_bytes - self.layers[i].content_bytes, i, self.n_bytes)
             self.content_bytes += self.layers[i].content_bytes
             self.n_live_layers += not entry_is_tombstone(&self.layers[i])
         self.charged_bytes = self.n_bytes
-        if self.extended:
-            self.check_head(head, begin)
         self.immutable = self.extended and self.header.optional_features & OPTION_IMMUTABLE != 0
         self.is_delta = self.extended and self.header.required_features & FEATURE_DELTA != 0
         self.generation = self.header.generation
@@ -190,12 +153,61 @@ cdef class Image:
             <const char *> self.header.dimension_name, self.header.dimension_name_len, NULL
         )
 
+    cdef int read_head(self, uint64_t dimension_id, Head head) except -1:
+        """Fill in `header`, `layers` and `head_bytes`, checked; of a file, from what was read of it."""
+        cdef Fault fault
+        cdef bint sound
+        cdef HeadCursor cursor
+        cdef const uint8_t[::1] begin = self.bytes if head is None else head.bytes
+        with nogil:
+            sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
+        if not sound:
+            raise fault_error(&fault, self.path, PyBytes_FromStringAndSize(<const char *> &self.header, sizeof(Header)))
+        self.extended = self.header.extension_version != 0
+        self.layers = <LayerEntry *> calloc(<size_t> self.header.layer_count + 1, sizeof(LayerEntry))
+        if self.layers == NULL:
+            raise MemoryError
+        memset(&cursor, 0, sizeof(cursor))
+        while True:
+            with nogil:
+                sound = format_read_layers(begin, &self.header, self.layers, &cursor, &fault)
+            if sound or fault.code != SHORT_HEAD:
+                break
+            begin = self.reached(head, fault.expected, "metadata_size" if self.extended else "metadata")
+        if sound and self.extended:
+            self.head_bytes = format_head_bytes(&self.header, self.layers)
+            begin = self.reached(head, min(near_end(self.head_bytes), self.n_bytes), "attributes_size")
+            with nogil:
+                sound = format_check_attributes(begin, &self.header, self.layers, &fault) and check_near_gaps(
+                    begin, self.head_bytes, self.header.layer_count, self.layers, &fault
+                )
+        if not sound:
+            raise fault_error(&fault, self.path)
+        return self.check_head(begin) if self.extended else 0
+
+    cdef const uint8_t[::1] reached(self, Head head, uint64_t n_bytes, str field):
+        """The region's begin, after a look whether somebody interrupts: `n_bytes` at least."""
+        if head is None:
+            PyErr_CheckSignals()
+            return self.bytes
+        head.reach(n_bytes, field)
+        return head.bytes
+
     def __dealloc__(self):
         free(self.layers)
         self.bytes = None  # before the charge, which goes with the other attributes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, <void *> span_slice(self.bytes, 0, self.n_bytes), self.n_bytes, True, flags)
+
+    cdef bint says_what(self, Image other):
+        cdef bint same = self.name == other.name and self.n_bytes == other.n_bytes
+        if same:
+            with nogil:
+                same = memcmp(
+                    &self.bytes[0] + HEADER_BYTES, &other.bytes[0] + HEADER_BYTES, self.n_bytes - HEADER_BYTES
+                ) == 0
+        return same
 
     cdef const uint8_t *content(self, uint32_t i) except NULL:
         return span_slice(self.bytes, self.layers[i].content_off_bytes, self.layers[i].content_bytes)
@@ -238,12 +250,49 @@ cdef class Image:
             raise fault_error(&fault, self.path)
         found = xxh3_64_intdigest(memoryview_of(self, self.content(i), entry.content_bytes))
         if found != entry.xxh3:
+            self.check_read(self.content(i), entry.content_bytes, entry.layer)
             raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
         return 0
 
-    cdef int check_head(self, const uint8_t[::1] head, const uint8_t[::1] region) except -1:
-        """Compare header, records and table, which `head` holds, and attributes, in `region`, with metadata_xxh3."""
-        cdef uint64_t found = format_head_checksum(head, region, &self.header, self.head_bytes)
+    cdef int check_read(self, const uint8_t *first, uint64_t n_bytes, int64_t layer) except -1:
+        if self.zeros_from == NULL or n_bytes == 0:
+            return 0
+        # Of a page that the file ends on, what is behind the end is zeros, and no fault.
+        if first[n_bytes - 1] == 0:
+            return self.check_there(first + n_bytes, layer)
+        return self.check_mark(first + n_bytes, layer)
+
+    cdef int check_mark(self, const uint8_t *end, int64_t layer) except -1:
+        jm_fence_acquire()
+        if self.zeros_from != NULL and jm_load_relaxed(self.zeros_from) < <uint64_t> end:
+            return self.check_there(end, layer)
+        return 0
+
+    cdef int check_there(self, const uint8_t *end, int64_t layer) except -1:
+        """Whether the file has the bytes up to `end`, and had them since it was mapped."""
+        cdef uint64_t wanted_bytes = end - &self.bytes[0]
+        cdef bint is_marked = jm_load_relaxed(self.zeros_from) < <uint64_t> end
+        cdef uint64_t most_bytes = jm_load_relaxed(self.zeros_from) - <uint64_t> &self.bytes[0]
+        cdef bint is_same = False
+        cdef str found = f"at most {most_bytes} bytes since then"
+        try:
+            info = os.stat(self.path)
+            is_same = self.identity is not None and (info.st_dev, info.st_ino) == self.identity[:2]
+        except OSError:
+            info = None
+        if is_same and info.st_size < wanted_bytes:
+            found = f"{info.st_size} bytes"
+        elif not is_marked:
+            return 0
+        elif is_same and (info.st_mtime_ns, info.st_size) == self.identity[2:]:
+            raise MappingError(errno.EIO, os.strerror(errno.EIO), self.path, self.n_bytes)
+        raise RegionTruncated(
+            self.path, "total_size", found, f"a file of {self.n_bytes} bytes, as when it was mapped",
+            None if layer < 0 else layer,
+        )
+
+    cdef int check_head(self, const uint8_t[::1] head) except -1:
+        cdef uint64_t found = format_head_checksum(head, self.head_bytes)
         if found != self.header.metadata_xxh3:
             raise ChecksumMismatch(
                 self.path, "metadata_xxh3", f"{found:#018x}", f"{self.header.metadata_xxh3:#018x}"
@@ -257,9 +306,14 @@ cdef class Image:
         return 0
 
     cdef int compare_head(self) except -1:
-        if memcmp(&self.bytes[0], &self.header, sizeof(Header)) != 0:
-            raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
-        return self.check_head(self.bytes, self.bytes)
+        try:
+            if memcmp(&self.bytes[0], &self.header, sizeof(Header)) != 0:
+                raise InvalidRegion(self.path, "header", "other bytes than at open", "an unchanged file")
+            self.check_head(self.bytes)
+        except InvalidRegion:
+            self.check_read(&self.bytes[0], self.head_bytes, -1)
+            raise
+        return 0
 
     cdef int check_frame(self, uint32_t i) except -1:
         cdef LayerEntry *entry = &self.layers[i]
@@ -268,21 +322,36 @@ cdef class Image:
         if not compression.decompress(
             memoryview_of(self, self.content(i), entry.content_bytes), entry.raw_bytes
         ):
-            raise self.frame_error(entry)
+            raise self.frame_error(i)
         return 0
 
-    cdef object frame_error(self, const LayerEntry *entry):
+    cdef object frame_error(self, uint32_t i):
+        cdef LayerEntry *entry = &self.layers[i]
+        self.check_read(self.content(i), entry.content_bytes, entry.layer)
         return InvalidRegion(
             self.path, "content", "something else", f"one zstd frame of {entry.raw_bytes} bytes", entry.layer
         )
 
     cdef tuple keywords(self, uint32_t i):
-        keywords = format_keywords(self.bytes, &self.layers[i])
+        cdef LayerEntry *entry = &self.layers[i]
+        cdef bytes record
+        if entry.n_keywords == 0:
+            return ()
+        record = self.copied(entry.record_off_bytes, self.layers[i + 1].record_off_bytes - entry.record_off_bytes, i)
+        keywords = format_keywords(record, entry.n_keywords)
         if keywords is None:
             raise self.changed_error(i, "keyword")
         return keywords
 
+    cdef bytes copied(self, uint64_t off_bytes, uint64_t n_bytes, uint32_t i):
+        """A part of the head that is about layer number `i`, in memory that does not change while it is parsed."""
+        cdef const uint8_t *first = span_slice(self.bytes, off_bytes, n_bytes)
+        cdef bytes copy = PyBytes_FromStringAndSize(<const char *> first, n_bytes)
+        self.check_mark(first + n_bytes, self.layers[i].layer)
+        return copy
+
     cdef object changed_error(self, uint32_t i, str field):
+        self.check_file()
         return InvalidRegion(self.path, field, "other bytes than at open", "an unchanged file", self.layers[i].layer)
 
     cdef bytes attributes(self, uint32_t i):
@@ -290,10 +359,7 @@ cdef class Image:
         cdef bytes copy
         if entry.attributes_bytes == 0:
             return b""
-        copy = PyBytes_FromStringAndSize(
-            <const char *> span_slice(self.bytes, entry.attributes_off_bytes, entry.attributes_bytes),
-            entry.attributes_bytes,
-        )
+        copy = self.copied(entry.attributes_off_bytes, entry.attributes_bytes, i)
         if not span_is_utf8(<const uint8_t *> <const char *> copy, entry.attributes_bytes):
             raise self.changed_error(i, "attributes")
         return copy
@@ -307,6 +373,7 @@ cdef class Image:
         except (ValueError, RecursionError):  # no JSON, or deeper than anybody can read
             found = None
         if type(found) is not dict:
+            self.check_file()
             raise InvalidRegion(
                 self.path, "attributes", "something else", "one JSON object", self.layers[i].layer
             )
@@ -321,6 +388,15 @@ cdef class Image:
         """Compare all content of an immutable region with its digest; ChecksumMismatch."""
         self.compare_digest(hashlib.sha256(memoryview(self)[self.head_bytes:]).digest())
 
+    def check_file(self):
+        """Of a mapped file, that it has all its bytes, and had them since it was mapped: what was read of it was in it.
+
+        RegionTruncated; MappingError if it could not be read.
+        """
+        if self.zeros_from != NULL:
+            jm_fence_acquire()
+            self.check_there(&self.bytes[0] + self.n_bytes, -1)
+
     def check_all(self):
         """Compare every layer with its checksum; the first damage is raised."""
         cdef uint32_t i
@@ -331,18 +407,19 @@ cdef class Image:
         """Everything that is wrong with the content, as a list of errors; compared afresh, without the GIL."""
         cdef uint32_t i
         cdef list found = []
-        if self.extended:
-            try:
+        try:
+            self.check_file()
+            if self.extended:
                 self.compare_head()
-            except InvalidRegion as error:
-                found.append(error)
+        except (InvalidRegion, MappingError) as error:
+            found.append(error)
         for i in range(self.n_layers):
             try:
                 if self.extended:
                     self.compare_content(i)
                     self.check_frame(i)
                     self.parse_attributes(i)
-            except InvalidRegion as error:
+            except (InvalidRegion, MappingError) as error:
                 found.append(error)
             if progress is not None:
                 progress(self.layers[i].content_off_bytes + self.layers[i].content_bytes, self.n_bytes)
@@ -358,97 +435,4 @@ def checked(Image image not None, str verify):
         image.check_all()
     elif verify == "never":
         image.trusted = True
-    return image
-
-
-def map_file(
-    path, uint64_t dimension_id, *, admit=None, uint64_t below_bytes=0, bint immutable=False, bint delta=False
-):
-    """Map the region file at `path`, checked, as an Image.
-
-    `admit(n_bytes, below_bytes)` is called with the sizes of the file and of those under it before it is mapped, and
-    returns its charge, or raises. A file that is immutable, by `immutable` or by its own flag, is copied into sealed
-    memory and compared with its digest. Of one that is opened as a `delta` the file must say that it is one.
-    """
-    cdef Fault fault
-    cdef int fd, failed
-    cdef jm_file_facts facts
-    cdef uint64_t n_bytes = 0
-    cdef Image image
-    cdef bytes first = b""
-    cdef object refusal = None
-    cdef str text_path = os.fspath(path)
-    try:
-        fd = os.open(text_path, OPEN_FLAGS)
-    except FileNotFoundError:
-        raise DimensionNotFound(dimension_id, text_path) from None
-    except OSError as error:
-        raise MappingError.of(error, text_path) from None
-    try:
-        try:  # which costs less than the fault that reading the mapping would
-            first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)
-        except OSError as error:  # it may be no file
-            refusal = error
-        with nogil:
-            failed = jm_os_file_facts(fd, &facts)  # after that, so that what is read is not longer than the file
-        if failed:
-            raise OSError(c_errno, os.strerror(c_errno))
-        if facts.is_folder:
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not facts.is_regular:
-            raise OSError(errno.EINVAL, "Not a regular file")
-        if refusal is not None:
-            raise refusal
-        n_bytes = facts.n_bytes
-        if n_bytes < HEADER_BYTES:
-            hint = advice(text_path, first)
-            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
-        charge = admit(n_bytes, below_bytes) if admit is not None else None
-        identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
-        image = Image(map_descriptor(fd, text_path, n_bytes, n_bytes), text_path, dimension_id, "mmap", charge, identity, first)
-        if delta and not image.is_delta:
-            fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
-            raise fault_error(&fault, text_path)
-        if immutable or image.immutable:
-            image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity)
-        image.unsynced = facts.mode & UNSYNCED_MODE != 0
-        return image
-    except MappingError:
-        raise
-    except OSError as error:
-        raise MappingError.of(error, text_path, n_bytes) from None
-    finally:
-        os.close(fd)
-
-
-cdef object map_descriptor(int fd, str path, uint64_t n_bytes, uint64_t file_bytes=0):
-    """The first `n_bytes` of a file as a read-only Mapping; `file_bytes` as there."""
-    try:
-        try:
-            return Mapping(n_bytes, fd, file_bytes=file_bytes)
-        except PermissionError:
-            # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
-            return Mapping(n_bytes, fd, private=True, file_bytes=file_bytes)
-    except ValueError as error:  # the file was shortened since its size was asked
-        raise RegionTruncated(path, "header", str(error), f"a file of {n_bytes} bytes") from None
-
-
-cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity):
-    """Copy the file into memory that nobody can change or shorten, map that, and compare its digest."""
-    cdef Image image
-    sealed = sealed_copy(fd, path, n_bytes)
-    try:
-        owner = private_copy(fd, path, n_bytes) if sealed is None else map_descriptor(sealed, path, n_bytes)
-        image = Image(owner, path, dimension_id, "mmap", charge, identity)
-        if image.immutable:
-            if sealed is None:
-                image.check_digest()
-            else:
-                image.compare_digest(sha256_of(sealed, image.head_bytes))
-            image.trusted = True
-        else:
-            image.check_all()
-    finally:
-        if sealed is not None:
-            os.close(sealed)
     return image

@@ -1,11 +1,12 @@
 """Mapping: memory that goes with its last holder."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 
 cdef class Mapping:
     cdef void *base             # NULL until it is mapped
     cdef readonly size_t n_bytes
     cdef readonly bint writable
+    cdef int64_t guard          # its handle, of what is mapped from a file; else -1
 
 
 # A read-only memoryview of `n_bytes` at `first`, which are `owner`'s and stay while it lives.

@@ -7,14 +7,7 @@ class Mapping:
     @property
     def writable(self) -> bool: ...
     def __new__(
-        cls,
-        n_bytes: int,
-        fd: int = -1,
-        *,
-        private: bool = False,
-        huge: bool = False,
-        reserve: bool = False,
-        file_bytes: int = 0,
+        cls, n_bytes: int, fd: int = -1, *, private: bool = False, huge: bool = False, reserve: bool = False
     ) -> Self: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def freeze(self) -> None: ...

@@ -1,7 +1,8 @@
 """Mapped memory: the bytes of a file, or zeroed memory of this process.
 
 HAZARD: what is unmapped while a pointer into it lives is a crash. Only the buffer protocol hands out the address, so a
-Mapping lives as long as any view of it, and is unmapped by its last reference and by nothing else.
+Mapping lives as long as any view of it, and is unmapped by its last reference and by nothing else. Pages of a file may
+go before that, whoever holds them: the guard puts zeros there, and whoever reads asks it afterwards.
 """
 import os
 
@@ -10,13 +11,12 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 
-from jessy_mem._core.c.os_memory cimport (
-    jm_file_facts, jm_os_file_facts, jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
-)
+from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
+from jessy_mem._core.guard cimport guard_add, guard_remove
 
 
 cdef enum:
@@ -26,50 +26,45 @@ cdef enum:
 @cython.final
 @cython.no_gc  # holds no Python object
 cdef class Mapping:
-    """Mapping(n_bytes, fd=-1, *, private=False, huge=False, reserve=False, file_bytes=0)\n--\n
+    """Mapping(n_bytes, fd=-1, *, private=False, huge=False, reserve=False)\n--\n
     Memory that is mapped as long as somebody holds its buffer.
 
     Parameters
     ----------
     n_bytes : int
     fd : int, optional
-        Show the first `n_bytes` of this file, read-only. The descriptor may be closed afterwards: a Mapping keeps none,
-        unlike `mmap.mmap` before Python 3.13. By default it is zeroed memory of this process, writable.
+        Show the first `n_bytes` of this file, read-only; bytes that it does not have, now or one day, are zeros. The
+        descriptor may be closed afterwards: a Mapping keeps none, unlike `mmap.mmap` before Python 3.13. By default it
+        is zeroed memory of this process, writable.
     private : bool
         Map the file for this process alone, which is all that some systems allow for sealed memory.
     huge : bool
         Ask for huge pages, where the system has them.
     reserve : bool
         Of memory, take the addresses only: a page counts when it is first touched, however much is mapped.
-    file_bytes : int
-        What the file has, if the caller has just asked.
 
-    Raises OSError if the system refuses, ValueError if the file is shorter. Thread-safe.
+    Raises OSError if the system refuses. Thread-safe.
     """
 
-    def __cinit__(
-        self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False, bint reserve=False,
-        uint64_t file_bytes=0,
-    ):
-        cdef jm_file_facts facts
+    def __cinit__(self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False, bint reserve=False):
         jm_disown(<PyObject *> self)
-        self.writable = fd < 0
+        self.writable, self.guard = fd < 0, -1
         if fd < 0:
             self.base = jm_os_map_zeroed(n_bytes, huge, reserve)
         else:
-            if not file_bytes:
-                if jm_os_file_facts(fd, &facts) != 0:
-                    raise OSError(errno, os.strerror(errno))
-                file_bytes = facts.n_bytes
-            if file_bytes < n_bytes:
-                raise ValueError(f"the file has {file_bytes} bytes now")
             self.base = jm_os_map_file(fd, n_bytes, private)
         if self.base == NULL:
             raise OSError(errno, os.strerror(errno))
         self.n_bytes = n_bytes
+        if fd >= 0:
+            self.guard = guard_add(self.base, n_bytes, False)
+            if self.guard < 0:
+                raise MemoryError
 
     def __dealloc__(self):
         if self.base != NULL:
+            if self.guard >= 0:
+                guard_remove(self.guard)
             jm_unmap(self.base, self.n_bytes, jm_page_bytes())
 
     def __getbuffer__(self, Py_buffer *view, int flags):

@@ -5,7 +5,8 @@
     newest   extra          2"    4x                a base   0  1' 2" 3     5
 
 HAZARD: a source is a mapped file, which may change while it is read. Numbers come from what was checked when it was
-opened; keywords and attributes are copied first, and the copy is checked.
+opened; keywords and attributes are copied first, and the copy is checked. Whoever reads the contents asks each source
+at the end whether it had them all the time.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -174,8 +175,10 @@ def merge_images(images, *, bint as_base, uint64_t generation, uint64_t created_
         check_contents(given, choices, n_choices)
         region.reserve(n_choices)
         region.owners.extend([*given, extra])
+        region.sources.extend(given)
         copy_layers(region, sources, given, choices, n_choices)
         measure_plain(region, given, choices, n_choices)
+        region.check_sources()
         region.lay_out(
             newest.dimension_id, newest.name.encode(), generation, created_ns, False,
             not as_base or entry_is_tombstone(&region.layers[n_choices - 1]),
@@ -212,6 +215,7 @@ cdef int copy_layers(
         raise MemoryError
     if outcome != DONE:
         image = images[choices[k].source]
+        image.check_file()
         raise image.changed_error(choices[k].i, "keyword" if outcome == CHANGED_KEYWORD else "attributes")
     return 0
 

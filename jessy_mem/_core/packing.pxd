@@ -31,6 +31,7 @@ cdef class PackedRegion:
     cdef Scratch words
     cdef Scratch attributes
     cdef list owners               # whose bytes the pieces are
+    cdef list sources              # of them, Images of files that others can shorten
 
     # Room for so many layers; once, before anything else.
     cdef int reserve(self, uint64_t n_layers) except -1
@@ -44,6 +45,8 @@ cdef class PackedRegion:
         self, uint32_t dimension_id, bytes name, uint64_t generation, uint64_t created_ns, bint immutable, bint delta
     ) except -1
     cdef void place_parts(self) noexcept nogil
+    # After what the pieces point to was read: whether it is what was in the files.
+    cdef int check_sources(self) except -1
     cdef int write_digests(self) except -1
 
 

@@ -5,7 +5,8 @@ A layer's facts, its keywords and its attributes are collected first, for the he
     specs --> layers, words, attributes --> head            no content is copied until somebody asks for the bytes:
           \\-> parts: pointers to contents, in order --------> fill() into a buffer, pieces() into a file
 
-HAZARD: `parts` point into what others own: `owners` holds it, and nobody may change it until the region is written.
+HAZARD: `parts` point into what others own: `owners` holds it, and nobody may change it until the region is written. Of
+mapped files somebody may, so they are asked when everything was read, and what was read is then not used.
 """
 import hashlib
 
@@ -171,7 +172,7 @@ cdef class PackedRegion:
     cdef int reserve(self, uint64_t n_layers) except -1:
         if not 1 <= n_layers <= MAX_LAYERS:
             raise ValueError(f"a region has at least one layer, and at most {<uint32_t> MAX_LAYERS}")
-        self.owners = []
+        self.owners, self.sources = [], []
         self.layers = <LayerEntry *> calloc(n_layers + 1, sizeof(LayerEntry))
         self.room_layers, self.room_parts = <uint32_t> n_layers, n_layers + 1
         self.parts = <Piece *> malloc(self.room_parts * sizeof(Piece))
@@ -253,6 +254,11 @@ cdef class PackedRegion:
                 at += self.parts[part].n_bytes
                 part += 1
 
+    cdef int check_sources(self) except -1:
+        for source in self.sources or ():
+            source.check_file()
+        return 0
+
     cdef int write_digests(self) except -1:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
         cdef Header *header = <Header *> self.head
@@ -276,7 +282,9 @@ cdef class PackedRegion:
         self.write_digests()
 
     def pieces(self):
-        """The bytes in order, as buffers: what is short together, what is long without a copy."""
+        """The bytes in order, as buffers: what is short together, what is long without a copy.
+
+        At the end RegionTruncated, if what they were merged from was shortened meanwhile: they are wrong."""
         return self._chunks(0, 0)
 
     def _chunks(self, uint64_t part, uint64_t begin):
@@ -301,6 +309,7 @@ cdef class PackedRegion:
                 yield memoryview_of(self, self.parts[part].first, self.parts[part].n_bytes)
                 begin = self.parts[part].off_bytes + self.parts[part].n_bytes
                 part += 1
+        self.check_sources()
 
     def fill(self, uint8_t[::1] target not None):
         """Copy the region to the beginning of a writable buffer that may hold anything; ValueError if it is too short.
@@ -314,6 +323,7 @@ cdef class PackedRegion:
         else:
             with nogil:
                 copy_parts(&target[0], 0, self.parts, self.n_parts, self.n_bytes)
+        self.check_sources()
 
 
 # From specs ------------------------------------------------------------------------------------------------------

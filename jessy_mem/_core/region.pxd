@@ -1,5 +1,5 @@
 """MmapRegion: the files of one dimension, and the views of its layers."""
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.view cimport LayerView
@@ -10,6 +10,7 @@ cdef class MmapRegion:
     cdef tuple stack                 # Images, base first; None once closed; read under critical_section(self)
     cdef uint32_t n_live_layers      # of it; written and read with it
     cdef object allocate             # n_bytes -> writable buffer for a decompressed layer
+    cdef uint64_t max_decompressed_bytes  # of all views together; 0: `allocate` knows
     cdef uint8_t is_immutable        # by the plan or by the file's flag
     cdef uint8_t is_owned            # by a table: only the table lets go of it
     cdef uint8_t visited             # atomic flag for eviction: read since it was last looked at
@@ -25,4 +26,6 @@ cdef class MmapRegion:
     cdef list restack(self, tuple stack)
     cdef int lay_on(self, Image delta) except -1
     cdef int replace(self, tuple stack) except -1
+    # Whether a layer of so many bytes may be decompressed; LimitExceeded.
+    cdef int check_room(self, tuple stack, uint64_t n_bytes) except -1
     cdef object not_found(self, tuple stack, object layer)

@@ -8,12 +8,20 @@ from typing_extensions import Buffer
 
 from jessy_mem._core.image import Image
 from jessy_mem._core.view import LayerView
-from jessy_mem.errors import InvalidRegion
+from jessy_mem.errors import InvalidRegion, MappingError
 from jessy_mem.layout import LayerId
 
 @final
 class MmapRegion:
-    def __init__(self, dimension_id: int | None, path: str | os.PathLike[str], *, verify: str = "lazy") -> None: ...
+    def __init__(
+        self,
+        dimension_id: int | None,
+        path: str | os.PathLike[str],
+        *,
+        verify: str = "lazy",
+        max_metadata_mb: int | float | str = 256,
+        max_decompressed_mb: int | float | str = 64,
+    ) -> None: ...
     @property
     def _stack(self) -> tuple[Image, ...]: ...
     @property
@@ -54,7 +62,7 @@ class MmapRegion:
     def layers(self) -> list[LayerId]: ...
     def layer_facts(self) -> list[tuple[int, int, float, tuple[str, ...], int, int, int]]: ...
     def content_offset(self, layer: int) -> int: ...
-    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[InvalidRegion]: ...
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> list[InvalidRegion | MappingError]: ...
     def _facts_of(
         self, layers: Iterable[int]
     ) -> tuple[list[tuple[int, int, float, tuple[str, ...], int, int, int]], list[int]]: ...

@@ -20,11 +20,12 @@ from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
 
+from jessy_mem._core.c.atomic cimport jm_load_relaxed
 from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
-from jessy_mem._core.format cimport HEADER_BYTES, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
+from jessy_mem._core.guard cimport guard_install
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
@@ -44,8 +45,9 @@ from jessy_mem._core.view cimport LayerView, make_view, touch_pages
 
 from jessy_mem._core.mapping import private_memory
 from jessy_mem._core.stack import delta_generations, open_stack
-from jessy_mem.errors import ImmutableDimension, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
+from jessy_mem.errors import ImmutableDimension, LayerNotFound, LimitExceeded, ManagerClosed, MappingError, OutOfBounds
 from jessy_mem.layout import LayerId, has_deltas
+from jessy_mem.sizes import size_bytes
 
 cdef object new_layer_id = LayerId
 
@@ -65,7 +67,7 @@ cdef inline Image image_at(tuple stack, const Place *place):
 @cython.final
 @cython.no_gc  # knows views and an image, and neither knows it
 cdef class MmapRegion:
-    """MmapRegion(dimension_id, path, *, verify="lazy")\n--\n
+    """MmapRegion(dimension_id, path, *, verify="lazy", max_metadata_mb=256, max_decompressed_mb=64)\n--\n
     The files of one dimension, mapped read-only and checked: a region file and the deltas that were learned since.
 
     Parameters
@@ -77,6 +79,10 @@ cdef class MmapRegion:
         delta that is opened alone shows what it holds itself.
     verify : str
         When content is compared with its checksums: "lazy" (each layer on first access), "open" or "never".
+    max_metadata_mb : int or float or str
+        The most MiB of a file that are read before it is mapped; a file that asks for more is an InvalidRegion.
+    max_decompressed_mb : int or float or str
+        The most MiB that the views of its compressed layers may take together; LimitExceeded. A manager has a budget.
 
     Raises DimensionNotFound, InvalidRegion, RegionTruncated, ChecksumMismatch, or MappingError if the system refuses;
     then nothing stays open. Thread-safe. A context manager; views outlive `close`.
@@ -89,8 +95,10 @@ cdef class MmapRegion:
         self.views = {}
         jm_disown(<PyObject *> self.views)  # else it would keep the views
 
-    def __init__(self, dimension_id, path, *, str verify="lazy"):
+    def __init__(self, dimension_id, path, *, str verify="lazy", max_metadata_mb=256, max_decompressed_mb=64):
         cdef tuple stack
+        metadata_bytes = size_bytes("max_metadata_mb", max_metadata_mb)
+        self.max_decompressed_bytes = size_bytes("max_decompressed_mb", max_decompressed_mb)
         if self.allocate is not None:
             raise TypeError("a MmapRegion is initialised once")
         if dimension_id is not None:
@@ -98,7 +106,10 @@ cdef class MmapRegion:
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
         path = os.fspath(path)
-        stack = open_stack(path, dimension_id or 0, verify=verify, deltas=has_deltas(path))
+        guard_install()
+        stack = open_stack(
+            path, dimension_id or 0, verify=verify, deltas=has_deltas(path), metadata_limit_bytes=metadata_bytes
+        )
         self.allocate = private_memory
         self.is_immutable = base_of(stack).immutable
         self.n_live_layers = stack_count(stack)
@@ -234,6 +245,8 @@ cdef class MmapRegion:
         if not stack_find(stack, layer_number(layer), &place):
             return None
         image = image_at(stack, &place)
+        if self.max_decompressed_bytes and image.layers[place.entry].codec != CODEC_RAW:
+            self.check_room(stack, image.layers[place.entry].raw_bytes)
         view = make_view(image, place.entry, self.allocate)
         with cython.critical_section(self):
             # What is in the table is of the stack that is there: a region that was closed meanwhile must not keep a
@@ -241,6 +254,14 @@ cdef class MmapRegion:
             if self.stack is stack:
                 view = self.views.setdefault(image.layers[place.entry].layer, view)
         return view
+
+    cdef int check_room(self, tuple stack, uint64_t n_bytes) except -1:
+        cdef Image image
+        cdef uint64_t held_bytes = sum([jm_load_relaxed(&image.decompressed_bytes) for image in stack])
+        if held_bytes + n_bytes > self.max_decompressed_bytes:
+            where, hint = f"decompressed layers of {base_of(stack).path}", "max_decompressed_mb says how many may be"
+            raise LimitExceeded(held_bytes, self.max_decompressed_bytes, n_bytes, where, hint=hint)
+        return 0
 
     def layers(self):
         """The ids of all layers, ascending."""
@@ -308,18 +329,10 @@ cdef class MmapRegion:
 
         The same content is the same name and the same bytes behind the header: generation and date may be others.
         """
-        cdef Image image = base_of(self.current()), other
-        cdef bint same
+        cdef Image image = base_of(self.current())
         if old is None or not old.is_immutable or old.source == "simulated":
             return self
-        other = base_of(old.current())
-        same = self.is_immutable and image.name == other.name and image.n_bytes == other.n_bytes
-        if same:
-            with nogil:
-                same = memcmp(
-                    &image.bytes[0] + HEADER_BYTES, &other.bytes[0] + HEADER_BYTES, image.n_bytes - HEADER_BYTES
-                ) == 0
-        if not same:
+        if not (self.is_immutable and image.says_what(base_of(old.current()))):
             raise ImmutableDimension(image.dimension_id, "a reload with other content")
         return self
 
@@ -361,6 +374,8 @@ cdef class MmapRegion:
                     touch_pages(first, n_bytes)
             if failed:
                 raise MappingError(errno, os.strerror(errno), image.path)
+            if wait:
+                image.check_read(first, n_bytes, layer)
         return self.residency()
 
     cdef list restack(self, tuple stack):
@@ -428,7 +443,10 @@ cdef class MmapRegion:
     def __getbuffer__(self, Py_buffer *view, int flags):
         # The bytes of one file are shared; those of several are joined in a copy.
         cdef tuple stack = self.current()
-        PyObject_GetBuffer(base_of(stack) if PyTuple_GET_SIZE(stack) == 1 else b"".join(stack), view, flags)
+        owner = base_of(stack) if PyTuple_GET_SIZE(stack) == 1 else b"".join(stack)
+        for image in stack:
+            image.check_file()
+        PyObject_GetBuffer(owner, view, flags)
 
     def __reduce__(self):
         raise TypeError("a MmapRegion cannot be copied or pickled: open its path again")

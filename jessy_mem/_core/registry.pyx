@@ -270,6 +270,8 @@ cdef class LayerRegistry:
                         jm_assert(spans[i].n_bytes <= target.shape[0] - at, at, target.shape[0])
                         memcpy(&target[at], spans[i].data, spans[i].n_bytes)
                         at += spans[i].n_bytes
+                for view in views:
+                    view.check_read(view.data, view.size_bytes)
         finally:
             free(spans)
         self._count_copies(n_layers)

@@ -12,9 +12,15 @@ def open_stack(
     verify: str = "lazy",
     deltas: bool = True,
     bare: dict[int, int] | None = None,
+    metadata_limit_bytes: int | None = None,
 ) -> tuple[Image, ...]: ...
 def reopen_stack(
-    stack: tuple[Image, ...], path: str, *, admit: Callable[[int, int], Any] | None = None, verify: str = "lazy"
+    stack: tuple[Image, ...],
+    path: str,
+    *,
+    admit: Callable[[int, int], Any] | None = None,
+    verify: str = "lazy",
+    metadata_limit_bytes: int | None = None,
 ) -> tuple[Image, ...] | None: ...
 def open_delta(
     stack: tuple[Image, ...],
@@ -23,6 +29,7 @@ def open_delta(
     *,
     admit: Callable[[int, int], Any] | None = None,
     verify: str = "lazy",
+    metadata_limit_bytes: int | None = None,
 ) -> Image: ...
 def is_torn(path: str) -> bool: ...
 def delta_generations(path: str, key: int | None = None, bare: dict[int, int] | None = None) -> list[int]: ...

@@ -34,7 +34,8 @@ from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
 
 from jessy_mem import layout
-from jessy_mem._core.image import checked, map_file
+from jessy_mem._core.image import checked
+from jessy_mem._core.mapped import map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
 
 cdef extern from "Python.h":
@@ -198,11 +199,13 @@ def open_stack(
     str verify="lazy",
     bint deltas=True,
     dict bare=None,
+    metadata_limit_bytes=None,
 ):
     """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension.
+    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension;
+    `metadata_limit_bytes` that of `map_file`.
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
@@ -210,19 +213,24 @@ def open_stack(
     while True:
         listed = generations_beside(path, dimension_id, bare) if deltas and not immutable else []
         try:
-            stack = (checked(map_file(path, dimension_id, admit=admit, immutable=immutable), verify),)
+            image = map_file(
+                path, dimension_id, admit=admit, immutable=immutable, metadata_limit_bytes=metadata_limit_bytes
+            )
+            stack = (checked(image, verify),)
         except InvalidRegion as error:
             if not is_unsynced(path):
                 raise
             hint = "a power cut tore it before it was on the disk; 'jessy-mem doctor --clean' removes it"
             raise type(error)(path, error.field, error.found, error.expected, error.layer, hint=hint) from None
-        stack = laid_on(stack, path, listed, admit, verify, listed == before)
+        stack = laid_on(stack, path, listed, admit, verify, metadata_limit_bytes, listed == before)
         if stack is not None:
             return stack
         before = listed
 
 
-def reopen_stack(tuple stack not None, str path not None, *, admit=None, str verify="lazy"):
+def reopen_stack(
+    tuple stack not None, str path not None, *, admit=None, str verify="lazy", metadata_limit_bytes=None
+):
     """What `open_stack` would give now, made of those Images of `stack` whose files have not changed.
 
     `stack` itself if nothing has; None if the base is another file now, so that all is to be opened.
@@ -238,20 +246,31 @@ def reopen_stack(tuple stack not None, str path not None, *, admit=None, str ver
         kept = stack
         if not {(<Image> image).generation for image in stack[1:]}.issubset(listed):
             kept = (base,)  # some were merged
-        grown = laid_on(kept, path, listed, admit, verify, listed == before)
+        grown = laid_on(kept, path, listed, admit, verify, metadata_limit_bytes, listed == before)
         if grown is not None:
             return grown
         before = listed
 
 
-def open_delta(tuple stack not None, str path not None, uint64_t generation, *, admit=None, str verify="lazy"):
+def open_delta(
+    tuple stack not None,
+    str path not None,
+    uint64_t generation,
+    *,
+    admit=None,
+    str verify="lazy",
+    metadata_limit_bytes=None,
+):
     """The delta of `generation` that lies on `stack`, whose base is the file at `path`, as an Image.
 
     Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
     cdef Image base = checked_stack(stack)[0], image
     cdef str name = layout.delta_file(path, generation)
-    image = map_file(name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True)
+    image = map_file(
+        name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True,
+        metadata_limit_bytes=metadata_limit_bytes,
+    )
     if image.generation != generation:
         raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
     if image.name != base.name:
@@ -259,7 +278,7 @@ def open_delta(tuple stack not None, str path not None, uint64_t generation, *, 
     return checked(image, verify)
 
 
-cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, bint again):
+cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, metadata_limit_bytes, bint again):
     """`stack` with the deltas of `generations` that are newer; None if one has gone, and is not looked for `again`."""
     cdef Image newest
     for generation in generations:
@@ -267,7 +286,10 @@ cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, b
         if newest.immutable or generation <= newest.generation:
             continue
         try:
-            stack = (*stack, open_delta(stack, path, generation, admit=admit, verify=verify))
+            delta = open_delta(
+                stack, path, generation, admit=admit, verify=verify, metadata_limit_bytes=metadata_limit_bytes
+            )
+            stack = (*stack, delta)
         except DimensionNotFound:
             if again:
                 raise MappingError(ENOENT, os.strerror(ENOENT), layout.delta_file(path, generation)) from None

@@ -21,8 +21,10 @@ cdef class LayerView:
     cdef readonly double frequency   # Hz
     cdef readonly str source
 
-    # The content decoded from UTF-8; UnicodeDecodeError names the layer.
+    # The content decoded from UTF-8; UnicodeDecodeError names the layer. Raises what check_read does.
     cdef str decode(self)
+    # Asked after bytes of the content were read: whether they are the file's; see Image.
+    cdef int check_read(self, const uint8_t *first, Py_ssize_t n_bytes) except -1
 
 
 # The view of layer number `i` of an image, its content compared with its checksum. `allocate`: n_bytes -> writable

@@ -127,10 +127,14 @@ cdef class LayerView:
             # Some three times as fast as the decoder, and safe if the file says what is not so.
             text = PyUnicode_New(self.size_bytes, 0x7F)
             if span_copy_ascii(<uint8_t *> PyUnicode_DATA(text), self.data, self.size_bytes):
+                self.check_read(self.data, self.size_bytes)
                 return text
         try:
-            return PyUnicode_DecodeUTF8(<const char *> self.data, self.size_bytes, NULL)
+            text = PyUnicode_DecodeUTF8(<const char *> self.data, self.size_bytes, NULL)
+            self.check_read(self.data, self.size_bytes)
+            return text
         except UnicodeDecodeError as error:
+            self.check_read(self.data, self.size_bytes)
             raise UnicodeDecodeError(
                 error.encoding, error.object, error.start, error.end, f"{error.reason} in layer {self.id}"
             ) from None
@@ -141,8 +145,15 @@ cdef class LayerView:
     def __len__(self):
         return self.size_bytes
 
+    cdef int check_read(self, const uint8_t *first, Py_ssize_t n_bytes) except -1:
+        if self.payload is not None or self.image is None:
+            return 0
+        return self.image.check_read(first, n_bytes, self.image.layers[self.entry].layer)
+
     def __bytes__(self):
-        return PyBytes_FromStringAndSize(<const char *> self.data, self.size_bytes)
+        cdef bytes copy = PyBytes_FromStringAndSize(<const char *> self.data, self.size_bytes)
+        self.check_read(self.data, self.size_bytes)
+        return copy
 
     def __getitem__(self, key):
         cdef Py_ssize_t i, stop, step, n_bytes
@@ -157,12 +168,16 @@ cdef class LayerView:
             i += self.size_bytes
         if not 0 <= i < self.size_bytes:
             raise IndexError(f"byte {key} of {self.size_bytes}")
-        return self.data[i]
+        byte = self.data[i]
+        self.check_read(self.data + i, 1)
+        return byte
 
     def __eq__(self, other):
         if isinstance(other, LayerView):
             return self is other
-        return memoryview(self) == other
+        equal = memoryview(self) == other
+        self.check_read(self.data, self.size_bytes)
+        return equal
 
     def __hash__(self):
         return object.__hash__(self)
@@ -196,7 +211,7 @@ cdef int decompress(LayerView view, LayerEntry *entry, allocate) except -1:
     cdef const uint8_t[::1] copy
     payload = allocate(entry.raw_bytes)
     if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
-        raise view.image.frame_error(entry)
+        raise view.image.frame_error(view.entry)
     view.payload, view.size_bytes, view.source = payload, entry.raw_bytes, "pool"
     view.payload_bytes = getattr(payload, "capacity", entry.raw_bytes)
     jm_add_relaxed(&view.image.decompressed_bytes, view.payload_bytes)

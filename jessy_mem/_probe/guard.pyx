@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_monotonic_ns
-from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove, guard_reset
+from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_install, guard_remove, guard_reset
 from jessy_mem._probe.workers cimport Worker, run_workers
 
 jm_clock_init()
@@ -10,7 +10,9 @@ jm_clock_init()
 
 def add(size_t address, size_t n_bytes, bint is_writable=False):
     """Guard [address, address + n_bytes); a handle."""
-    cdef int64_t handle = guard_add(<void *> address, n_bytes, is_writable)
+    cdef int64_t handle
+    guard_install()
+    handle = guard_add(<void *> address, n_bytes, is_writable)
     if handle < 0:
         raise MemoryError
     return handle

@@ -39,7 +39,7 @@ from helpers import (
     reseal_content,
 )
 from jessy_mem import compression
-from jessy_mem._core.image import map_file
+from jessy_mem._core.mapped import map_file
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import ChecksumMismatch, DimensionNotFound, InvalidRegion, MappingError, RegionTruncated

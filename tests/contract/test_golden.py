@@ -11,7 +11,7 @@ import pytest
 
 from helpers import GOLDEN, QUIET, SAMPLE, golden_files, read_region
 from jessy_mem import compression
-from jessy_mem._core.image import map_file
+from jessy_mem._core.mapped import map_file
 from jessy_mem._core.merge import merge_images
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, RegionBuilder

@@ -526,7 +526,7 @@ class Injected(Exception):
     """An error that nothing expects."""
 
 
-CALLS = ("os.open", "os.pread", "jessy_mem._core.image.Mapping")
+CALLS = ("os.open", "os.pread", "jessy_mem._core.mapped.Mapping")
 ACTS = {
     "load": lambda memory: memory.load_dimension(1),
     "reload": lambda memory: memory.reload_dimension(1),

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import COMPRESSED_SAMPLE, SAMPLE, Layer, extended_file, patch, plain_file, read_region
-from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.image import Image
+from jessy_mem._core.mapped import map_file
 from jessy_mem._core.merge import merge_images
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem.builder import LayerSpec

@@ -21,8 +21,8 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 660, 15
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
-    guard records mapping changes fault format packing budget image merge arena pool counts latency stack view region
-    holders registry
+    guard records mapping changes fault format head packing budget image mapped merge arena pool counts latency stack
+    view region holders registry
 """.split()
 HOUSE = """
     errors sealed given sizes units looks notices compression eviction layout stats trace
@@ -149,6 +149,10 @@ POINTERS = {
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
     "view.first": "a range of a layer or an image, of which pages are touched",
     "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
+    "guard.guard_mark": "an atomic word, which is there as long as a range is guarded",
+    "image.zeros_from": "the same, of the mapping that `bytes` holds",
+    "image.first": "a range of `bytes`, of which is asked whether it was read soundly",
+    "image.end": "the end of one",
     "image.content": "a result, of which a view is made",
     "format.format_magic": "a constant of C",
     "packing.head": "memory that grows while a region is laid out; others get it through the buffer protocol",

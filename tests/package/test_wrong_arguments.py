@@ -77,7 +77,7 @@ class Hostile:
 def sound_objects(folder: Path) -> dict[str, object]:
     """One object of each class that has been made rightly."""
     import jessy_mem as jm
-    from jessy_mem._core import budget, changes, holders, image, mapping, pool, records, region, registry
+    from jessy_mem._core import budget, changes, head, holders, mapped, mapping, pool, records, region, registry
     from jessy_mem._probe.pool import BitmapProbe
 
     path = jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="some text", keywords=("word",))).write(folder / "r")
@@ -94,7 +94,8 @@ def sound_objects(folder: Path) -> dict[str, object]:
     return {
         "Ledger": ledger, "Charge": budget.Charge(ledger, "a", 10), "PoolAllocator": allocator, "Block": block,
         "ChangePage": changes.ChangePage(folder),
-        "Image": image.map_file(path, 1), "Mapping": mapping.Mapping(4096), "UnmapTogether": mapping.UnmapTogether(),
+        "Head": head.Head(os.open(path, os.O_RDONLY), str(path), 100, bytes(100)),
+        "Image": mapped.map_file(path, 1), "Mapping": mapping.Mapping(4096), "UnmapTogether": mapping.UnmapTogether(),
         "MmapRegion": opened, "LayerView": opened.layer(0), "Holders": table, "LayerRegistry": read,
         "LatencyHistogram": jm.LatencyHistogram(), "LatencySummary": summary,
         "MemoryStats": jm.MmapManager().get_stats(),

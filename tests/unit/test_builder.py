@@ -21,7 +21,7 @@ import pytest
 
 from helpers import HAS_PROC, MAGIC, Layer, extended_file, mapped_regions, read_region
 from jessy_mem import compression
-from jessy_mem._core.format import read_header
+from jessy_mem._core.head import read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, Passage, RegionBuilder

@@ -79,6 +79,9 @@ FIELDS = {
     "lock_timeout_s": (
         10.0, [(None, None), (0, 0.0), (2.5, 2.5), (np.float32(0.5), 0.5)], [-1, math.inf, math.nan, True, "10"]
     ),
+    "max_metadata_mb": (
+        256, [(16, 16), ("16MB", 16), (0.5, 0.5), (np.float32(0.5), 0.5)], [0, -1, math.nan, True, None, "", 1e-9]
+    ),
     "strict_classes": (False, [(True, True)], [0, 1, None, "no"]),
     "scrub": (False, [(True, True), (np.True_, True), (np.array(True), True)], [0, 1, None, "no"]),
     "record_latency": (True, [(False, False)], [0, 1, None, "no"]),

@@ -384,7 +384,7 @@ def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
         assert files_of(tmp_path, dimension) == ["region.mmap"]
 
 
-CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem._core.image.Mapping")
+CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem._core.mapped.Mapping")
 
 
 @pytest.mark.parametrize("what", ["append", "extend", "update", "remove", "merge", "compact", "forget"])

@@ -208,6 +208,17 @@ def mended():
     assert guard.read_byte(address) == 0 and guard.damaged(handle)
     print("mended", flush=True)
 
+def region():
+    import jessy_mem as jm
+    path = os.path.join(tempfile.mkdtemp(), "r")
+    opened = jm.MmapRegion(1, jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="x" * 2 * PAGE)).write(path))
+    view = opened.layer(0)
+    os.truncate(path, PAGE)
+    try:
+        view.text
+    except jm.RegionTruncated:
+        print("mended", flush=True)
+
 keep = []
 """
 
@@ -249,6 +260,10 @@ def n_dumps(done: subprocess.CompletedProcess[str]) -> int:
         ("ours(); faulthandler.enable(); mended(); os.kill(os.getpid(), signal.SIGBUS)", 1),
         ("mended(); ctypes.string_at(mapped(), 1)", 0),
         ("guard.remove(ours()); fault()", 0),
+        ("region(); fault()", 0),
+        ("faulthandler.enable(); region(); fault()", 1),
+        ("region(); faulthandler.enable(); region(); fault()", 1),
+        ("region(); faulthandler.enable(); region(); faulthandler.disable(); region(); fault()", 0),
         ("a = mapped(); guard.remove(guard.add(a, PAGE)); guard.read_byte(a)", 0),
     ],
 )
@@ -256,7 +271,7 @@ def test_foreign_fault_kills_as_it_would_without_us(source, n_expected):
     done = child(source)
     assert done.returncode == -signal.SIGBUS, done.stderr
     assert n_dumps(done) == n_expected, done.stderr
-    assert done.stdout.split() == ["mended"] * source.count("mended()")
+    assert done.stdout.split() == ["mended"] * (source.count("mended()") + source.count("region()"))
 
 
 def test_signal_that_was_ignored_is_ignored():

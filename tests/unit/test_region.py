@@ -34,7 +34,8 @@ from helpers import (
     reseal_content,
 )
 from jessy_mem import compression, sealed
-from jessy_mem._core.image import Image, map_file
+from jessy_mem._core.image import Image
+from jessy_mem._core.mapped import map_file
 from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.view import LayerView
@@ -43,6 +44,7 @@ from jessy_mem.errors import (
     ChecksumMismatch,
     InvalidRegion,
     LayerNotFound,
+    LimitExceeded,
     ManagerClosed,
     MappingError,
     OutOfBounds,
@@ -506,8 +508,9 @@ def test_file_changed_in_place_cannot_lead_a_reader_outside(region_file):
         assert kept.text == "surface: a plain sentence"
         damage = region.verify()
         assert [error.field for error in damage] == ["header"]
+        assert region.layer(1).keywords == ()
         with pytest.raises(InvalidRegion, match="other bytes than at open"):
-            region.layer(1)
+            region.layer(7)
 
 
 def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):
@@ -846,13 +849,13 @@ def test_file_shortened_while_it_is_sealed_is_truncated(region_file, inject):
 def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, inject):
     """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
 
-    def older_system(n_bytes, fd, private=False, file_bytes=0):
+    def older_system(n_bytes, fd, private=False):
         if not private and "memfd" in os.readlink(f"/proc/self/fd/{fd}"):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        return Mapping(n_bytes, fd, private=private, file_bytes=file_bytes)
+        return Mapping(n_bytes, fd, private=private)
 
     before = set(mapped_regions())
-    with inject.instead("jessy_mem._core.image.Mapping", older_system):
+    with inject.instead("jessy_mem._core.mapped.Mapping", older_system):
         region = MmapRegion(3, region_file(extended_file(immutable=True)))
     with region:
         (line,) = [line for line in mapped_regions() if line not in before]
@@ -1095,12 +1098,38 @@ def test_frame_that_declares_gigabytes_costs_no_memory(region_file):
     peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # noqa: E731
     frame = zstd_frame(b"little" * 100)
     stored = frame + bytes(200_000 - len(frame))
-    with MmapRegion(3, region_file(compressed_file(stored, 2**32))) as region:
+    with MmapRegion(3, region_file(compressed_file(stored, 2**32)), max_decompressed_mb="4GB") as region:
         before = peak()
         with pytest.raises(InvalidRegion, match="one zstd frame of 4294967296 bytes"):
             region.layer(0)
         assert len(region.verify()) == 1
         assert peak() - before < 50_000  # KiB
+
+
+@needs_zstd
+def test_decompressed_layers_of_a_region_alone_are_limited(region_file):
+    """A few KB may be a gigabyte. What counts is what is held at once, of all files of the region."""
+    raw = bytes(1 << 20)
+    packed = {"codec": 1, "raw_size": len(raw), "text_flags": 3, "characters": len(raw)}
+    layers = [Layer(i, zstd_frame(raw), **packed) for i in range(4)]
+    path = region_file(extended_file(layers))
+    with MmapRegion(3, path) as region:
+        assert sum(region.layer(i).n_bytes for i in range(4)) == 4 << 20
+    with MmapRegion(3, path, max_decompressed_mb=2) as region:
+        held = [region.layer(0), region.layer(1)]
+        with pytest.raises(LimitExceeded, match="max_decompressed_mb") as caught:
+            region.layer(2)
+        error = caught.value
+        assert (error.current_bytes, error.limit_bytes, error.requested_bytes) == (2 << 20, 2 << 20, 1 << 20)
+        assert region.layer(0) is held[0]
+        assert region.verify() == []
+        assert region.layers() == [(3, i) for i in range(4)]
+    huge = zstd_frame(bytes(1 << 28))
+    with (
+        MmapRegion(3, region_file(compressed_file(huge, 1 << 28, 3, 1 << 28))) as region,
+        pytest.raises(LimitExceeded, match=f"0 of {64 << 20} bytes are in use"),
+    ):
+        region.layer(0)
 
 
 @needs_zstd

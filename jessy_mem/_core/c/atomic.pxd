@@ -23,6 +23,7 @@ cdef extern from "c/atomic.h" nogil:
     bint jm_cas_weak_relaxed(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     bint jm_gil_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept
     void jm_max_relaxed(uint64_t *p, uint64_t v) noexcept
+    void jm_fence_acquire() noexcept
     void *jm_ptr_load_acquire(void *const *p) noexcept
     void jm_ptr_store_release(void **p, void *v) noexcept
     uint8_t jm_flag_load_acquire(const uint8_t *p) noexcept

@@ -9,9 +9,10 @@
         |  untouched                  |  zeros, mapped over them, to the end |      after the handler
                                       ^ zeros_from: not UINT64_MAX means damaged
 
-   So what was read may be zeros that were never in the file. Who reads asks jm_guard_damaged() AFTER the read, and
-   throws away what was read if the answer is yes: the mark is set before the zeros are there. Set once more after that,
-   it also survives a jm_guard_reset() by another thread in between.
+   So what was read may be zeros that were never in the file. Who reads asks jm_guard_damaged(), or compares where its
+   read ended with the word that jm_guard_mark() gave, AFTER the read, and throws away what was read if the answer is yes:
+   the mark is set before the zeros are there. Set once more after that, it also survives a jm_guard_reset() by another
+   thread in between.
 
    Ranges live in an append-only table of chunks that is never freed, so the handler scans it without a lock. An entry's
    state is `version << 16 | handlers at work`; the version is odd while the entry holds a range, and begin and end change
@@ -27,9 +28,9 @@
    (faulthandler after disable()) is passed over when the fault has repeated JM_GUARD_PATIENCE times.
 
    What it cannot do:
-   - Who installs a handler after us gets the signal first, and faulthandler takes it for fatal. Every jm_guard_add()
-     looks, and stands in front again; jm_guard_install() does so at any time. faulthandler.disable() puts back what was
-     there when it was enabled: if that was before us, we are gone until then.
+   - Who installs a handler after us gets the signal first, and faulthandler takes it for fatal. jm_guard_install() looks,
+     and stands in front again; jm_guard_add() calls it for the first range only, for it costs a system call.
+     faulthandler.disable() puts back what was there when it was enabled: if that was before us, we are gone until then.
    - A thread that blocks SIGBUS dies of it: the system asks no handler.
    - A system call that is given an address in a page that is gone returns EFAULT, and no handler runs.
 
@@ -75,6 +76,7 @@ typedef struct {
 
 static uint64_t jm_guard_chunks[JM_GUARD_CHUNKS]; /* atomic; jm_guard_chunk *, or 0 from the first unused one on */
 static uint64_t jm_guard_installing;              /* atomic; 1 while a thread installs */
+static uint64_t jm_guard_installed;               /* atomic; 1 once one has */
 static pthread_once_t jm_guard_once = PTHREAD_ONCE_INIT;
 
 static jm_guard_signal jm_guard_signals[] = {
@@ -224,6 +226,7 @@ static void jm_guard_install(void)
     }
     for (i = 0; i < JM_GUARD_SIGNALS; i++)
         jm_guard_install_one(&jm_guard_signals[i]);
+    jm_store_release(&jm_guard_installed, 1);
     jm_store_release(&jm_guard_installing, 0);
 }
 
@@ -264,7 +267,8 @@ static int64_t jm_guard_add(void *base, size_t n_bytes, int is_writable)
     jm_guard_range *range;
     void *first;
     size_t span_bytes;
-    jm_guard_install();
+    if (!jm_load_acquire(&jm_guard_installed))
+        jm_guard_install();
     if ((handle = jm_guard_claim()) < 0)
         return -1;
     jm_page_span(base, n_bytes, &first, &span_bytes);
@@ -294,6 +298,10 @@ static int jm_guard_damaged(int64_t handle)
     jm_fence_acquire();
     return jm_load_relaxed(&jm_guard_range_at(handle)->zeros_from) != UINT64_MAX;
 }
+
+/* The address from which on pages of a range have become zeros, UINT64_MAX if none have: a word that is read with
+   jm_load_relaxed() behind jm_fence_acquire(), as long as the range is guarded. */
+static const uint64_t *jm_guard_mark(int64_t handle) { return &jm_guard_range_at(handle)->zeros_from; }
 
 /* Call a range undamaged, before something else is mapped in its place. */
 static void jm_guard_reset(int64_t handle) { jm_store_release(&jm_guard_range_at(handle)->zeros_from, UINT64_MAX); }

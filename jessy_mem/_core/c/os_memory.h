@@ -70,7 +70,19 @@ static inline int jm_os_open(const char *path, int is_writable)
     return open(path, (is_writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK);
 }
 
-/* Map the first n_bytes of a file, read-only; NULL with errno. What is mapped behind its end cannot be read. */
+/* Where the first hole of a file behind `from` begins, or the file ends: what is before it was written. -1 where nobody
+   knows. */
+static inline int64_t jm_os_hole(int fd, uint64_t from)
+{
+#if defined(SEEK_HOLE)
+    return lseek(fd, (off_t)from, SEEK_HOLE);
+#else
+    return -1;
+#endif
+}
+
+/* Map the first n_bytes of a file, read-only; NULL with errno. What a shorter file lacks is a signal, as it is when the
+   file becomes shorter later on. */
 static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private)
 {
     void *base = mmap(NULL, n_bytes, PROT_READ, is_private ? MAP_PRIVATE : MAP_SHARED, fd, 0);

@@ -1,0 +1,9 @@
+from typing import IO, Final, Self, final
+
+MAX_METADATA_BYTES: Final[int]
+
+@final
+class Head:
+    def __new__(cls, fd: int, path: str, file_bytes: int, first: bytes, limit_bytes: int | None = None) -> Self: ...
+
+def read_header(file: IO[bytes]) -> tuple[int, str, int, bool] | None: ...

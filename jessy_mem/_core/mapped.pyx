@@ -1,0 +1,131 @@
+"""A region file as an Image: opened, its head read, its bytes mapped or copied into memory that nobody can change.
+
+HAZARD: while this looks at it, a file may be shortened, grown, written to or replaced. What is parsed was read before;
+what is mapped is not touched here.
+"""
+import errno
+import os
+
+from libc.errno cimport errno as c_errno
+from libc.stdint cimport uint32_t, uint64_t
+
+from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts
+from jessy_mem._core.fault cimport MISSING_DELTA, Fault, fault_error, fault_set
+from jessy_mem._core.format cimport FEATURE_DELTA, HEADER_BYTES, PAGE_ALIGNMENT_BYTES
+from jessy_mem._core.head cimport Head
+from jessy_mem._core.image cimport Image
+
+from jessy_mem import layout
+from jessy_mem._core.fault import advice
+from jessy_mem._core.mapping import Mapping
+from jessy_mem.errors import DimensionNotFound, MappingError, RegionTruncated
+from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
+
+cdef uint32_t UNSYNCED_MODE = layout.UNSYNCED_MODE
+# A FIFO in the place of a file does not block, and a terminal does not become this process's own.
+cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def map_file(
+    path,
+    uint64_t dimension_id,
+    *,
+    admit=None,
+    uint64_t below_bytes=0,
+    bint immutable=False,
+    bint delta=False,
+    bint sealed=True,
+    metadata_limit_bytes=None,
+):
+    """Map the region file at `path`, checked, as an Image.
+
+    `admit(n_bytes, below_bytes)` is called with the sizes of the file and of those under it before it is mapped, and
+    returns its charge, or raises. A file that is immutable, by `immutable` or by its own flag, is copied into sealed
+    memory and compared with its digest; without `sealed` it is mapped as others are, and not compared. Of one that is
+    opened as a `delta` the file must say that it is one. No more than `metadata_limit_bytes` are read before it is
+    mapped; MAX_METADATA_BYTES by default.
+    """
+    cdef Fault fault
+    cdef int fd, failed
+    cdef jm_file_facts facts
+    cdef uint64_t n_bytes = 0
+    cdef Image image
+    cdef bytes first = b""
+    cdef object refusal = None
+    cdef str text_path = os.fspath(path)
+    try:
+        fd = os.open(text_path, OPEN_FLAGS)
+    except FileNotFoundError:
+        raise DimensionNotFound(dimension_id, text_path) from None
+    except OSError as error:
+        raise MappingError.of(error, text_path) from None
+    try:
+        try:  # which costs less than the fault that reading the mapping would
+            first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)
+        except OSError as error:  # it may be no file
+            refusal = error
+        with nogil:
+            failed = jm_os_file_facts(fd, &facts)  # after that, so that what is read is not longer than the file
+        if failed:
+            raise OSError(c_errno, os.strerror(c_errno))
+        if facts.is_folder:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not facts.is_regular:
+            raise OSError(errno.EINVAL, "Not a regular file")
+        if refusal is not None:
+            raise refusal
+        n_bytes = facts.n_bytes
+        if n_bytes < HEADER_BYTES:
+            hint = advice(text_path, first)
+            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
+        charge = admit(n_bytes, below_bytes) if admit is not None else None
+        identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
+        head = Head(fd, text_path, n_bytes, first, metadata_limit_bytes)
+        image = Image(map_descriptor(fd, n_bytes), text_path, dimension_id, "mmap", charge, identity, head)
+        if delta and not image.is_delta:
+            fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
+            raise fault_error(&fault, text_path)
+        if sealed and (immutable or image.immutable):
+            image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity, metadata_limit_bytes)
+        image.unsynced = facts.mode & UNSYNCED_MODE != 0
+        return image
+    except MappingError:
+        raise
+    except OSError as error:
+        raise MappingError.of(error, text_path, n_bytes) from None
+    finally:
+        os.close(fd)
+
+
+cdef object map_descriptor(int fd, uint64_t n_bytes):
+    """The first `n_bytes` of a file as a read-only Mapping."""
+    try:
+        return Mapping(n_bytes, fd)
+    except PermissionError:
+        # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
+        return Mapping(n_bytes, fd, private=True)
+
+
+cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity, limit_bytes):
+    """Copy the file into memory that nobody can change or shorten, map that, and compare its digest."""
+    cdef Image image
+    sealed = sealed_copy(fd, path, n_bytes)
+    try:
+        owner = private_copy(fd, path, n_bytes) if sealed is None else map_descriptor(sealed, n_bytes)
+        head = None
+        if sealed is not None:
+            head = Head(sealed, path, n_bytes, os.pread(sealed, PAGE_ALIGNMENT_BYTES, 0), limit_bytes)
+        image = Image(owner, path, dimension_id, "mmap", charge, identity, head)
+        image.zeros_from = NULL  # nobody can shorten it
+        if image.immutable:
+            if sealed is None:
+                image.check_digest()
+            else:
+                image.compare_digest(sha256_of(sealed, image.head_bytes))
+            image.trusted = True
+        else:
+            image.check_all()
+    finally:
+        if sealed is not None:
+            os.close(sealed)
+    return image

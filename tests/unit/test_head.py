@@ -1,0 +1,162 @@
+"""Opening a file that lies about its head: what is not there is not read, and what is read is bounded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import tracemalloc
+
+import pytest
+
+import jessy_mem as jm
+from helpers import Layer, extended_file, plain_file
+from jessy_mem._core.head import MAX_METADATA_BYTES
+
+HEADER = 256
+TOTAL_SIZE_AT, LAYER_COUNT_AT, METADATA_SIZE_AT, TABLE_AT = 72, 80, 108, 128
+KEYWORD_COUNT_AT = HEADER + 7
+KEYWORD_AT = HEADER + 11
+
+
+def put(data: bytes, *fields: tuple[int, str, int]) -> bytes:
+    changed = bytearray(data)
+    for at, kind, value in fields:
+        struct.pack_into("<" + kind, changed, at, value)
+    return bytes(changed)
+
+
+def with_metadata_size(n_bytes: int, size: int) -> bytes:
+    table_at = -(-(HEADER + n_bytes) // 8) * 8
+    fields = (TOTAL_SIZE_AT, "Q", size), (METADATA_SIZE_AT, "I", n_bytes), (TABLE_AT, "Q", table_at)
+    return put(extended_file(layers=[Layer(0, b"x")]), *fields)[:300]
+
+
+def with_keywords(n: int, size: int) -> bytes:
+    data = plain_file([Layer(0, b"x", 0, 1.0, (b"",))])
+    return put(data, (TOTAL_SIZE_AT, "Q", size), (KEYWORD_COUNT_AT, "I", n))[:267]
+
+
+def with_plain(field_at: int, value: int, size: int) -> bytes:
+    data = plain_file([Layer(0, b"x", 0, 1.0, (b"word",))])
+    return put(data, (TOTAL_SIZE_AT, "Q", size), (field_at, "I", value))[:280]
+
+
+GIB = 1 << 30
+LIES = {  # what is stored, the size of the file, the field that is named
+    "keyword_count 1 GiB": (with_keywords((GIB - 300) // 4, GIB), GIB, "metadata"),
+    "keyword_count 1 TiB": (with_keywords(2**32 - 1, 1024 * GIB), 1024 * GIB, "metadata"),
+    "keyword of 4 GiB": (with_plain(KEYWORD_AT, 2**32 - 1, 5 * GIB), 5 * GIB, "metadata"),
+    "keyword of 1 MiB": (with_plain(KEYWORD_AT, 1 << 20, 2 << 20), 2 << 20, "metadata"),
+    "metadata_size 4 GiB": (with_metadata_size(2**32 - 1, 5 * GIB), 5 * GIB, "metadata_size"),
+    "metadata_size 1 MiB": (with_metadata_size(1 << 20, 2 << 20), 2 << 20, "metadata_size"),
+    "layer_count": (with_plain(LAYER_COUNT_AT, 65536, 2 << 20), 2 << 20, "layer_num of layer 0"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_is_not_there_is_not_read(lie, region_file, monkeypatch):
+    data, size, field = LIES[lie]
+    path = region_file(data)
+    os.truncate(path, size)
+    if path.stat().st_blocks * 512 > 1 << 16:
+        pytest.skip("the file system has no sparse files")
+    n_read = []
+    for name in ("pread", "preadv"):
+        plain = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, plain=plain: n_read.append(plain(*args)) or n_read[-1])
+    tracemalloc.start()
+    try:
+        with pytest.raises(jm.InvalidRegion) as caught:
+            jm.MmapRegion(None, path)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert f"{path}: {field}: found" in str(caught.value)
+    assert sum(each if isinstance(each, int) else len(each) for each in n_read) <= 1 << 17
+    assert peak_bytes <= 3 << 16
+
+
+def long_head(n_bytes: int) -> bytes:
+    word = b"w" * 1000
+    return extended_file(layers=[Layer(i, b"content %d" % i, 0, 1.0, (word,) * 50) for i in range(n_bytes // 50_000)])
+
+
+def test_head_of_any_length_is_read(region_file):
+    for n_bytes in (50_000, 100_000, 1_000_000):
+        data = long_head(n_bytes)
+        with jm.MmapRegion(None, region_file(data)) as region:
+            assert region.verify() == []
+            for layer in range(region.n_layers):
+                assert region.layer(layer).text == f"content {layer}"
+            assert len(region.layer(0).keywords) == 50
+
+
+@pytest.mark.parametrize("kind", ["plain", "extended"])
+def test_metadata_are_limited(kind, region_file, tmp_path):
+    layers = [Layer(i, b"x", 0, 1.0, (b"w" * 60_000,)) for i in range(40)]
+    data = plain_file(layers, 15) if kind == "plain" else extended_file(layers=layers)
+    path = region_file(data)
+    field = "metadata" if kind == "plain" else "metadata_size"
+    for limit in (1, "1MB", 1.0):
+        with pytest.raises(jm.InvalidRegion, match=f"{field}: found a head of .*, see max_metadata_mb"):
+            jm.MmapRegion(None, path, max_metadata_mb=limit)
+    with jm.MmapRegion(None, path, max_metadata_mb=3) as region:
+        assert region.n_layers == 40
+        dimension = region.dimension_id
+    (tmp_path / f"D{dimension:02d}").mkdir()
+    path.rename(tmp_path / f"D{dimension:02d}" / "region.mmap")
+    with (
+        jm.MmapManager(base_path=tmp_path, simulation="never", max_metadata_mb=1) as memory,
+        pytest.raises(jm.InvalidRegion, match="max_metadata_mb"),
+    ):
+        memory.load_dimension(dimension)
+    assert MAX_METADATA_BYTES == 256 << 20
+
+
+@pytest.mark.parametrize("value", [0, -1, True, None, "much"])
+@pytest.mark.parametrize("field", ["max_metadata_mb", "max_decompressed_mb"])
+def test_limit_that_is_none_is_named(field, value, region_file):
+    with pytest.raises(ValueError, match=f"{field}: "):
+        jm.MmapRegion(None, region_file(extended_file()), **{field: value})
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 4095, 4096, 20_000])
+def test_file_that_is_shortened_while_its_head_is_read_is_truncated(n_bytes, region_file, monkeypatch):
+    path = region_file(long_head(50_000))
+    pread = os.pread
+
+    def shorten(*args):
+        if n_bytes < 4096:
+            os.truncate(path, n_bytes)
+        first = pread(*args)
+        os.truncate(path, n_bytes)
+        return first
+
+    monkeypatch.setattr(os, "pread", shorten)
+    with pytest.raises(jm.RegionTruncated) as caught:
+        jm.MmapRegion(None, path)
+    assert caught.value.found == f"{n_bytes} bytes"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_long_head_can_be_interrupted(region_file):
+    """Whoever interrupts is heard between two reads, and before all is parsed: not when it is found to be wrong."""
+    size = 64 << 20
+    path = region_file(put(with_keywords((size - 300) // 4, size)) + bytes(size - 267))
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        with pytest.raises(Interrupted) as caught:
+            jm.MmapRegion(None, path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value.__context__ is None

@@ -96,8 +96,8 @@ class Table(Protocol):
     def _refresh_dimension(self, dimension: int) -> object:
         """Bring a loaded dimension up to what its files are now."""
 
-    def _remove(self, dimension: int) -> None:
-        """Let go of a dimension and of all that is remembered of it."""
+    def _forget(self, dimension: int) -> None:
+        """Let go of a dimension that was learned, and of all that is remembered of it. Takes the lock."""
 
     def _helpful(
         self, protos: Mapping[int, int], segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool

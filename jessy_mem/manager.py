@@ -591,7 +591,8 @@ class MmapManager(RegionTable):
         ending.close(self)
 
     def __del__(self) -> None:
-        ending.end_unreferenced(self)
+        if ending is not None:  # else the interpreter takes its modules apart, and all was saved before
+            ending.end_unreferenced(self)
 
     def __enter__(self) -> Self:
         self._check_open()

@@ -70,9 +70,10 @@ class Protos:
         self.foreign |= self.n_bytes.keys()
         self.empty.clear()
 
-    def own(self) -> list[int]:
-        """Those that this process made, oldest first."""
-        return [dimension for dimension in list(self.n_bytes) if dimension not in self.foreign]
+    def own(self) -> dict[int, int]:
+        """Those that this process made, oldest first, and their bytes."""
+        n_bytes = self.n_bytes.copy()  # in one step: others begin and disown meanwhile
+        return {dimension: n_bytes[dimension] for dimension in n_bytes if dimension not in self.foreign}
 
     def unsaved(self) -> list[int]:
         """The same without those that are just being made."""
@@ -167,7 +168,7 @@ class Protos:
         self.empty.pop(dimension, None)
         self.foreign.discard(dimension)
         self._left_behind.pop(dimension, None)
-        self.table._remove(dimension)
+        self.table._forget(dimension)
 
     # From the pool to the file
 

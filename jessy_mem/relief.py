@@ -71,7 +71,7 @@ class Relief:
         with protos.lock:
             if protos.is_merging:
                 return False
-            others = {each: protos.n_bytes[each] for each in protos.own() if each != self._spared}
+            others = {each: n_bytes for each, n_bytes in protos.own().items() if each != self._spared}
             oldest = self.table._helpful(others, segment, refusal, allow_drop)
             if oldest is None:  # others made room while this thread waited
                 return True

@@ -215,6 +215,12 @@ class RegionTable(LayerRegistry):
         self._catalogue.remove(dimension)
         self._opener.forget_path(dimension)
 
+    def _forget(self, dimension: int) -> None:
+        """The same of what was learned; what somebody has just loaded from a path of his own stays. Takes the lock."""
+        with self._lock:
+            if not self._opener.place_of(dimension).named:
+                self._remove(dimension)
+
     def _unmap(self, dimension: int, source: str | None = None) -> None:
         """Take a region out of the table, and remember it: the next access maps it again, as what `source` says."""
         # No variable holds the region, so that nobody but others does when it goes.

@@ -78,7 +78,7 @@ class FakeTable:
         region = self.regions[dimension]
         self._exchange(dimension, region, self._open_stack(dimension))
 
-    def _remove(self, dimension):
+    def _forget(self, dimension):
         self.regions.pop(dimension, None)
 
     def _helpful(self, protos, segment, refusal, for_block):

@@ -1,0 +1,129 @@
+"""Whatever changes the table of regions does so under its lock, whichever call it comes from."""
+
+from __future__ import annotations
+
+import pytest
+from world import MIB, manager
+
+import jessy_mem as jm
+from jessy_mem.catalogue import Catalogue
+from jessy_mem.table import RegionTable
+
+CHANGES = ("_install", "_remove", "_unmap", "_evict")
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """The changes that were made; each must be made by a thread that holds the lock of its table."""
+    made = []
+
+    def watch(name):
+        change = getattr(RegionTable, name)
+
+        def checked(table, *args):
+            assert table._lock._is_owned(), f"{name}{args} without the lock"
+            made.append(name)
+            return change(table, *args)
+
+        monkeypatch.setattr(RegionTable, name, checked)
+
+    for name in CHANGES:
+        watch(name)
+    return made
+
+
+def humor(memory, name="Humor", n_bytes=10):
+    return memory.create_proto_dimension(name, [jm.LayerSpec(text="x" * n_bytes)])
+
+
+CALLS = {
+    "load": lambda memory, world: memory.load_dimension(1),
+    "load what may be loaded": lambda memory, world: memory.load_dimension(1, exist_ok=True),
+    "load all": lambda memory, world: memory.load_all(),
+    "load from a path": lambda memory, world: memory.load_dimension(20, world.write(20)),
+    "unload": lambda memory, world: (memory.load_dimension(1), memory.unload_dimension(1)),
+    "reload": lambda memory, world: (memory.load_dimension(1), memory.reload_dimension(1)),
+    "reload many": lambda memory, world: (memory.load_all(), memory.reload_many([1, 2])),
+    "create": lambda memory, world: humor(memory),
+    "forget what is in the pool": lambda memory, world: memory.forget(humor(memory)),
+    "forget what is empty": lambda memory, world: memory.forget(memory.create_proto_dimension("empty")),
+    "crystallize": lambda memory, world: memory.crystallize(humor(memory)),
+    "ensure and forget": lambda memory, world: memory.forget(
+        memory.ensure_dimension("Humor", [jm.LayerSpec(text="x")])
+    ),
+    "append, compact and forget": lambda memory, world: (
+        found := memory.ensure_dimension("Humor", [jm.LayerSpec(text="x")]),
+        memory.append_layer(found, jm.LayerSpec(text="y")),
+        memory.compact(found),
+        memory.forget(found),
+    ),
+    "close": lambda memory, world: (memory.load_all(), humor(memory), memory.close()),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_call_changes_the_table_under_its_lock(world, watched, name):
+    world.write_all(1, 2)
+    with manager(world) as memory:
+        CALLS[name](memory, world)
+    assert watched or name == "forget what is empty"
+
+
+def test_eviction_and_what_comes_back(world, watched):
+    for dimension in (1, 2, 3):
+        world.write(dimension, n_bytes=200_000)
+    with manager(world, total_memory_mb=2) as memory:
+        memory.load_all()
+        for dimension in (1, 2, 3):
+            memory.access_layer((dimension, 0))
+    assert {"_evict", "_unmap", "_install"} <= set(watched)
+
+
+@pytest.mark.parametrize("on_full", ["crystallize", "drop"])
+def test_room_that_the_pool_makes(world, watched, on_full):
+    with manager(world, total_memory_mb=8, on_full=on_full) as memory:
+        for i in range(12):
+            humor(memory, f"Humor {i}", MIB)
+    assert ("_remove" in watched) == (on_full == "drop")
+
+
+def test_what_another_process_would_do_is_followed_under_the_lock(world, watched):
+    with manager(world) as memory, manager(world) as other:
+        found = other.ensure_dimension("Humor", [jm.LayerSpec(text="x")])
+        assert memory.access_layer((found, 0)).text == "x"
+        other.append_layer(found, jm.LayerSpec(text="y"))
+        assert memory.access_layer((found, 1)).text == "y"
+        other.forget(found)
+        with pytest.raises(jm.LayerNotFound):
+            memory.access_layer((found, 0))
+    assert watched.count("_remove") == 2
+
+
+def test_questions_are_answered_under_the_lock(world, monkeypatch):
+    world.write_all(1, 2)
+    with manager(world) as memory:
+        for name in ("indexed", "count_layers"):
+            ask = getattr(Catalogue, name)
+
+            def checked(catalogue, ask=ask):
+                assert memory._lock._is_owned()
+                return ask(catalogue)
+
+            monkeypatch.setattr(Catalogue, name, checked)
+        memory.load_all()
+        assert len(memory) == len(list(memory)) == len(memory.layers(frequency=(0, 10)))
+        with memory.snapshot() as then:
+            assert len(then.layers()) == len(then) == len(memory)
+
+
+def test_what_was_loaded_from_a_path_meanwhile_is_not_forgotten(world, tmp_path):
+    """Of two threads, one forgets a dimension while the other loads it from a path of its own."""
+    path = tmp_path / "mine.mmap"
+    path.write_bytes(world.write(20).read_bytes())
+    with manager(world) as memory:
+        region = memory.load_dimension(20, path)
+        memory._forget(20)
+        assert memory.region(20) is region
+        assert memory.reload_dimension(20) == (1, 1)
+        with pytest.raises(jm.RegionNotFound, match=r"mine\.mmap"):
+            memory.forget(20)

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from jessy_mem._core.budget import Charge
@@ -57,25 +58,11 @@ class Opener:
         self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
         self._invented = _Invented()
         self._notices = Notices()
-        self._last = self._find_place(1, None)  # whoever asks for a place asks for the same one a few times
+        # Whoever asks for a place asks for the same ones a few times, and to make one takes as long as to open a file.
+        self._places = lru_cache(maxsize=16)(partial(_place, layout, self._base_path))
 
     def place_of(self, dimension: int) -> Place:
-        named, last = self._named.get(dimension), self._last
-        if last.dimension != dimension or (last.path if last.named else None) != named:
-            last = self._last = self._find_place(dimension, named)
-        return last
-
-    def _find_place(self, dimension: int, named: str | None) -> Place:
-        planned, segment = self._layout.dimensions.get(dimension), self._layout.segment_of(dimension)
-        return Place(
-            dimension,
-            region_file(self._base_path, dimension) if named is None else named,
-            named is not None,
-            planned is not None,
-            planned is not None and planned.immutable,
-            segment.name,
-            segment.size_bytes if planned is None else planned.size_bytes,
-        )
+        return self._places(dimension, self._named.get(dimension))
 
     def name_path(self, dimension: int, path: str) -> None:
         """The file of `dimension` is at `path`, until that is forgotten."""
@@ -187,6 +174,19 @@ class Opener:
             self._config.verify,
         )
         return (image,)
+
+
+def _place(layout: MemoryLayout, base_path: str, dimension: int, named: str | None) -> Place:
+    planned, segment = layout.dimensions.get(dimension), layout.segment_of(dimension)
+    return Place(
+        dimension,
+        region_file(base_path, dimension) if named is None else named,
+        named is not None,
+        planned is not None,
+        planned is not None and planned.immutable,
+        segment.name,
+        segment.size_bytes if planned is None else planned.size_bytes,
+    )
 
 
 def newest_delta(path: str) -> int:

@@ -32,16 +32,18 @@ def specs(n_layers: int, layer_bytes: int) -> list[jm.LayerSpec]:
     ]
 
 
-def publish(folder: Path, data: bytes | memoryview) -> None:
-    """What is the least to make a file durable: write, fsync, rename, fsync of the folder."""
+def publish(folder: Path, data: bytes | memoryview, durable: bool = True) -> None:
+    """What is the least to make a file durable: write, fsync, rename, fsync of the folder; else without the fsyncs."""
     fd = os.open(folder / "temporary", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     os.write(fd, data)
-    os.fsync(fd)
+    if durable:
+        os.fsync(fd)
     os.close(fd)
     os.rename(folder / "temporary", folder / "file")
-    fd = os.open(folder, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    if durable:
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
 
 def done() -> None:
@@ -239,6 +241,10 @@ class AppendToFile(Append):
         publish(self.base, self.data)
         return (self.base / "file").unlink
 
+    def bare_unsynced(self) -> Callable[[], None]:
+        publish(self.base, self.data, durable=False)
+        return (self.base / "file").unlink
+
     def append_batched(self) -> Callable[[], None]:
         self.batch.append_layer(self.batched, self.spec)
         return done
@@ -252,7 +258,12 @@ class AppendToFile(Append):
         each = common.median_us(N_RUNS, call=self.append_to(n_layers))["call"]
         return each / common.median_us(N_RUNS, call=self.append_batched)["call"]
 
-    track_ratio_to_bare.unit = track_each_over_batch.unit = "x"
+    def track_bare_over_unsynced(self, n_layers: int) -> float:
+        """The same of the bare calls with and without fsync: what a disk, and a system, allow at most."""
+        bare = common.median_us(N_RUNS, call=self.bare)["call"]
+        return bare / common.median_us(N_RUNS, call=self.bare_unsynced)["call"]
+
+    track_ratio_to_bare.unit = track_each_over_batch.unit = track_bare_over_unsynced.unit = "x"
 
 
 class Extend(Learning):

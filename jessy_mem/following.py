@@ -141,7 +141,8 @@ class Following:
                 if told is None:
                     self._follow(table, dict.fromkeys(table._all_dimensions()), own)
                 else:
-                    self._follow(table, {dimension: generation for dimension, _, generation in told}, own)
+                    renamed = any(what != "changed" for _, what, _ in told)
+                    self._follow(table, {dimension: generation for dimension, _, generation in told}, own, renamed)
                 self._number = newest
             self._set_gate(table)
             return self._number != begin
@@ -161,8 +162,13 @@ class Following:
             getattr(changes, what).append(dimension)
         return changes
 
-    def _follow(self, table: Followed, told: dict[int, int | None], own: int | None) -> dict[int, str]:
-        """Look at the dimensions that were told of, and queue what it was; the caller holds the lock."""
+    def _follow(
+        self, table: Followed, told: dict[int, int | None], own: int | None, renamed: bool = False
+    ) -> dict[int, str]:
+        """Look at the dimensions that were told of, and queue what it was; the caller holds the lock.
+
+        `renamed`: names were given or became free, also of dimensions that have no file yet.
+        """
         found: dict[int, str] = {}
         for dimension, generation in told.items():
             if dimension == own:
@@ -179,7 +185,7 @@ class Following:
                 continue
             if what is not None:
                 found[dimension] = what
-        if {"added", "removed"} & {*found.values()}:
+        if renamed or {"added", "removed"} & {*found.values()}:
             try:
                 table._forget_names()
             except (ConsciousnessError, OSError) as error:

@@ -313,11 +313,13 @@ class Learner:
                 return
             with self.files.locked():
                 own_file = self._own_file(dimension)
+                is_known_to_all = own_file is not None or self.ids.is_empty(dimension)
                 if self.ids.name_of(dimension) is not None or own_file is not None:
                     self.ids.release(dimension, durable=own_file is not None)
                 if own_file is not None:
                     withdraw(own_file, *deltas_of(own_file))
                     self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
+                if is_known_to_all:
                     self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)
 

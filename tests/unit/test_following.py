@@ -286,6 +286,16 @@ def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_pa
             assert ask(other)
 
 
+def test_name_of_what_waits_for_its_first_layer_is_free_for_all_when_one_forgets_it(two):
+    one, other, _ = two
+    empty = one.ensure_dimension("empty")
+    assert other.find("empty") == empty
+    assert other.names()["empty"] == empty
+    one.forget(empty)
+    assert other.find("empty") is None
+    assert "empty" not in other.names()
+
+
 def in_snapshot(memory):
     with memory.snapshot() as then:
         return list(then)

@@ -1,4 +1,3 @@
-import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, final
@@ -6,13 +5,8 @@ from typing import Self, final
 from jessy_mem._core.budget import Ledger
 from jessy_mem.stats import PoolStats
 
-if sys.version_info >= (3, 12):
-    from collections.abc import Buffer
-else:
-    from typing_extensions import Buffer
-
 @final
-class Block(Buffer):
+class Block:
     def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def n_bytes(self) -> int: ...
@@ -26,6 +20,7 @@ class Block(Buffer):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
     def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class PoolAllocator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def make(config: jm.MemoryConfig) -> None:
     jm.MmapManager()
     jm.MmapManager("64MB", base_path=Path("data"), simulation="never", verify="open", eviction_policy="lru", scrub=True)
     jm.MmapManager(64, config=config.replace(total_memory_mb=1.5, on_full="raise"), pool_configs=((1, 4096),))
+    region: jm.MmapRegion = jm.MmapManager().load_dimension(1, Path("a"), exist_ok=True)
     jm.LayerSpec(text="a", keywords={"a", "b"})
     jm.LayerSpec(text="a", keywords=(word for word in "ab"))
     jm.LatencyHistogram().merge(jm.LatencyHistogram.from_dict(jm.LatencyHistogram().to_dict()))
@@ -40,6 +42,8 @@ jm.MemoryConfig(on_full="wait")
 jm.MemoryConfig().replace(verify="lazily")
 jm.MemoryConfig().replace(verfy="lazy")
 jm.LayerSpec(text="a", keywords=[1])
+jm.MmapManager().load_dimension(1, exists_ok=True)
+jm.MmapManager().load_dimension("1")
 """
 
 
@@ -63,3 +67,15 @@ def test_type_checker_passes_what_is_right_and_nothing_else(tmp_path):
     found = re.findall(r"^(\w+)\.py:(\d+): error", done.stdout, re.MULTILINE)
     lines = range(3, 1 + len(WRONG.splitlines()))
     assert sorted(set(found)) == sorted(("wrong", str(line)) for line in lines), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_pyright_says_the_same(tmp_path):
+    pytest.importorskip("pyright")
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    command = [sys.executable, "-m", "pyright", "--pythonversion", "3.12", "--pythonpath", sys.executable]
+    done = subprocess.run([*command, "--outputjson", "."], cwd=tmp_path, capture_output=True, text=True)
+    told = json.loads(done.stdout)["generalDiagnostics"]
+    found = {(each["file"].rpartition("/")[2], each["range"]["start"]["line"] + 1) for each in told}
+    assert found == {("wrong.py", line) for line in range(3, 1 + len(WRONG.splitlines()))}, done.stdout

@@ -12,7 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Self, TypeVar
 
 from jessy_mem.durable import split, sync_folder, sync_whole, unsynced_in
 from jessy_mem.errors import ConsciousnessError, MappingError
@@ -36,8 +37,9 @@ def publish_many(files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[Cons
     errors: dict[int, Failure] = {}
     at = 0
     try:
-        while at < len(made):
-            at = _publish_some(made, at, errors)
+        with _Crew(len(made)) as crew:
+            while at < len(made):
+                at = _publish_some(made, at, errors, crew)
         there = [number for number in range(len(made)) if number not in errors]
         failed = _sync_folders(folder for number in there for folder in made[number][0].folders()[1:])
         for number in there:
@@ -53,10 +55,12 @@ def publish_many(files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[Cons
     return [_about(errors[number], file.path) if number in errors else None for number, (file, _) in enumerate(made)]
 
 
-def _publish_some(made: Sequence[tuple[NewFile, Iterable[Buffer]]], first: int, errors: dict[int, Failure]) -> int:
+def _publish_some(
+    made: Sequence[tuple[NewFile, Iterable[Buffer]]], first: int, errors: dict[int, Failure], crew: _Crew
+) -> int:
     """Publish files from number `first` on, and make durable their folders; the number of the next one.
 
-    Several threads do what waits for the disk, and nothing else, for the rest takes less than to change threads.
+    The crew does what waits for the disk, and nothing else, for the rest takes less than to change threads.
     """
     drafts: dict[int, Draft] = {}
     number = first
@@ -70,7 +74,7 @@ def _publish_some(made: Sequence[tuple[NewFile, Iterable[Buffer]]], first: int, 
                     number -= 1  # it is the first of the next ones
                     break
                 errors[number] = without_frames(error)
-        _sync(Draft.sync, drafts, errors)
+        _sync(crew, Draft.sync, drafts, errors)
         folders: dict[str, int] = {}
         for each, draft in drafts.items():
             if each in errors:
@@ -81,7 +85,7 @@ def _publish_some(made: Sequence[tuple[NewFile, Iterable[Buffer]]], first: int, 
             except (OSError, ConsciousnessError) as error:
                 errors[each] = without_frames(error)
         failed: dict[int, Failure] = {}
-        _sync(Draft.sync_folder, {each: drafts[each] for each in folders.values()}, failed)
+        _sync(crew, Draft.sync_folder, {each: drafts[each] for each in folders.values()}, failed)
         for each in drafts.keys() - errors.keys():
             reason = failed.get(folders[made[each][0].folder])
             if reason is not None:
@@ -95,8 +99,8 @@ def _publish_some(made: Sequence[tuple[NewFile, Iterable[Buffer]]], first: int, 
     return number + 1
 
 
-def _sync(call: Callable[[Draft], object], drafts: dict[int, Draft], errors: dict[int, Failure]) -> None:
-    outcomes = side_by_side(call, list(drafts.values()))
+def _sync(crew: _Crew, call: Callable[[Draft], object], drafts: dict[int, Draft], errors: dict[int, Failure]) -> None:
+    outcomes = crew.each(call, list(drafts.values()))
     errors.update((number, error) for number, error in zip(drafts, outcomes, strict=True) if error is not None)
 
 
@@ -198,42 +202,75 @@ def without_frames(error: E) -> E:
     return error
 
 
-def side_by_side(call: Callable[[T], object], items: Sequence[T]) -> list[Failure | None]:
-    """Call it with each item, in some threads where there are many; for each None, or its error.
+class _Crew:
+    """Threads that wait for the disk together with this one, as long as it is entered.
 
-    What waits for the disk waits together: a file system commits many at once. This thread works too, so it goes on
-    where no thread can be started, as at the end of the interpreter.
+    What waits together costs less: a file system commits many at once. This thread works too, so it goes on where no
+    thread can be started, as at the end of the interpreter. There are none for one or two things to do.
     """
-    outcomes: list[Failure | None] = [None] * len(items)
-    left = deque(range(len(items)))
-    broken: list[BaseException] = []
 
-    def work() -> None:
-        while True:
-            try:
-                number = left.popleft()
-            except IndexError:
-                return
-            try:
-                call(items[number])
-            except (OSError, ConsciousnessError) as error:
-                outcomes[number] = without_frames(error)
-            except BaseException as error:
-                left.clear()
-                broken.append(error)
+    def __init__(self, n_things: int) -> None:
+        self._n_helpers = min(_N_THREADS, n_things) - 1 if n_things > 2 else 0
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
-    threads: list[threading.Thread] = []
-    try:
+    def __enter__(self) -> Self:
         with suppress(RuntimeError):
-            for _ in range(min(_N_THREADS, len(items)) - 1 if len(items) > 2 else 0):
-                thread = threading.Thread(target=work, name="jessy_mem-publish", daemon=True)
+            for _ in range(self._n_helpers):
+                thread = threading.Thread(target=self._serve, name="jessy_mem-publish", daemon=True)
                 thread.start()
-                threads.append(thread)
-        work()
-    finally:
-        left.clear()  # an interrupt leaves some
-        for thread in threads:
+                self._threads.append(thread)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
             thread.join()
-    if broken:
-        raise broken[0]
-    return outcomes
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def each(self, call: Callable[[T], object], items: Sequence[T]) -> list[Failure | None]:
+        """Call it with each item, all of them side by side; for each None, or its error."""
+        outcomes: list[Failure | None] = [None] * len(items)
+        left = deque(range(len(items)))
+        broken: list[BaseException] = []
+        n_helpers, done = min(len(self._threads), max(len(items) - 1, 0)), threading.Semaphore(0)
+
+        def work() -> None:
+            while True:
+                try:
+                    number = left.popleft()
+                except IndexError:
+                    return
+                try:
+                    call(items[number])
+                except (OSError, ConsciousnessError) as error:
+                    outcomes[number] = without_frames(error)
+                except BaseException as error:
+                    left.clear()
+                    broken.append(error)
+
+        def help_out() -> None:
+            work()
+            done.release()
+
+        try:
+            for _ in range(n_helpers):
+                self._work.put(help_out)
+            work()
+        finally:
+            left.clear()  # an interrupt leaves some
+            for _ in range(n_helpers):
+                done.acquire()
+        if broken:
+            raise broken[0]
+        return outcomes
+
+
+def side_by_side(call: Callable[[T], object], items: Sequence[T]) -> list[Failure | None]:
+    """Call it with each item, in some threads where there are many; for each None, or its error."""
+    with _Crew(len(items)) as crew:
+        return crew.each(call, items)

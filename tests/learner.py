@@ -33,7 +33,7 @@ from world import content_of, manager
 
 import jessy_mem as jm
 from helpers import HUNG_S, read_region
-from jessy_mem._core import image
+from jessy_mem._core import mapped
 
 N_LAYERS = 2
 LAYER_BYTES = 5000
@@ -41,7 +41,7 @@ CALLS = [
     *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync link rename".split()),
     *((os, name) for name in "unlink rmdir sendfile".split()),
     (fcntl, "flock"),
-    (image, "Mapping"),
+    (mapped, "Mapping"),
 ]
 
 

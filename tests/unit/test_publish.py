@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from faults import Injection
 
 from jessy_mem import publish as publishing
 from jessy_mem.batch import Batch, publish_many, side_by_side
@@ -418,6 +419,16 @@ def test_interrupt_among_many_leaves_none(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         publish_many(files)
     assert files_below(tmp_path) == []
+
+
+def test_one_crew_of_threads_publishes_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("jessy_mem.batch._N_TOGETHER", 7)
+    paths = [tmp_path / f"D{15 + i}" / "region.mmap" for i in range(60)]
+    threads = Injection(("threading.Thread.start",), lambda plain: plain)
+    with threads, synced() as inodes:
+        assert publish_many([(NewFile(path), [b"x"]) for path in paths]) == [None] * 60
+    assert threads.n_calls == 15
+    assert sorted(inodes) == sorted(p.stat().st_ino for p in [*paths, *{p.parent for p in paths}, tmp_path])
 
 
 def test_side_by_side_goes_on_where_no_thread_starts():

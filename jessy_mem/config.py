@@ -21,6 +21,7 @@ __all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
 Policy = Literal["sieve", "lru", "lfu"]
 Simulation = Literal["auto", "never", "always"]
 Verify = Literal["lazy", "open", "never"]
+Guard = Literal["reads", "copy"]
 OnFull = Literal["crystallize", "raise", "drop"]
 OnClose = Literal["crystallize", "drop", "raise"]
 Durability = Literal["each", "batch"]
@@ -49,6 +50,7 @@ class MemoryOptions(TypedDict, total=False):
     layout: MemoryLayout | str | os.PathLike[str] | None
     follow: Follow
     lock_timeout_s: int | float | None
+    guard: Guard
     max_metadata_mb: int | float | str
     strict_classes: bool
     scrub: bool
@@ -78,7 +80,8 @@ class MemoryConfig:
     MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. With `follow` "auto" an access sees
     what other processes learned, changed and forgot; with "never" only ``refresh()`` does. `lock_timeout_s` is how long
     to wait for other processes that write, None for ever. `max_metadata_mb` is the most that is read of a file before
-    it is mapped; one that asks for more is an InvalidRegion.
+    it is mapped; one that asks for more is an InvalidRegion. With the `guard` "reads" what is read of a file that was
+    shortened is right or an error; with "copy" every file is copied when it is loaded, and nothing happens to it.
 
     ValueError names the first field that is wrong.
 
@@ -106,6 +109,7 @@ class MemoryConfig:
     layout: MemoryLayout | str | os.PathLike[str] | None = None
     follow: Follow = "auto"
     lock_timeout_s: int | float | None = 10.0
+    guard: Guard = "reads"
     max_metadata_mb: int | float | str = 256
     strict_classes: bool = False
     scrub: bool = False
@@ -283,6 +287,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "layout": _layout,
     "follow": _one_of("auto", "never"),
     "lock_timeout_s": _timeout_s,
+    "guard": _one_of("reads", "copy"),
     "max_metadata_mb": check_total_mb,
     "strict_classes": given.flag,
     "scrub": given.flag,

@@ -140,7 +140,7 @@ def verify_region(
             return [error]
         digest_error = error
     # An immutable file whose digest is wrong does not open; its checksums tell which layers are damaged.
-    return [*map_file(path, 0, sealed=False).damage(progress), digest_error]
+    return [*map_file(path, 0, guard="none").damage(progress), digest_error]
 
 
 def examine(base_path: str | os.PathLike[str], progress: Progress | None = None) -> list[Finding]:

@@ -90,6 +90,7 @@ class Opener:
                 verify=config.verify,
                 deltas=not place.named or has_deltas(place.path),
                 bare=None if place.named else self._bare,
+                guard=config.guard,
                 metadata_limit_bytes=self._metadata_limit_bytes,
             )
         except (DimensionNotFound, InvalidRegion) as error:
@@ -144,6 +145,7 @@ class Opener:
             generation,
             admit=admit,
             verify=self._config.verify,
+            guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
         )
 
@@ -158,6 +160,7 @@ class Opener:
             place.path,
             admit=admit,
             verify=self._config.verify,
+            guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
         )
         return self.open(place, admit, stack[0].source) if found is None else found

@@ -19,11 +19,10 @@ import weakref
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
-from jessy_mem._core.c.os_memory cimport jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
 from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
@@ -199,10 +198,7 @@ cdef class Holders:
             table_bytes += image.n_layers * sizeof(LayerEntry)
             if image.source == "pool":
                 continue
-            with nogil:
-                failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
-            if failed:
-                raise OSError(errno, "mincore")
+            image.count_pages(&n_pages, &n_resident)
             mapped_bytes += n_pages * jm_page_bytes()
             resident_bytes += n_resident * jm_page_bytes()
         return mapped_bytes, resident_bytes, decompressed_bytes, table_bytes

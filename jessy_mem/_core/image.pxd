@@ -59,6 +59,10 @@ cdef class Image:
     cdef int check_frame(self, uint32_t i) except -1
     # The error for one that is not.
     cdef object frame_error(self, uint32_t i)
+    # Ask for the pages of a content, and wait for them; MappingError, RegionTruncated.
+    cdef int prefetch(self, uint32_t i, bint wait) except -1
+    # The pages that its bytes lie on, and those of them in memory; MappingError.
+    cdef int count_pages(self, uint64_t *n_pages, uint64_t *n_resident) except -1
     cdef tuple keywords(self, uint32_t i)
     cdef bytes copied(self, uint64_t off_bytes, uint64_t n_bytes, uint32_t i)
     # The attributes of one layer as stored, a JSON object in valid UTF-8 by its writer's word; b"" if it has none.
@@ -69,3 +73,7 @@ cdef class Image:
     cdef object changed_error(self, uint32_t i, str field)
     # Where the content of layer number `i`, as stored, lies.
     cdef const uint8_t *content(self, uint32_t i) except NULL
+
+
+# Read one byte of each page, so that what may wait for a disk waits here.
+cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil

@@ -18,13 +18,14 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
 from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_fence_acquire, jm_flag_load_acquire, jm_flag_store_release, jm_load_relaxed
-from jessy_mem._core.c.os_memory cimport jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view
 from jessy_mem._core.fault cimport SHORT_HEAD, Fault, fault_error
 from jessy_mem._core.format cimport (
@@ -76,6 +77,17 @@ cdef bint check_near_gaps(
             return False
         i += 1
     return True
+
+
+cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
+    cdef volatile uint8_t seen
+    cdef uint64_t at = 0
+    cdef uint64_t step_bytes = jm_page_bytes()
+    while at < n_bytes:
+        seen = first[at]
+        at += step_bytes
+    if n_bytes:
+        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
 
 
 @cython.final
@@ -331,6 +343,26 @@ cdef class Image:
         return InvalidRegion(
             self.path, "content", "something else", f"one zstd frame of {entry.raw_bytes} bytes", entry.layer
         )
+
+    cdef int prefetch(self, uint32_t i, bint wait) except -1:
+        cdef const uint8_t *first = self.content(i)
+        cdef uint64_t n_bytes = self.layers[i].content_bytes
+        cdef int failed
+        with nogil:
+            failed = jm_os_prefetch(first, n_bytes)
+            if wait and not failed:
+                touch_pages(first, n_bytes)
+        if failed:
+            raise MappingError(c_errno, os.strerror(c_errno), self.path)
+        return self.check_read(first, n_bytes, self.layers[i].layer) if wait else 0
+
+    cdef int count_pages(self, uint64_t *n_pages, uint64_t *n_resident) except -1:
+        cdef int failed
+        with nogil:
+            failed = jm_os_resident_pages(&self.bytes[0], self.n_bytes, n_pages, n_resident)
+        if failed:
+            raise MappingError(c_errno, os.strerror(c_errno), self.path)
+        return 0
 
     cdef tuple keywords(self, uint32_t i):
         cdef LayerEntry *entry = &self.layers[i]

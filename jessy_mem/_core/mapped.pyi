@@ -12,6 +12,6 @@ def map_file(
     below_bytes: int = 0,
     immutable: bool = False,
     delta: bool = False,
-    sealed: bool = True,
+    guard: str = "reads",
     metadata_limit_bytes: int | None = None,
 ) -> Image: ...

@@ -34,16 +34,16 @@ def map_file(
     uint64_t below_bytes=0,
     bint immutable=False,
     bint delta=False,
-    bint sealed=True,
+    str guard="reads",
     metadata_limit_bytes=None,
 ):
     """Map the region file at `path`, checked, as an Image.
 
     `admit(n_bytes, below_bytes)` is called with the sizes of the file and of those under it before it is mapped, and
     returns its charge, or raises. A file that is immutable, by `immutable` or by its own flag, is copied into sealed
-    memory and compared with its digest; without `sealed` it is mapped as others are, and not compared. Of one that is
-    opened as a `delta` the file must say that it is one. No more than `metadata_limit_bytes` are read before it is
-    mapped; MAX_METADATA_BYTES by default.
+    memory and compared with its digest. With the guard "copy" the others are copied, too; with "none" no file is, and
+    no digest compared. Of one that is opened as a `delta` the file must say that it is one. No more than
+    `metadata_limit_bytes` are read before it is mapped; MAX_METADATA_BYTES by default.
     """
     cdef Fault fault
     cdef int fd, failed
@@ -85,8 +85,12 @@ def map_file(
         if delta and not image.is_delta:
             fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
             raise fault_error(&fault, text_path)
-        if sealed and (immutable or image.immutable):
+        if guard == "copy" or (guard != "none" and (immutable or image.immutable)):
             image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity, metadata_limit_bytes)
+            if image.immutable:
+                image.trusted = True
+            elif immutable:
+                image.check_all()
         image.unsynced = facts.mode & UNSYNCED_MODE != 0
         return image
     except MappingError:
@@ -107,7 +111,7 @@ cdef object map_descriptor(int fd, uint64_t n_bytes):
 
 
 cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity, limit_bytes):
-    """Copy the file into memory that nobody can change or shorten, map that, and compare its digest."""
+    """Copy the file into memory that nobody can change or shorten, map that, and compare its digest if it has one."""
     cdef Image image
     sealed = sealed_copy(fd, path, n_bytes)
     try:
@@ -122,9 +126,6 @@ cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_byte
                 image.check_digest()
             else:
                 image.compare_digest(sha256_of(sealed, image.head_bytes))
-            image.trusted = True
-        else:
-            image.check_all()
     finally:
         if sealed is not None:
             os.close(sealed)

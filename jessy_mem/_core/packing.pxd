@@ -31,7 +31,7 @@ cdef class PackedRegion:
     cdef Scratch words
     cdef Scratch attributes
     cdef list owners               # whose bytes the pieces are
-    cdef list sources              # of them, Images of files that others can shorten
+    cdef list sources              # what asks those that are mapped files, which others can shorten
 
     # Room for so many layers; once, before anything else.
     cdef int reserve(self, uint64_t n_layers) except -1

@@ -255,14 +255,13 @@ cdef class PackedRegion:
                 part += 1
 
     cdef int check_sources(self) except -1:
-        for source in self.sources or ():
-            source.check_file()
+        for check in self.sources or ():
+            check()
         return 0
 
     cdef int write_digests(self) except -1:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
         cdef Header *header = <Header *> self.head
-        cdef bytes found
         header.metadata_xxh3 = 0
         memset(header.content_sha256, 0, sizeof(header.content_sha256))
         header.metadata_xxh3 = xxh3_64_intdigest(memoryview_of(self, self.head, self.head_bytes))
@@ -282,9 +281,7 @@ cdef class PackedRegion:
         self.write_digests()
 
     def pieces(self):
-        """The bytes in order, as buffers: what is short together, what is long without a copy.
-
-        At the end RegionTruncated, if what they were merged from was shortened meanwhile: they are wrong."""
+        """The bytes in order, as buffers: the short together, the long without a copy; at the end RegionTruncated."""
         return self._chunks(0, 0)
 
     def _chunks(self, uint64_t part, uint64_t begin):
@@ -375,11 +372,14 @@ cdef object utf8_holder(str text, uint16_t layer, str what):
         raise UnicodeEncodeError(error.encoding, error.object, error.start, error.end, reason) from None
 
 
-cdef object flat_holder(content):
+cdef object flat_holder(content, list sources):
     """What holds the bytes of any buffer, without a copy if they lie in order."""
     if type(content) is bytes:
         return content
     view = memoryview(content)
+    check = getattr(view.obj, "_check_file", None)  # a LayerView has it
+    if check is not None:
+        sources.append(check)
     try:
         return view.cast("B")
     except (TypeError, ValueError):  # strided, empty in several dimensions, or of a format that cannot be cast
@@ -429,7 +429,7 @@ cdef int pack_content(PackedRegion region, LayerEntry *entry, spec, passages) ex
     cdef Py_ssize_t n_bytes
     cdef uint64_t n_characters = 0
     text = spec.text
-    holder = flat_holder(spec.content) if text is None else utf8_holder(text, entry.layer, "text")
+    holder = flat_holder(spec.content, region.sources) if text is None else utf8_holder(text, entry.layer, "text")
     first = bytes_of(holder, &n_bytes)
     entry.raw_bytes = n_bytes
     if text is not None:

@@ -18,11 +18,9 @@ from cpython.buffer cimport PyObject_GetBuffer
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
-from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
 from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
 from jessy_mem._core.guard cimport guard_install
@@ -41,11 +39,11 @@ from jessy_mem._core.stack cimport (
     stack_gain,
     stack_numbers,
 )
-from jessy_mem._core.view cimport LayerView, make_view, touch_pages
+from jessy_mem._core.view cimport LayerView, make_view
 
 from jessy_mem._core.mapping import private_memory
 from jessy_mem._core.stack import delta_generations, open_stack
-from jessy_mem.errors import ImmutableDimension, LayerNotFound, LimitExceeded, ManagerClosed, MappingError, OutOfBounds
+from jessy_mem.errors import ImmutableDimension, LayerNotFound, LimitExceeded, ManagerClosed, OutOfBounds
 from jessy_mem.layout import LayerId, has_deltas
 from jessy_mem.sizes import size_bytes
 
@@ -67,7 +65,8 @@ cdef inline Image image_at(tuple stack, const Place *place):
 @cython.final
 @cython.no_gc  # knows views and an image, and neither knows it
 cdef class MmapRegion:
-    """MmapRegion(dimension_id, path, *, verify="lazy", max_metadata_mb=256, max_decompressed_mb=64)\n--\n
+    """MmapRegion(dimension_id, path, *, verify="lazy", guard="reads", max_metadata_mb=256,
+    max_decompressed_mb=64)\n--\n
     The files of one dimension, mapped read-only and checked: a region file and the deltas that were learned since.
 
     Parameters
@@ -79,6 +78,8 @@ cdef class MmapRegion:
         delta that is opened alone shows what it holds itself.
     verify : str
         When content is compared with its checksums: "lazy" (each layer on first access), "open" or "never".
+    guard : str
+        What a file that is shortened while it is mapped does: "reads", or "copy", which reads all of it at once.
     max_metadata_mb : int or float or str
         The most MiB of a file that are read before it is mapped; a file that asks for more is an InvalidRegion.
     max_decompressed_mb : int or float or str
@@ -95,7 +96,9 @@ cdef class MmapRegion:
         self.views = {}
         jm_disown(<PyObject *> self.views)  # else it would keep the views
 
-    def __init__(self, dimension_id, path, *, str verify="lazy", max_metadata_mb=256, max_decompressed_mb=64):
+    def __init__(
+        self, dimension_id, path, *, str verify="lazy", str guard="reads", max_metadata_mb=256, max_decompressed_mb=64
+    ):
         cdef tuple stack
         metadata_bytes = size_bytes("max_metadata_mb", max_metadata_mb)
         self.max_decompressed_bytes = size_bytes("max_decompressed_mb", max_decompressed_mb)
@@ -105,10 +108,13 @@ cdef class MmapRegion:
             dimension_id = new_layer_id.checked((dimension_id, 0)).dimension
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
+        if guard not in ("reads", "copy"):
+            raise ValueError(f"guard: {guard!r} is not one of reads, copy")
         path = os.fspath(path)
         guard_install()
         stack = open_stack(
-            path, dimension_id or 0, verify=verify, deltas=has_deltas(path), metadata_limit_bytes=metadata_bytes
+            path, dimension_id or 0, verify=verify, deltas=has_deltas(path), guard=guard,
+            metadata_limit_bytes=metadata_bytes,
         )
         self.allocate = private_memory
         self.is_immutable = base_of(stack).immutable
@@ -182,6 +188,13 @@ cdef class MmapRegion:
     @property
     def immutable(self):
         return self.is_immutable != 0
+
+    @property
+    def guard(self):
+        """ "copy": all bytes are a copy that nobody can change or shorten; "reads": files are mapped, what is read of
+        them is right or an error."""
+        cdef Image image
+        return "reads" if any([image.zeros_from != NULL for image in self.current()]) else "copy"
 
     @property
     def stale(self):
@@ -340,12 +353,8 @@ cdef class MmapRegion:
         """The share of the pages of all files that are in memory, 0..1."""
         cdef Image image
         cdef uint64_t n_pages, n_resident, n_all_pages = 0, n_all_resident = 0
-        cdef int failed
         for image in self.current():
-            with nogil:
-                failed = jm_os_resident_pages(&image.bytes[0], image.n_bytes, &n_pages, &n_resident)
-            if failed:
-                raise MappingError(errno, os.strerror(errno), image.path)
+            image.count_pages(&n_pages, &n_resident)
             n_all_pages += n_pages
             n_all_resident += n_resident
         return n_all_resident / n_all_pages
@@ -356,26 +365,13 @@ cdef class MmapRegion:
         Returns the residency of the region that is reached.
         """
         cdef tuple stack = self.current()
-        cdef Image image
         cdef Place place
-        cdef const uint8_t *first
-        cdef uint64_t n_bytes
-        cdef int failed
         for layer in [each.layer for each in self.layers()] if layers is None else layers:
             if not stack_find(stack, layer_number(layer), &place):
                 if layers is None:  # removed since they were listed
                     continue
                 raise self.not_found(stack, layer)
-            image = <Image> PyTuple_GET_ITEM(stack, place.file)
-            first, n_bytes = image.content(place.entry), image.layers[place.entry].content_bytes
-            with nogil:
-                failed = jm_os_prefetch(first, n_bytes)
-                if wait and not failed:
-                    touch_pages(first, n_bytes)
-            if failed:
-                raise MappingError(errno, os.strerror(errno), image.path)
-            if wait:
-                image.check_read(first, n_bytes, layer)
+            (<Image> PyTuple_GET_ITEM(stack, place.file)).prefetch(place.entry, wait)
         return self.residency()
 
     cdef list restack(self, tuple stack):

@@ -12,6 +12,7 @@ def open_stack(
     verify: str = "lazy",
     deltas: bool = True,
     bare: dict[int, int] | None = None,
+    guard: str = "reads",
     metadata_limit_bytes: int | None = None,
 ) -> tuple[Image, ...]: ...
 def reopen_stack(
@@ -20,6 +21,7 @@ def reopen_stack(
     *,
     admit: Callable[[int, int], Any] | None = None,
     verify: str = "lazy",
+    guard: str = "reads",
     metadata_limit_bytes: int | None = None,
 ) -> tuple[Image, ...] | None: ...
 def open_delta(
@@ -29,6 +31,7 @@ def open_delta(
     *,
     admit: Callable[[int, int], Any] | None = None,
     verify: str = "lazy",
+    guard: str = "reads",
     metadata_limit_bytes: int | None = None,
 ) -> Image: ...
 def is_torn(path: str) -> bool: ...

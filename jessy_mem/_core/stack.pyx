@@ -199,13 +199,14 @@ def open_stack(
     str verify="lazy",
     bint deltas=True,
     dict bare=None,
+    str guard="reads",
     metadata_limit_bytes=None,
 ):
     """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
     returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension;
-    `metadata_limit_bytes` that of `map_file`.
+    `guard` and `metadata_limit_bytes` are those of `map_file`.
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
@@ -214,7 +215,8 @@ def open_stack(
         listed = generations_beside(path, dimension_id, bare) if deltas and not immutable else []
         try:
             image = map_file(
-                path, dimension_id, admit=admit, immutable=immutable, metadata_limit_bytes=metadata_limit_bytes
+                path, dimension_id, admit=admit, immutable=immutable, guard=guard,
+                metadata_limit_bytes=metadata_limit_bytes,
             )
             stack = (checked(image, verify),)
         except InvalidRegion as error:
@@ -222,14 +224,20 @@ def open_stack(
                 raise
             hint = "a power cut tore it before it was on the disk; 'jessy-mem doctor --clean' removes it"
             raise type(error)(path, error.field, error.found, error.expected, error.layer, hint=hint) from None
-        stack = laid_on(stack, path, listed, admit, verify, metadata_limit_bytes, listed == before)
+        stack = laid_on(stack, path, listed, admit, verify, guard, metadata_limit_bytes, listed == before)
         if stack is not None:
             return stack
         before = listed
 
 
 def reopen_stack(
-    tuple stack not None, str path not None, *, admit=None, str verify="lazy", metadata_limit_bytes=None
+    tuple stack not None,
+    str path not None,
+    *,
+    admit=None,
+    str verify="lazy",
+    str guard="reads",
+    metadata_limit_bytes=None,
 ):
     """What `open_stack` would give now, made of those Images of `stack` whose files have not changed.
 
@@ -246,7 +254,7 @@ def reopen_stack(
         kept = stack
         if not {(<Image> image).generation for image in stack[1:]}.issubset(listed):
             kept = (base,)  # some were merged
-        grown = laid_on(kept, path, listed, admit, verify, metadata_limit_bytes, listed == before)
+        grown = laid_on(kept, path, listed, admit, verify, guard, metadata_limit_bytes, listed == before)
         if grown is not None:
             return grown
         before = listed
@@ -259,6 +267,7 @@ def open_delta(
     *,
     admit=None,
     str verify="lazy",
+    str guard="reads",
     metadata_limit_bytes=None,
 ):
     """The delta of `generation` that lies on `stack`, whose base is the file at `path`, as an Image.
@@ -268,7 +277,7 @@ def open_delta(
     cdef Image base = checked_stack(stack)[0], image
     cdef str name = layout.delta_file(path, generation)
     image = map_file(
-        name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True,
+        name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True, guard=guard,
         metadata_limit_bytes=metadata_limit_bytes,
     )
     if image.generation != generation:
@@ -278,7 +287,9 @@ def open_delta(
     return checked(image, verify)
 
 
-cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, metadata_limit_bytes, bint again):
+cdef tuple laid_on(
+    tuple stack, str path, list generations, admit, str verify, str guard, metadata_limit_bytes, bint again
+):
     """`stack` with the deltas of `generations` that are newer; None if one has gone, and is not looked for `again`."""
     cdef Image newest
     for generation in generations:
@@ -287,7 +298,8 @@ cdef tuple laid_on(tuple stack, str path, list generations, admit, str verify, m
             continue
         try:
             delta = open_delta(
-                stack, path, generation, admit=admit, verify=verify, metadata_limit_bytes=metadata_limit_bytes
+                stack, path, generation, admit=admit, verify=verify, guard=guard,
+                metadata_limit_bytes=metadata_limit_bytes,
             )
             stack = (*stack, delta)
         except DimensionNotFound:

@@ -30,5 +30,3 @@ cdef class LayerView:
 # The view of layer number `i` of an image, its content compared with its checksum. `allocate`: n_bytes -> writable
 # buffer for a decompressed layer.
 cdef LayerView make_view(Image image, uint32_t i, object allocate)
-# Read one byte of each page, so that what may wait for a disk waits here.
-cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil

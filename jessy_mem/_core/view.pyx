@@ -11,13 +11,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
-from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.format cimport CODEC_RAW, TEXT_ASCII, LayerEntry
-from jessy_mem._core.image cimport Image
+from jessy_mem._core.image cimport Image, touch_pages
 from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_copy_ascii
 from jessy_mem._core.mapping cimport memoryview_of
@@ -37,17 +36,6 @@ cdef object no_attributes = MappingProxyType({})
 cdef enum:
     MIN_ASCII_BYTES = 64    # shorter text is the decoder's, which keeps strings of one character
     PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
-
-
-cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
-    cdef volatile uint8_t seen
-    cdef uint64_t at = 0
-    cdef uint64_t step_bytes = jm_page_bytes()
-    while at < n_bytes:
-        seen = first[at]
-        at += step_bytes
-    if n_bytes:
-        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
 
 
 @cython.final
@@ -141,6 +129,11 @@ cdef class LayerView:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, <void *> self.data, self.size_bytes, True, flags)
+
+    def _check_file(self):
+        """Of bytes that somebody read by himself: whether they are those of the file; see Image.check_file."""
+        if self.payload is None and self.image is not None:
+            self.image.check_file()
 
     def __len__(self):
         return self.size_bytes

@@ -17,6 +17,7 @@ from jessy_mem.cli.paths import EXISTING, REGION, is_absent, reason, region_file
 from jessy_mem.cli.streams import Command
 
 N_LAYERS_SHOWN = 200
+GUARDS = {"reads": "mapped; what is read of it is right or an error", "copy": "a copy that nobody can change"}
 NEVER_HERE = ("access", "first touch", "pool", "changes")  # nothing of the kind happens in an inspection
 
 
@@ -66,6 +67,7 @@ def _region_dict(region: jm.MmapRegion) -> dict[str, Any]:
         "generation": region.generation,
         "created": _time(region.created_ns),
         "immutable": region.immutable,
+        "guard": region.guard,
         "residency": region.residency(),
         "files": [
             {
@@ -105,6 +107,7 @@ def _show_region(region: jm.MmapRegion, with_attributes: bool) -> None:
         ("dimension", f"D{facts['id']:02d} {facts['name']}" + (", immutable" if facts["immutable"] else "")),
         ("format", facts["format"] + ("; it carries no checksums" if region.plain else "")),
         ("generation", str(facts["generation"])),
+        ("guard", f"{facts['guard']}: {GUARDS[facts['guard']]}"),
         ("created", facts["created"] or "not recorded"),
         ("size", f"{screen.size(used)}, {_share(used, slot)} of its slot of {screen.size(slot)}"),
         ("content", f"{screen.size(facts['content_bytes'])} in {facts['n_layers']:,} layers"),

@@ -64,6 +64,12 @@ def region(base, path):
     return jm.MmapRegion(15, path)
 
 
+def copied(base, path):
+    memory = jm.MmapManager(base_path=base, simulation="never", follow="never", guard="copy")
+    memory.load_dimension(15)
+    return memory
+
+
 def first_of(errors):
     if errors:
         raise errors[0]
@@ -166,6 +172,70 @@ def test_error_names_file_and_sizes(tmp_path):
     path.write_bytes(data)
     memory.reload_dimension(15)
     assert memory.access_layer((15, N_LAYERS - 1)).text == layer_text(N_LAYERS - 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_happens_to_what_was_copied(kind, tmp_path):
+    """Raw memoryviews, too, keep their bytes, and what is loaded later on does."""
+    if kind == "compressed" and not is_available():
+        pytest.skip("there is no zstd")
+    data = stored(kind)
+    path = place(tmp_path, data)
+    memory = copied(tmp_path, path)
+    assert memory.region(15).guard == "copy"
+    raw = memoryview(memory.region(15))
+    os.truncate(path, 0)
+    assert bytes(raw) == data
+    assert [view.text for view in read_all(memory)] == [layer_text(number) for number in range(N_LAYERS)]
+    assert memory.region(15).verify() == []
+    path.write_bytes(data)
+    if kind != "immutable":
+        memory.append_layer(15, jm.LayerSpec(text="more"))
+        delta = next(each for each in path.parent.iterdir() if each != path)
+        os.truncate(delta, 0)
+        assert memory.access_layer((15, N_LAYERS)).text == "more"
+        delta.unlink()
+    with jm.MmapRegion(15, path, guard="copy") as region:
+        assert (region.guard, region.verify()) == ("copy", [])
+    with jm.MmapRegion(15, path) as region:
+        assert region.guard == ("copy" if kind == "immutable" else "reads")
+
+
+def test_copy_is_compared_with_its_checksums(tmp_path):
+    data = bytearray(stored("extended"))
+    data[-1] ^= 1
+    path = tmp_path / "region"
+    path.write_bytes(data)
+    with jm.MmapRegion(15, path, guard="copy") as region:
+        assert region.layer(0).text == layer_text(0)
+        with pytest.raises(jm.ChecksumMismatch):
+            region.layer(N_LAYERS - 1)
+    with pytest.raises(jm.ChecksumMismatch):
+        jm.MmapRegion(15, path, guard="copy", verify="open")
+    with pytest.raises(ValueError, match="guard: 'none' is not one of"):
+        jm.MmapRegion(15, path, guard="none")
+
+
+@pytest.mark.parametrize("part", [lambda view: view, memoryview, lambda view: memoryview(view)[10:]])
+def test_views_that_are_learned_are_those_of_the_file(part, tmp_path):
+    """Whoever learns the content of a layer, without a copy of it, does not learn the zeros of a shortened file."""
+    path = place(tmp_path, stored("extended"))
+    memory = touched(tmp_path, path)
+    view = memory.access_layer((15, N_LAYERS - 1))
+    specs = [jm.LayerSpec(content=part(view))]
+    dimension = memory.create_proto_dimension("Copied", specs)
+    assert memory.access_layer((dimension, 0)) == bytes(part(view))
+    os.truncate(path, PAGE)
+    for learn in (
+        lambda: memory.create_proto_dimension("Zeros", specs),
+        lambda: memory.append_layer(dimension, specs[0]),
+        lambda: jm.RegionBuilder(16, "Zeros").add_layer(specs[0]).write(tmp_path / "zeros"),
+        lambda: jm.RegionBuilder(16, "Zeros").add_layer(specs[0]).to_bytes(),
+    ):
+        with pytest.raises(jm.RegionTruncated):
+            learn()
+    assert not (tmp_path / "zeros").exists()
+    assert "Zeros" not in memory.names()
 
 
 def test_what_is_left_of_a_shortened_file_can_be_read(tmp_path):

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import subprocess
+import sys
 import tempfile
+import time
 import timeit
 from array import array
 from functools import partial
@@ -185,3 +188,63 @@ class FollowOther:
 
     def time_access_after_append(self) -> None:
         self.reader.access_layer(self.added)
+
+
+OTHER = """
+import sys
+import jessy_mem as jm
+
+with jm.MmapManager(base_path=sys.argv[1], simulation="never", durability=sys.argv[2]) as memory:
+    dimension = memory.find("learned")
+    spec = jm.LayerSpec(content=bytes(1024), keywords=("new",))
+    for line in sys.stdin:
+        print(memory.append_layer(dimension, spec).layer, flush=True)
+"""
+
+
+class FollowProcess:
+    """The access that sees what another process has appended, in 1,000 turns, through merges and new bases.
+
+    What was merged goes with its last holder, which may be the reader: to unmap it is to delete it, and a file system
+    whose journal is just being written lets that wait. So it takes longest beside a writer that syncs each change.
+    """
+
+    params = ("batch", "each")
+    param_names = ("durability",)
+    n_layers = 10 if SMALL else 1_000
+    n_turns = 20 if SMALL else 1_000
+    timeout = 300
+
+    def setup(self, durability: str) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.memory = jm.MmapManager(base_path=self.folder.name, simulation="never", durability="batch")
+        specs = [jm.LayerSpec(content=bytes(1024)) for _ in range(self.n_layers)]
+        self.dimension = self.memory.ensure_dimension("learned", specs)
+        self.memory.access_layer((self.dimension, 0))
+        self.memory.layers(keyword="new")
+        command = [sys.executable, "-c", OTHER, self.folder.name, durability]
+        self.other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def teardown(self, durability: str) -> None:
+        self.other.communicate()
+        self.memory.close()
+        self.folder.cleanup()
+
+    def latencies(self) -> jm.LatencyHistogram:
+        measured, clock = jm.LatencyHistogram(), time.perf_counter_ns
+        for _ in range(self.n_turns):
+            print(file=self.other.stdin)
+            layer = int(self.other.stdout.readline())
+            begin_ns = clock()
+            self.memory.access_layer((self.dimension, layer))
+            measured.record(clock() - begin_ns)
+        return measured
+
+    def track_p50(self, durability: str) -> float:
+        return self.latencies().percentile(50) / 1000
+
+    def track_p99(self, durability: str) -> float:
+        """Bar: 2,000 us."""
+        return self.latencies().percentile(99) / 1000
+
+    track_p50.unit = track_p99.unit = "us"

@@ -222,6 +222,38 @@ class Append(Learning):
     track_ratio_to_ten_layers.unit = "x"
 
 
+class AskAfterAppend(Learning):
+    """A question for a keyword after one append, 65,536 layers being loaded. Bar: 50 us."""
+
+    n_dimensions, n_each = (2, 10) if common.SMALL else (16, 4096)
+
+    def setup(self) -> None:
+        super().setup()
+        layers = [jm.LayerSpec(content=bytes(16), keywords=(f"word{i}", "all")) for i in range(self.n_each)]
+        self.dimensions = [
+            self.memory.create_proto_dimension(f"Asked {next(NUMBERS)}", layers, user=True)
+            for _ in range(self.n_dimensions)
+        ]
+        self.memory.crystallize_many()
+        self.memory.layers(keyword="rare")
+
+    def append(self) -> None:
+        self.memory.append_layer(self.dimensions[0], jm.LayerSpec(content=bytes(16), keywords=("rare",)))
+
+    def ask(self) -> Callable[[], None]:
+        self.memory.layers(keyword="rare")
+        return self.append
+
+    def track_ask(self) -> float:
+        fsync, os.fsync = os.fsync, lambda fd: None
+        try:
+            return common.median_us(20 if common.SMALL else 200, ask=self.ask)["ask"]
+        finally:
+            os.fsync = fsync
+
+    track_ask.unit = "us"
+
+
 class AppendToFile(Append):
     """The same to a crystallized one, over the bare system calls for a file of 1 KiB. Bar: 1.3 x, for any number."""
 

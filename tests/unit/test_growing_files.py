@@ -92,6 +92,20 @@ def test_each_change_is_one_small_file(tmp_path):
     assert reopened(tmp_path, dimension) == expected | {501: content_of(1, 1)}
 
 
+def test_proto_dimension_grows_by_blocks_and_touches_none_of_the_older(tmp_path):
+    with manager(tmp_path, on_close="drop") as memory:
+        dimension = memory.create_proto_dimension("Learned", [spec(i) for i in range(20)])
+        stack = memory.region(dimension)._stack
+        for key in range(5):
+            before = stack
+            memory.append_layer(dimension, spec(50 + key))
+            stack = memory.region(dimension)._stack
+            assert all(image is old for image, old in zip(stack, before, strict=False))
+            assert len(stack) == len(before) + 1
+            assert stack[-1].n_bytes < 2000
+        del stack, before
+
+
 def test_numbers_are_not_given_again(tmp_path):
     for compacted in (False, True):
         with manager(tmp_path) as memory:

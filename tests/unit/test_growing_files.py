@@ -281,6 +281,7 @@ def half_forgotten(base, name="Learned"):
     return dimension
 
 
+@pytest.mark.thread_unsafe(reason="what removes files is the process's")
 def test_half_forgotten_dimension_is_forgotten(tmp_path):
     dimension = half_forgotten(tmp_path)
     with manager(tmp_path) as memory:
@@ -294,6 +295,7 @@ def test_half_forgotten_dimension_is_forgotten(tmp_path):
                 change()
 
 
+@pytest.mark.thread_unsafe(reason="what removes files is the process's")
 @pytest.mark.parametrize("way", ["crystallize", "ensure", "append", "build", "import"])
 def test_what_a_forgotten_dimension_left_never_comes_back(tmp_path, way):
     """Whoever writes a new base in its place: the register is lost, or the id is given by hand."""

@@ -134,6 +134,7 @@ def test_torn_dimension_that_nobody_was_told_of_begins_anew(tmp_path, tear):
         assert jm.examine(copy) == []
 
 
+@pytest.mark.thread_unsafe(reason="it asks for the umask, which is the process's")
 def test_mark_is_of_what_waits_for_the_disk_only(tmp_path):
     for durability in ("each", "batch"):
         base = tmp_path / durability
@@ -197,6 +198,7 @@ class Disk:
             target.chmod(stat.S_IMODE(mode))
 
 
+@pytest.mark.thread_unsafe(reason="os.fsync is the process's")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads what is behind a descriptor")
 @pytest.mark.parametrize("seed", range(10))
 def test_all_that_was_acknowledged_is_there_after_a_cut(tmp_path, seed):

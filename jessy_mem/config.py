@@ -21,7 +21,7 @@ __all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
 Policy = Literal["sieve", "lru", "lfu"]
 Simulation = Literal["auto", "never", "always"]
 Verify = Literal["lazy", "open", "never"]
-Guard = Literal["reads", "copy"]
+Guard = Literal["auto", "reads", "lease", "copy"]
 OnFull = Literal["crystallize", "raise", "drop"]
 OnClose = Literal["crystallize", "drop", "raise"]
 Durability = Literal["each", "batch"]
@@ -81,7 +81,8 @@ class MemoryConfig:
     what other processes learned, changed and forgot; with "never" only ``refresh()`` does. `lock_timeout_s` is how long
     to wait for other processes that write, None for ever. `max_metadata_mb` is the most that is read of a file before
     it is mapped; one that asks for more is an InvalidRegion. With the `guard` "reads" what is read of a file that was
-    shortened is right or an error; with "copy" every file is copied when it is loaded, and nothing happens to it.
+    shortened is right or an error; with "copy" every file is copied when it is loaded, and nothing happens to it;
+    with "lease" it is copied when somebody is about to shorten it, and with "auto" where the system can tell of that.
 
     ValueError names the first field that is wrong.
 
@@ -287,7 +288,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "layout": _layout,
     "follow": _one_of("auto", "never"),
     "lock_timeout_s": _timeout_s,
-    "guard": _one_of("reads", "copy"),
+    "guard": _one_of("auto", "reads", "lease", "copy"),
     "max_metadata_mb": check_total_mb,
     "strict_classes": given.flag,
     "scrub": given.flag,

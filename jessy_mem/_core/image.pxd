@@ -30,6 +30,7 @@ cdef class Image:
     cdef readonly str source         # "mmap", "pool" or "simulated"
     cdef readonly object identity    # (device, inode, mtime_ns, size) of the file, or None
     cdef object charge               # released after the buffer
+    cdef object lease                # of the file that is mapped, or None
 
     # Whether it is what `other` is: the name, and the bytes behind the header.
     cdef bint says_what(self, Image other)
@@ -46,6 +47,8 @@ cdef class Image:
     cdef int check_read(self, const uint8_t *first, uint64_t n_bytes, int64_t layer) except -1
     # The same of what is not content, in which zeros cannot be taken for what was written.
     cdef int check_mark(self, const uint8_t *end, int64_t layer) except -1
+    # "reads", "lease" or "copy": what happens to its bytes if its file is shortened.
+    cdef str guard_of(self)
     cdef int check_there(self, const uint8_t *end, int64_t layer) except -1
     cdef int read_head(self, uint64_t dimension_id, Head head) except -1
     cdef const uint8_t[::1] reached(self, Head head, uint64_t n_bytes, str field)

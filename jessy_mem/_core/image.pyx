@@ -280,8 +280,15 @@ cdef class Image:
             return self.check_there(end, layer)
         return 0
 
+    cdef str guard_of(self):
+        if self.zeros_from == NULL or (self.lease is not None and self.lease.moved):
+            return "copy"
+        return "lease" if self.lease is not None and self.lease.holds else "reads"
+
     cdef int check_there(self, const uint8_t *end, int64_t layer) except -1:
         """Whether the file has the bytes up to `end`, and had them since it was mapped."""
+        if self.lease is not None and self.lease.moved:
+            return 0
         cdef uint64_t wanted_bytes = end - &self.bytes[0]
         cdef bint is_marked = jm_load_relaxed(self.zeros_from) < <uint64_t> end
         cdef uint64_t most_bytes = jm_load_relaxed(self.zeros_from) - <uint64_t> &self.bytes[0]

@@ -19,6 +19,7 @@ from jessy_mem import layout
 from jessy_mem._core.fault import advice
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import DimensionNotFound, MappingError, RegionTruncated
+from jessy_mem.leases import take_lease
 from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
 
 cdef uint32_t UNSYNCED_MODE = layout.UNSYNCED_MODE
@@ -41,8 +42,9 @@ def map_file(
 
     `admit(n_bytes, below_bytes)` is called with the sizes of the file and of those under it before it is mapped, and
     returns its charge, or raises. A file that is immutable, by `immutable` or by its own flag, is copied into sealed
-    memory and compared with its digest. With the guard "copy" the others are copied, too; with "none" no file is, and
-    no digest compared. Of one that is opened as a `delta` the file must say that it is one. No more than
+    memory and compared with its digest; with the guard "copy" the others are copied, too. With "lease" they are when
+    somebody is about to change them, with "auto" where the system gives a lease. With "none" no file is copied, and no
+    digest compared. Of one that is opened as a `delta` the file must say that it is one. No more than
     `metadata_limit_bytes` are read before it is mapped; MAX_METADATA_BYTES by default.
     """
     cdef Fault fault
@@ -51,7 +53,7 @@ def map_file(
     cdef uint64_t n_bytes = 0
     cdef Image image
     cdef bytes first = b""
-    cdef object refusal = None
+    cdef object refusal = None, lease = None
     cdef str text_path = os.fspath(path)
     try:
         fd = os.open(text_path, OPEN_FLAGS)
@@ -60,6 +62,11 @@ def map_file(
     except OSError as error:
         raise MappingError.of(error, text_path) from None
     try:
+        if guard in ("lease", "auto"):  # before anything is read: who wants to change it afterwards waits
+            try:
+                lease = take_lease(fd, text_path)
+            except OSError as error:
+                refusal = error if guard == "lease" else None
         try:  # which costs less than the fault that reading the mapping would
             first = os.pread(fd, PAGE_ALIGNMENT_BYTES, 0)
         except OSError as error:  # it may be no file
@@ -80,8 +87,9 @@ def map_file(
             raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
         charge = admit(n_bytes, below_bytes) if admit is not None else None
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
+        mapping = map_descriptor(fd, n_bytes)
         head = Head(fd, text_path, n_bytes, first, metadata_limit_bytes)
-        image = Image(map_descriptor(fd, n_bytes), text_path, dimension_id, "mmap", charge, identity, head)
+        image = Image(mapping, text_path, dimension_id, "mmap", charge, identity, head)
         if delta and not image.is_delta:
             fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
             raise fault_error(&fault, text_path)
@@ -91,6 +99,11 @@ def map_file(
                 image.trusted = True
             elif immutable:
                 image.check_all()
+        elif lease is not None:
+            lease.cover(mapping)
+            image.lease = lease
+            if guard == "lease" and image.guard_of() == "reads":
+                raise OSError(errno.EAGAIN, "no lease: somebody opens it for writing")
         image.unsynced = facts.mode & UNSYNCED_MODE != 0
         return image
     except MappingError:

@@ -11,16 +11,20 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
-from jessy_mem._core.c.os_memory cimport jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_os_copy_over, jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
-from jessy_mem._core.guard cimport guard_add, guard_remove
+from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove
 
 
 cdef enum:
     LARGE_BYTES = 1048576  # what is larger is mapped
+
+
+cdef bint is_whole(int64_t guard) noexcept nogil:
+    return not guard_damaged(guard)
 
 
 @cython.final
@@ -75,6 +79,17 @@ cdef class Mapping:
         self.writable = False
         if jm_os_protect(self.base, self.n_bytes) != 0:
             raise OSError(errno, os.strerror(errno))
+
+    def move(self):
+        """Put a private copy of the file's bytes in their place, at the same address; False if some are gone."""
+        cdef int failed
+        if self.guard < 0:
+            return False
+        with nogil:
+            failed = jm_os_copy_over(self.base, self.n_bytes, is_whole, self.guard)
+        if failed < 0:
+            raise OSError(errno, os.strerror(errno))
+        return failed == 0
 
     def __reduce__(self):
         raise TypeError("a Mapping cannot be copied or pickled")

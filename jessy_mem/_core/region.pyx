@@ -48,6 +48,7 @@ from jessy_mem.layout import LayerId, has_deltas
 from jessy_mem.sizes import size_bytes
 
 cdef object new_layer_id = LayerId
+cdef tuple GUARDS = ("reads", "lease", "copy")  # the weakest first
 
 
 cdef inline Image base_of(tuple stack):
@@ -79,7 +80,7 @@ cdef class MmapRegion:
     verify : str
         When content is compared with its checksums: "lazy" (each layer on first access), "open" or "never".
     guard : str
-        What a file that is shortened while it is mapped does: "reads", or "copy", which reads all of it at once.
+        Against files that are shortened while they are mapped: "auto", "reads", "lease" or "copy": docs/reliability.md.
     max_metadata_mb : int or float or str
         The most MiB of a file that are read before it is mapped; a file that asks for more is an InvalidRegion.
     max_decompressed_mb : int or float or str
@@ -108,8 +109,8 @@ cdef class MmapRegion:
             dimension_id = new_layer_id.checked((dimension_id, 0)).dimension
         if verify not in ("lazy", "open", "never"):
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
-        if guard not in ("reads", "copy"):
-            raise ValueError(f"guard: {guard!r} is not one of reads, copy")
+        if guard not in ("auto", "reads", "lease", "copy"):
+            raise ValueError(f"guard: {guard!r} is not one of auto, reads, lease, copy")
         path = os.fspath(path)
         guard_install()
         stack = open_stack(
@@ -191,10 +192,9 @@ cdef class MmapRegion:
 
     @property
     def guard(self):
-        """ "copy": all bytes are a copy that nobody can change or shorten; "reads": files are mapped, what is read of
-        them is right or an error."""
-        cdef Image image
-        return "reads" if any([image.zeros_from != NULL for image in self.current()]) else "copy"
+        """ "copy": all bytes are a copy that nobody can change or shorten; "lease": they are one before somebody does;
+        "reads": files are mapped, what is read of them is right or an error."""
+        return min([(<Image> image).guard_of() for image in self.current()], key=GUARDS.index)
 
     @property
     def stale(self):

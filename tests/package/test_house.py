@@ -25,7 +25,7 @@ OBJECTS = """
     view region holders registry
 """.split()
 HOUSE = """
-    errors sealed given sizes units looks notices compression eviction layout stats trace
+    errors leases sealed given sizes units looks notices compression eviction layout stats trace
     config context index locking durable publish batch journal names register ids prose advice addresses pressure
     evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
     files protos relief learning ending report manager workers exporters archive doctor

@@ -1,0 +1,162 @@
+"""guard="lease": who wants to change a mapped file waits until its bytes were copied to the address that they have."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jessy_mem as jm
+from helpers import HAS_PROC, open_files
+from jessy_mem import leases
+
+TEXTS = [f"layer {number} " * 3000 for number in range(4)]
+
+
+@functools.cache
+def region_bytes() -> bytes:
+    builder = jm.RegionBuilder(15, "Humor")
+    for text in TEXTS:
+        builder.add_layer(jm.LayerSpec(text=text))
+    return builder.to_bytes()
+
+
+def lease_is_given(folder) -> bool:
+    path = folder / "asked"
+    path.write_bytes(b"x")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        leases.take_lease(fd, str(path))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@pytest.fixture
+def path(tmp_path):
+    if not lease_is_given(tmp_path):
+        pytest.skip("the system gives no lease here")
+    path = tmp_path / "D15" / "region.mmap"
+    path.parent.mkdir()
+    path.write_bytes(region_bytes())
+    return path
+
+
+def other(source: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import os; {source}"], check=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.truncate({!r}, 0)",
+        "os.truncate({!r}, 5000)",
+        "open({!r}, 'wb').write(b'z' * 9)",
+        "open({!r}, 'r+b').write(b'z' * 999)",
+    ],
+)
+def test_everything_keeps_its_bytes(change, path):
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        assert region.guard == "lease"
+        touched = region.layer(0)
+        raw, array = memoryview(region), np.frombuffer(touched, np.uint8)
+        address = array.ctypes.data
+        other(change.format(str(path)))
+        assert region.guard == "copy"
+        assert bytes(raw) == region_bytes()
+        assert (array.ctypes.data, array.tobytes().decode()) == (address, TEXTS[0])
+        assert [region.layer(number).text for number in range(4)] == TEXTS
+        assert region.verify() == []
+
+
+def test_own_process_may_change_the_file(path):
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        raw = memoryview(region)
+        os.truncate(path, 0)
+        assert (region.guard, bytes(raw)) == ("copy", region_bytes())
+
+
+def test_whole_manager_is_leased(path, tmp_path):
+    with jm.MmapManager(base_path=tmp_path, simulation="never", guard="lease") as memory:
+        memory.load_dimension(15)
+        memory.append_layer(15, jm.LayerSpec(text="more"))
+        files = sorted(path.parent.glob("*.mmap"))
+        assert (len(files), memory.region(15).guard) == (2, "lease")
+        for file in files:
+            os.truncate(file, 1)
+        assert memory.region(15).guard == "copy"
+        assert [memory.access_layer((15, number)).text for number in range(5)] == [*TEXTS, "more"]
+
+
+def test_rename_and_unlink_wait_for_nobody(path):
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        path.rename(path.with_name("elsewhere"))
+        path.with_name("elsewhere").unlink()
+        assert (region.guard, region.layer(3).text) == ("lease", TEXTS[3])
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
+def test_descriptor_goes_with_the_region(path):
+    before = open_files()
+    region = jm.MmapRegion(15, path, guard="lease")
+    view = region.layer(0)
+    assert len(open_files()) == len(before) + 1
+    region.close()
+    assert len(open_files()) == len(before) + 1
+    del region, view
+    assert open_files() == before
+    other(f"os.truncate({str(path)!r}, 0)")
+
+
+def test_file_that_is_being_written_is_leased_to_nobody(path):
+    with path.open("r+b"):
+        with jm.MmapRegion(15, path, guard="auto") as region:
+            assert region.guard == "reads"
+        with pytest.raises(jm.MappingError, match="no lease") as caught:
+            jm.MmapRegion(15, path, guard="lease")
+        assert (caught.value.errno, caught.value.filename) == (errno.EAGAIN, str(path))
+    with jm.MmapRegion(15, path, guard="auto") as region:
+        assert region.guard == "lease"
+
+
+def test_half_of_the_descriptors_are_left(path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2, 2))
+    held = jm.MmapRegion(15, path, guard="lease")
+    with pytest.raises(jm.MappingError, match="half of the descriptors"):
+        jm.MmapRegion(15, path, guard="lease")
+    with jm.MmapRegion(15, path, guard="auto") as region:
+        assert (region.guard, held.guard) == ("reads", "lease")
+    held.close()
+
+
+def test_system_without_leases(path, monkeypatch):
+    monkeypatch.delattr(fcntl, "F_SETLEASE")
+    with pytest.raises(jm.MappingError, match="gives no leases"):
+        jm.MmapRegion(15, path, guard="lease")
+    with jm.MmapRegion(15, path, guard="auto") as region:
+        assert region.guard == "reads"
+
+
+def test_forked_child_leaves_the_lease_to_its_parent(path):
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        raw = memoryview(region)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                with jm.MmapRegion(15, path, guard="lease") as own:
+                    found = region.guard, own.guard
+            finally:
+                os._exit(found != ("reads", "lease"))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert region.guard == "lease"
+        other(f"os.truncate({str(path)!r}, 0)")
+        assert (region.guard, bytes(raw)) == ("copy", region_bytes())

@@ -14,7 +14,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t
 
 from jessy_mem._core.c.os_memory cimport jm_os_copy_over, jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
-from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_memoryview
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove
 
@@ -127,7 +127,9 @@ cdef class _Range:
 cdef object memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes):
     cdef _Range part = _Range.__new__(_Range)
     part.owner, part.first, part.n_bytes = owner, first, n_bytes
-    return PyMemoryView_FromObject(part)
+    view = PyMemoryView_FromObject(part)
+    jm_disown_memoryview(<PyObject *> view)
+    return view
 
 
 def private_memory(n_bytes):

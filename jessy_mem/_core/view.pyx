@@ -153,7 +153,9 @@ cdef class LayerView:
         if isinstance(key, slice):
             PySlice_Unpack(key, &i, &stop, &step)
             if step != 1:
-                return memoryview(self)[key]
+                part = memoryview_of(self, self.data, self.size_bytes)[key]
+                jm_disown(<PyObject *> part)
+                return part
             n_bytes = PySlice_AdjustIndices(self.size_bytes, &i, &stop, 1)
             return memoryview_of(self, self.data + i, n_bytes)
         i = PyNumber_AsSsize_t(key, IndexError)

@@ -153,6 +153,45 @@ def test_what_a_thread_mapped_goes_at_once_while_that_thread_waits(world):
             maker.join()
 
 
+# What the library itself makes: each is made from (manager, dimension), and holds all of the dimension's bytes.
+OWN_HOLDERS = {
+    "LayerView": lambda memory, d: memory.access_layer((d, 1)),
+    "slice": lambda memory, d: memory.access_layer((d, 1))[10:20],
+    "slice with steps": lambda memory, d: memory.access_layer((d, 1))[::-3],
+    "slice of all": lambda memory, d: memory.access_layer((d, 1))[:],
+    "empty slice": lambda memory, d: memory.access_layer((d, 1))[5:5],
+    "region.access": lambda memory, d: memory.region(d).access(300, 10),
+    "region.layer": lambda memory, d: memory.region(d).layer(1),
+    "region": lambda memory, d: memory.region(d),
+}
+
+
+@pytest.mark.parametrize("holder", OWN_HOLDERS)
+def test_what_a_waiting_thread_made_goes_with_its_last_holder_in_another(world, holder):
+    path = world.write(1)
+    held, made, dropped = [], threading.Event(), threading.Event()
+
+    def make(memory):
+        held.append(OWN_HOLDERS[holder](memory, 1))
+        made.set()
+        dropped.wait()  # runs no Python meanwhile
+
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        maker = threading.Thread(target=make, args=(memory,))
+        maker.start()
+        try:
+            assert made.wait(HUNG_S)
+            memory.unload_dimension(1)
+            assert len(maps_of(path)) == 1
+            held.clear()
+            assert maps_of(path) == []
+            assert memory.get_stats().total_allocated_bytes == 0
+        finally:
+            dropped.set()
+            maker.join()
+
+
 def test_a_thousand_views_through_everything(world):
     """One kind of end after the other; the bytes are compared after each, and each mapping goes with its views."""
     world.write(1, n_layers=250)

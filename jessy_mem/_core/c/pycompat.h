@@ -58,4 +58,11 @@ static inline void jm_disown(PyObject *each)
 /* The same for the object that stands behind a typed memoryview and holds its buffer. */
 #define jm_disown_view(view) jm_disown((PyObject *)(view).memview)
 
+/* The same for a memoryview, and for what it holds the buffer by, which it shares with its slices. */
+static inline void jm_disown_memoryview(PyObject *each)
+{
+    jm_disown((PyObject *)((PyMemoryViewObject *)each)->mbuf);
+    jm_disown(each);
+}
+
 #endif

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,25 @@ def prepare(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function) or item.get_closest_marker("thread_unsafe"):
             continue
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        shared = set(item.fixturenames) - SHARED_WITHOUT_HARM - set(parameters)
+        shared = {name for name in item.fixturenames if name not in SHARED_WITHOUT_HARM or has_content(item, name)}
+        shared -= set(parameters)
         if shared:
             item.add_marker(pytest.mark.thread_unsafe(reason=f"all threads share {', '.join(sorted(shared))}"))
+        elif any(map(is_read_once, parameters.values())):
+            item.add_marker(pytest.mark.thread_unsafe(reason="a parameter can be read once"))
         elif OF_A_FOLDER.keys() & set(item.fixturenames):
             item.obj = with_its_own(item)
+
+
+def has_content(item: pytest.Function, name: str) -> bool:
+    """Whether the fixture `name` is one that another module has made of the bare one of a folder."""
+    definitions = item._fixtureinfo.name2fixturedefs.get(name, ())
+    return name in OF_A_FOLDER and len(definitions) > 1
+
+
+def is_read_once(value: object) -> bool:
+    """Whether it is an iterator, or a dict of such."""
+    return any(map(is_read_once, value.values())) if isinstance(value, dict) else isinstance(value, Iterator)
 
 
 def with_its_own(item: pytest.Function):

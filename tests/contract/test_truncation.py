@@ -20,6 +20,8 @@ import jessy_mem as jm
 from helpers import Layer, plain_file
 from jessy_mem.compression import is_available
 
+pytestmark = pytest.mark.thread_unsafe(reason="each point is a process of its own")
+
 N_LAYERS = 8
 PAGE = os.sysconf("SC_PAGE_SIZE")
 POINTS = (0.0, 0.03, 0.3, 0.5, 0.97, 1.0)  # shares of the file; and those of the pages around them

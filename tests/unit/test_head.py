@@ -143,6 +143,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.thread_unsafe(reason="signals are the main thread's")
 def test_long_head_can_be_interrupted(region_file):
     """Whoever interrupts is heard between two reads, and before all is parsed: not when it is found to be wrong."""
     size = 64 << 20

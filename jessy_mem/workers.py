@@ -125,6 +125,9 @@ class Publisher:
 
     def _begin(self) -> None:
         self._lock = threading.RLock()  # a manager may end in the thread that publishes
+        self._start()
+
+    def _start(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jessy_mem metrics", daemon=True)
         self._thread.start()
@@ -193,20 +196,27 @@ class Publisher:
             if self._is_ending:
                 self.publish()
 
-    def _finish(self) -> None:
-        """At the end of the process, when managers may still be open: they end after this."""
+    def _pause(self) -> None:
         self._stop.set()
         self._thread.join()
+
+    def _finish(self) -> None:
+        """At the end of the process, when managers may still be open: they end after this."""
+        self._pause()
         self._is_ending = True
         self.publish()
 
-    # Forks: none happens while this process writes, or a lock of the client library would stay locked in the child
+    # Forks: none happens while this process writes, or a lock of the client library would stay locked in the child; nor
+    # while the thread runs, for Python warns of forks beside threads
 
     def _before_fork(self) -> None:
+        self._pause()
         self._lock.acquire()
 
     def _after_fork(self) -> None:
         self._lock.release()
+        if not self._is_ending:
+            self._start()
 
     def _in_child(self) -> None:
         """Begin as a worker of one's own: what the parent has counted is the parent's."""

@@ -19,7 +19,8 @@ cdef const unsigned char[::1] needed_by_dataclasses = None
 
 
 cdef class Record:
-    """What a compiled dataclass lacks: the words of the others for what is frozen, and a way to be pickled."""
+    """What a compiled dataclass lacks: the words of the others for what is frozen, a way to be pickled, and a repr that
+    works in all threads (Cython's works in the one that imported it)."""
 
     def __setattr__(self, name, value):
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -30,8 +31,12 @@ cdef class Record:
     def __reduce__(self):
         return type(self), tuple([getattr(self, field.name) for field in fields(self)])
 
+    def __repr__(self):
+        values = ", ".join([f"{field.name}={getattr(self, field.name)!r}" for field in fields(self)])
+        return f"{type(self).__qualname__}({values})"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 cdef class LoadedContext(Record):
     """LoadedContext(layer_id, content, frequency, keywords, depth, source)\n--\n
     One layer as text, with its metadata.
@@ -61,7 +66,7 @@ cdef class LoadedContext(Record):
         return len(self.content) if self.content.isascii() else len(self.content.encode())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 cdef class LatencySummary(Record):
     """LatencySummary(count, p50, p90, p99, p999, max, mean_ns)\n--\n
     How long the events of one kind took; every time is in nanoseconds, and 0 when there was no event.
@@ -100,7 +105,7 @@ cdef class LatencySummary(Record):
         return "p50 {}, p99 {}, p99.9 {}, max {}".format(*times)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 cdef class PoolClassStats(Record):
     """PoolClassStats(block_size, n_blocks, n_used, peak_used, n_borrowed, requested_bytes)\n--\n
     One size class of the pool. `n_used` and `peak_used` count blocks wherever they lie in the arena."""
@@ -122,7 +127,7 @@ cdef class PoolClassStats(Record):
         return asdict(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 cdef class PoolStats(Record):
     """PoolStats(classes, used_bytes, limit_bytes, peak_bytes)\n--\n
     The pool: its classes, smallest first, and the bytes charged for their blocks."""
@@ -142,7 +147,7 @@ cdef class PoolStats(Record):
         return {**asdict(self), "classes": [each.to_dict() for each in self.classes]}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 cdef class SegmentStats(Record):
     """SegmentStats(used_bytes, limit_bytes, peak_bytes)\n--\n
     One segment of the budget, in bytes."""
@@ -158,7 +163,7 @@ cdef class SegmentStats(Record):
         return asdict(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 cdef class MemoryStats(Record):
     """MemoryStats(total_allocated_bytes, total_used_bytes, limit_bytes, available_bytes, utilization, pressure,
     dimensions_loaded, layers_loaded, active_regions, leased_bytes, evictable_bytes, pinned_bytes,

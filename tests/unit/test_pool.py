@@ -493,6 +493,7 @@ def test_new_pool_takes_address_space_and_no_memory():
     assert (resident_bytes() - before) / len(pools) < MIB
 
 
+@pytest.mark.thread_unsafe(reason="looks at the address space of the process")
 @pytest.mark.parametrize("limit_mb", [16, 4, 1, 280, 0.25])
 def test_small_limit_takes_little_address_space(limit_mb):
     before = mapped_bytes()

@@ -964,6 +964,7 @@ def test_image_of_too_few_bytes_is_truncated(n_bytes):
     owner.append(1)  # the buffer is not held
 
 
+@pytest.mark.thread_unsafe(reason="looks at all mappings of the process")
 @needs_proc
 def test_charge_is_released_when_the_bytes_are_gone(region_file):
     class Charge:

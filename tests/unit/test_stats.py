@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from jessy_mem.context import LoadedContext
+from jessy_mem.layout import LayerId
 from jessy_mem.stats import (
     LatencySummary,
     Lease,
@@ -108,6 +111,18 @@ def test_plain_notices_what_json_has_not():
     assert plain({"a": [1, 2.0, "3", None, {"b": False}]})
     for wrong in ({1: 2}, {"a": (1, 2)}, {"a": NONE}, {"a": [{"b": {3}}]}):
         assert not plain(wrong)
+
+
+CONTEXT = LoadedContext(LayerId(1, 0), "a", 1.0, ("word",), 0, "mmap")
+
+
+@pytest.mark.parametrize("record", [*SNAPSHOTS, CONTEXT], ids=lambda record: type(record).__name__)
+def test_repr_names_the_fields_in_every_thread(record):
+    with ThreadPoolExecutor(1) as other:
+        said = other.submit(repr, record).result()
+    assert said == repr(record)
+    assert said.startswith(f"{type(record).__name__}({dataclasses.fields(record)[0].name}=")
+    assert eval(said, {**globals()}) == record
 
 
 def test_to_dict_is_everything_for_json():

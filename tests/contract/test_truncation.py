@@ -26,6 +26,7 @@ N_LAYERS = 8
 PAGE = os.sysconf("SC_PAGE_SIZE")
 POINTS = (0.0, 0.03, 0.3, 0.5, 0.97, 1.0)  # shares of the file; and those of the pages around them
 KINDS = ("plain", "extended", "long head", "compressed", "immutable")
+SELDOM = ("extended", "long head", "immutable")  # of which most calls read as of the other two
 
 
 def layer_text(number: int) -> str:
@@ -139,7 +140,7 @@ def outcome(base, path, call, n_left):
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(each, marks=[pytest.mark.slow] * (each in SELDOM)) for each in KINDS])
 def test_shortened_file_is_an_error_and_no_signal(kind, call, tmp_path):
     if kind == "compressed" and not is_available():
         pytest.skip("there is no zstd")

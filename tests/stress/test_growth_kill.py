@@ -16,7 +16,7 @@ from world import content_of, manager
 import jessy_mem as jm
 
 
-@pytest.mark.parametrize("durability", ["each", "batch"])
+@pytest.mark.parametrize("durability", ["each", pytest.param("batch", marks=pytest.mark.slow)])
 def test_killed_before_each_system_call_of_a_life(tmp_path, durability):
     lives, seen = grower.lives(), set()
     with Learner() as learner:

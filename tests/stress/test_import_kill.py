@@ -43,6 +43,7 @@ def archive(tmp_path):
     return tmp_path / "other.tar"
 
 
+@pytest.mark.slow
 def test_killed_before_each_system_call_of_an_import(tmp_path, archive):
     learn(tmp_path / "before", same=2, other=5)
     before, after = contents(tmp_path / "before"), contents(tmp_path / "other")

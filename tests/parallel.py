@@ -27,10 +27,12 @@ def prepare(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function) or item.get_closest_marker("thread_unsafe"):
             continue
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        shared = {name for name in item.fixturenames if name not in SHARED_WITHOUT_HARM or has_content(item, name)}
-        shared -= set(parameters)
+        shared = set(item.fixturenames) - SHARED_WITHOUT_HARM - set(parameters)
+        shared |= {name for name in OF_A_FOLDER if has_content(item, name)}
         if shared:
             item.add_marker(pytest.mark.thread_unsafe(reason=f"all threads share {', '.join(sorted(shared))}"))
+        elif hasattr(item.obj, "hypothesis"):
+            item.add_marker(pytest.mark.thread_unsafe(reason="hypothesis draws the random numbers of the process"))
         elif any(map(is_read_once, parameters.values())):
             item.add_marker(pytest.mark.thread_unsafe(reason="a parameter can be read once"))
         elif OF_A_FOLDER.keys() & set(item.fixturenames):
@@ -38,9 +40,9 @@ def prepare(items: list[pytest.Item]) -> None:
 
 
 def has_content(item: pytest.Function, name: str) -> bool:
-    """Whether the fixture `name` is one that another module has made of the bare one of a folder."""
-    definitions = item._fixtureinfo.name2fixturedefs.get(name, ())
-    return name in OF_A_FOLDER and len(definitions) > 1
+    """Whether the fixture `name` is not the bare one of a folder, but one of that name that a module has made."""
+    definitions = item._fixtureinfo.name2fixturedefs.get(name)
+    return name in OF_A_FOLDER and bool(definitions) and not definitions[-1].func.__module__.endswith("conftest")
 
 
 def is_read_once(value: object) -> bool:

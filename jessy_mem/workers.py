@@ -29,7 +29,6 @@ from jessy_mem.notices import Notices
 __all__ = ["Point", "Points", "Publisher", "claim_number", "is_multiprocess", "publisher"]
 
 INTERVAL_S = 1.0
-N_LOOKS = 100
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -212,10 +211,6 @@ class Publisher:
 
     def _before_fork(self) -> None:
         self._pause()
-        for _ in range(N_LOOKS):  # the kernel counts a thread a moment longer than it can be waited for
-            if not os.path.exists(f"/proc/self/task/{self._thread.native_id}"):
-                break
-            time.sleep(0.001)
         self._lock.acquire()
 
     def _after_fork(self) -> None:

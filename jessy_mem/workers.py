@@ -207,7 +207,7 @@ class Publisher:
         self.publish()
 
     # Forks: none happens while this process writes, or a lock of the client library would stay locked in the child; nor
-    # while the thread runs, for Python warns of forks beside threads
+    # while the thread runs
 
     def _before_fork(self) -> None:
         self._pause()

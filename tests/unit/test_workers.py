@@ -64,7 +64,9 @@ def environment(folder):
 def run(folder, code):
     """What a program prints that has the application at hand, as JSON."""
     code = f"import json, os, sys; sys.path.insert(0, {str(folder)!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(folder), capture_output=True, text=True)
+    # numpy's threads are there, too, and Python 3.12 warns of a fork beside any.
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code]
+    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 

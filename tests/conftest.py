@@ -81,7 +81,8 @@ def inject():
 @pytest.fixture
 def without_zstd(inject):
     """No library of zstd is there. That there is one is looked up once, and forgotten before and after."""
-    compression._zstd.cache_clear()
+    forget = compression._zstd.cache_clear  # private: no user changes what is installed meanwhile
+    forget()
     with inject(ImportError("none"), "importlib.import_module"):
         yield
-    compression._zstd.cache_clear()
+    forget()

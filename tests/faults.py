@@ -111,6 +111,10 @@ class Inject:
         """Call `function` where `target` is meant."""
         return Injection((target,), lambda plain: function)
 
+    def around(self, target: str, around: Callable[[Callable], Callable]) -> Injection:
+        """Call what `around` makes of the plain function where `target` is meant."""
+        return Injection((target,), around)
+
     def one_by_one(self, make: Callable[[int], Fault], at_least: int = 1) -> Iterator[Fault]:
         """`make(at)` for the first call, for the second, and so on; the last one given is past the last call.
 

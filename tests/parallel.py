@@ -41,7 +41,7 @@ def prepare(items: list[pytest.Item]) -> None:
 
 def has_content(item: pytest.Function, name: str) -> bool:
     """Whether the fixture `name` is not the bare one of a folder, but one of that name that a module has made."""
-    definitions = item._fixtureinfo.name2fixturedefs.get(name)
+    definitions = item._fixtureinfo.name2fixturedefs.get(name)  # pytest's own: it has no public way
     return name in OF_A_FOLDER and bool(definitions) and not definitions[-1].func.__module__.endswith("conftest")
 
 

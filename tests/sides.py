@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from inside import evict
 from world import content_of, manager
 
 import jessy_mem as jm
@@ -66,7 +67,7 @@ class Side:
         self.memory.forget(dimension)
 
     def evict(self) -> None:
-        self.memory._evict_until(lambda: False)
+        evict(self.memory)
 
     def sync(self) -> None:
         self.memory.sync()

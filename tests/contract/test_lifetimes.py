@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from inside import watch_policy
 from world import (
     IMMUTABLE,
     MIB,
@@ -458,9 +459,10 @@ def test_room_for_a_load_is_asked_of_its_victims_only(world, policy):
     with small_manager(world, len(dimensions), eviction_policy=policy) as memory:
         for dimension in dimensions:
             memory.load_dimension(dimension)
-        memory._victims._policy = asking = Asking(memory._victims._policy)
+        asking = watch_policy(memory, Asking)
         memory.load_dimension(55)
-        assert [*memory._evicted] == asking.asked == [15]
+        assert asking.asked == [15]
+        assert evicted_dimensions(memory) == {15}
         assert asking.back == []
 
 
@@ -474,14 +476,16 @@ def test_a_load_that_is_refused_has_evicted_nothing_and_leaves_the_order(world, 
         for dimension in (15, 16, 17, 18):
             memory.load_dimension(dimension)
         held = memory.access_layer((17, 0))
-        memory._victims._policy = asking = Asking(memory._victims._policy)
+        asking = watch_policy(memory, Asking)
         with pytest.raises(jm.LimitExceeded):
             memory.load_dimension(19)
         assert asking.back[:3] == [15, 16, 18]
-        assert ([*memory._regions], len(memory._evicted)) == ([15, 16, 17, 18], 0)
+        assert (mapped_dimensions(memory), evicted_dimensions(memory)) == ({15, 16, 17, 18}, set())
         del held
+        asking.asked.clear()
         memory.load_dimension(19)
-        assert [*memory._evicted][:3] == [15, 16, 18]
+        assert asking.asked[:3] == [15, 16, 18]
+        assert evicted_dimensions(memory) >= {15, 16, 18}
 
 
 @pytest.mark.parametrize("holder", HOLDERS)

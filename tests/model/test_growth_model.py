@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from inside import evict
 from world import content_of, manager
 
 import jessy_mem as jm
@@ -184,7 +185,7 @@ class Growth(RuleBasedStateMachine):
 
     @rule()
     def evict(self):
-        self.memory._evict_until(lambda: False)
+        evict(self.memory)
 
     @rule()
     def sync(self):

@@ -54,7 +54,7 @@ class Manager(jm.MmapManager):
 
     def _evict(self, dimension):
         self.victims.append(dimension)
-        super()._evict(dimension)
+        super()._evict(dimension)  # private: of evictions, statistics tell the number only
 
 
 def leaves(value, name=""):

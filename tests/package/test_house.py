@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -265,3 +267,62 @@ def test_slots_are_those_of_the_plan():
 def test_library_prints_nothing():
     called = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)")
     assert not [named(path) for path in LIBRARY if called.search(without_text(path.read_text()))]
+
+
+# Tests -------------------------------------------------------------------------------------------------------------
+
+TESTS = Path(__file__).parent.parent
+INSIDE = "inside.py"  # what several tests reach behind the public API, each with its reason
+OWN = {"self", "cls", "os", "sys"}  # whose private names a test may use
+# What takes the name of what it reaches for as text.
+BY_TEXT = {"setattr", "getattr", "patch", "object", "instead", "around", "inject", "Injection", "Fault"}
+NOT_PRIVATE = re.compile(r"__|_core$|_probe$|_\w*_$")  # Python's names, packages, IPython's _repr_html_
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not NOT_PRIVATE.match(name)
+
+
+def unexplained(source: str) -> list[int]:
+    """The lines on which a test reaches for a private name of something, with no comment there or just above."""
+    comments = {
+        token.start[0]: token.line.strip().startswith("#")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT and not re.match("# (fmt|noqa|type):", token.string)
+    }
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in OWN:
+            found |= {node.end_lineno} if is_private(node.attr) else set()
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_TEXT:
+            arguments = [] if {*map(ast.unparse, node.args[:1])} & OWN else node.args
+            texts = [each for argument in arguments for each in ast.walk(argument) if isinstance(each, ast.Constant)]
+            named = [each for each in texts if isinstance(each.value, str)]
+            found |= {each.lineno for each in named if is_private(each.value.rpartition(".")[2])}
+    return sorted(line for line in found if line not in comments and not comments.get(line - 1))
+
+
+def test_reader_of_private_uses_sees_those_without_a_reason():
+    source = """\
+with memory._lock: memory.x
+memory._unmap(1)  # a reason
+# A reason
+patch("jessy_mem.batch._N", 7)
+monkeypatch.setattr(publish, "_N", 7)
+self._own, cls._own, os._exit, getattr(sys, "_getframe"), jessy_mem._core, memory.__dict__, stats._repr_html_()
+x = 1  # another line's
+super()._evict(memory._pool)  # fmt: skip
+inject(OSError(), "os.read", "jessy_mem.a._b")
+"""
+    assert unexplained(source) == [1, 5, 8, 9]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_what_a_test_reaches_for_inside_has_a_reason(path):
+    source = path.read_text()
+    if path.name == INSIDE:
+        functions = [each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef)]
+        assert functions
+        assert [each.name for each in functions if not ast.get_docstring(each)] == []
+    else:
+        assert unexplained(source) == []

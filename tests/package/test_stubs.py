@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import jessy_mem
+from jessy_mem._core.registry import LayerRegistry
 
 STUBS = sorted((Path(jessy_mem.__file__).parent / "_core").glob("*.pyi"))
 
@@ -54,7 +55,7 @@ def test_constructors_are_found():
     assert {"PoolAllocator", "LatencyHistogram", "MmapRegion", "Ledger", "Charge", "Mapping"} <= {
         name for _, name, _ in CONSTRUCTORS
     }
-    assert str(inspect.signature(jessy_mem._core.registry.LayerRegistry)) == "()"
+    assert str(inspect.signature(LayerRegistry)) == "()"
 
 
 @pytest.mark.parametrize(("module", "name", "arguments"), CONSTRUCTORS, ids=[name for _, name, _ in CONSTRUCTORS])

@@ -88,7 +88,7 @@ def sound_objects(folder: Path) -> dict[str, object]:
     table = holders.Holders()
     table.install(1, region.MmapRegion(1, path))
     read = registry.LayerRegistry()
-    read._holders.install(1, region.MmapRegion(1, path))
+    read._holders.install(1, region.MmapRegion(1, path))  # private: a registry alone loads nothing
     read.access_layer((1, 0))
     summary = records.LatencySummary(1, 1, 1, 1, 1, 1, 1.0)
     return {

@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 
+from inside import refresh_dimension
 from world import World, check_states, generation_of, manager
 
 import jessy_mem as jm
@@ -83,7 +84,7 @@ def test_readers_see_whole_layers_that_never_go_back_while_stacks_change(tmp_pat
                 def run() -> None:
                     for _ in range(N_CHANGES):
                         writer.change()
-                        assert memory._refresh_dimension(dimension)
+                        assert refresh_dimension(memory, dimension)
                         for layer, made in writer.layers.items():  # nobody else changes them: exactly this is there
                             assert generation_of(memory.access_layer((dimension, layer))) == made
                         assert len(memory.layers(dimension)) == N_LAYERS == memory.region(dimension).n_layers
@@ -177,7 +178,7 @@ def test_growing_stacks_that_are_evicted_keep_the_budget(tmp_path):
                     if rng.random() < 0.3 and made[dimension] < 4:
                         made[dimension] += 1
                         world.grow(dimension, made[dimension], [1], n_bytes=50_000)
-                        memory._refresh_dimension(dimension)
+                        refresh_dimension(memory, dimension)
                     view = memory.access_layer((dimension, 1))
                     assert generation_of(view) == made[dimension], generation
                     del view

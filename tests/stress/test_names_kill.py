@@ -83,9 +83,10 @@ def register(base) -> IdRegister:
 @pytest.mark.parametrize("written_anew", [False, True])
 def test_register_survives_a_kill_before_each_call(tmp_path, written_anew):
     given, known = set(), {}
+    # Private: so that the register is written anew at each change, not at one of thousands, or never.
     limits = mock.patch.object(register_file, "_SMALL_BYTES", 0 if written_anew else 1 << 20)
     number, was_killed = 0, True
-    with limits, mock.patch.object(register_file, "_BYTES_EACH", 0):
+    with limits, mock.patch.object(register_file, "_BYTES_EACH", 0):  # as well
         while was_killed:
 
             def deed(tell, number=number):

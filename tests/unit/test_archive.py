@@ -100,24 +100,27 @@ class TestExport:
         fails(run("export", base, tmp_path / "fifo"), 1, "regular file")
         assert (tmp_path / "fifo").is_fifo()
 
-    def test_a_folder_that_cannot_be_locked(self, base, archive, tmp_path, monkeypatch):
+    def test_a_folder_that_cannot_be_locked(self, base, archive, tmp_path, inject):
         """It is looked at until two looks show the same: here, a dimension grows at the first one."""
         looks = []
-        opened = jm.archive._opened
 
-        def look(path):
-            found = opened(path)
-            looks.append(path)
-            if len(looks) == 1:
-                (base / DELTA).unlink()
-            return found
+        def and_change(opened):
+            def look(path):
+                found = opened(path)
+                looks.append(path)
+                if len(looks) == 1:
+                    (base / DELTA).unlink()
+                return found
+
+            return look
 
         def refuse(self):
             raise jm.MappingError(errno.EROFS, "Read-only file system", base)
 
-        monkeypatch.setattr("jessy_mem.archive.IdRegister.locked", refuse)
-        monkeypatch.setattr("jessy_mem.archive._opened", look)
-        assert jm.export_base(base, tmp_path / "x.tar").n_files == 3
+        no_lock = inject.instead("jessy_mem.archive.IdRegister.locked", refuse)
+        # Private: the moment between two looks.
+        with no_lock, inject.around("jessy_mem.archive._opened", and_change):
+            assert jm.export_base(base, tmp_path / "x.tar").n_files == 3
         assert len(looks) == 3
 
     def test_it_is_of_one_moment(self, tmp_path):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inside import add_continued, remove_layer
 
 from helpers import HAS_PROC, MAGIC, Layer, extended_file, mapped_regions, read_region
 from jessy_mem import compression
@@ -225,11 +226,11 @@ def test_region_is_written_with_the_lowest_version_that_can_say_it(fields, versi
 @pytest.mark.parametrize("fields", [{}, {"attributes": {"a": 1}}])
 def test_layer_that_is_removed_makes_a_delta(fields):
     made = RegionBuilder(3, "Intention", created_ns=10**18)
-    made.add_layer(LayerSpec(text="one", **fields))._remove_layer(7)
+    remove_layer(made.add_layer(LayerSpec(text="one", **fields)), 7)
     with pytest.raises(ValueError, match="layer 7 was added before"):
-        made._remove_layer(7)
+        remove_layer(made, 7)
     with pytest.raises(ValueError, match="layer 0 was added before"):
-        made._remove_layer(0)
+        remove_layer(made, 0)
     layers = (Layer(0, b"one", attributes=b'{"a":1}' if fields else b""), Layer(7, b"", text_flags=4))
     assert made.to_bytes() == extended_file(layers, version=2 if fields else 1, delta=True)
     with pytest.raises(ValueError, match="layer 7: only a delta says that a layer is removed"):
@@ -370,13 +371,12 @@ def test_text_that_is_not_unicode_names_its_layer(field, what):
 
 def test_passages_go_on_where_the_text_ends():
     passages = (Passage.of("größe, "), Passage.joined([Passage.of("c"), Passage.of(", ")])) * 2
-    made = RegionBuilder(1, "x")._add_continued(
-        LayerSpec(text="a, "), (*passages, Passage.of("größe, c, ").repeated(1))
-    )
+    more = (*passages, Passage.of("größe, c, ").repeated(1))
+    made = add_continued(RegionBuilder(1, "x"), LayerSpec(text="a, "), more)
     layer = read_region(made.to_bytes()).layers[0]
     assert layer.content.decode() == "a, " + "größe, c, " * 3
     with pytest.raises(ValueError, match="passages"):
-        made._add_continued(LayerSpec(content=b"bytes"), passages)
+        add_continued(made, LayerSpec(content=b"bytes"), passages)
 
 
 def test_same_input_gives_the_same_bytes_with_source_date_epoch(monkeypatch, tmp_path):

@@ -149,9 +149,11 @@ class TestCat:
     def test_what_is_cut_between_two_pieces_is_put_together(self, monkeypatch):
         from jessy_mem.cli import cat
 
+        shown = cat._shown  # private: where a file is cut into pieces is the system's choice
+
         pieces = [memoryview(self.CONTENT[at : at + 1]) for at in range(len(self.CONTENT))]
-        assert "".join(cat._shown(iter(pieces))) == "a\\x1b[31m\nb\\rc\t\\xff\\u202e 😀\n"
-        assert "".join(cat._shown(iter([memoryview(b"end\r")]))) == "end\\r"
+        assert "".join(shown(iter(pieces))) == "a\\x1b[31m\nb\\rc\t\\xff\\u202e 😀\n"
+        assert "".join(shown(iter([memoryview(b"end\r")]))) == "end\\r"
 
 
 # Streams that are closed, full or gone --------------------------------------------------------------------------------

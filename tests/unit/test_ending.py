@@ -13,6 +13,7 @@ import warnings
 from unittest import mock
 
 import pytest
+from inside import folder_locked, lock_of
 from world import content_of, manager
 
 import jessy_mem as jm
@@ -131,14 +132,14 @@ def test_last_reference_that_goes_inside_a_call_of_another_manager_saves_after_i
     if in_a_cycle:
         held[0].cycle = held[0]
     with manager(tmp_path / path) as other:
-        with other._ids.locked():
-            with other._ids.locked():
+        with folder_locked(other):
+            with folder_locked(other):
                 held.clear()
                 gc.collect()
             assert saved(folder) == []
         assert saved(folder) == [f"D{dimension}"]
         assert other.region(dimension).source == "mmap"
-    assert not ending._late
+    assert not ending._late  # private: what stays there is kept for ever, and nobody sees it
 
 
 @pytest.mark.usefixtures("collected_by_hand")
@@ -148,13 +149,13 @@ def test_last_reference_waits_for_no_thread_that_may_wait_for_this_one(tmp_path)
     inside = threading.Event()
 
     def change():
-        with other._ids.locked():
+        with folder_locked(other):
             inside.set()
-            with other._lock:
+            with lock_of(other):
                 pass
 
     thread = threading.Thread(target=change)
-    with other._lock:
+    with lock_of(other):
         thread.start()
         inside.wait()
         held.clear()
@@ -168,7 +169,7 @@ def test_last_reference_waits_for_no_thread_that_may_wait_for_this_one(tmp_path)
 def test_last_reference_that_goes_while_another_folder_is_busy_saves_at_once(tmp_path):
     held = [manager(tmp_path / "one")]
     dimension = learn(held[0])
-    with manager(tmp_path / "other") as other, other._ids.locked():
+    with manager(tmp_path / "other") as other, folder_locked(other):
         held.clear()
         assert saved(tmp_path / "one") == [f"D{dimension}"]
 
@@ -180,12 +181,12 @@ def test_late_end_that_loses_something_is_told_and_fails_nobody(tmp_path):
     dimension = learn(held[0])
     told = []
     with manager(tmp_path) as other, mock.patch("sys.unraisablehook", lambda args: told.append(str(args.exc_value))):
-        with other._ids.locked():
+        with folder_locked(other):
             held.clear()
             assert told == []
         assert len(told) == 1
         assert f"D{dimension}" in told[0]
-    assert not ending._late
+    assert not ending._late  # private: what stays there is kept for ever, and nobody sees it
 
 
 @pytest.mark.usefixtures("collected_by_hand")
@@ -196,11 +197,11 @@ def test_forked_child_ends_nothing_that_is_late_in_its_parent(tmp_path):
     dimension = learn(held[0])
     del held[0]
     with manager(tmp_path) as other:
-        with other._ids.locked():
+        with folder_locked(other):
             gc.collect()
             pid = os.fork()
             if pid == 0:
-                ending._end_all()
+                ending._end_all()  # private: what a child does at its end; a real one would be that of pytest
                 os._exit(len(saved(tmp_path)))
             assert os.waitpid(pid, 0)[1] == 0
         assert saved(tmp_path) == [f"D{dimension}"]
@@ -215,29 +216,32 @@ def test_last_reference_that_loses_something_warns(tmp_path, fault, caplog):
     assert saved(tmp_path) == []
 
 
-def test_manager_that_was_not_made_ends_in_silence(tmp_path):
+def test_manager_that_was_not_made_ends_in_silence(tmp_path, inject):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="base_path"):
             jm.MmapManager(base_path=7)
-        with mock.patch("jessy_mem.manager.Learner", side_effect=MemoryError), pytest.raises(MemoryError):
+        with inject(MemoryError(), "jessy_mem.manager.Learner"), pytest.raises(MemoryError):
             manager(tmp_path)
         gc.collect()
 
 
-def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path):
+def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path, inject):
     """Another thread learns as soon as everything there was is saved."""
     memory = manager(tmp_path)
     learn(memory, "First")
-    end, late = memory._learner.end, []
+    late = []
 
-    def end_and_learn():
-        end()
-        if not late:
-            late.append(learn(memory, "Late"))
+    def and_learn(end):
+        def end_and_learn(learner):
+            end(learner)
+            if not late:
+                late.append(learn(memory, "Late"))
 
-    memory._learner.end = end_and_learn
-    memory.close()
+        return end_and_learn
+
+    with inject.around("jessy_mem.learning.Learner.end", and_learn):
+        memory.close()
     assert saved(tmp_path) == ["D15", f"D{late[0]}"]
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 
 import pytest
+from inside import evict
 from world import World, content_of, generation_of, manager
 
 import jessy_mem as jm
@@ -237,12 +238,10 @@ def test_views_of_what_changed_stay(two):
 def test_evicted_dimension_is_read_as_it_is_now(two):
     one, other, first = two
     other.access_layer((first, 0))
-    with other._lock:
-        other._unmap(first)
+    evict(other, first)
     one.append_layer(first, spec("later"))
     assert other.layers(keyword="word") == [(first, 0), (first, 1)]
-    with other._lock:
-        other._unmap(first)
+    evict(other, first)
     one.forget(first)
     with pytest.raises(jm.LayerNotFound):
         other.access_layer((first, 0))
@@ -451,8 +450,7 @@ def test_reload_many_is_all_or_none(tmp_path):
             memory.reload_many([20, 99])
         assert [memory.region(each).generation for each in (20, 21, 22)] == [2, 2, 1]
         assert memory.reload_many([]) == []
-        with memory._lock:
-            memory._unmap(20)
+        evict(memory, 20)
         assert memory.reload_many([20, 21]) == [(2, 3), (2, 3)]
     with pytest.raises(jm.ManagerClosed):
         memory.reload_many([20])
@@ -513,15 +511,13 @@ def test_writing_inside_a_snapshot_is_seen_after_it(two):
 def test_snapshot_of_what_was_evicted(two):
     one, other, first = two
     other.access_layer((first, 0))
-    with other._lock:
-        other._unmap(first)
+    evict(other, first)
     with other.snapshot() as then:
         assert then[first, 0].text == "one"
         one.append_layer(first, spec("later"))
         assert (first, 1) not in then
     other.access_layer((first, 1))
-    with other._lock:
-        other._unmap(first)
+    evict(other, first)
     with other.snapshot() as then:
         one.append_layer(first, spec("latest"))
         with pytest.raises(jm.LayerNotFound, match="has changed since"):
@@ -540,8 +536,8 @@ def test_snapshot_holds_what_is_replaced_and_no_longer(tmp_path):
             world.write(20, generation=2)
             memory.reload_dimension(20)
             assert bytes(then[20, 0]) == content_of(20, 0)
-            used_bytes = memory._ledger.used_bytes
-        assert memory._ledger.used_bytes < used_bytes
+            used_bytes = memory.get_stats().total_allocated_bytes
+        assert memory.get_stats().total_allocated_bytes < used_bytes
         assert memory.leases() == []
         with memory.snapshot() as then:
             memory.close()

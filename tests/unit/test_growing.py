@@ -7,11 +7,14 @@ import os
 import sys
 import warnings
 
+import inside
 import pytest
-from world import MIB, World, check_reading, check_states, content_of, manager
+from inside import freed_bytes, lock_of, open_delta, refresh_dimension, restack, stack_of
+from world import MIB, World, check_reading, check_states, content_of, evicted_dimensions, manager
 
 import jessy_mem as jm
 from helpers import Holdings
+from jessy_mem.following import Changes
 
 
 @pytest.fixture
@@ -32,8 +35,8 @@ def grow(memory, world, generation, put=(), removed=(), dimension=15, **options)
     """Publish a delta and lay it on the loaded stack, as a writer does."""
     world.grow(dimension, generation, put, removed, **options)
     region = memory.region(dimension)
-    delta = memory._open_delta(dimension, region._stack, generation)
-    return memory._grow(dimension, region, delta)
+    delta = open_delta(memory, dimension, stack_of(region), generation)
+    return inside.grow(memory, dimension, region, delta)
 
 
 def contents(memory, dimension=15):
@@ -70,12 +73,12 @@ def test_readers_see_what_was_added_replaced_and_removed_at_once(memory, world):
 def test_nothing_grows_that_is_not_what_is_loaded(memory, world):
     region = memory.region(15)
     world.grow(15, 2, put=[7])
-    delta = memory._open_delta(15, region._stack, 2)
+    delta = open_delta(memory, 15, stack_of(region), 2)
     memory.unload_dimension(15)
-    assert not memory._grow(15, region, delta)
+    assert not inside.grow(memory, 15, region, delta)
     memory.load_dimension(15)
-    assert not memory._grow(15, region, delta)
-    assert not memory._restack(15, region, region._stack)
+    assert not inside.grow(memory, 15, region, delta)
+    assert not restack(memory, 15, region, stack_of(region))
     del delta, region
     assert memory.get_stats().total_allocated_bytes == sizes(world, 2)
 
@@ -86,8 +89,8 @@ def test_a_merged_stack_keeps_the_views_of_files_that_stay(memory, world):
     region = memory.region(15)
     old = [memory.access_layer((15, layer)) for layer in range(5)]
     world.grow(15, 3, put=[1, 2], n_bytes=1000)
-    merged = memory._open_delta(15, region._stack[:1], 3)
-    assert memory._restack(15, region, (region._stack[0], merged))
+    merged = open_delta(memory, 15, stack_of(region)[:1], 3)
+    assert restack(memory, 15, region, (stack_of(region)[0], merged))
     world.delta_path(15, 2).unlink()
     same = [memory.access_layer((15, layer)) is view for layer, view in enumerate(old)]
     assert same == [True, False, False, True, True]
@@ -115,8 +118,9 @@ def test_a_reader_that_began_before_is_not_remembered_after(memory, world, monke
     builder.write(world.path(15))
     from jessy_mem._core.region import make_region
 
-    region = make_region(jm.MmapRegion(15, world.path(15))._stack, False, allocate)
-    memory._install(15, region)
+    region = make_region(stack_of(jm.MmapRegion(15, world.path(15))), False, allocate)
+    with lock_of(memory):
+        memory._install(15, region)  # private: the manager's own regions take their memory from the pool
     assert memory.access_layer((15, 0)).text == "a" * 5000
     assert bytes(memory.access_layer((15, 0))) == content_of(15, 0, 2)
 
@@ -132,7 +136,7 @@ def test_views_of_all_files_count_as_one_lease(memory, world):
     grow(memory, world, 2, put=[1, 7])
     n_bytes = sizes(world, 2)
     assert leased(memory) == []
-    assert memory._holders.freed_bytes(15) == n_bytes
+    assert freed_bytes(memory, 15) == n_bytes
     base, delta = memory.access_layer((15, 0)), memory.access_layer((15, 7))
     assert leased(memory) == [(2, 2, n_bytes, False)]
     part = memoryview(delta)
@@ -145,17 +149,17 @@ def test_views_of_all_files_count_as_one_lease(memory, world):
     assert leased(memory) == [(2, 2, n_bytes, False)]
     del base
     assert leased(memory) == [(2, 1, n_bytes, False)]
-    stack = region._stack
+    stack = stack_of(region)
     assert leased(memory) == [(2, 2, n_bytes, False)], "a stack that was handed out is held, too"
     del region
     assert leased(memory) == [(2, 1, n_bytes, False)]
-    assert memory._holders.freed_bytes(15) == 0
+    assert freed_bytes(memory, 15) == 0
     image = stack[1]
     del stack
     assert leased(memory) == [(2, 1, n_bytes, False)]
     del image
     assert leased(memory) == []
-    assert memory._holders.freed_bytes(15) == n_bytes
+    assert freed_bytes(memory, 15) == n_bytes
 
 
 def test_a_view_of_what_was_replaced_holds_the_stack(memory, world):
@@ -188,7 +192,7 @@ def test_nothing_stays_when_a_grown_manager_is_closed(world):
         for generation in range(2, 20):
             grow(memory, world, generation, put=[generation % 7])
             memory.access_layer((15, generation % 7))
-        memory._refresh_dimension(15)
+        memory.refresh()
     before.assert_nothing_new()
 
 
@@ -209,14 +213,13 @@ def test_a_stack_is_evicted_whole_and_comes_back_whole(world):
     with manager(world, 4) as memory:
         memory.load_dimension(15)
         memory.load_dimension(16)
-        assert [*memory._evicted] == [15]
-        evicted = memory._evicted.get(15)
-        assert (evicted.generation, evicted.n_layers) == (2, 5)
-        assert evicted.size == sizes(world, 2)
+        assert evicted_dimensions(memory) == {15}
+        evicted = memory.dump_state()["evicted"]["15"]
+        assert (evicted["generation"], evicted["n_layers"], evicted["size"]) == (2, 5, sizes(world, 2))
         assert memory.get_stats().layers_loaded == 6
         assert memory.layers(15, keyword="delta") == [(15, 1), (15, 7)]
         assert bytes(memory.access_layer((15, 7))) == content_of(15, 7, 2, MIB)
-        assert [*memory._evicted] == [16]
+        assert evicted_dimensions(memory) == {16}
         check_states(memory.get_stats())
 
 
@@ -245,24 +248,24 @@ def test_a_slot_has_room_for_the_sum_of_the_stack(world):
 def test_a_refresh_follows_growth_merging_and_compaction(memory, world):
     region = memory.region(15)
     view = memory.access_layer((15, 0))
-    assert not memory._refresh_dimension(15)
+    assert memory.refresh() == Changes()
     world.grow(15, 2, put=[1])
     world.grow(15, 3, put=[7], removed=[2])
-    assert memory._refresh_dimension(15)
+    assert memory.refresh() == Changes(changed=[15])
     assert contents(memory) == expected({0: 1, 1: 2, 3: 1, 4: 1, 7: 3})
     assert memory.access_layer((15, 0)) is view
-    assert not memory._refresh_dimension(15)
+    assert memory.refresh() == Changes()
 
     world.grow(15, 4, put=[1, 7, 8], removed=[2])
     world.delta_path(15, 2).unlink()
     world.delta_path(15, 3).unlink()
-    assert memory._refresh_dimension(15)
+    assert memory.refresh() == Changes(changed=[15])
     now = {0: 1, 1: 4, 3: 1, 4: 1, 7: 4, 8: 4}
     assert contents(memory) == expected(now)
     assert (region.n_deltas, region.size) == (1, sizes(world, 4))
 
     world.compact(15, 5, now | {0: 5})
-    assert memory._refresh_dimension(15)
+    assert memory.refresh() == Changes(changed=[15])
     assert contents(memory) == expected(now | {0: 5})
     assert memory.region(15) is region
     assert (region.n_deltas, region.generation) == (0, 5)
@@ -277,19 +280,19 @@ def test_an_evicted_dimension_is_read_again_when_somebody_asks(world):
         memory.load_dimension(15)
         assert memory.layers(keyword="delta") == [(15, 7)]
         memory.load_dimension(16)
-        assert [*memory._evicted] == [15]
+        assert evicted_dimensions(memory) == {15}
         world.grow(15, 3, put=[8], removed=[7])
-        assert memory._refresh_dimension(15)
-        assert [*memory._evicted] == [15], "nothing is mapped as long as nobody asks"
+        assert memory.refresh() == Changes(changed=[15])
+        assert evicted_dimensions(memory) == {15}, "nothing is mapped as long as nobody asks"
         assert memory.layers(keyword="delta") == [(15, 8)]
         assert (len(memory), (15, 8) in memory, (15, 7) in memory) == (7, True, False)
 
 
 def test_what_is_gone_or_unknown_is_not_refreshed(memory, world):
-    assert not memory._refresh_dimension(99)
+    assert not refresh_dimension(memory, 99)
     world.path(15).unlink()
     with pytest.raises(jm.DimensionNotFound):
-        memory._refresh_dimension(15)
+        refresh_dimension(memory, 15)
     assert bytes(memory.access_layer((15, 0))) == content_of(15, 0)
 
 
@@ -298,9 +301,9 @@ def test_a_simulated_dimension_becomes_its_file_and_stays_simulated_without_one(
         warnings.simplefilter("ignore")
         with manager(world, simulation="auto") as memory:
             memory.load_dimension(1)
-            assert not memory._refresh_dimension(1)
+            assert memory.refresh() == Changes(added=[15])
             world.write(1)
-            assert memory._refresh_dimension(1)
+            assert memory.refresh() == Changes(changed=[1])
             assert memory.region(1).source == "mmap"
             check_reading(memory, 1)
 

@@ -9,7 +9,9 @@ from unittest import mock
 
 import grower
 import pytest
-from world import MIB, World, content_of, manager
+from faults import Injection
+from inside import evict, stack_of
+from world import MIB, World, content_of, evicted_dimensions, manager
 
 import jessy_mem as jm
 from helpers import Layer, extended_file, plain_file, read_region
@@ -95,11 +97,11 @@ def test_each_change_is_one_small_file(tmp_path):
 def test_proto_dimension_grows_by_blocks_and_touches_none_of_the_older(tmp_path):
     with manager(tmp_path, on_close="drop") as memory:
         dimension = memory.create_proto_dimension("Learned", [spec(i) for i in range(20)])
-        stack = memory.region(dimension)._stack
+        stack = stack_of(memory.region(dimension))
         for key in range(5):
             before = stack
             memory.append_layer(dimension, spec(50 + key))
-            stack = memory.region(dimension)._stack
+            stack = stack_of(memory.region(dimension))
             assert all(image is old for image, old in zip(stack, before, strict=False))
             assert len(stack) == len(before) + 1
             assert stack[-1].n_bytes < 2000
@@ -162,7 +164,7 @@ def test_dimension_in_any_state_grows(tmp_path, state):
         if state != "not loaded":
             memory.load_dimension(dimension)
         if state == "evicted":
-            memory._evict_until(lambda: False)
+            evict(memory)
         memory.append_layer(dimension, spec(50))
         assert bytes(memory.access_layer((dimension, 4))) == content_of(50, 50)
         assert len(memory.layers(dimension)) == 5
@@ -268,13 +270,18 @@ def test_deltas_that_a_crash_left_are_removed_by_who_writes_next(tmp_path):
     assert reopened(tmp_path, dimension) == expected | {5: content_of(51, 51)}
 
 
+def remove_base_only(path, *_):
+    if path.endswith("region.mmap"):
+        os.unlink(path)
+
+
 def half_forgotten(base, name="Learned"):
     """A dimension of which a kill left the deltas."""
     with manager(base) as memory:
         dimension = file_of(memory, name=name)
         memory.append_layer(dimension, spec(50))
         memory.update_layer((dimension, 0), spec(51))
-        with mock.patch("jessy_mem.publish.remove", lambda path, *_: path.endswith("region.mmap") and os.unlink(path)):
+        with Injection(("jessy_mem.publish.remove",), lambda remove: remove_base_only):
             memory.forget(dimension)
         assert memory.find(name) is None
     assert files_of(base, dimension) == ["delta-0000000000000002.mmap", "delta-0000000000000003.mmap"]
@@ -317,14 +324,16 @@ def test_what_a_forgotten_dimension_left_never_comes_back(tmp_path, way):
         with manager(tmp_path) as memory:
             specs = [] if way == "append" else [spec(7)]
             make = memory.create_proto_dimension if way == "crystallize" else memory.ensure_dimension
-            reserve = memory._learner.ids.reserve
 
-            def late(*args, **options):
-                found = reserve(*args, **options)
-                moved.rename(folder)
-                return found
+            def and_come_back(reserve):
+                def late(*args, **options):
+                    found = reserve(*args, **options)
+                    moved.rename(folder)
+                    return found
 
-            with mock.patch.object(memory._learner.ids, "reserve", late):
+                return late
+
+            with Injection(("jessy_mem.ids.IdRegister.reserve",), and_come_back):
                 assert make("Learned", specs) == dimension
             if way == "append":
                 memory.append_layer(dimension, spec(7))
@@ -365,7 +374,7 @@ def test_change_without_room_for_its_mapping_is_there_at_the_next_access(tmp_pat
         view = memory.access_layer((dimension, 0))
         with memory.allocate(512 * KIB):
             layer = memory.append_layer(dimension, spec(9, 400 * KIB, keywords=("new",)))
-            assert dimension in memory._evicted
+            assert dimension in evicted_dimensions(memory)
             assert memory.layers(keyword="new") == [layer]
         assert bytes(memory.access_layer(layer)) == content_of(9, 9, n_bytes=400 * KIB)
         assert bytes(view) == content_of(0, 0, n_bytes=50 * KIB)
@@ -376,7 +385,7 @@ def test_stack_of_which_only_the_base_would_fit_is_refused(tmp_path):
     with manager(tmp_path, 1, on_close="drop") as memory:
         dimension = file_of(memory, 1, 400 * KIB)
         memory.append_layer(dimension, spec(9, 300 * KIB))
-        memory._evict_until(lambda: False)
+        evict(memory)
         with memory.allocate(400 * KIB):
             with pytest.raises(jm.LimitExceeded) as refused:
                 memory.access_layer((dimension, 0))
@@ -559,6 +568,7 @@ def test_life_of_a_dimension(tmp_path):
 def test_announcements(tmp_path):
     with manager(tmp_path) as memory:
         told = []
+        # Private: others hear of it without the generation, and of several changes as one.
         memory._learner.files.announce = lambda *what: told.append(what)
         dimension = file_of(memory)
         memory.append_layer(dimension, spec(1))

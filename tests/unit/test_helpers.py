@@ -249,6 +249,16 @@ def test_stand_in_that_is_never_called_fails_the_test(inject):
         pass
 
 
+def test_what_is_put_around_a_call_is_given_the_plain_one_and_must_be_called(inject):
+    with inject.around("os.getpid", lambda plain: lambda: -plain()):
+        assert os.getpid() < 0
+    with (
+        pytest.raises(AssertionError, match=r"never reached: os\.getpid"),
+        inject.around("os.getpid", lambda plain: plain),
+    ):
+        assert os.getppid() > 0
+
+
 def test_faults_one_by_one_end_behind_the_last_call(inject):
     def two_calls():
         for _ in range(2):

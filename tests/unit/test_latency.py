@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import jessy_mem._core.latency as latency
-import jessy_mem._core.records
 from helpers import HAS_PROC
+from jessy_mem._core import records
 from jessy_mem._core.latency import LatencyHistogram, clock_name, clock_resolution_ns
 from jessy_mem._probe import latency as probe
 from jessy_mem.stats import LatencySummary
@@ -447,6 +447,6 @@ def test_import_does_not_import_numpy():
 
 
 @pytest.mark.thread_unsafe(reason="doctest looks at one module at a time")
-@pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (jessy_mem._core.records, 2)])
+@pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (records, 2)])
 def test_examples_of_the_docstrings_run(module, n_examples):
     assert doctest.testmod(module, raise_on_error=True).attempted >= n_examples

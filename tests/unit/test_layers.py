@@ -6,7 +6,8 @@ import operator
 from collections.abc import Mapping
 
 import pytest
-from world import MIB, World, content_of, manager
+from inside import grow, open_delta, stack_of
+from world import MIB, World, content_of, evicted_dimensions, manager
 
 import jessy_mem as jm
 from helpers import Layer, extended_file
@@ -91,7 +92,7 @@ def test_attributes_of_evicted_dimensions_are_read_from_their_files(world):
         for dimension in (15, 16, 1000, 1001):
             memory.load_dimension(dimension)
         memory.load_dimension(20)
-        assert len(memory._evicted) > 0
+        assert evicted_dimensions(memory)
         assert memory.layers(where={"lang": "de"}) == [(15, 1), (16, 1), (1000, 1), (1001, 1)]
 
 
@@ -103,7 +104,7 @@ def test_what_is_found_follows_a_dimension_that_grows(memory, world):
     assert memory.layers(since_ns=0) == ALL
     region = memory.region(15)
     world.grow(15, 2, put=[1, 9], removed=[0], name=b"Humor")
-    memory._grow(15, region, memory._open_delta(15, region._stack, 2))
+    grow(memory, 15, region, open_delta(memory, 15, stack_of(region), 2))
     now = [(15, 1), (15, 5), (15, 9), *ALL[3:]]
     assert memory.layers() == memory.layers(frequency=(0, 9)) == memory.layers(since_ns=0) == now
     assert memory.layers(keyword="word") == [(16, 1), (1000, 1), (1001, 1)]
@@ -191,10 +192,9 @@ def test_evicted_dimensions_count_as_loaded(tmp_path):
     with manager(world, 6) as memory:
         for dimension in (15, 16, 17):
             memory.load_dimension(dimension)
-        assert len(memory._evicted) == 1
         assert (len(memory), len([*memory])) == (6, 6)
-        (evicted,) = memory._evicted
+        (evicted,) = evicted_dimensions(memory)
         assert ((evicted, 1) in memory, (evicted, 2) in memory) == (True, False)
-        assert [*memory._evicted] == [evicted], "to ask maps nothing"
+        assert evicted_dimensions(memory) == {evicted}, "to ask maps nothing"
         assert bytes(memory[evicted, 1]) == content_of(evicted, 1, n_bytes=MIB)
         assert sum(view.n_bytes for view in memory.values()) == 6 * MIB, "one after the other, they come and go"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from inside import stack_of
 
 import jessy_mem as jm
 from jessy_mem._core.region import make_region
@@ -20,6 +21,7 @@ class FakeTable:
     def __init__(self, base):
         self.base, self.regions, self.n_settled, self.fits = base, {}, 0, True
         self.pool = jm.PoolAllocator(((1, 4096),), 1)
+        self.helpful = list
 
     def _check_open(self):
         pass
@@ -69,7 +71,7 @@ class FakeTable:
         return True
 
     def _grow(self, dimension, region, delta):
-        return self._restack(dimension, region, (*region._stack, delta), ())
+        return self._restack(dimension, region, (*stack_of(region), delta), ())
 
     def _restack(self, dimension, region, stack, changed):
         return self._exchange(dimension, region, stack)
@@ -82,7 +84,7 @@ class FakeTable:
         self.regions.pop(dimension, None)
 
     def _helpful(self, protos, segment, refusal, for_block):
-        return [*protos]
+        return self.helpful(protos)
 
 
 REFUSAL = jm.LimitExceeded(9, 10, 5, "reserve")
@@ -188,9 +190,9 @@ def test_nothing_is_dropped_for_a_load(table):
 
 
 @pytest.mark.parametrize(("helpful", "relieved"), [([], False), (None, True)])
-def test_the_table_says_what_would_help(table, monkeypatch, helpful, relieved):
+def test_the_table_says_what_would_help(table, helpful, relieved):
     learner = learner_of(table)
     learner.create("Humor", [spec("a joke")], user=False)
-    monkeypatch.setattr(table, "_helpful", lambda *asked: helpful)
+    table.helpful = lambda protos: helpful
     assert learner.relief.relieve("reserve", REFUSAL, True) is relieved
     assert table.regions[15].source == "pool"

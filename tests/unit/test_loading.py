@@ -22,7 +22,8 @@ class FakeTable:
 
     def __init__(self, folder, disk):
         self.folder, self.disk = folder, dict(disk)
-        self._regions, self.evicted, self.named, self.installed = {}, {}, {}, []
+        self.regions, self.evicted, self.named, self.installed = {}, {}, {}, []
+        self._regions = self.regions
         self._opener, self.n_telling = self, 0
 
     def name_path(self, dimension, path):
@@ -77,10 +78,10 @@ def table(tmp_path):
 
 
 def test_what_is_loaded_is_installed_once(table):
-    assert loader.load(table, 1, None) is table._regions[1]
+    assert loader.load(table, 1, None) is table.regions[1]
     with pytest.raises(DimensionAlreadyLoaded):
         loader.load(table, 1, None)
-    table.evicted[1] = table._regions.pop(1)
+    table.evicted[1] = table.regions.pop(1)
     with pytest.raises(DimensionAlreadyLoaded):
         loader.load(table, 1, None)
     assert table.installed == [1]
@@ -111,7 +112,7 @@ def test_all_are_loaded_and_what_cannot_be_is_told_of_once(table, caplog):
     assert len(caplog.records) == 2
     table.disk[4] = ("mmap", 1)
     assert own.load_all(table, [4]).loaded == [4]
-    del table._regions[4]
+    del table.regions[4]
     table.disk[4] = DimensionNotFound(4, "there is none again, for another reason")
     own.load_all(table, [4])
     assert len(caplog.records) == 3
@@ -121,7 +122,7 @@ def test_end_stops_loading(table):
     table.disk[2] = ManagerClosed()
     with pytest.raises(ManagerClosed):
         loader.load_all(table, [1, 2, 3])
-    assert list(table._regions) == [1]
+    assert list(table.regions) == [1]
     assert table.n_telling == 0
 
 
@@ -154,7 +155,7 @@ def test_dimension_that_another_thread_loads_or_unloads_meanwhile_is_tried_again
 def test_reload_swaps_all_in_one_step_or_none(table):
     for dimension in (1, 2, 3):
         loader.load(table, dimension, None)
-    old, inside = dict(table._regions), []
+    old, inside = dict(table.regions), []
 
     @contextmanager
     def swapping():
@@ -166,11 +167,11 @@ def test_reload_swaps_all_in_one_step_or_none(table):
     table.disk = {1: ("mmap", 2), 2: ("mmap", 1), 3: LimitExceeded(0, 1, 2, "core")}
     with pytest.raises(LimitExceeded):
         loader.reload_many(table, [1, 2, 3], swapping())
-    assert (table._regions, inside) == (old, [])
+    assert (table.regions, inside) == (old, [])
     table.disk[3] = ("mmap", 6)
     assert loader.reload_many(table, [3, 1, 2], swapping()) == [(5, 6), (1, 2), (0, 1)]
     assert inside == ["begin", [3, 1, 2]]
-    assert [table._regions[each].old for each in (1, 2, 3)] == [old[1], old[2], old[3]]
+    assert [table.regions[each].old for each in (1, 2, 3)] == [old[1], old[2], old[3]]
 
 
 def test_reload_of_nothing_changes_nothing(table):
@@ -180,9 +181,9 @@ def test_reload_of_nothing_changes_nothing(table):
 def test_reload_knows_what_is_evicted_and_refuses_what_has_no_file(table):
     table.evicted[1] = SimpleNamespace(source="mmap", generation=7)
     assert loader.reload(table, 1) == (7, 1)
-    assert table._regions[1].old is None
+    assert table.regions[1].old is None
     with pytest.raises(RegionNotFound):
         loader.reload(table, 3)
-    table._regions[3] = FakeRegion(source="pool", generation=1)
+    table.regions[3] = FakeRegion(source="pool", generation=1)
     with pytest.raises(RegionNotFound, match="crystallize"):
         loader.reload(table, 3)

@@ -17,6 +17,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from inside import evict
 from world import IMMUTABLE, MIB, PLANNED, World, check_reading, check_states, content_of, generation_of, manager
 
 import jessy_mem as jm
@@ -138,11 +139,6 @@ def test_load_from_an_explicit_path(world, tmp_path):
         raises(jm.DimensionNotFound, "D01", memory.load_dimension, 1, path=str(world.path(1)))
 
 
-def evict_all(memory):
-    with memory._lock:
-        memory._evict_until(lambda: False)
-
-
 def test_load_of_what_may_be_loaded_gives_it(world):
     world.write_all(1, 2)
     with manager(world) as memory:
@@ -153,7 +149,7 @@ def test_load_of_what_may_be_loaded_gives_it(world):
         assert memory.access_layer((1, 0)) is view
         assert memory.get_stats().load_count == 1
         del region, view
-        evict_all(memory)
+        evict(memory)
         assert memory.load_dimension(1, exist_ok=True).generation == 2
         memory.unload_dimension(1)
         assert memory.load_dimension(1, exist_ok=True).generation == 2
@@ -177,7 +173,7 @@ def test_load_of_what_may_be_loaded_from_a_path(world, tmp_path):
         for name in (path, tmp_path / "no such file"):
             raises(jm.DimensionAlreadyLoaded, "other.mmap; unload", load, name, loaded_from=str(other))
         del region
-        evict_all(memory)
+        evict(memory)
         assert load(other).path == other
         memory.unload_dimension(1)
         assert load(os.fsencode(path)).path == path

@@ -291,11 +291,12 @@ def test_child_can_use_a_register_that_a_thread_was_reading(tmp_path):
     inside, leave = threading.Event(), threading.Event()
 
     def hold():
+        # Private: what a thread holds while it reads anew, for a moment that no fork can be made to meet.
         with names._mutex:
-            names._names = NameMap()  # in the middle of reading anew
+            names._names = NameMap()  # in the middle of it
             inside.set()
             leave.wait()
-            names._start_again()
+            names._start_again()  # its end
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -540,6 +541,7 @@ def test_each_call_that_fails_is_told_and_the_next_try_succeeds(tmp_path, call):
         return function(*args, **options)
 
     errors = []
+    # Private: so that the register is written anew at each change, not at one of thousands.
     with mock.patch.object(register_file, "_SMALL_BYTES", 0), mock.patch.object(register_file, "_BYTES_EACH", 0):
         while n_calls > at:
             n_calls = 0

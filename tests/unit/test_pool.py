@@ -419,7 +419,7 @@ def test_closed_pool_refuses_and_its_blocks_live_on():
     view[:] = b"x" * 4096
     pool.close()
     pool.close()
-    for use, *arguments in ((pool.allocate, 1), (pool._allocate_in, 1, "a"), (pool.deallocate, block), (pool.trim,)):
+    for use, *arguments in ((pool.allocate, 1), (allocate_in, pool, 1, "a"), (pool.deallocate, block), (pool.trim,)):
         with pytest.raises(errors.ManagerClosed):
             use(*arguments)
     assert pool.usage() == (4096, 4 * MIB)
@@ -601,9 +601,13 @@ def ledger():
     return Ledger(8 * MIB, {"reserve": 2 * MIB, "user": MIB, "core": 8 * MIB})
 
 
+def allocate_in(pool, n_bytes, segment):
+    return pool._allocate_in(n_bytes, segment)  # private: only a table has several segments
+
+
 def test_blocks_are_charged_to_their_segment_and_refunded(ledger):
     pool = PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve")
-    block, user_block = pool.allocate(5000), pool._allocate_in(100, "user")
+    block, user_block = pool.allocate(5000), allocate_in(pool, 100, "user")
     assert {name: used for name, (used, _, _) in ledger.segment_bytes().items()} == {
         "reserve": 16384,
         "user": 4096,
@@ -621,7 +625,7 @@ def test_segment_binds_before_the_pool(ledger):
     assert len(blocks) == 32
     assert isinstance(error, errors.LimitExceeded)
     assert (error.segment, error.current_bytes, error.requested_bytes) == ("reserve", 2 * MIB, 65536)
-    assert pool._allocate_in(65536, "user").capacity == 65536
+    assert allocate_in(pool, 65536, "user").capacity == 65536
 
 
 def test_what_others_charge_binds_too(ledger):
@@ -634,12 +638,12 @@ def test_what_others_charge_binds_too(ledger):
 
 def test_ceiling_refuses_new_blocks_below_the_limit(ledger):
     pool = PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve")
-    assert pool._ceiling_bytes is None
-    pool._ceiling_bytes = MIB
+    assert pool._ceiling_bytes is None  # private: only a table sets it
+    pool._ceiling_bytes = MIB  # as it does
     blocks, error = fill(pool, 65536)
     assert len(blocks) == 16
     assert str(MIB) in error.hint
-    pool._ceiling_bytes = None
+    pool._ceiling_bytes = None  # as at first
     assert not pool.allocate(65536).freed
 
 
@@ -655,9 +659,9 @@ def test_segments_must_exist(pool, ledger):
     with pytest.raises(ValueError, match="segment"):
         PoolAllocator(SMALL, 4, ledger=ledger, segment="nope")
     with pytest.raises(ValueError, match="segment"):
-        PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve")._allocate_in(1, "nope")
+        allocate_in(PoolAllocator(SMALL, 4, ledger=ledger, segment="reserve"), 1, "nope")
     with pytest.raises(ValueError, match="ledger"):
-        pool._allocate_in(1, "reserve")
+        allocate_in(pool, 1, "reserve")
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------

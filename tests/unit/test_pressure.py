@@ -117,7 +117,7 @@ def test_callbacks_run_outside_every_lock():
 def test_lock_that_a_forked_child_finds_held_is_renewed():
     made, told = pressure(), []
     made.call(lambda level, *numbers: told.append(level))
-    made._lock.acquire()
+    made._lock.acquire()  # private: as another thread has it, for a moment that no fork can be made to meet
     made._renew()  # as each child does
     made.tell(("warning",), 76 * MIB)
     assert told == ["warning"]

@@ -19,12 +19,21 @@ from jessy_mem.batch import Batch, publish_many, side_by_side
 from jessy_mem.errors import AlreadyPublished, LinkRefused, MappingError
 from jessy_mem.publish import NewFile, publish, remove, withdraw
 
+NAMELESS = getattr(os, "O_TMPFILE", 0)
+opened = os.open
+
+
+def refuses_nameless(path, flags, *args, **options):
+    if NAMELESS and flags & NAMELESS == NAMELESS:
+        raise OSError(errno.EOPNOTSUPP, "not here")
+    return opened(path, flags, *args, **options)
+
 
 @pytest.fixture(params=["nameless", "temporary", "without links"])
 def way(request, monkeypatch):
     """The ways to a name, of which a system may have one only."""
     if request.param != "nameless":
-        monkeypatch.setattr(publishing, "_NAMELESS", 0)
+        monkeypatch.setattr(os, "open", refuses_nameless)
     if request.param == "without links":
         monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(errno.EPERM, "no links here")))
     return request.param
@@ -49,14 +58,7 @@ def test_new_file_is_whole_and_alone(tmp_path, way):
 
 
 def test_system_that_knows_no_nameless_files_gets_a_temporary_one(tmp_path):
-    opened = os.open
-
-    def refuses(path, flags, *args, **options):
-        if publishing._NAMELESS and flags & publishing._NAMELESS == publishing._NAMELESS:
-            raise OSError(errno.EOPNOTSUPP, "not here")
-        return opened(path, flags, *args, **options)
-
-    with mock.patch("os.open", refuses):
+    with mock.patch("os.open", refuses_nameless):
         NewFile(tmp_path / "file").publish([b"x"])
     assert files_below(tmp_path) == ["file"]
 
@@ -118,7 +120,7 @@ def test_of_many_writers_at_once_one_publishes(tmp_path, way):
 
 
 def test_system_that_can_do_neither_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(publishing, "_NAMELESS", 0)
+    monkeypatch.setattr(publishing, "_NAMELESS", 0)  # as on a system that does not have the word
     monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(errno.EPERM, "no links here")))
     library = mock.Mock(spec=[])
     with mock.patch("ctypes.CDLL", return_value=library), pytest.raises(MappingError) as refused:
@@ -422,7 +424,7 @@ def test_interrupt_among_many_leaves_none(tmp_path):
 
 
 def test_one_crew_of_threads_publishes_all_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("jessy_mem.batch._N_TOGETHER", 7)
+    monkeypatch.setattr("jessy_mem.batch._N_TOGETHER", 7)  # so that 60 files are many
     paths = [tmp_path / f"D{15 + i}" / "region.mmap" for i in range(60)]
     threads = Injection(("threading.Thread.start",), lambda plain: plain)
     with threads, synced() as inodes:
@@ -518,7 +520,7 @@ def test_write_that_failed_is_told_until_its_file_is_replaced(tmp_path):
 def test_child_can_use_a_batch_that_a_thread_was_syncing(tmp_path):
     batch = Batch()
     batch.publish(NewFile(tmp_path / "a"), [b"x"])
-    with batch._lock, batch._syncing:
+    with batch._lock, batch._syncing:  # private: a moment that no fork can be made to meet
         pid = os.fork()
         if pid == 0:
             batch.publish(NewFile(tmp_path / "b"), [b"x"])

@@ -13,6 +13,7 @@ import sys
 import weakref
 
 import pytest
+from inside import add_continued
 
 from jessy_mem import prose
 from jessy_mem._core.region import make_region
@@ -276,12 +277,12 @@ def test_scaled_layer_goes_on_with_numbered_passages():
 def test_passages_give_the_same_bytes_as_one_text(immutable):
     def built(text, passages):
         builder = RegionBuilder(3, "Intention", immutable=immutable, created_ns=5)
-        return builder.add_layer(LayerSpec(text="a"))._add_continued(LayerSpec(text=text), passages).to_bytes()
+        return add_continued(builder.add_layer(LayerSpec(text="a")), LayerSpec(text=text), passages).to_bytes()
 
     passages = ["é", "smile ", "é", ""] * 3000
     assert built("x", [Passage.of(each) for each in passages]) == built("x" + "".join(passages), ())
     with pytest.raises(ValueError, match="passages"):
-        RegionBuilder(3, "Intention")._add_continued(LayerSpec(content=b"x"), [Passage.of("y")])
+        add_continued(RegionBuilder(3, "Intention"), LayerSpec(content=b"x"), [Passage.of("y")])
 
 
 def test_memory_is_admitted_before_it_is_taken_and_released_with_the_last_view():

@@ -10,10 +10,10 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import stack_of
 from world import World, content_of, publish
 
 from helpers import Layer, extended_file, plain_file
-from jessy_mem._core import stack as stack_module
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
@@ -42,6 +42,14 @@ def expected(layers, n_bytes=1000):
     return {layer: content_of(15, layer, generation, n_bytes) for layer, generation in layers.items()}
 
 
+def next_layer(region):
+    return region._next_layer  # private: what a writer asks under its locks; it is too late afterwards
+
+
+def has_layer(region, layer):
+    return region._has_layer(layer)  # private: what a manager asks for `in`, after looking up the dimension
+
+
 # What a stack shows -----------------------------------------------------------------------------------------------
 
 
@@ -52,8 +60,8 @@ def test_the_newest_file_says_what_a_layer_is(world):
         assert (region.n_layers, region.n_deltas, region.generation) == (5, 2, 8)
         assert [fact[0] for fact in region.layer_facts()] == [*NOW]
         assert region.layer(2).keywords == ("delta",)
-        assert region._next_layer == 6
-        assert [region._has_layer(layer) for layer in (2, 3, 5, 6, -1, 2**70)] == [
+        assert next_layer(region) == 6
+        assert [has_layer(region, layer) for layer in (2, 3, 5, 6, -1, 2**70)] == [
             True,
             False,
             True,
@@ -61,17 +69,17 @@ def test_the_newest_file_says_what_a_layer_is(world):
             False,
             False,
         ]
-        assert region._facts_of([3, 2, 9])[1] == [3, 9]
+        assert region._facts_of([3, 2, 9])[1] == [3, 9]  # private: asked by the index, which shows no absent layer
         with pytest.raises(LayerNotFound, match="5 layers"):
             region.layer(3)
         with pytest.raises(TypeError):
-            region._has_layer(1.0)
+            has_layer(region, 1.0)
 
 
 def test_the_number_of_a_removed_layer_counts_for_the_next(world):
     world.grow(15, 9, removed=[5])
     with MmapRegion(15, world.path(15)) as region:
-        assert region._next_layer == 6
+        assert next_layer(region) == 6
         assert region.layers() == [(15, 0), (15, 1), (15, 2), (15, 4)]
 
 
@@ -149,9 +157,9 @@ def test_a_closed_stack_gives_nothing_and_its_views_live_on(world):
     views = [region.layer(layer) for layer in NOW]
     region.close()
     assert [bytes(view) for view in views] == [*expected(NOW).values()]
-    for use in (lambda: region._stack, lambda: region.n_layers, lambda: region._next_layer, lambda: region.layer(0)):
+    for use in (stack_of, next_layer, lambda each: each.n_layers, lambda each: each.layer(0)):
         with pytest.raises(ManagerClosed):
-            use()
+            use(region)
 
 
 # Staleness --------------------------------------------------------------------------------------------------------
@@ -302,57 +310,57 @@ def test_a_refused_charge_leaves_nothing_open(world):
 # Others write meanwhile -------------------------------------------------------------------------------------------
 
 
-def interrupted(world, monkeypatch, nth, change):
-    """Open D15 while `change` happens before file number `nth` is opened."""
-    opened = itertools.count()
-    map_file = stack_module.map_file
+def opened_while(world, inject, change):
+    """The region of D15; `change(path)` happens before each of its files is opened."""
 
-    def open_then(*args, **kwargs):
-        if next(opened) == nth:
-            change()
-        return map_file(*args, **kwargs)
+    def changing(map_file):
+        def change_and_open(path, *args, **options):
+            change(path)
+            return map_file(path, *args, **options)
 
-    monkeypatch.setattr(stack_module, "map_file", open_then)
-    try:
+        return change_and_open
+
+    with inject.around("jessy_mem._core.stack.map_file", changing):
         return make_region(open_stack(str(world.path(15)), 15), False, bytearray)
-    finally:
-        monkeypatch.setattr(stack_module, "map_file", map_file)
+
+
+def interrupted(world, inject, nth, change):
+    """The same; `change` happens once, before file number `nth` is opened."""
+    opened = itertools.count()
+    return opened_while(world, inject, lambda _: next(opened) == nth and change())
 
 
 @pytest.mark.parametrize("nth", range(3))
-def test_a_compaction_while_the_files_are_opened_loses_nothing(world, monkeypatch, nth):
-    region = interrupted(world, monkeypatch, nth, lambda: world.compact(15, 8, NOW))
+def test_a_compaction_while_the_files_are_opened_loses_nothing(world, inject, nth):
+    region = interrupted(world, inject, nth, lambda: world.compact(15, 8, NOW))
     assert contents(region) == expected(NOW)
     assert region.generation == 8
 
 
 @pytest.mark.parametrize("nth", range(3))
-def test_a_merge_while_the_files_are_opened_loses_nothing(world, monkeypatch, nth):
+def test_a_merge_while_the_files_are_opened_loses_nothing(world, inject, nth):
     def merge():
         world.grow(15, 9, put=[2, 5], removed=[3])
         world.delta_path(15, 3).unlink()
         world.delta_path(15, 8).unlink()
 
-    region = interrupted(world, monkeypatch, nth, merge)
+    region = interrupted(world, inject, nth, merge)
     # Who had listed and opened them all shows what was before.
     assert contents(region) in (expected(NOW | {2: 9, 5: 9}), expected(NOW))
     assert nth > 0 or region.generation == 9
 
 
-def test_compactions_one_after_the_other_are_followed(world, monkeypatch):
+def test_compactions_one_after_the_other_are_followed(world, inject):
     rounds = itertools.count(10)
-    map_file = stack_module.map_file
     layers = dict(NOW)
 
-    def open_then(path, *args, **kwargs):
+    def compact(path):
         if "delta-" in path and (generation := next(rounds)) < 15:
             world.compact(15, 2 * generation, layers)
             world.grow(15, 2 * generation + 1, put=[0])
             layers[0] = 2 * generation + 1
-        return map_file(path, *args, **kwargs)
 
-    monkeypatch.setattr(stack_module, "map_file", open_then)
-    region = make_region(open_stack(str(world.path(15)), 15), False, bytearray)
+    region = opened_while(world, inject, compact)
     assert contents(region) == expected(layers)
 
 
@@ -452,7 +460,7 @@ def test_a_stack_is_like_a_dict_that_is_updated(tmp_path_factory, deltas):
     with MmapRegion(15, world.path(15)) as region:
         assert contents(region) == expected(now, 32)
         assert (region.n_layers, region.layers()) == (len(now), [(15, layer) for layer in sorted(now)])
-        assert region._next_layer == max(numbers) + 1
+        assert next_layer(region) == max(numbers) + 1
 
 
 # What is known of a layer -----------------------------------------------------------------------------------------
@@ -475,8 +483,8 @@ def test_attributes_age_and_tokens_of_a_layer():
     with pytest.raises(TypeError):
         view.attributes["lang"] = "de"
     assert (region.layer(1).attributes, region.layer(1).created_ns, region.layer(1).n_tokens) == ({}, 99, 0)
-    assert region._attributes_of(0) == view.attributes
-    assert region._attributes_of(2) is None
+    # Private: asked by the index, without a view.
+    assert [region._attributes_of(layer) for layer in (0, 2)] == [view.attributes, None]
 
 
 def test_nobody_can_change_what_others_read_in_nested_attributes():

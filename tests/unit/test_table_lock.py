@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from inside import is_locked_by_me
 from world import MIB, manager
 
 import jessy_mem as jm
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.table import RegionTable
 
+# Private: by whatever call the table changes, it is one of these that does it.
 CHANGES = ("_install", "_remove", "_unmap", "_evict")
 
 
@@ -21,7 +23,7 @@ def watched(monkeypatch):
         change = getattr(RegionTable, name)
 
         def checked(table, *args):
-            assert table._lock._is_owned(), f"{name}{args} without the lock"
+            assert is_locked_by_me(table), f"{name}{args} without the lock"
             made.append(name)
             return change(table, *args)
 
@@ -106,7 +108,7 @@ def test_questions_are_answered_under_the_lock(world, monkeypatch):
             ask = getattr(Catalogue, name)
 
             def checked(catalogue, ask=ask):
-                assert memory._lock._is_owned()
+                assert is_locked_by_me(memory)
                 return ask(catalogue)
 
             monkeypatch.setattr(Catalogue, name, checked)
@@ -122,7 +124,7 @@ def test_what_was_loaded_from_a_path_meanwhile_is_not_forgotten(world, tmp_path)
     path.write_bytes(world.write(20).read_bytes())
     with manager(world) as memory:
         region = memory.load_dimension(20, path)
-        memory._forget(20)
+        memory._forget(20)  # private: the last step of `forget`, which refuses earlier what is loaded from a path
         assert memory.region(20) is region
         assert memory.reload_dimension(20) == (1, 1)
         with pytest.raises(jm.RegionNotFound, match=r"mine\.mmap"):

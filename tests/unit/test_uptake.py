@@ -47,6 +47,9 @@ class FakeTable:
             raise self.refreshed
         return self.refreshed
 
+    def close(self):
+        self._closed = True
+
     def _unmap(self, dimension, source=None):
         self.unmapped.append((dimension, source))
 
@@ -103,7 +106,8 @@ def test_what_is_not_wanted_here_is_not_added(here, why):
         here.uptake.unwanted.add(dimension)
     if why == "named":
         here.table.named.add(dimension)
-    here.table._closed = why == "closed"
+    if why == "closed":
+        here.table.close()
     assert here.take_up(dimension) is None
     assert here.catalogue.added == {}
 

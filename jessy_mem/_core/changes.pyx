@@ -124,16 +124,20 @@ cdef class ChangePage:
         replaced, by another file and never in place. Without it nothing is ever written. Links are not followed, and
         what is no regular file is not waited for. Never raises OSError.
         """
-        if not self.is_stale() and (self.is_writable or not create):
+        if not self.is_stale() and self.has_page(create):
             return True
         cdef Found found = self.map_now(create)
-        if create and (found == NO_PAGE or found == MAPPED and not self.is_writable):
+        if create and (found == NO_PAGE or found == MAPPED and not self.has_page(True)):
             try:
                 write_page(self.path)
             except OSError:
-                return self.is_mapped
+                return self.has_page(False)
             self.map_now(False)
-        return self.is_mapped
+        return self.has_page(False)
+
+    cdef bint has_page(self, bint for_writing) noexcept:
+        with cython.critical_section(self):
+            return self.is_mapped and (self.is_writable or not for_writing)
 
     # Map the file, or zeros if it is no page. `leaves`: this is a writer, who says so on the page it had, if any.
     cdef Found map_now(self, bint leaves) except *:

@@ -317,6 +317,7 @@ inject(OSError(), "os.read", "jessy_mem.a._b")
     assert unexplained(source) == [1, 5, 8, 9]
 
 
+@pytest.mark.thread_unsafe(reason="ast.parse of CPython 3.11 counts its depth for all threads together")
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
 def test_what_a_test_reaches_for_inside_has_a_reason(path):
     source = path.read_text()

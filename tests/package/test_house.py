@@ -42,6 +42,7 @@ STRANGERS = [  # objects that meet through the buffer protocol or in the registr
     ("_core.region", "_core.budget"),
 ]
 IMPORT = re.compile(r"^[ ]*(?:from[ ]+([\w.]+)[ ]+c?import[ ]+(\([^)]*\)|[^#\n]*)|c?import[ ]+([\w.]+))", re.MULTILINE)
+parses = pytest.mark.thread_unsafe(reason="ast.parse of CPython 3.11 counts its depth for all threads together")
 SOURCES = sorted(path for suffix in ("py", "pyx", "pxd") for path in PACKAGE.rglob(f"*.{suffix}"))
 
 
@@ -226,6 +227,7 @@ def test_file_is_short_enough_to_hold_one_idea(path):
     assert n_lines <= (MAX_FACE_LINES if named(path) == FACE else MAX_LINES)
 
 
+@parses
 def test_what_a_user_calls_is_said_in_the_face_and_done_in_a_part():
     tree = ast.parse((PACKAGE / FACE).read_text())
     functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)]
@@ -302,6 +304,7 @@ def unexplained(source: str) -> list[int]:
     return sorted(line for line in found if line not in comments and not comments.get(line - 1))
 
 
+@parses
 def test_reader_of_private_uses_sees_those_without_a_reason():
     source = """\
 with memory._lock: memory.x
@@ -317,7 +320,7 @@ inject(OSError(), "os.read", "jessy_mem.a._b")
     assert unexplained(source) == [1, 5, 8, 9]
 
 
-@pytest.mark.thread_unsafe(reason="ast.parse of CPython 3.11 counts its depth for all threads together")
+@parses
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
 def test_what_a_test_reaches_for_inside_has_a_reason(path):
     source = path.read_text()

@@ -25,7 +25,7 @@ def test_example_runs_as_it_stands_and_again_and_says_nothing_red(tmp_path, monk
 def test_two_commands_stand_as_they_are_promised():
     lines = [line.strip() for line in README.read_text(encoding="utf-8").splitlines()]
     assert "pip install . && jessy-mem demo" in lines
-    assert "pip install '.[test]' && pytest" in lines
+    assert "pip install '.[test]' && pytest -n 2" in lines
 
 
 def test_links_lead_somewhere():

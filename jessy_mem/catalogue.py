@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.addresses import Addresses
-from jessy_mem.errors import InvalidRegion
+from jessy_mem.errors import InvalidRegion, RegionNotFound
 from jessy_mem.evicted import Evicted, EvictedDimensions
 from jessy_mem.index import LayerFacts, LayerIndex
 from jessy_mem.layout import MemoryLayout
@@ -119,6 +119,13 @@ class Catalogue:
             sizes += [(each, evicted.size) for each in self.evicted if (evicted := self.evicted.get(each))]
             self._addresses.begin(sizes)
         return self._addresses
+
+    def address_of(self, dimension: int) -> int | None:
+        """Where a dimension begins in the plan, None if it has no place there; RegionNotFound if it is not there."""
+        address = self.addressed().find(dimension)
+        if dimension not in self._regions and dimension not in self.evicted:
+            raise RegionNotFound(dimension, "it was unloaded meanwhile")
+        return address
 
 
 def _facts_of(region: MmapRegion) -> Sequence[LayerFacts]:

@@ -512,14 +512,18 @@ class MmapManager(RegionTable):
     def address_of(self, layer_id: tuple[int, int]) -> int:
         """The logical address of a layer's first byte in the plan; LayerNotFound, OutOfBounds if it has no place."""
         dimension, layer = LayerId.checked(layer_id)
+        region = None
         try:
-            offset = self.region(dimension).content_offset(layer)
+            region = self.region(dimension)
+            offset, n_bytes = region.content_offset(layer), region.size
+            with self._lock:
+                address = self._catalogue.address_of(dimension)
         except RegionNotFound as error:
             raise LayerNotFound(dimension, layer, str(error)) from None
-        with self._lock:
-            address = self._catalogue.addressed().find(dimension)
+        finally:
+            region = None  # a traceback would go on holding it
         if address is None:
-            raise OutOfBounds(0, self.region(dimension).size, self.layout.segment_of(dimension).size_bytes)
+            raise OutOfBounds(0, n_bytes, self.layout.segment_of(dimension).size_bytes)
         return address + offset
 
     def resolve(self, address: int) -> tuple[int, int]:

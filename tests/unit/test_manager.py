@@ -932,6 +932,22 @@ def test_layers_meet_every_condition(world):
 # Addresses ---------------------------------------------------------------------------------------------------------
 
 
+def test_address_of_what_is_unloaded_meanwhile_is_not_found(world, inject):
+    world.write(1)
+    with manager(world) as memory:
+        memory.load_dimension(1)
+
+        def unloading(addressed):
+            def call(catalogue):
+                memory.unload_dimension(1)
+                return addressed(catalogue)
+
+            return call
+
+        with inject.around("jessy_mem.catalogue.Catalogue.addressed", unloading):
+            raises(jm.LayerNotFound, "unloaded meanwhile", memory.address_of, (1, 0), dimension=1, layer=0)
+
+
 def test_addresses_of_the_plan(world):
     """Every address of the 280 MB, sampled at every border: of a slot, of a layer, of a segment."""
     world.write_all(*PLANNED)

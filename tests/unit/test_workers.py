@@ -15,6 +15,7 @@ from importlib.util import find_spec
 import pytest
 
 import jessy_mem as jm
+from helpers import HUNG_S
 
 pytest.importorskip("prometheus_client")
 
@@ -110,6 +111,7 @@ class Server:
         self.process = subprocess.Popen(
             [*command, "--log-level=error", *options, "application:application"],
             env=environment(folder),
+            cwd=folder,  # gunicorn looks for modules where it is started, too
             pass_fds=[fd],
         )
 
@@ -123,7 +125,7 @@ class Server:
 
     def get(self, path):
         """(process that answered, text)."""
-        connection = http.client.HTTPConnection(*self.listening.getsockname())
+        connection = http.client.HTTPConnection(*self.listening.getsockname(), timeout=HUNG_S)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

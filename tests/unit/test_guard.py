@@ -123,6 +123,7 @@ def test_python_reads_go_on(guarded):
     assert guard.damaged(handle)
 
 
+@pytest.mark.thread_unsafe(reason="looks at all ranges of the process")
 def test_ten_thousand_ranges(tmp_path):
     """All of them are found, slots are used again, and the one that is damaged is the one that is told."""
     mapped = Mapped(tmp_path / "file", n_pages=10_000)

@@ -31,6 +31,8 @@ def prepare(items: list[pytest.Item]) -> None:
         shared |= {name for name in OF_A_FOLDER if has_content(item, name)}
         if shared:
             item.add_marker(pytest.mark.thread_unsafe(reason=f"all threads share {', '.join(sorted(shared))}"))
+        elif forks(item.function):
+            item.add_marker(pytest.mark.thread_unsafe(reason="a forked child keeps the pipes of all threads open"))
         elif hasattr(item.obj, "hypothesis"):
             item.add_marker(pytest.mark.thread_unsafe(reason="hypothesis draws the random numbers of the process"))
         elif any(map(is_read_once, parameters.values())):
@@ -43,6 +45,13 @@ def has_content(item: pytest.Function, name: str) -> bool:
     """Whether the fixture `name` is not the bare one of a folder, but one of that name that a module has made."""
     definitions = item._fixtureinfo.name2fixturedefs.get(name)  # pytest's own: it has no public way
     return name in OF_A_FOLDER and bool(definitions) and not definitions[-1].func.__module__.endswith("conftest")
+
+
+def forks(test: types.FunctionType) -> bool:
+    """Whether a test forks, itself or by a function that it calls."""
+    called = (test.__globals__.get(name) for name in test.__code__.co_names)
+    codes = [test.__code__, *(each.__code__ for each in called if isinstance(each, types.FunctionType))]
+    return any("fork" in code.co_names for code in codes)
 
 
 def is_read_once(value: object) -> bool:

@@ -33,6 +33,8 @@ def prepare(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thread_unsafe(reason=f"all threads share {', '.join(sorted(shared))}"))
         elif forks(item.function):
             item.add_marker(pytest.mark.thread_unsafe(reason="a forked child keeps the pipes of all threads open"))
+        elif "tracemalloc" in item.function.__code__.co_names:
+            item.add_marker(pytest.mark.thread_unsafe(reason="tracemalloc is of the process, and starts in one thread"))
         elif hasattr(item.obj, "hypothesis"):
             item.add_marker(pytest.mark.thread_unsafe(reason="hypothesis draws the random numbers of the process"))
         elif any(map(is_read_once, parameters.values())):

@@ -1,4 +1,4 @@
-"""The end of a manager: by `close`, by its last reference, or by the normal end of the program. The same each time.
+"""The end of a manager: by `close`, by its last reference, or by the normal end of the program, which closes nothing.
 
 What `on_close` says is done with what was learned. Where nothing can be raised, what is lost is a ResourceWarning.
 

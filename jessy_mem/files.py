@@ -31,7 +31,6 @@ from jessy_mem.durable import sync_whole
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
-    DimensionAlreadyLoaded,
     DimensionNotFound,
     ImmutableDimension,
     InvalidRegion,
@@ -54,6 +53,7 @@ from jessy_mem.growth import (
 )
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import delta_file
+from jessy_mem.opening import Opener
 from jessy_mem.publish import Buffer, NewFile, remove, replace
 
 __all__ = ["Files", "deltas_of", "has_base"]
@@ -65,10 +65,17 @@ class Files:
     """The files of a base folder, as a writer sees them. One thread changes them at a time: the Learner's lock."""
 
     def __init__(
-        self, table: Table, ids: IdRegister, total_bytes: int, batch: Batch | None, announce: Announce
+        self,
+        table: Table,
+        opener: Opener,
+        ids: IdRegister,
+        total_bytes: int,
+        batch: Batch | None,
+        announce: Announce,
     ) -> None:
         self.announce = announce
         self.table = table
+        self._opener = opener
         self._ids = ids
         self._total_bytes = total_bytes
         self._batch = batch
@@ -127,7 +134,7 @@ class Files:
         RegionNotFound or ImmutableDimension if it cannot be changed; LimitExceeded if there is no room to load it.
         Under the folder's lock.
         """
-        known, place = self.table._known(dimension), self.table._place_of(dimension)
+        known, place = self.table._known(dimension), self._opener.place_of(dimension)
         if place.immutable or (isinstance(known, MmapRegion) and known.immutable):
             raise ImmutableDimension(dimension)
         if place.named:
@@ -139,11 +146,10 @@ class Files:
                 if self._ids.is_empty(dimension):
                     return None
                 raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
-            with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
-                self.table.load_dimension(dimension)
         elif isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
-        region = self.table.region(dimension)
+            known = self.table._known(dimension)
+        region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
         if region.immutable:
             raise ImmutableDimension(dimension)
         self._sweep(dimension, region)
@@ -151,13 +157,13 @@ class Files:
 
     def begin(self, dimension: int, changes: Changes, name: str) -> None:
         """Publish the first file of a dimension, and put it into the table. Under the folder's lock."""
-        place = self.table._place_of(dimension)
+        place = self._opener.place_of(dimension)
         packed = packed_base(dimension, name, changes)
         room_for(place, self._total_bytes, packed.n_bytes)
         self.publish(self.new_file(dimension), packed.pieces())
         self.announce(dimension, "added", 1)
         with contextlib.suppress(ConsciousnessError):  # loaded when it is needed
-            self.table.load_dimension(dimension)
+            self.table.load_dimension(dimension, exist_ok=True)
 
     def _begin(self, dimension: int, changes: Changes) -> None:
         name = self._ids.name_of(dimension)
@@ -167,7 +173,7 @@ class Files:
     def _grow(self, dimension: int, region: MmapRegion, changes: Changes) -> None:
         """Publish what changes a region, and let its readers see it."""
         change = packed_delta(region, changes)
-        place = self.table._place_of(dimension)
+        place = self._opener.place_of(dimension)
         images, generation = region._stack, region.generation + 1
         sizes = [image.n_bytes for image in images]
         n = n_merged(sizes, change.n_bytes, self._ids.excludes)
@@ -194,7 +200,7 @@ class Files:
             if region is None:
                 raise RegionNotFound(dimension, "it has no layer yet")
             images, generation = region._stack, region.generation
-            path = Path(self.table._place_of(dimension).path)
+            path = Path(self._opener.place_of(dimension).path)
             if len(images) > 1:
                 self._publish_over(
                     dimension, images, len(images), generation, merged(images, True, generation), lambda: True
@@ -207,7 +213,7 @@ class Files:
 
         MappingError if it cannot be removed. Under the folder's lock.
         """
-        base = self.table._place_of(dimension).path
+        base = self._opener.place_of(dimension).path
         leftovers = deltas_of(base)  # first: where locks do nothing, others may lay some on a base that comes just now
         if has_base(base):
             leftovers.clear()
@@ -250,7 +256,7 @@ class Files:
 
         `is_read` says whether that is what readers see now, and is asked where locks do nothing; else AlreadyPublished.
         """
-        base, old = self.table._place_of(dimension).path, images[len(images) - n :]
+        base, old = self._opener.place_of(dimension).path, images[len(images) - n :]
         with pieces_of(packed) as pieces:
             if n == len(images):
                 replace(pieces, base)
@@ -277,7 +283,7 @@ class Files:
         """
         own = make_region(_image_of(change, region), False, bytearray)
         read = make_region(
-            open_stack(self.table._place_of(dimension).path, dimension, verify="never"), False, bytearray
+            open_stack(self._opener.place_of(dimension).path, dimension, verify="never"), False, bytearray
         )
         kept = [layer for layer, spec in changes.items() if spec is not None]
         return own._facts_of(changes) == read._facts_of(changes) and all(
@@ -291,21 +297,23 @@ class Files:
 
         What does not fit into the budget is mapped on the next access: it is there.
         """
-        table, images = self.table, region._stack
+        opener, place, images = self._opener, self._opener.place_of(dimension), region._stack
+        admit, exchange = self.table._admit, self.table._exchange
         try:
-            stack = (
-                table._reopen(dimension, images) if n else (*images, table._open_delta(dimension, images, generation))
-            )
+            if n:
+                stack = opener.reopen(place, admit, images)
+            else:
+                stack = (*images, opener.open_delta(place, admit, images, generation))
         except DimensionNotFound:  # where locks do nothing, another has merged it already
             done = False
         except MemoryError:
             # What is remembered of it is what it is now.
-            done = change is None or table._grow(dimension, region, _image_of(change, region))
-            done = done and table._exchange(dimension, region, None)
+            done = change is None or exchange(dimension, region, (*images, _image_of(change, region)))
+            done = done and exchange(dimension, region, None)
         else:
-            done = table._restack(dimension, region, stack, changes.keys())
+            done = exchange(dimension, region, stack, changes.keys())
         if not done:  # another thread has loaded it anew meanwhile
-            table._refresh_dimension(dimension)
+            self.table._refresh_dimension(dimension)
 
 
 def has_base(path: str) -> bool:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
+from jessy_mem._core.budget import Charge
 from jessy_mem._core.image import Image
 from jessy_mem._core.merge import merge_images
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, now_ns
-from jessy_mem.errors import AllocationFailed, LimitExceeded
+from jessy_mem.errors import LimitExceeded
 from jessy_mem.evicted import Evicted
 from jessy_mem.opening import Place, Stack
 from jessy_mem.publish import Buffer
@@ -55,57 +56,28 @@ class Table(Protocol):
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
         """The region of a loaded dimension, or what is remembered of one that is evicted."""
 
-    def _place_of(self, dimension: int) -> Place:
-        """Where the file of a dimension is, or would be."""
-
-    def _allocate(self, n_bytes: int, segment: str) -> Block:
-        """A block of the pool, after making room if that is needed; LimitExceeded, AllocationFailed."""
-
-    def load_dimension(self, dimension_id: int) -> MmapRegion:
-        """Map a dimension that is not known; LimitExceeded, InvalidRegion, DimensionAlreadyLoaded."""
-
-    def region(self, dimension_id: int) -> MmapRegion:
-        """The region of a known dimension, mapped again if it was evicted; RegionNotFound, LimitExceeded."""
-
-    def _open_stack(self, dimension: int) -> Stack:
-        """The files of a dimension, mapped and charged; LimitExceeded if there is no room."""
-
-    def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
-        """The delta of that generation, which lies on `stack`, mapped and charged; LimitExceeded."""
-
-    def _reopen(self, dimension: int, stack: Stack) -> Stack:
-        """The files that are there now, in place of `stack`, whose images are kept where they still are."""
-
-    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
-        """Let `stack` take the place of `old` for all readers; without one, it is mapped on the next access.
-
-        False if something else is there.
-        """
-
-    def _grow(self, dimension: int, region: MmapRegion, delta: Image) -> bool:
-        """Put a delta on the stack of `region`; False if that is not what is there."""
-
-    def _restack(
-        self, dimension: int, region: MmapRegion, stack: Stack, changed: Collection[int] | None = None
-    ) -> bool:
-        """Let `stack`, in which only the layers `changed` differ, take the place of that of `region`.
-
-        False if that is not what is there.
-        """
+    def load_dimension(self, dimension_id: int, *, exist_ok: Literal[True]) -> MmapRegion:
+        """The region of a dimension, mapped if it was not; LimitExceeded, DimensionNotFound, InvalidRegion."""
 
     def _refresh_dimension(self, dimension: int) -> object:
         """Bring a loaded dimension up to what its files are now."""
 
+    def _allocate(self, n_bytes: int, segment: str) -> Block:
+        """A block of the pool, after making room if that is needed; LimitExceeded, AllocationFailed."""
+
+    def _admit(self, place: Place, n_bytes: int, below_bytes: int) -> Charge:
+        """The charge for a file of `n_bytes` that lies on others, after making room for it; LimitExceeded."""
+
+    def _exchange(
+        self, dimension: int, old: MmapRegion | None, stack: Stack | None, changed: Collection[int] | None = None
+    ) -> bool:
+        """Let `stack`, in which only the layers `changed` differ, take the place of the region `old`, or of nothing.
+
+        Without a stack, it is mapped on the next access. False, and nothing has changed, if something else is there.
+        """
+
     def _forget(self, dimension: int) -> None:
-        """Let go of a dimension that was learned, and of all that is remembered of it. Takes the lock."""
-
-    def _helpful(
-        self, protos: Mapping[int, int], segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool
-    ) -> list[int] | None:
-        """Those of `protos` that free something of what was refused; empty if all would not do, None if room came."""
-
-    def _settle(self) -> None:
-        """What follows a charge; with no lock held."""
+        """Let go of a dimension that was learned, and of all that is remembered of it."""
 
 
 def n_merged(sizes: Sequence[int], change_bytes: int, may_rebase: bool = True) -> int:

@@ -1,8 +1,8 @@
 """Learner: what is learned, changed and forgotten, by name and by number.
 
-How a proto-dimension is held and becomes a file is protos.py, how a file grows, files.py, and what gives way when there
-is no room, relief.py. Which table it is in, the Learner does not know: it asks the few things that `Table` names. Its
-methods are those of MmapManager with the same names, documented there.
+How a proto-dimension is held and becomes a file is protos.py, how a file grows, files.py. Which table it is in, the
+Learner does not know: it asks the few things that `Table` names. Its methods are those of MmapManager with the same
+names, documented there; to settle what was charged is the caller's.
 
 Locks are taken in this order: the Learner's, the folder's, the table's.
 """
@@ -22,7 +22,6 @@ from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
     AllocationFailed,
     ConsciousnessError,
-    DimensionAlreadyLoaded,
     DimensionExists,
     ImmutableDimension,
     LayerNotFound,
@@ -39,9 +38,9 @@ from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
 from jessy_mem.names import checked_name
+from jessy_mem.opening import Opener
 from jessy_mem.protos import Protos
 from jessy_mem.publish import withdraw
-from jessy_mem.relief import Relief
 
 __all__ = ["Learner"]
 
@@ -49,23 +48,26 @@ __all__ = ["Learner"]
 class Learner:
     """Creates, changes, crystallizes and forgets dimensions of a table that it is given. Thread-safe.
 
-    `config` says what to do when the pool is full, and at the end. `ids` gives each dimension its number and name.
-    `announce(dimension, what, generation)` is told of each change after it was published.
+    `opener` knows where dimensions belong, and opens their files. `ids` gives each its number and name. `config` says
+    what to do when the pool is full, and at the end. `announce(dimension, what, generation)` is told of each change
+    after it was published.
     """
 
     def __init__(
         self,
         table: Table,
+        opener: Opener,
         ids: IdRegister,
         layout: MemoryLayout,
         config: MemoryConfig,
         announce: Announce = lambda *what: None,
     ) -> None:
         batch = Batch() if config.durability == "batch" else None
-        self.files = Files(table, ids, config.total_bytes, batch, announce)
-        self.protos = Protos(table, self.files, layout, config.total_bytes, config.record_latency)
-        self.relief = Relief(table, self.protos, config.on_full, self._release)
+        self.files = Files(table, opener, ids, config.total_bytes, batch, announce)
+        self.protos = Protos(table, opener, self.files, layout, config.total_bytes, config.record_latency)
+        self.n_drops = 0
         self._table = table
+        self._opener = opener
         self.ids = ids
         self._layout = layout
         self._config = config
@@ -95,7 +97,6 @@ class Learner:
             block.free()  # now: the traceback would keep it
             self._release(dimension)
             raise
-        self._table._settle()
         return dimension
 
     def _reserve(self, name: str, segment: str) -> int:
@@ -119,10 +120,9 @@ class Learner:
         name, changes = checked_name(name), numbered(layers)
         with self.protos.lock, self.files.locked():
             dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
-            has_file = has_base(self._table._place_of(dimension).path)
+            has_file = has_base(self._opener.place_of(dimension).path)
             if has_file and self._table._known(dimension) is None:
-                with contextlib.suppress(DimensionAlreadyLoaded):  # by another thread, meanwhile
-                    self._table.load_dimension(dimension)
+                self._table.load_dimension(dimension, exist_ok=True)
             elif changes and not has_file and self.ids.is_empty(dimension):
                 try:
                     self.files.begin(dimension, changes, name)
@@ -133,7 +133,6 @@ class Learner:
             elif is_new and self._config.durability == "each":
                 with self.ids.locked(durable=True):
                     pass
-        self._table._settle()
         return dimension
 
     def find(self, name: str) -> int | None:
@@ -208,9 +207,7 @@ class Learner:
         with self.protos.lock:
             if self._is_proto(dimension):
                 raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
-            path = self.files.compact(dimension)
-        self._table._settle()
-        return path
+            return self.files.compact(dimension)
 
     def sync(self) -> None:
         self._table._check_open()
@@ -221,14 +218,13 @@ class Learner:
         """Change a dimension, wherever it is; what was changed."""
         self._check_writable()
         with self.protos.lock:
-            with self.relief.sparing(dimension):
+            with self.protos.growing(dimension):
                 changes = self._change_proto(dimension, change) if self._is_proto(dimension) else None
             if changes is None:
                 try:
                     changes = self.files.change(dimension, change)
                 except ConsciousnessError as error:
                     raise error.with_traceback(None)  # noqa: B904  it is the same; frames would hold the region
-        self._table._settle()
         return changes
 
     def _change_proto(self, dimension: int, change: Change) -> Changes | None:
@@ -272,11 +268,9 @@ class Learner:
         self._check_writable()
         dimension = index(dimension_id)
         with self.protos.lock:
-            if self._is_crystallized(dimension):
-                return Path(self._table._place_of(dimension).path)
-            self.protos.publish(dimension)
-        self._table._settle()
-        return Path(self._table._place_of(dimension).path)
+            if not self._is_crystallized(dimension):
+                self.protos.publish(dimension)
+        return Path(self._opener.place_of(dimension).path)
 
     def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
         self._check_writable()
@@ -284,16 +278,14 @@ class Learner:
             chosen = self.protos.unsaved() if dimension_ids is None else [index(each) for each in dimension_ids]
             chosen = list(dict.fromkeys(chosen))
             self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
-            paths = [Path(self._table._place_of(each).path) for each in chosen]
-        self._table._settle()
-        return paths
+            return [Path(self._opener.place_of(each).path) for each in chosen]
 
     def _is_proto(self, dimension: int) -> bool:
         known = self._table._known(dimension)
         return dimension in self.protos.empty if known is None else known.source == "pool"
 
     def _is_crystallized(self, dimension: int) -> bool:
-        known, place = self._table._known(dimension), self._table._place_of(dimension)
+        known, place = self._table._known(dimension), self._opener.place_of(dimension)
         if place.planned or place.named:
             return False
         if known is None:
@@ -323,9 +315,19 @@ class Learner:
                     self.files.announce(dimension, "removed", 0)
             self.protos.remove(dimension)
 
+    def drop(self, dimension: int) -> int:
+        """Give up a proto-dimension that nobody saved; returns its bytes, 0 if it is none any more."""
+        known = self._table._known(dimension)
+        if known is None or known.source != "pool":
+            return 0
+        self._release(dimension)
+        self.protos.remove(dimension)
+        self.n_drops += 1
+        return known.size
+
     def _own_file(self, dimension: int) -> str | None:
         """The file to be removed with a dimension that is forgotten; raises if it must stay."""
-        place = self._table._place_of(dimension)
+        place = self._opener.place_of(dimension)
         known = self._table._known(dimension)
         is_there = os.path.lexists(place.path)
         if place.named:
@@ -365,7 +367,7 @@ class Learner:
 
     def bind(self, table: Table) -> None:
         """Ask `table` from now on: at the end of the one there was, a weak reference to it may be dead."""
-        self._table = self.files.table = self.protos.table = self.relief.table = table
+        self._table = self.files.table = self.protos.table = table
 
     def _check_writable(self) -> None:
         self._table._check_open()

@@ -37,7 +37,7 @@ from jessy_mem.locking import renew_in_child
 from jessy_mem.names import dimensions_in
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
-from jessy_mem.relief import EvictCallback
+from jessy_mem.relief import EvictCallback, Relief
 from jessy_mem.report import Times, histograms_of, state_of, stats_of
 from jessy_mem.snapshot import Snapshot
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
@@ -108,8 +108,9 @@ class MmapManager(RegionTable):
         self._ids = IdRegister(os.fspath(made.base_path), self.layout, made.lock_timeout_s)
         # Weak references: else both were a cycle. Other parts are given the table with each call.
         announce = self._following.announcer(weakref.ref(self))
-        self._learner = Learner(weakref.proxy(self), self._ids, self.layout, made, announce)
-        self._relieve = self._learner.relief.relieve
+        self._learner = Learner(weakref.proxy(self), self._opener, self._ids, self.layout, made, announce)
+        self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
+        self._relieve = self._relief.relieve
         self._uptake = Uptake(made, self._catalogue, self._learner.protos.disown)
         self._loader = Loader(made.simulation == "always")
         self._times = Times()
@@ -378,7 +379,7 @@ class MmapManager(RegionTable):
         AllocationFailed, ReadOnly, ValueError for what a RegionBuilder refuses, MappingError or LockTimeout if the base
         folder cannot be written. Thread-safe.
         """
-        return self._learner.create(name, layers, user)
+        return self._settled(self._learner.create(name, layers, user))
 
     def ensure_dimension(self, name: str, layers: Iterable[LayerSpec] = (), user: bool = False) -> int:
         """The id of the dimension of that name, which is loaded if it has a file, and made if there is none.
@@ -388,7 +389,7 @@ class MmapManager(RegionTable):
         but DimensionExists, and of `load_dimension`. Thread-safe.
         """
         self._pass_gate()
-        return self._learner.ensure(name, layers, user)
+        return self._settled(self._learner.ensure(name, layers, user))
 
     def find(self, name: str) -> int | None:
         """The id of the dimension that has the name, the lowest if several files came with it; None if none has.
@@ -415,21 +416,21 @@ class MmapManager(RegionTable):
         ImmutableDimension, LimitExceeded, ReadOnly; MappingError or LockTimeout if the base folder cannot be written;
         ValueError if the number of the layer is taken. On any error nothing has changed. Thread-safe.
         """
-        return self._learner.append(dimension_id, spec)
+        return self._settled(self._learner.append(dimension_id, spec))
 
     def extend(self, dimension_id: int, specs: Iterable[LayerSpec]) -> list[LayerId]:
         """Add many layers as one change, with one fsync: all of them or none; returns their ids, in their order.
 
         Errors are those of `append_layer`. Thread-safe.
         """
-        return self._learner.extend(dimension_id, specs)
+        return self._settled(self._learner.extend(dimension_id, specs))
 
     def update_layer(self, layer_id: tuple[int, int], spec: LayerSpec) -> LayerId:
         """Replace a layer; returns its id. Who holds the old view keeps the old bytes.
 
         Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
         """
-        return self._learner.update(layer_id, spec)
+        return self._settled(self._learner.update(layer_id, spec))
 
     def remove_layer(self, layer_id: tuple[int, int]) -> None:
         """Remove a layer; its number is not given again. Who holds a view keeps the bytes.
@@ -437,6 +438,7 @@ class MmapManager(RegionTable):
         Errors are those of `append_layer`, and LayerNotFound. Thread-safe.
         """
         self._learner.remove(layer_id)
+        self._settle()
 
     def compact(self, dimension_id: int) -> Path:
         """Write the files of a dimension as one, its base; returns its path. It is done now and then anyway.
@@ -444,7 +446,7 @@ class MmapManager(RegionTable):
         Errors are those of `append_layer`, ChecksumMismatch and InvalidRegion for damage; RegionNotFound also for a
         proto-dimension. Thread-safe.
         """
-        return self._learner.compact(dimension_id)
+        return self._settled(self._learner.compact(dimension_id))
 
     def crystallize(self, dimension_id: int) -> Path:
         """Make a proto-dimension a region file, durable and atomic; returns the file's path.
@@ -454,7 +456,7 @@ class MmapManager(RegionTable):
         the file. A file that another wrote in its place is not overwritten: AlreadyPublished. A dimension that is
         crystallized already is left as it is. Blocks go with their last view. Thread-safe.
         """
-        return self._learner.crystallize(dimension_id)
+        return self._settled(self._learner.crystallize(dimension_id))
 
     def crystallize_many(self, dimension_ids: Iterable[int] | None = None) -> list[Path]:
         """Make several proto-dimensions files, all of them by default; returns the paths in their order.
@@ -462,7 +464,7 @@ class MmapManager(RegionTable):
         The files are written and fsynced side by side, which is several times as fast as one by one. One that fails
         stays a proto-dimension and stops no other; then the error of the first is raised at the end. Thread-safe.
         """
-        return self._learner.crystallize_many(dimension_ids)
+        return self._settled(self._learner.crystallize_many(dimension_ids))
 
     def sync(self) -> None:
         """Make everything durable that was learned with ``durability="batch"``; MappingError. Thread-safe."""
@@ -487,7 +489,12 @@ class MmapManager(RegionTable):
         if not callable(callback):
             raise TypeError(f"{callback!r} is not callable")
         self._check_open()
-        self._learner.relief.on_evict(callback)
+        self._relief.on_evict(callback)
+
+    def _settled(self, result: T) -> T:
+        """`result`, after what follows a charge."""
+        self._settle()
+        return result
 
     # The pool
 

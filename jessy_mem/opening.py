@@ -24,7 +24,6 @@ from jessy_mem.simulation import simulated_image
 
 __all__ = ["Opener", "Place", "newest_delta"]
 
-Admit = Callable[[int, int], Charge]  # bytes of a file, bytes of those under it -> its charge; LimitExceeded
 Stack = tuple[Image, ...]  # the base and its deltas, oldest first
 
 
@@ -38,6 +37,9 @@ class Place(NamedTuple):
     immutable: bool
     segment: str
     slot_bytes: int
+
+
+Admit = Callable[[Place, int, int], Charge]  # bytes of a file, bytes of those under it -> its charge; LimitExceeded
 
 
 class _Invented(threading.local):
@@ -85,7 +87,7 @@ class Opener:
             stack = open_stack(
                 place.path,
                 place.dimension,
-                admit=admit,
+                admit=partial(admit, place),
                 immutable=place.immutable,
                 verify=config.verify,
                 deltas=not place.named or has_deltas(place.path),
@@ -143,7 +145,7 @@ class Opener:
             stack,
             place.path,
             generation,
-            admit=admit,
+            admit=partial(admit, place),
             verify=self._config.verify,
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
@@ -158,7 +160,7 @@ class Opener:
         found = reopen_stack(
             stack,
             place.path,
-            admit=admit,
+            admit=partial(admit, place),
             verify=self._config.verify,
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
@@ -172,7 +174,7 @@ class Opener:
                 self._layout,
                 seed=self._config.simulation_seed,
                 scale=self._config.simulation_scale,
-                admit=lambda n_bytes: admit(n_bytes, 0),
+                admit=lambda n_bytes: admit(place, n_bytes, 0),
             ),
             self._config.verify,
         )

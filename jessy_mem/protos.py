@@ -41,7 +41,7 @@ from jessy_mem.files import Files
 from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, pieces_of, room_for
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.locking import renew_in_child
-from jessy_mem.opening import Stack
+from jessy_mem.opening import Opener, Stack
 from jessy_mem.publish import Buffer, NewFile
 
 __all__ = ["Protos"]
@@ -50,12 +50,15 @@ __all__ = ["Protos"]
 class Protos:
     """The proto-dimensions of a table: put into the pool, grown there, and published as files."""
 
-    def __init__(self, table: Table, files: Files, layout: MemoryLayout, total_bytes: int, timed: bool) -> None:
+    def __init__(
+        self, table: Table, opener: Opener, files: Files, layout: MemoryLayout, total_bytes: int, timed: bool
+    ) -> None:
         self.n_bytes: dict[int, int] = {}  # of their blocks, in the order of their creation
         self.empty: dict[int, str] = {}  # those that have a name and no layer yet
         self.foreign: set[int] = set()
         self.crystallizations = LatencyHistogram()
         self.table = table
+        self._opener = opener
         self._files = files
         self._layout = layout
         self._total_bytes = total_bytes
@@ -67,6 +70,7 @@ class Protos:
     def _renew(self) -> None:
         self.lock = threading.RLock()
         self.is_merging = False  # what could be made room for then is worth more than a merged stack
+        self._growing: int | None = None  # must not go to make room for itself
         self.foreign |= self.n_bytes.keys()
         self.empty.clear()
 
@@ -75,8 +79,21 @@ class Protos:
         n_bytes = self.n_bytes.copy()  # in one step: others begin and disown meanwhile
         return {dimension: n_bytes[dimension] for dimension in n_bytes if dimension not in self.foreign}
 
+    @contextlib.contextmanager
+    def growing(self, dimension: int) -> Iterator[None]:
+        """Inside, this dimension does not give way. Under `lock`."""
+        outer, self._growing = self._growing, dimension
+        try:
+            yield
+        finally:
+            self._growing = outer
+
+    def to_give_way(self) -> dict[int, int]:
+        """Those of our own that may become files, or go, to make room for others."""
+        return {dimension: n_bytes for dimension, n_bytes in self.own().items() if dimension != self._growing}
+
     def unsaved(self) -> list[int]:
-        """The same without those that are just being made."""
+        """Our own without those that are just being made."""
         known = ((dimension, self.table._known(dimension)) for dimension in self.own())
         return [dimension for dimension, region in known if region is not None and region.source == "pool"]
 
@@ -110,7 +127,7 @@ class Protos:
 
     def block_for(self, packed: PackedRegion, dimension: int, stack_bytes: int = 0) -> Block:
         """Room in the pool, beside a stack; LimitExceeded also for what could never be loaded from a file."""
-        place = self.table._place_of(dimension)
+        place = self._opener.place_of(dimension)
         room_for(place, self._total_bytes, stack_bytes + packed.n_bytes)
         return self.table._allocate(packed.n_bytes, place.segment)
 
@@ -138,7 +155,7 @@ class Protos:
         else:
             block = self.block_for(change, dimension, sum([image.n_bytes for image in images]))
             stack = (*images, _image_in(block, change, dimension))
-        done = self.table._restack(dimension, region, stack, changes.keys())
+        done = self.table._exchange(dimension, region, stack, changes.keys())
         if done and dimension in self.n_bytes:
             self.n_bytes[dimension] = sum([image.charged_bytes for image in stack])
         return done
@@ -146,7 +163,7 @@ class Protos:
     def fits_as_file(self, region: MmapRegion, changes: Changes) -> bool:
         """Whether a proto-dimension can be changed when it is a file."""
         n_bytes = region.size + packed_delta(region, changes).n_bytes
-        place = self.table._place_of(region.dimension_id)
+        place = self._opener.place_of(region.dimension_id)
         return n_bytes <= min(place.slot_bytes, self._total_bytes)
 
     def _merged(
@@ -222,7 +239,7 @@ class Protos:
     def _open_if_it_fits(self, dimension: int) -> Stack | None:
         """None if there is no room for both: the first access maps the file, when the block is gone."""
         try:
-            return self.table._open_stack(dimension)
+            return self._opener.open(self._opener.place_of(dimension), self.table._admit)
         except LimitExceeded:
             return None
 

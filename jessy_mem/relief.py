@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from jessy_mem.errors import (
     AllocationFailed,
@@ -21,27 +21,32 @@ from jessy_mem.errors import (
     MappingError,
     RegionNotFound,
 )
-from jessy_mem.growth import Table
 from jessy_mem.notices import Notices
 from jessy_mem.protos import Protos
 
-__all__ = ["EvictCallback", "Relief"]
+__all__ = ["EvictCallback", "Relief", "Table"]
 
 EvictCallback = Callable[[int, str, int], object]  # (dimension, reason, bytes)
 
 logger = logging.getLogger("jessy_mem")
 
 
-class Relief:
-    """Makes room with proto-dimensions. Thread-safe; `release` is told of each that is dropped."""
+class Table(Protocol):
+    """What is asked of the table that has no room."""
 
-    def __init__(self, table: Table, protos: Protos, on_full: str, release: Callable[[int], object]) -> None:
-        self.n_drops = 0
-        self.table = table
+    def _helpful(
+        self, protos: Mapping[int, int], segment: str, refusal: AllocationFailed | LimitExceeded, for_block: bool
+    ) -> list[int] | None:
+        """Those of `protos` that free something of what was refused; empty if all would not do, None if room came."""
+
+
+class Relief:
+    """Makes room with proto-dimensions, of which `drop` gives one up; it returns its bytes, if any. Thread-safe."""
+
+    def __init__(self, protos: Protos, on_full: str, drop: Callable[[int], int]) -> None:
         self._protos = protos
         self._on_full = on_full
-        self._release = release
-        self._spared: int | None = None  # the one that grows, and must not go to make room for itself
+        self._drop = drop
         self._callbacks: tuple[EvictCallback, ...] = ()
         self._callbacks_lock = threading.Lock()
         self._notices = Notices()
@@ -50,16 +55,7 @@ class Relief:
         with self._callbacks_lock:
             self._callbacks = (*self._callbacks, callback)
 
-    @contextmanager
-    def sparing(self, dimension: int) -> Iterator[None]:
-        """Inside, this dimension does not give way. Under the lock of the proto-dimensions."""
-        outer, self._spared = self._spared, dimension
-        try:
-            yield
-        finally:
-            self._spared = outer
-
-    def relieve(self, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool) -> bool:
+    def relieve(self, table: Table, segment: str, refusal: AllocationFailed | LimitExceeded, allow_drop: bool) -> bool:
         """Crystallize or drop the oldest proto-dimension that holds what is missing; whether one was.
 
         None is touched if all of them together would not make the room. The caller holds no lock of the table. If the
@@ -71,8 +67,7 @@ class Relief:
         with protos.lock:
             if protos.is_merging:
                 return False
-            others = {each: n_bytes for each, n_bytes in protos.own().items() if each != self._spared}
-            oldest = self.table._helpful(others, segment, refusal, allow_drop)
+            oldest = table._helpful(protos.to_give_way(), segment, refusal, allow_drop)
             if oldest is None:  # others made room while this thread waited
                 return True
             if self._on_full == "crystallize":
@@ -103,16 +98,6 @@ class Relief:
             self._notices.warn(dimension, f"proto-dimension D{dimension:02d} stays in the pool: {error}")
             return False
         return True
-
-    def _drop(self, dimension: int) -> int:
-        """Give up a proto-dimension; returns its bytes, 0 if it is none any more."""
-        known = self.table._known(dimension)
-        if known is None or known.source != "pool":
-            return 0
-        self._release(dimension)
-        self._protos.remove(dimension)
-        self.n_drops += 1
-        return known.size
 
 
 def _because(refusal: AllocationFailed | LimitExceeded, error: ConsciousnessError) -> AllocationFailed | LimitExceeded:

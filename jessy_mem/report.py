@@ -73,7 +73,7 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             allocation_failures=table._n_failures,
             crystallization_count=learner.protos.crystallizations.n_events,
             evictions=table._n_evictions,
-            drops=learner.relief.n_drops,
+            drops=learner.n_drops,
             copies=table._copies,
             simulation_mode=bool(simulated),
             simulated_dimensions=tuple(sorted(simulated)),

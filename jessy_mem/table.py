@@ -16,12 +16,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from operator import index
 from typing import TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
-from jessy_mem._core.image import Image
 from jessy_mem._core.mapping import Mapping as Mapped
 from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
@@ -51,6 +49,7 @@ from jessy_mem.victims import Victims
 __all__ = ["RegionTable"]
 
 T = TypeVar("T")
+Relieve = Callable[["RegionTable", str, AllocationFailed | LimitExceeded, bool], bool]
 
 logger = logging.getLogger("jessy_mem")
 
@@ -64,8 +63,8 @@ MIN_VISITS = 1024  # this many are waited for before they are passed on without 
 class RegionTable(LayerRegistry):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face.
 
-    `_relieve(segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did; it is
-    called with no lock held. A table alone cannot.
+    `_relieve(table, segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did;
+    it is called with no lock held. A table alone cannot.
     """
 
     def __init__(self, config: MemoryConfig) -> None:
@@ -88,7 +87,7 @@ class RegionTable(LayerRegistry):
         self._lock = threading.RLock()
         self._closed = False
         self._notices = Notices()
-        self._relieve: Callable[[str, AllocationFailed | LimitExceeded, bool], bool] = lambda *refused: False
+        self._relieve: Relieve = lambda *refused: False
         self._opener = Opener(config, self.layout)
         self._pressure = Pressure(config)
         self._victims = Victims(make_policy(config.eviction_policy), self._regions, self._holders)
@@ -105,19 +104,7 @@ class RegionTable(LayerRegistry):
     def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
         """The region of `dimension`, mapped or simulated, and charged, but in no table yet."""
         place = self._opener.place_of(dimension)
-        return self._region_around(self._opener.open(place, partial(self._admit, place), known_source), place)
-
-    def _open_stack(self, dimension: int, known_source: str | None = None) -> Stack:
-        place = self._opener.place_of(dimension)
-        return self._opener.open(place, partial(self._admit, place), known_source)
-
-    def _open_delta(self, dimension: int, stack: Stack, generation: int) -> Image:
-        place = self._opener.place_of(dimension)
-        return self._opener.open_delta(place, partial(self._admit, place), stack, generation)
-
-    def _reopen(self, dimension: int, stack: Stack) -> Stack:
-        place = self._opener.place_of(dimension)
-        return self._opener.reopen(place, partial(self._admit, place), stack)
+        return self._region_around(self._opener.open(place, self._admit, known_source), place)
 
     def _region_around(self, stack: Stack, place: Place) -> MmapRegion:
         return make_region(stack, place.immutable, self._allocators[place.segment])
@@ -165,7 +152,7 @@ class RegionTable(LayerRegistry):
                 if self._make_room(segment, refusal.requested_bytes, ceiling_bytes):
                     continue
             try:
-                if self._relieve(segment, refusal, True):
+                if self._relieve(self, segment, refusal, True):
                     continue
                 if isinstance(refusal, LimitExceeded):
                     raise self._naming_holders(refusal)
@@ -246,40 +233,28 @@ class RegionTable(LayerRegistry):
             self._evicted.clear()
             self._pool.close()
 
-    def _exchange(self, dimension: int, old: MmapRegion | None, stack: Stack | None) -> bool:
+    def _exchange(
+        self, dimension: int, old: MmapRegion | None, stack: Stack | None, changed: Collection[int] | None = None
+    ) -> bool:
         """Let `stack` take the place of the region `old`, or of nothing; without one, the dimension is left unmapped.
 
-        False, and nothing has changed, if something else is there, or the table is closed. Takes the lock.
+        Where the same kind of stack grows, the region stays, and the views of what has not changed. `changed` are the
+        layers that are not what they were; by default, those that its new files name. False, and nothing has changed,
+        if something else is there, or the table is closed. Takes the lock.
         """
         with self._lock:
             if self._closed or self._regions.get(dimension) is not old or dimension in self._evicted:
                 return False
             if stack is None:
                 self._unmap(dimension, "mmap")
-            else:
+            elif old is None or stack[0].immutable or stack[0].source != old.source:
                 self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
+            else:
+                named = self._holders.restack(old, stack)
+                self._catalogue.change(dimension, old, named if changed is None else changed)
             return True
 
-    # Growing in place: views of what has not changed stay, and the index learns what has
-
-    def _grow(self, dimension: int, region: MmapRegion, delta: Image) -> bool:
-        """Lay `delta` on the stack of `region`; False, and nothing has changed, if something else is loaded."""
-        with self._lock:
-            return self._restack(dimension, region, (*region._stack, delta))
-
-    def _restack(
-        self, dimension: int, region: MmapRegion, stack: Stack, changed: Collection[int] | None = None
-    ) -> bool:
-        """Let `stack` take the place of that of `region`; False, and nothing has changed, if something else is loaded.
-
-        `changed` are the layers that are not what they were; by default, those that its new files name. Takes the lock.
-        """
-        with self._lock:
-            if self._closed or self._regions.get(dimension) is not region:
-                return False
-            named = self._holders.restack(region, stack)
-            self._catalogue.change(dimension, region, named if changed is None else changed)
-            return True
+    # What others changed
 
     def _refresh_dimension(self, dimension: int) -> bool:
         """Bring a dimension up to the files that are there now; whether it has changed. With no lock held.
@@ -301,13 +276,8 @@ class RegionTable(LayerRegistry):
         """The same of one that is mapped; LimitExceeded if there is no room. Under the lock."""
         old = region._stack
         try:
-            stack = self._reopen(dimension, old)
-            if stack is old:
-                return False
-            if stack[0].immutable or stack[0].source != old[0].source:
-                self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
-                return True
-            return self._restack(dimension, region, stack)
+            stack = self._opener.reopen(self._opener.place_of(dimension), self._admit, old)
+            return stack is not old and self._exchange(dimension, region, stack)
         finally:
             del region, old  # no traceback may go on holding them
 
@@ -397,7 +367,7 @@ class RegionTable(LayerRegistry):
                 # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
                 hopeless = error.requested_bytes > error.limit_bytes
                 segment = self.layout.segment_of(dimension).name if error.segment == "total" else error.segment
-                if hopeless or not self._relieve(segment, error, False):
+                if hopeless or not self._relieve(self, segment, error, False):
                     raise
             else:
                 self._settle()

@@ -45,17 +45,17 @@ def stack_of(region: jm.MmapRegion) -> tuple[Any, ...]:
 
 def open_delta(memory: jm.MmapManager, dimension: int, stack: tuple[Any, ...], generation: int) -> Any:
     """A delta that is charged, and on no stack yet: the public calls lay it on at once."""
-    return memory._open_delta(dimension, stack, generation)
+    return memory._opener.open_delta(memory._opener.place_of(dimension), memory._admit, stack, generation)
 
 
 def grow(memory: jm.MmapManager, dimension: int, region: jm.MmapRegion, delta: Any) -> bool:
     """Lay a delta on `region` as a writer does: those of a manager choose the content and the generation themselves."""
-    return memory._grow(dimension, region, delta)
+    return restack(memory, dimension, region, (*stack_of(region), delta))
 
 
 def restack(memory: jm.MmapManager, dimension: int, region: jm.MmapRegion, stack: tuple[Any, ...]) -> bool:
     """The same with a whole stack: when to merge is a writer's own decision."""
-    return memory._restack(dimension, region, stack)
+    return memory._exchange(dimension, region, stack)
 
 
 def refresh_dimension(memory: jm.MmapManager, dimension: int) -> bool:

@@ -85,7 +85,7 @@ def refuse(*room):
 
 def test_a_file_without_room_beside_its_block_is_left_unmapped(table, learner):
     learner.create("Humor", [spec("a joke")], user=False)
-    table._admit = refuse
+    table._admit = refuse  # the fake's own
     assert learner.crystallize(15).is_file()
     assert table.regions == {15: None}
 

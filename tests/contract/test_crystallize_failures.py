@@ -111,7 +111,7 @@ FAULTS = [  # the call, its errno, how often it is called at least
     ("os.link", errno.EIO, 1),
     ("os.pread", errno.EIO, 1),
     ("fcntl.flock", errno.ENOLCK, 1),
-    ("jessy_mem._core.mapped.Mapping", errno.ENOMEM, 1),
+    ("jessy_mem._core.mapped.Mapping", errno.ENOMEM, 1),  # see CALLS
 ]
 
 

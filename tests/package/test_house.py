@@ -278,7 +278,9 @@ INSIDE = "inside.py"  # what several tests reach behind the public API, each wit
 OWN = {"self", "cls", "os", "sys"}  # whose private names a test may use
 # What takes the name of what it reaches for as text.
 BY_TEXT = {"setattr", "getattr", "patch", "object", "instead", "around", "inject", "Injection", "Fault"}
+REPLACING = {"setattr", "delattr", "object"}  # of monkeypatch and mock.patch: their first argument is an owner
 NOT_PRIVATE = re.compile(r"__|_core$|_probe$|_\w*_$")  # Python's names, packages, IPython's _repr_html_
+IN_A_MODULE = re.compile(r"jessy_mem(\.\w+){2,}")  # what is public has a name in the package itself
 
 
 def is_private(name: str) -> bool:
@@ -286,14 +288,26 @@ def is_private(name: str) -> bool:
 
 
 def unexplained(source: str) -> list[int]:
-    """The lines on which a test reaches for a private name of something, with no comment there or just above."""
+    """The lines on which a test reaches for what is private, with no comment there or just above.
+
+    That is a name with an underscore, or anything that is replaced in the package.
+    """
     comments = {
         token.start[0]: token.line.strip().startswith("#")
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT and not re.match("# (fmt|noqa|type):", token.string)
     }
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    ours = {"jm", "jessy_mem"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jessy_mem"):
+            ours |= {each.asname or each.name for each in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and IN_A_MODULE.fullmatch(node.value):
+            found |= {node.lineno}
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in REPLACING:
+            found |= {node.lineno for each in node.args[:1] if ast.unparse(each).partition(".")[0] in ours}
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in OWN:
             found |= {node.end_lineno} if is_private(node.attr) else set()
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_TEXT:
@@ -316,8 +330,12 @@ self._own, cls._own, os._exit, getattr(sys, "_getframe"), jessy_mem._core, memor
 x = 1  # another line's
 super()._evict(memory._pool)  # fmt: skip
 inject(OSError(), "os.read", "jessy_mem.a._b")
+from jessy_mem import batch as b
+CALLS = ["os.read", "jessy_mem.batch.Batch.sync", "jessy_mem.Batch"]
+mock.patch.object(b.Batch, "sync"), mock.patch.object(os, "open")
+monkeypatch.delattr(jm, "Batch")  # a reason
 """
-    assert unexplained(source) == [1, 5, 8, 9]
+    assert unexplained(source) == [1, 5, 8, 9, 11, 12]
 
 
 @parses

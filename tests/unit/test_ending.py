@@ -221,6 +221,7 @@ def test_manager_that_was_not_made_ends_in_silence(tmp_path, inject):
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="base_path"):
             jm.MmapManager(base_path=7)
+        # Private: an error in the middle of a constructor.
         with inject(MemoryError(), "jessy_mem.manager.Learner"), pytest.raises(MemoryError):
             manager(tmp_path)
         gc.collect()
@@ -240,6 +241,7 @@ def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path, inject
 
         return end_and_learn
 
+    # Private: the moment between two steps of `close`.
     with inject.around("jessy_mem.learning.Learner.end", and_learn):
         memory.close()
     assert saved(tmp_path) == ["D15", f"D{late[0]}"]

@@ -275,7 +275,7 @@ def test_unloaded_dimension_does_not_come_back(two):
 def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_path, ask, monkeypatch):
     """There was no page when it came: it is looked for, as by accesses, when some time has passed."""
     now = [100.0]
-    monkeypatch.setattr("jessy_mem.following.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     with manager(tmp_path) as other:
         assert other.names() == {}
         with manager(tmp_path) as one:
@@ -554,6 +554,7 @@ def test_what_is_told_while_a_manager_is_made_is_followed(tmp_path, monkeypatch)
             begin(self, *args)
             late.append(other.ensure_dimension("late", [jm.LayerSpec(text="two")]))
 
+        # Private: the moment between two steps of a constructor.
         monkeypatch.setattr(Following, "__init__", begin_late)
         with manager(tmp_path) as memory:
             assert memory.find("late") == late[0]

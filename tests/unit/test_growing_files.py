@@ -281,6 +281,7 @@ def half_forgotten(base, name="Learned"):
         dimension = file_of(memory, name=name)
         memory.append_layer(dimension, spec(50))
         memory.update_layer((dimension, 0), spec(51))
+        # Private: what a kill would do, in this process.
         with Injection(("jessy_mem.publish.remove",), lambda remove: remove_base_only):
             memory.forget(dimension)
         assert memory.find(name) is None
@@ -333,6 +334,7 @@ def test_what_a_forgotten_dimension_left_never_comes_back(tmp_path, way):
 
                 return late
 
+            # Private: the moment between the giving of an id and the first file.
             with Injection(("jessy_mem.ids.IdRegister.reserve",), and_come_back):
                 assert make("Learned", specs) == dimension
             if way == "append":
@@ -409,6 +411,7 @@ def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
         assert files_of(tmp_path, dimension) == ["region.mmap"]
 
 
+# Mapping calls mmap(2) itself, where a test cannot come between.
 CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem._core.mapped.Mapping")
 
 
@@ -512,7 +515,7 @@ def test_batch_keeps_what_is_on_the_disk_until_what_follows_it_is(tmp_path):
 
 def test_waiting_files_are_synced_by_who_writes_a_second_later(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("jessy_mem.batch.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     with manager(tmp_path, durability="batch") as memory:
         dimension = file_of(memory, 100)
         assert fsyncs_of(lambda: memory.append_layer(dimension, spec(1))) == 0

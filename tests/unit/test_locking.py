@@ -16,7 +16,6 @@ from unittest import mock
 import pytest
 
 import jessy_mem as jm
-from jessy_mem import locking
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 from jessy_mem.ids import IdRegister
 from jessy_mem.locking import FolderLock, is_alive, process_key
@@ -117,7 +116,7 @@ def test_stopped_process_is_named_by_who_waited_long_enough(path, holder):
 
 
 def test_holder_that_the_system_does_not_tell_is_another_process(path, holder):
-    with mock.patch.object(locking.Path, "read_text", side_effect=OSError), pytest.raises(LockTimeout) as told:
+    with mock.patch("pathlib.Path.read_text", side_effect=OSError), pytest.raises(LockTimeout) as told:
         FolderLock(path, 0).__enter__()
     assert told.value.holder_pid is None
     assert "another process" in str(told.value)

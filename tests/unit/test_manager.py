@@ -944,6 +944,7 @@ def test_address_of_what_is_unloaded_meanwhile_is_not_found(world, inject):
 
             return call
 
+        # Private: the moment between two steps of one call.
         with inject.around("jessy_mem.catalogue.Catalogue.addressed", unloading):
             raises(jm.LayerNotFound, "unloaded meanwhile", memory.address_of, (1, 0), dimension=1, layer=0)
 

@@ -207,6 +207,7 @@ def test_names_of_files_are_known_without_a_register(tmp_path):
     assert names.names() == {"one": 15, "user:ann": 1000, "late": 2**31, "Sense": 3}
     assert names.reserve("late", "user") == (2**31, False)
     assert names.reserve("new", "user") == (1001, True)
+    # Private: which files are read is seen by their cost only.
     with mock.patch.object(ids, "stored_names", return_value=[]) as read:
         assert register(tmp_path).find("one") == 15  # the claim told of them all
     assert read.call_args[0][1] == []

@@ -855,6 +855,7 @@ def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file
         return Mapping(n_bytes, fd, private=private)
 
     before = set(mapped_regions())
+    # Private: it calls mmap(2) itself, where a test cannot come between.
     with inject.instead("jessy_mem._core.mapped.Mapping", older_system):
         region = MmapRegion(3, region_file(extended_file(immutable=True)))
     with region:

@@ -317,6 +317,7 @@ def test_system_without_memory_is_a_mapping_error_and_releases_the_charge(inject
         charges.append(weakref.ref(charge := Charge()))
         return charge
 
+    # Private: it calls mmap(2) itself, where a test cannot come between.
     mapping = inject(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "jessy_mem.simulation.Mapping")
     with mapping, pytest.raises(MappingError, match="Cannot allocate memory") as caught:
         simulated_image(2, admit=admit)

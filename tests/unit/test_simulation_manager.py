@@ -294,6 +294,7 @@ def invented(inject):
         found.append(dimension)
         return real(dimension, *args, **options)
 
+    # Private: what was made, and thrown away, no result tells.
     with inject.instead("jessy_mem.simulation.simulate_dimension", simulate_dimension):
         yield found
 
@@ -326,6 +327,7 @@ def test_only_what_is_missing_is_invented(world, invented):
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 def test_an_error_while_a_dimension_is_invented_leaves_nothing(world, inject, error):
     with manager(world, simulation="always", simulation_scale=0.05) as memory:
+        # Private: it is all computing, and nothing of the system that could fail.
         with inject(error(), "jessy_mem.simulation.simulate_dimension", at=2), pytest.raises(error):
             memory.load_all()
         assert memory.get_stats().dimensions_loaded == 2

@@ -320,6 +320,7 @@ def opened_while(world, inject, change):
 
         return change_and_open
 
+    # Private: the moment between the listing of a folder and the opening of a file.
     with inject.around("jessy_mem._core.stack.map_file", changing):
         return make_region(open_stack(str(world.path(15)), 15), False, bytearray)
 

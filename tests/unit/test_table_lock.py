@@ -27,7 +27,7 @@ def watched(monkeypatch):
             made.append(name)
             return change(table, *args)
 
-        monkeypatch.setattr(RegionTable, name, checked)
+        monkeypatch.setattr(RegionTable, name, checked)  # private: that a lock is held no result tells
 
     for name in CHANGES:
         watch(name)
@@ -111,7 +111,7 @@ def test_questions_are_answered_under_the_lock(world, monkeypatch):
                 assert is_locked_by_me(memory)
                 return ask(catalogue)
 
-            monkeypatch.setattr(Catalogue, name, checked)
+            monkeypatch.setattr(Catalogue, name, checked)  # private: the same
         memory.load_all()
         assert len(memory) == len(list(memory)) == len(memory.layers(frequency=(0, 10)))
         with memory.snapshot() as then:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import timeit
 
@@ -148,3 +149,53 @@ class Text:
         return least["ours"] / least["bare"]
 
     track_ratio_to_bare_decode.unit = "x"
+
+
+# The Universal Declaration of Human Rights, article 1, in letters that look like others.
+# ruff: noqa: RUF001
+SAMPLES = {
+    "English": """All human beings are born free and equal in dignity and rights. They are endowed with reason and
+        conscience and should act towards one another in a spirit of brotherhood.""",
+    "French": """Tous les êtres humains naissent libres et égaux en dignité et en droits. Ils sont doués de raison et de
+        conscience et doivent agir les uns envers les autres dans un esprit de fraternité.""",
+    "Turkish": """Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar. Akıl ve vicdana sahiptirler ve
+        birbirlerine karşı kardeşlik zihniyeti ile hareket etmelidirler.""",
+    "Russian": """Все люди рождаются свободными и равными в своем достоинстве и правах. Они наделены разумом и совестью
+        и должны поступать в отношении друг друга в духе братства.""",
+    "Hindi": """सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। उन्हें बुद्धि और
+        अन्तरात्मा की देन प्राप्त है और परस्पर उन्हें भाईचारे के भाव से बर्ताव करना चाहिये।""",
+    "Chinese": "人人生而自由， 在尊严和权利上 一律平等。 他们赋有 理性和良心， 并应 以兄弟关系的精神 相对待。",
+    "emoji": "😀 🎉 👍🏽 ❤️ 🚀 🌍",
+}
+
+
+class Decoding:
+    """`view.text` of 1 MiB, against CPython's decoder of the same bytes: words of a text in an order by chance."""
+
+    params = tuple(SAMPLES)
+    param_names = ("script",)
+    unit = "x"
+
+    def setup(self, script):
+        words = SAMPLES[script].split()
+        n_bytes = 4096 if common.SMALL else 1 << 20
+        chosen = random.Random(script).choices(words, k=n_bytes)
+        text = ("" if script in ("Chinese", "emoji") else " ").join(chosen).encode()[:n_bytes].decode(errors="ignore")
+        self.folder = tempfile.TemporaryDirectory()
+        path = jm.RegionBuilder(1, "Text").add_layer(jm.LayerSpec(text=text)).write(jm.region_path(self.folder.name, 1))
+        self.region = jm.MmapRegion(1, path)
+        self.view = self.region.layer(0)
+        assert self.view.text == text
+
+    def teardown(self, script):
+        del self.view
+        self.region.close()
+        self.folder.cleanup()
+
+    def time_text(self, script):
+        _ = self.view.text
+
+    def track_speedup_over_cpython(self, script):
+        names = {"view": self.view, "data": bytes(self.view)}
+        least = least_ns(2 if common.SMALL else 10, ours=("view.text", names), bare=("data.decode()", names))
+        return least["bare"] / least["ours"]

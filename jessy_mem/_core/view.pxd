@@ -14,7 +14,8 @@ cdef class LayerView:
     cdef Py_ssize_t size_bytes
     cdef uint32_t entry              # which layer of the image it is
     cdef uint8_t faulted             # atomic flag: the pages were touched once
-    cdef uint8_t says_ascii          # what the file says of the text; a hint
+    cdef uint8_t says_text           # the file knows the content as UTF-8, and counts its characters; a hint
+    cdef uint8_t highest             # atomic flag: its highest byte, once it was decoded, which tells the width; a hint
     cdef readonly object id          # LayerId
     cdef readonly tuple keywords
     cdef readonly int depth
@@ -23,6 +24,8 @@ cdef class LayerView:
 
     # The content decoded from UTF-8; UnicodeDecodeError names the layer. Raises what check_read does.
     cdef str decode(self)
+    # The same of what the file says is text; None if it is not what it says.
+    cdef str decode_known(self)
     # Asked after bytes of the content were read: whether they are the file's; see Image.
     cdef int check_read(self, const uint8_t *first, Py_ssize_t n_bytes) except -1
 

@@ -11,14 +11,15 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
 from jessy_mem._core.c.pycompat cimport jm_disown
-from jessy_mem._core.format cimport CODEC_RAW, TEXT_ASCII, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW, TEXT_UTF8, LayerEntry
 from jessy_mem._core.image cimport Image, touch_pages
 from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_copy_ascii
+from jessy_mem._core.kernels.utf8 cimport utf8_decode, utf8_highest, utf8_largest
 from jessy_mem._core.mapping cimport memoryview_of
 
 from jessy_mem import compression
@@ -34,7 +35,7 @@ cdef object new_layer_id = LayerId
 cdef object read_only = MappingProxyType
 cdef object no_attributes = MappingProxyType({})
 cdef enum:
-    MIN_ASCII_BYTES = 64    # shorter text is the decoder's, which keeps strings of one character
+    MIN_TEXT_BYTES = 64     # shorter text is the decoder's, which keeps strings of one character
     PREFAULT_BYTES = 65536  # larger text has its pages read in without the GIL before it is decoded
 
 
@@ -111,10 +112,10 @@ cdef class LayerView:
             with nogil:
                 touch_pages(self.data, self.size_bytes)
             jm_flag_store_relaxed(&self.faulted, 1)
-        if self.says_ascii and self.size_bytes >= MIN_ASCII_BYTES:
-            # Some three times as fast as the decoder, and safe if the file says what is not so.
-            text = PyUnicode_New(self.size_bytes, 0x7F)
-            if span_copy_ascii(<uint8_t *> PyUnicode_DATA(text), self.data, self.size_bytes):
+        if self.says_text and self.size_bytes >= MIN_TEXT_BYTES:
+            # Faster than CPython's decoder, which need not know; and safe if the file says what is not so.
+            text = self.decode_known()
+            if text is not None:
                 self.check_read(self.data, self.size_bytes)
                 return text
         try:
@@ -126,6 +127,30 @@ cdef class LayerView:
             raise UnicodeDecodeError(
                 error.encoding, error.object, error.start, error.end, f"{error.reason} in layer {self.id}"
             ) from None
+
+    cdef str decode_known(self):
+        cdef str text
+        cdef void *target
+        cdef Py_ssize_t n_characters = self.image.layers[self.entry].n_characters
+        cdef uint32_t largest
+        cdef bint whole
+        cdef uint8_t highest = jm_flag_load_relaxed(&self.highest)
+        if highest == 0:
+            if self.size_bytes == n_characters:
+                highest = 0x7F
+            else:
+                with nogil:
+                    highest = utf8_highest(self.data, self.size_bytes)
+            jm_flag_store_relaxed(&self.highest, highest)
+        largest = utf8_largest(highest)
+        text = PyUnicode_New(n_characters, largest)
+        target = PyUnicode_DATA(text)
+        if self.size_bytes < PREFAULT_BYTES:
+            whole = decode_into(target, largest, self.data, self.size_bytes, n_characters)
+        else:
+            with nogil:
+                whole = decode_into(target, largest, self.data, self.size_bytes, n_characters)
+        return text if whole else None
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, <void *> self.data, self.size_bytes, True, flags)
@@ -184,6 +209,19 @@ cdef class LayerView:
         return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
 
 
+cdef bint decode_into(
+    void *target, uint32_t largest, const uint8_t *first, Py_ssize_t n_bytes, Py_ssize_t n_characters
+) noexcept nogil:
+    """Fill a string that was made for `n_characters` of at most `largest`; False if the bytes are something else."""
+    if largest == 0x7F:
+        return n_bytes == n_characters and span_copy_ascii(<uint8_t *> target, first, n_bytes)
+    if largest == 0xFF:
+        return utf8_decode(first, n_bytes, <uint8_t *> target, n_characters, 0x7F)
+    if largest == 0xFFFF:
+        return utf8_decode(first, n_bytes, <uint16_t *> target, n_characters, 0xFF)
+    return utf8_decode(first, n_bytes, <uint32_t *> target, n_characters, 0xFFFF)
+
+
 cdef LayerView make_view(Image image, uint32_t i, allocate):
     cdef LayerEntry *entry = &image.layers[i]
     cdef LayerView view = LayerView.__new__(LayerView)
@@ -195,7 +233,7 @@ cdef LayerView make_view(Image image, uint32_t i, allocate):
     view.keywords = image.keywords(i)
     view.depth, view.frequency = entry.depth, decimal_of(entry.frequency_hz)
     view.source = image.source
-    view.says_ascii = entry.text_flags & TEXT_ASCII
+    view.says_text = entry.text_flags & TEXT_UTF8
     if entry.codec != CODEC_RAW:
         decompress(view, entry, allocate)
     return view

@@ -68,23 +68,70 @@ class MemoryFields(MemoryOptions, total=False):
 class MemoryConfig:
     """What a manager is made with. Sizes are MiB (or text such as ``"280MB"``), thresholds percent of the total.
 
-    `simulation` is "auto", "never" or "always"; `simulation_scale` (0..1) makes simulated dimensions fill that share of
-    their slots; `simulate_damaged` lets a simulation stand in for a damaged file too. `verify` is "lazy", "open" or
-    "never"; `on_full` is "crystallize", "raise" or "drop"; `eviction_policy` is "sieve", "lru" or "lfu". `trace` notes
-    where views are taken, for ``leases()``; it makes each access slower. `base_path` is made absolute here, and ``~``
-    expanded, so that it stays the same folder. Numbers may be of any type: numpy scalars, Decimal, Fraction.
+    Parameters
+    ----------
+    total_memory_mb : int, float or str
+        The budget: nothing is mapped or allocated beyond it. A total above the plan's scales the plan.
+    base_path : path-like
+        The base folder, with a folder for each dimension. Made absolute here, and ``~`` expanded, so that it stays the
+        same when the process changes its own.
+    pool_configs : tuple of (MiB, block size in bytes)
+        The size classes of the pool; a block size is a power of two.
+    enable_warnings : bool
+        Log when a threshold is passed, at most every ten seconds; callbacks (`on_pressure`) are called anyway.
+    warning_threshold : float
+        Percent of the total from which on the pressure is "warning".
+    eviction_threshold : float
+        Percent from which on the pressure is "eviction": regions are evicted until 70 percent are in use.
+    critical_threshold : float
+        Percent from which on the pressure is "critical". The three ascend.
+    eviction_policy : str
+        Who goes first: "sieve", "lru" or "lfu".
+    simulation : str
+        What a dimension without a file is: with "auto" invented text, and a warning; with "never" an error; with
+        "always" files are not even looked for.
+    simulation_seed : int
+        Other seeds give other texts.
+    simulation_scale : float
+        0..1: simulated dimensions fill that share of their slots. 0 makes them as small as their text.
+    simulate_damaged : bool
+        A simulation stands in for a damaged file, too.
+    verify : str
+        When content is compared with its checksums: "lazy" (each layer on first access), "open" (all of it, when a file
+        is loaded) or "never".
+    on_full : str
+        What makes room when eviction cannot: proto-dimensions become files ("crystallize") or are given up ("drop"); or
+        nothing does ("raise").
+    on_close : str
+        What the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise" (UnsavedLearning).
+    durability : str
+        When a change is on the disk: "each" (when the call returns) or "batch" (after ``sync()``, ``close()``, or a
+        second later, when something is learned again).
+    read_only : bool
+        Nothing is written into the base folder; learning is refused (ReadOnly).
+    layout : MemoryLayout or path-like, optional
+        The plan, or the path of a ``dimensions.json``; None is the bundled plan.
+    follow : str
+        With "auto" an access sees what other processes learned, changed and forgot; with "never" only ``refresh()``
+        does.
+    lock_timeout_s : float, optional
+        How long to wait for other processes that write, in seconds; None is for ever. Then LockTimeout.
+    guard : str
+        Against files that are shortened while they are mapped. With "reads" what is read of one is right or an error;
+        with "copy" every file is copied when it is loaded, and nothing happens to it; with "lease" it is copied when
+        somebody is about to shorten it, and with "auto" where the system can tell of that.
+    max_metadata_mb : int, float or str
+        The most that is read of a file before it is mapped; one that asks for more is an InvalidRegion.
+    strict_classes : bool
+        Each size class of the pool keeps within its own size; else one that is full borrows from a larger one.
+    scrub : bool
+        Blocks of the pool are zeroed when they are given back.
+    record_latency : bool
+        Record how long operations take; without it everything is still counted.
+    trace : bool
+        Note where views are taken, for ``leases()``; it makes each access slower.
 
-    `on_close` says what the end does with proto-dimensions that have no file: "crystallize", "drop" or "raise".
-    `durability` is "each" (what returned is on the disk) or "batch" (it is after ``sync()``, ``close()``, or a second
-    later, when something is learned again). With `read_only` nothing is written into the base folder. `layout` is a
-    MemoryLayout, or the path of a ``dimensions.json``; None is the bundled plan. With `follow` "auto" an access sees
-    what other processes learned, changed and forgot; with "never" only ``refresh()`` does. `lock_timeout_s` is how long
-    to wait for other processes that write, None for ever. `max_metadata_mb` is the most that is read of a file before
-    it is mapped; one that asks for more is an InvalidRegion. With the `guard` "reads" what is read of a file that was
-    shortened is right or an error; with "copy" every file is copied when it is loaded, and nothing happens to it;
-    with "lease" it is copied when somebody is about to shorten it, and with "auto" where the system can tell of that.
-
-    ValueError names the first field that is wrong.
+    Numbers may be of any type: numpy scalars, Decimal, Fraction. ValueError names the first field that is wrong.
 
     >>> MemoryConfig(total_memory_mb="64MB").total_bytes
     67108864

@@ -8,8 +8,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
+from unittest import mock
 
 import jessy_mem as jm
 
@@ -44,6 +46,11 @@ def publish(folder: Path, data: bytes | memoryview, durable: bool = True) -> Non
         fd = os.open(folder, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
+
+
+def unsynced() -> AbstractContextManager[object]:
+    """Inside, a file is as good as on the disk at once: what is measured is beside the fsyncs."""
+    return mock.patch.object(os, "fsync", lambda fd: None)  # noqa: PT008  a Mock takes time, and remembers all
 
 
 def done() -> None:
@@ -245,11 +252,8 @@ class AskAfterAppend(Learning):
         return self.append
 
     def track_ask(self) -> float:
-        fsync, os.fsync = os.fsync, lambda fd: None
-        try:
+        with unsynced():
             return common.median_us(20 if common.SMALL else 200, ask=self.ask)["ask"]
-        finally:
-            os.fsync = fsync
 
     track_ask.unit = "us"
 
@@ -314,11 +318,8 @@ class Extend(Learning):
         return done
 
     def track_extend(self) -> float:
-        fsync, os.fsync = os.fsync, lambda fd: None
-        try:
+        with unsynced():
             return common.median_us(5 if common.SMALL else 15, extend=self.extend)["extend"]
-        finally:
-            os.fsync = fsync
 
     track_extend.unit = "us"
 
@@ -355,7 +356,7 @@ class Written(Learning):
     timeout = 600
 
     def track_written_over_appended(self) -> float:
-        write, fsync, n_bytes = os.write, os.fsync, 0
+        write, n_bytes = os.write, 0
 
         def counted(fd: int, data: bytes) -> int:
             nonlocal n_bytes
@@ -366,12 +367,9 @@ class Written(Learning):
         dimension = self.memory.create_proto_dimension("Grown", specs(1, KIB), user=True)
         self.memory.crystallize(dimension)
         (spec,) = specs(1, KIB)
-        os.write, os.fsync = counted, lambda fd: None
-        try:
+        with unsynced(), mock.patch.object(os, "write", counted):
             for _ in range(self.n_appends):
                 self.memory.append_layer(dimension, spec)
-        finally:
-            os.write, os.fsync = write, fsync
         return n_bytes / (self.n_appends * KIB)
 
     track_written_over_appended.unit = "x"

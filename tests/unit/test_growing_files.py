@@ -236,15 +236,20 @@ def test_damage_is_no_reason_to_learn_no_more(tmp_path):
         assert bytes(memory.access_layer((dimension, 1))) == content_of(1, 1)
 
 
-def test_deltas_that_a_crash_left_are_removed(tmp_path):
-    with manager(tmp_path) as memory:
+def with_a_delta_left(base):
+    """A dimension of which a crash left a delta that was merged, and its contents."""
+    with manager(base) as memory:
         dimension = file_of(memory)
         memory.append_layer(dimension, spec(50))
-        (delta,) = (tmp_path / "D15").glob("delta-*")
+        (delta,) = (base / "D15").glob("delta-*")
         left = delta.read_bytes()
         memory.compact(dimension)
         delta.write_bytes(left)
-        expected = contents(memory, dimension)
+        return dimension, delta, contents(memory, dimension)
+
+
+def test_deltas_that_a_crash_left_are_removed(tmp_path):
+    dimension, _, expected = with_a_delta_left(tmp_path)
     with manager(tmp_path) as memory:
         memory.load_dimension(dimension)
         assert contents(memory, dimension) == expected
@@ -253,14 +258,7 @@ def test_deltas_that_a_crash_left_are_removed(tmp_path):
 
 
 def test_deltas_that_a_crash_left_are_removed_by_who_writes_next(tmp_path):
-    with manager(tmp_path) as memory:
-        dimension = file_of(memory)
-        memory.append_layer(dimension, spec(50))
-        (delta,) = (tmp_path / "D15").glob("delta-*")
-        left = delta.read_bytes()
-        memory.compact(dimension)
-        expected = contents(memory, dimension)
-    delta.write_bytes(left)
+    dimension, delta, expected = with_a_delta_left(tmp_path)
     with manager(tmp_path) as memory:
         memory.load_dimension(dimension)
         assert contents(memory, dimension) == expected

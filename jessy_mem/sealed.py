@@ -18,7 +18,7 @@ MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 _CHUNK_BYTES = 16 << 20  # what is copied before somebody may interrupt
-_HASHED_BYTES = 1 << 16
+_HASHED_BYTES = 1 << 15
 
 
 def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
@@ -40,12 +40,17 @@ def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
     except OSError:
         return None
     try:
+        os.ftruncate(copy, n_bytes)
         done = 0
         while done < n_bytes:
-            moved = os.sendfile(copy, fd, done, min(n_bytes - done, _CHUNK_BYTES))
-            if moved == 0:
-                raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
-            done += moved
+            end = _next_hole(fd, done, n_bytes)
+            while done < end:
+                os.lseek(copy, done, os.SEEK_SET)
+                moved = os.sendfile(copy, fd, done, min(end - done, _CHUNK_BYTES))
+                if moved == 0:
+                    raise RegionTruncated(path, "total_size", f"{done} bytes", f"a file of {n_bytes} bytes")
+                done += moved
+            done = _next_data(fd, done, n_bytes)
         fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     except BaseException as error:
         os.close(copy)
@@ -53,6 +58,22 @@ def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
             return None
         raise
     return copy
+
+
+def _next_hole(fd: int, at: int, n_bytes: int) -> int:
+    """Where what was written ends: a hole stays one in the copy, which takes no more memory than the file does disk."""
+    try:
+        return min(os.lseek(fd, at, os.SEEK_HOLE), n_bytes)
+    except OSError:  # it is shorter by now, or knows no holes
+        return n_bytes
+
+
+def _next_data(fd: int, at: int, n_bytes: int) -> int:
+    """Where the hole at `at` ends."""
+    try:
+        return min(os.lseek(fd, at, os.SEEK_DATA), n_bytes)
+    except OSError:  # there is no more, or it is shorter by now
+        return min(os.fstat(fd).st_size, n_bytes)
 
 
 def private_copy(fd: int, path: str, n_bytes: int) -> Mapping:

@@ -7,7 +7,7 @@ metadata are never a page of zeros, so what runs into one was never written.
 import os
 
 cimport cython
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.bytearray cimport PyByteArray_Resize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -21,7 +21,7 @@ from jessy_mem._core.format cimport (
 from jessy_mem.errors import InvalidRegion, RegionTruncated
 
 cdef enum:
-    FREE_BYTES = 65536    # so much is read without a look at whether it was written
+    FREE_BYTES = 16384    # so much is read without a look at whether it was written
 
 MAX_METADATA_BYTES = 256 << 20
 
@@ -59,7 +59,7 @@ cdef class Head:
 
     cdef int reach(self, uint64_t n_bytes, str field) except -1:
         cdef uint64_t have_bytes = self.bytes.shape[0]
-        cdef uint64_t goal_bytes = max(n_bytes, 2 * have_bytes)
+        cdef uint64_t goal_bytes = max(n_bytes, have_bytes + have_bytes // 2)
         cdef int64_t hole
         PyErr_CheckSignals()
         if n_bytes <= have_bytes:
@@ -76,21 +76,23 @@ cdef class Head:
                 )
             if hole >= 0:
                 goal_bytes = min(goal_bytes, <uint64_t> hole)
+        else:
+            goal_bytes = min(goal_bytes, <uint64_t> FREE_BYTES)
         return self.read_to(min(goal_bytes, self.limit_bytes, self.file_bytes))
 
     cdef int read_to(self, uint64_t n_bytes) except -1:
         cdef uint64_t at = self.bytes.shape[0]
-        cdef bytearray grown = PyByteArray_FromStringAndSize(NULL, n_bytes)  # touched as it is filled
-        memcpy(PyByteArray_AS_STRING(grown), &self.bytes[0], at)
-        self.bytes = grown
-        self.bytes = self.bytes[:at]
-        whole = memoryview(grown)
+        if self.grown is None:
+            self.grown = bytearray(self.bytes)
+        self.bytes = None  # what is looked at cannot grow
+        PyByteArray_Resize(self.grown, n_bytes)  # in place where that can be; touched as it is filled
+        whole = memoryview(self.grown)
         while at < n_bytes:
             n_read = os.preadv(self.fd, [whole[at:]], at)
             if n_read == 0:
                 raise self.truncated(at)
             at += n_read
-        self.bytes = grown
+        self.bytes = self.grown
         return 0
 
 

@@ -13,6 +13,7 @@ cdef class Image:
     cdef Header header               # as checked, in private memory
     cdef uint64_t head_bytes         # header, records, table and attributes of an extended file
     cdef LayerEntry *layers          # ascending by layer; one more tells where the records end
+    cdef uint64_t n_entries          # for which `layers` has room
     cdef readonly uint32_t n_layers  # tombstones included
     cdef readonly uint32_t n_live_layers
     cdef readonly uint64_t content_bytes   # of all layers, as stored
@@ -50,6 +51,7 @@ cdef class Image:
     # "reads", "lease" or "copy": what happens to its bytes if its file is shortened.
     cdef str guard_of(self)
     cdef int check_there(self, const uint8_t *end, int64_t layer) except -1
+    cdef int make_room(self, uint64_t head_bytes) except -1
     cdef int read_head(self, uint64_t dimension_id, Head head) except -1
     cdef const uint8_t[::1] reached(self, Head head, uint64_t n_bytes, str field)
     # Compare a head with its checksum; it reaches to the attributes' end.
@@ -76,7 +78,3 @@ cdef class Image:
     cdef object changed_error(self, uint32_t i, str field)
     # Where the content of layer number `i`, as stored, lies.
     cdef const uint8_t *content(self, uint32_t i) except NULL
-
-
-# Read one byte of each page, so that what may wait for a disk waits here.
-cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil

@@ -15,12 +15,12 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
 from jessy_mem._core.c.asserts cimport jm_assert
@@ -34,6 +34,7 @@ from jessy_mem._core.format cimport (
     HEADER_BYTES,
     PAGE_ALIGNMENT_BYTES,
     OPTION_IMMUTABLE,
+    RECORD_MIN_BYTES,
     Header,
     HeadCursor,
     LayerEntry,
@@ -48,7 +49,7 @@ from jessy_mem._core.format cimport (
 )
 from jessy_mem._core.guard cimport guard_mark
 from jessy_mem._core.head cimport Head
-from jessy_mem._core.kernels.span cimport span_is_utf8, span_slice
+from jessy_mem._core.kernels.span cimport span_is_utf8, span_slice, span_touch
 from jessy_mem._core.mapping cimport Mapping, memoryview_of
 
 import xxhash
@@ -77,17 +78,6 @@ cdef bint check_near_gaps(
             return False
         i += 1
     return True
-
-
-cdef void touch_pages(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
-    cdef volatile uint8_t seen
-    cdef uint64_t at = 0
-    cdef uint64_t step_bytes = jm_page_bytes()
-    while at < n_bytes:
-        seen = first[at]
-        at += step_bytes
-    if n_bytes:
-        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
 
 
 @cython.final
@@ -176,18 +166,18 @@ cdef class Image:
         if not sound:
             raise fault_error(&fault, self.path, PyBytes_FromStringAndSize(<const char *> &self.header, sizeof(Header)))
         self.extended = self.header.extension_version != 0
-        self.layers = <LayerEntry *> calloc(<size_t> self.header.layer_count + 1, sizeof(LayerEntry))
-        if self.layers == NULL:
-            raise MemoryError
         memset(&cursor, 0, sizeof(cursor))
         while True:
+            self.make_room(begin.shape[0])
             with nogil:
                 sound = format_read_layers(begin, &self.header, self.layers, &cursor, &fault)
             if sound or fault.code != SHORT_HEAD:
                 break
+            begin = None  # what others look at cannot grow
             begin = self.reached(head, fault.expected, "metadata_size" if self.extended else "metadata")
         if sound and self.extended:
             self.head_bytes = format_head_bytes(&self.header, self.layers)
+            begin = None
             begin = self.reached(head, min(near_end(self.head_bytes), self.n_bytes), "attributes_size")
             with nogil:
                 sound = format_check_attributes(begin, &self.header, self.layers, &fault) and check_near_gaps(
@@ -196,6 +186,18 @@ cdef class Image:
         if not sound:
             raise fault_error(&fault, self.path)
         return self.check_head(begin) if self.extended else 0
+
+    cdef int make_room(self, uint64_t head_bytes) except -1:
+        """Let `layers` have room for the records that so many bytes can hold, one that is cut off, and the end."""
+        cdef uint64_t n_entries = min(<uint64_t> self.header.layer_count, head_bytes // RECORD_MIN_BYTES + 1) + 1
+        cdef LayerEntry *layers = <LayerEntry *> PyMem_RawRealloc(self.layers, n_entries * sizeof(LayerEntry))
+        if layers == NULL:
+            raise MemoryError
+        self.layers = layers
+        if n_entries > self.n_entries:
+            memset(layers + self.n_entries, 0, (n_entries - self.n_entries) * sizeof(LayerEntry))
+            self.n_entries = n_entries
+        return 0
 
     cdef const uint8_t[::1] reached(self, Head head, uint64_t n_bytes, str field):
         """The region's begin, after a look whether somebody interrupts: `n_bytes` at least."""
@@ -206,7 +208,7 @@ cdef class Image:
         return head.bytes
 
     def __dealloc__(self):
-        free(self.layers)
+        PyMem_RawFree(self.layers)
         self.bytes = None  # before the charge, which goes with the other attributes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -358,7 +360,7 @@ cdef class Image:
         with nogil:
             failed = jm_os_prefetch(first, n_bytes)
             if wait and not failed:
-                touch_pages(first, n_bytes)
+                span_touch(first, n_bytes, jm_page_bytes())
         if failed:
             raise MappingError(c_errno, os.strerror(c_errno), self.path)
         return self.check_read(first, n_bytes, self.layers[i].layer) if wait else 0

@@ -14,11 +14,12 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
+from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.format cimport CODEC_RAW, TEXT_UTF8, LayerEntry
-from jessy_mem._core.image cimport Image, touch_pages
+from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
-from jessy_mem._core.kernels.span cimport span_copy_ascii
+from jessy_mem._core.kernels.span cimport span_copy_ascii, span_touch
 from jessy_mem._core.kernels.utf8 cimport utf8_decode, utf8_highest, utf8_largest
 from jessy_mem._core.mapping cimport memoryview_of
 
@@ -110,7 +111,7 @@ cdef class LayerView:
         cdef str text
         if self.size_bytes >= PREFAULT_BYTES and not jm_flag_load_relaxed(&self.faulted):
             with nogil:
-                touch_pages(self.data, self.size_bytes)
+                span_touch(self.data, self.size_bytes, jm_page_bytes())
             jm_flag_store_relaxed(&self.faulted, 1)
         if self.says_text and self.size_bytes >= MIN_TEXT_BYTES:
             # Faster than CPython's decoder, which need not know; and safe if the file says what is not so.

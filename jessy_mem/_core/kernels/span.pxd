@@ -25,6 +25,17 @@ cdef inline bint span_is_zero(const uint8_t *first, uint64_t n_bytes) noexcept n
     return n_bytes == 0 or (first[0] == 0 and memcmp(first, first + 1, n_bytes - 1) == 0)
 
 
+cdef inline void span_touch(const uint8_t *first, uint64_t n_bytes, uint64_t step_bytes) noexcept nogil:
+    """Read a byte of each page (`step_bytes`) of a range, so that what may wait for a disk waits here."""
+    cdef volatile uint8_t seen
+    cdef uint64_t at = 0
+    while at < n_bytes:
+        seen = first[at]
+        at += step_bytes
+    if n_bytes:
+        seen = first[n_bytes - 1]  # on a page of its own if the range does not begin with a page
+
+
 cdef inline bint span_is_ascii(const uint8_t *first, uint64_t n_bytes) noexcept nogil:
     cdef uint64_t a, b, c, d
     cdef uint64_t at = 0

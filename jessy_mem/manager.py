@@ -209,6 +209,8 @@ class MmapManager(RegionTable):
                 region = self._restore(dimension, 0)
             except LayerNotFound as error:
                 raise RegionNotFound(dimension, error.hint) from None
+        with self._lock:
+            self._holders.watch((dimension,))
         return region
 
     def layers(

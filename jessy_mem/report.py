@@ -38,13 +38,15 @@ def histograms_of(table: RegionTable, learner: Learner, times: Times) -> dict[st
 def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool) -> MemoryStats:
     """One consistent snapshot of everything counted."""
     with table._lock:
+        table._note_visits()
         n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated = table._holders.survey()
         total, pressure, segments = table._ledger.snapshot()
         pool = table._pool.stats()
         timed = {name: _summary(each) for name, each in histograms_of(table, learner, times).items()}
         used_bytes, limit_bytes, peak_bytes = total
         evicted = table._evicted
-        simulated += evicted.simulated
+        if evicted.simulated:
+            simulated = tuple(sorted({*simulated, *evicted.simulated}))
         return MemoryStats(
             total_allocated_bytes=used_bytes,
             total_used_bytes=min(content_bytes + pool.requested_bytes, used_bytes),  # read a moment apart
@@ -76,7 +78,7 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             drops=learner.n_drops,
             copies=table._copies,
             simulation_mode=bool(simulated),
-            simulated_dimensions=tuple(sorted(simulated)),
+            simulated_dimensions=simulated,
             segments={name: SegmentStats(*numbers) for name, numbers in segments.items()},
             pool=pool,
             residency=_residency(table, pool.used_bytes) if residency else None,

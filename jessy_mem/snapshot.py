@@ -42,6 +42,7 @@ class Snapshot(LayerRegistry):
         self._changed = LayerIndex()  # of what is not there any more as it was
         with table._lock:
             self._stacks: dict[int, Stack] = {each: region._stack for each, region in table._regions.items()}
+            table._holders.watch(self._stacks)
             self._evicted = table._evicted.copy()
             self._n_layers = table._catalogue.count_layers()
             self._edition = table._catalogue.edition

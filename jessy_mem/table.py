@@ -91,6 +91,7 @@ class RegionTable(LayerRegistry):
         self._opener = Opener(config, self.layout)
         self._pressure = Pressure(config)
         self._victims = Victims(make_policy(config.eviction_policy), self._regions, self._holders)
+        self._read: dict[int, None] = {}  # since the policy was last told, in the order of their first read
         self._catalogue = Catalogue(self._regions, self.layout)
         self._evicted = self._catalogue.evicted
         self._n_evictions = self._n_failures = 0
@@ -191,8 +192,20 @@ class RegionTable(LayerRegistry):
         self._holders.install(dimension, region)
         self._victims.put(dimension, region)
         self._catalogue.put(dimension, region)
-        if self._n_visits > 2 * len(self._regions) + MIN_VISITS:
-            self._victims.touch(self._take_visits())
+        if self._n_visits + len(self._read) > 2 * len(self._regions) + MIN_VISITS:
+            self._pass_visits()
+
+    def _note_visits(self) -> None:
+        """What was read since this was last called may be held now."""
+        visits = self._take_visits()
+        self._holders.watch(visits)
+        self._read.update(visits)
+
+    def _pass_visits(self) -> None:
+        """Tell the policy what was read since this was last called."""
+        self._note_visits()
+        self._victims.touch(self._read)
+        self._read.clear()
 
     def _remove(self, dimension: int) -> None:
         """Let go of a dimension, mapped or evicted, and of all that is remembered of it; what is held is a lease."""
@@ -313,7 +326,7 @@ class RegionTable(LayerRegistry):
                 total_excess_bytes = self._ledger.used_bytes + n_bytes - bound_bytes
                 if excess_bytes <= 0 and total_excess_bytes <= 0:
                     return True
-                self._victims.touch(self._take_visits())
+                self._pass_visits()
                 victims, any_held = self._victims.choose(((excess_bytes, is_here), (total_excess_bytes, None)))
                 with UnmapTogether():
                     self._victims.evict(victims, self._evict)
@@ -325,7 +338,7 @@ class RegionTable(LayerRegistry):
 
     def _evict_until(self, enough: Callable[[], bool]) -> None:
         """Evict what the policy gives up, until it is enough or nothing more can go. The caller holds the lock."""
-        self._victims.touch(self._take_visits())
+        self._pass_visits()
         with UnmapTogether():
             self._victims.evict_until(enough, self._evict)
 

@@ -118,6 +118,36 @@ class Manager:
         self.memory.region(1).verify()
 
 
+class Statistics:
+    """`get_stats` of many small dimensions that were all read once, and of which nobody holds any. Bar: 60 us."""
+
+    params = (10, 100) if common.SMALL else (10, 10_000)
+    param_names = ("dimensions",)
+
+    def setup(self, n_dimensions):
+        self.folder = tempfile.TemporaryDirectory()
+        for dimension in range(1000, 1000 + n_dimensions):
+            small_region(self.folder.name, dimension)
+        self.memory = jm.MmapManager(2000, base_path=self.folder.name, simulation="never")
+        self.memory.load_all()
+        for dimension in range(1000, 1000 + n_dimensions):
+            self.memory.access_layer((dimension, 0))
+        for _ in range(3):
+            self.memory.get_stats()
+
+    def teardown(self, n_dimensions):
+        self.memory.close()
+        self.folder.cleanup()
+
+    def time_get_stats(self, n_dimensions):
+        self.memory.get_stats()
+
+    def time_get_stats_while_all_are_held(self, n_dimensions):
+        if not hasattr(self, "held"):
+            self.held = [self.memory.access_layer((each, 0)) for each in range(1000, 1000 + n_dimensions)]
+        self.memory.get_stats()
+
+
 class Eviction:
     """A thousand small dimensions, evicted at once."""
 

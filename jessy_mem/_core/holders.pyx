@@ -13,13 +13,17 @@ HAZARD: who counts must not count himself. A region is looked at as the table ho
 as the one variable that is left of it; nothing that can run other code stands between the look and its use. The caller
 holds the table's lock. A count may be out of date as soon as it is read. That is harmless: whoever took a view
 meanwhile keeps it, and its bytes stay charged; only the room that an eviction makes comes later.
+
+What all regions come to is counted as they come and go. Who holds them is not told, so it has to be looked at; but only
+of those that were installed, read or handed out since somebody looked (`watched`), and of those that were held then:
+nobody comes to hold another. One is looked at N_LOOKS times, for whoever was on his way to it the first time.
 """
 import weakref
 
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
 from jessy_mem._core.c.os_memory cimport jm_page_bytes
@@ -31,6 +35,7 @@ from jessy_mem._core.stack cimport checked_stack
 
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
+    N_LOOKS = 2       # at a region that nobody holds
 
 
 cdef Py_ssize_t n_holders(PyObject *found) noexcept:
@@ -44,16 +49,28 @@ cdef Py_ssize_t n_holders(PyObject *found) noexcept:
     return n_held - n_views
 
 
-cdef uint64_t held_bytes(tuple stack):
-    """What is charged for a stack and for its decompressed layers."""
+cdef int64_t charged_bytes(tuple stack):
     cdef Image image
-    cdef uint64_t n_bytes = 0
+    cdef int64_t n_bytes = 0
     for image in stack:
-        n_bytes += image.charged_bytes + jm_load_relaxed(&image.decompressed_bytes)
+        n_bytes += image.charged_bytes
     return n_bytes
 
 
-cdef bint may_be_evicted(MmapRegion region):
+cdef int64_t decompressed_bytes(tuple stack):
+    cdef Image image
+    cdef int64_t n_bytes = 0
+    for image in stack:
+        n_bytes += jm_load_relaxed(&image.decompressed_bytes)
+    return n_bytes
+
+
+cdef int64_t held_bytes(tuple stack):
+    """What is charged for a stack and for its decompressed layers."""
+    return charged_bytes(stack) + decompressed_bytes(stack)
+
+
+cdef bint may_be_evicted(MmapRegion region):  # EVICTABLE or PINNED
     return not region.is_immutable and source_of(region.stack) != "pool"
 
 
@@ -70,6 +87,9 @@ cdef class Holders:
 
     def __cinit__(self):
         self.regions = {}
+        self.watched = {}
+        self.decompressed = {}
+        self.simulated = set()
         self.retired = []
         self.prune_at = MIN_RETIRED
 
@@ -78,14 +98,48 @@ cdef class Holders:
         cdef MmapRegion old = self.regions.get(dimension)
         region.current()  # ManagerClosed if it is closed, or was never opened
         region.is_owned = True
+        if old is not None:
+            self.count(dimension, old, -1)
         self.regions[dimension] = region
+        self.count(dimension, region, 1)
         if old is not None and old is not region:
             self.let_go(old)
 
     def remove(self, dimension):
         """Take a region out of the table; KeyError if there is none. It goes at once if nobody holds it."""
         cdef MmapRegion region = self.regions.pop(dimension)
+        self.count(dimension, region, -1)
         self.let_go(region)
+
+    cdef int count(self, dimension, MmapRegion region, int sign) except -1:
+        """Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one."""
+        cdef tuple stack = region.stack
+        cdef Image image
+        cdef int64_t n_bytes = charged_bytes(stack), content_bytes = 0
+        for image in stack:
+            content_bytes += image.content_bytes
+        self.n_layers += sign * <int64_t> region.n_live_layers
+        if source_of(stack) != "pool":
+            self.n_mapped += sign
+            self.content_bytes += sign * content_bytes
+        if source_of(stack) == "simulated":
+            self.simulated.discard(dimension)
+            if sign > 0:
+                self.simulated.add(dimension)
+            self.simulated_ids = None
+        self.watched.pop(dimension, None)
+        if sign > 0:
+            self.watched[dimension] = N_LOOKS
+        else:
+            n_bytes += <int64_t> self.decompressed.pop(dimension, 0)
+        self.all_bytes[may_be_evicted(region)] += sign * n_bytes
+        return 0
+
+    def watch(self, dimensions):
+        """Look, when somebody asks, at who holds these: somebody may have come to hold them."""
+        for dimension in dimensions:
+            if dimension in self.regions:
+                self.watched[dimension] = N_LOOKS
 
     cdef int let_go(self, MmapRegion region) except -1:
         """Keep an eye on a region that left the table, if it is held: what is held of it is a lease now.
@@ -109,7 +163,13 @@ cdef class Holders:
         Who holds views keeps them. Returns the numbers of the layers that new files name; None if the base is new.
         """
         cdef tuple old = region.current()
-        cdef list named = region.restack(checked_stack(stack))
+        cdef list named
+        dimension = (<Image> PyTuple_GET_ITEM(old, 0)).dimension_id
+        self.count(dimension, region, -1)
+        try:
+            named = region.restack(checked_stack(stack))
+        finally:
+            self.count(dimension, region, 1)
         self.retire([image for image in old if image not in stack])
         return named
 
@@ -133,35 +193,37 @@ cdef class Holders:
         return able
 
     def survey(self):
-        """One walk over the regions.
+        """What all regions come to, and what of it is not held; walks those that are watched.
 
-        (layers, mapped content bytes, mapped regions, evictable bytes, pinned bytes, simulated dimensions as a list)
+        (layers, mapped content bytes, mapped regions, evictable bytes, pinned bytes, simulated dimensions)
         """
         cdef PyObject *found
-        cdef Image image
-        cdef bint held
-        cdef list simulated = []
-        cdef uint64_t n_layers = 0, content_bytes = 0, n_mapped = 0, evictable_bytes = 0, pinned_bytes = 0
-        for dimension in list(self.regions):
+        cdef int64_t[2] held
+        cdef int64_t n_decompressed
+        cdef bint is_held, kind
+        cdef int n_looks
+        held[PINNED] = held[EVICTABLE] = 0
+        for dimension, n_looks in list(self.watched.items()):
             found = PyDict_GetItem(self.regions, dimension)
-            if found == NULL:
-                continue
-            held = n_holders(found) != 0
-            n_layers += (<MmapRegion> found).n_live_layers
-            source = source_of((<MmapRegion> found).stack)
-            if source != "pool":
-                n_mapped += 1
-                for image in (<MmapRegion> found).stack:
-                    content_bytes += image.content_bytes
-            if source == "simulated":
-                simulated.append(dimension)
-            if held:
-                continue
-            if may_be_evicted(<MmapRegion> found):
-                evictable_bytes += held_bytes((<MmapRegion> found).stack)
+            is_held = n_holders(found) != 0
+            kind = may_be_evicted(<MmapRegion> found)
+            n_decompressed = decompressed_bytes((<MmapRegion> found).stack)
+            self.all_bytes[kind] += n_decompressed - <int64_t> self.decompressed.pop(dimension, 0)
+            if n_decompressed:
+                self.decompressed[dimension] = n_decompressed
+            if is_held:
+                held[kind] += charged_bytes((<MmapRegion> found).stack) + n_decompressed
+                self.watched[dimension] = N_LOOKS
+            elif n_looks > 1:
+                self.watched[dimension] = n_looks - 1
             else:
-                pinned_bytes += held_bytes((<MmapRegion> found).stack)
-        return n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated
+                del self.watched[dimension]
+        if self.simulated_ids is None:
+            self.simulated_ids = tuple(sorted(self.simulated))
+        return (
+            self.n_layers, self.content_bytes, self.n_mapped, self.all_bytes[EVICTABLE] - held[EVICTABLE],
+            self.all_bytes[PINNED] - held[PINNED], self.simulated_ids,
+        )
 
     def leases(self):
         """What is held, loaded or retired: list of (dimension, generation, charged bytes, views, retired)."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
+import subprocess
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,13 @@ README = Path(__file__).parents[2] / "README.md"
 def test_example_runs_as_it_stands_and_again_and_says_nothing_red(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
-    for _ in range(2):
+    for n in (1, 2):
         exec(compile(example, "README.md", "exec"), {})
         shown = capsys.readouterr()
-        assert shown.out.startswith("1.6")
+        lamps = [f"D1000/L{i} She sent back a lamp." for i in range(n)]
+        assert shown.out.splitlines() == ["D15/L0 Returns are free for 30 days.", *lamps]
         assert shown.err == ""
-        assert (tmp_path / "data/consciousness/D15/region.mmap").exists()
+        assert (tmp_path / "memory/D1000/region.mmap").exists()
 
 
 def test_two_commands_stand_as_they_are_promised():
@@ -28,6 +32,38 @@ def test_two_commands_stand_as_they_are_promised():
     assert "pip install '.[test]' && pytest -n 2" in lines
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)", README.read_text(encoding="utf-8")):
-        assert (README.parent / target).exists(), target
+def test_renders_where_there_is_no_tree_beside_it():
+    """On a package index: no link and no picture by a relative path, and nothing that is no Markdown."""
+    text = README.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"^\[[^]]+\]: (\S+)", text, re.MULTILINE)
+    targets += re.findall(r"(?:src|href)=[\"']([^\"']+)", text)
+    assert [target for target in targets if not target.startswith("https://")] == []
+    assert ":::" not in text
+    assert "```{" not in text
+
+
+def test_files_that_it_names_are_there():
+    named = set(re.findall(r"`((?:docs/|CHANGELOG)[\w./]*)`", README.read_text(encoding="utf-8")))
+    assert len(named) > 10
+    assert [name for name in named if not (README.parent / name).exists()] == []
+
+
+def test_two_workers_are_what_its_line_cuts_out_of_the_page(tmp_path):
+    """The line of README.md, as a shell runs it, gives the service of the page."""
+    text = README.read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (sed .*) > service\.py$", text, re.MULTILINE)
+    cut = subprocess.run(line, shell=True, cwd=README.parent, capture_output=True, text=True, check=True).stdout
+    page = (README.parent / "docs/cookbook/two_workers.md").read_text(encoding="utf-8")
+    assert f"```python\n{cut}```" in page
+    assert "FastAPI(" in cut
+
+
+def test_plots_show_what_was_measured():
+    """`python docs/plot.py` would change nothing; what it draws follows the table of docs/benchmarks.md."""
+    plot = runpy.run_path(str(README.parent / "docs" / "plot.py"))
+    assert plot["in_text"]() in README.read_text(encoding="utf-8")
+    picture = (README.parent / "docs" / "benchmarks.svg").read_text(encoding="utf-8")
+    assert plot["as_svg"]() == picture
+    assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
+    assert len(plot["measured"]()) == 12
+    assert [round(plot["share"](time), 3) for time in ("10 ns", "1 us", "100 ms")] == [0, 0.286, 1]

@@ -1,4 +1,7 @@
-"""docs/cookbook is true: the service runs as it stands there, under two workers."""
+"""docs/cookbook is true: each page runs as it stands there; the service under two workers.
+
+Pages with a dialogue (``>>>``) are run as the other pages of docs/ are.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,76 @@ from pathlib import Path
 
 import pytest
 
+import jessy_mem as jm
 from helpers import HUNG_S
 
-PAGE = Path(__file__).parents[2] / "docs" / "cookbook" / "two_workers.md"
+COOKBOOK = Path(__file__).parents[2] / "docs" / "cookbook"
+PAGE = COOKBOOK / "two_workers.md"
+RUN_HERE = {"two_workers.md", "batch_job.md", "tour.ipynb", "notebook.md"}  # which is about the one before it
 
 
-def code_of_page() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def code_of_page(page: Path = PAGE) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     return code
+
+
+def test_each_page_is_run():
+    pages = {path.name: path.read_text(encoding="utf-8") for path in COOKBOOK.iterdir() if path.is_file()}
+    del pages["index.md"]
+    assert {name for name, text in pages.items() if ">>> " not in text} == RUN_HERE
+
+
+def test_batch_job_adds_each_ticket_once(tmp_path):
+    page = COOKBOOK / "batch_job.md"
+    (tmp_path / "nightly.py").write_text(code_of_page(page))
+    dialogue = re.findall(r"^    (.*)$", page.read_text(encoding="utf-8").rpartition("```")[2], re.MULTILINE)
+    at = [i for i, line in enumerate(dialogue) if line.startswith("$ ")]
+    runs = [(dialogue[i], dialogue[i + 1 : end]) for i, end in zip(at, [*at[1:], None], strict=True)]
+    (shows, tickets), *jobs = runs
+    assert shows == "$ cat tickets.jsonl"
+    assert len(jobs) == 2
+    (tmp_path / "tickets.jsonl").write_text("\n".join(tickets) + "\n")
+
+    def run(command: str) -> list[str]:
+        words = [sys.executable, *command.split()[2:]]
+        done = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True, timeout=HUNG_S)
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    for command, output in jobs:
+        assert run(command) == output
+    with (tmp_path / "tickets.jsonl").open("a") as more:
+        more.write('{"id": 74, "customer": "bob", "text": "Thank you."}\n')
+    assert run(jobs[0][0]) == ["1 tickets of 2 customers"]
+    with jm.MmapManager(base_path=tmp_path / "memory", simulation="never") as memory:
+        memory.load_all()
+        texts = {
+            name: [memory[layer].text for layer in memory.layers(number)] for name, number in memory.names().items()
+        }
+        assert [str(layer) for layer in memory.layers(keyword="belt")] == ["D1000/L0", "D1000/L1"]
+    assert texts == {
+        "customer:ann": ["The belt squeaks.", "It squeaks again."],
+        "customer:bob": ["Where is my invoice?", "Thank you."],
+    }
+
+
+@pytest.mark.thread_unsafe(reason="it starts a process that listens")
+def test_notebook_runs_and_shows_tables_and_a_picture(tmp_path, monkeypatch):
+    for needed in ("nbclient", "ipykernel", "matplotlib"):
+        pytest.importorskip(needed)
+    import nbclient
+    import nbformat
+
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(COOKBOOK / "tour.ipynb", as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs")], "stored without what it shows"
+    for _ in range(2):  # what it wrote is there the second time
+        nbclient.NotebookClient(notebook, timeout=HUNG_S, resources={"metadata": {"path": tmp_path}}).execute()
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        kinds = {kind for output in outputs for kind in output.get("data", {})}
+        assert {"text/plain", "text/html", "image/png"} <= kinds
+        assert "stderr" not in {output.get("name") for output in outputs}
+        assert "The belt squeaks." in "".join(output.get("text", "") for output in outputs)
 
 
 def test_page_is_as_short_as_it_says():

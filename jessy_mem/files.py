@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jessy_mem._core.image import Image
@@ -55,6 +54,7 @@ from jessy_mem.ids import IdRegister
 from jessy_mem.layout import delta_file
 from jessy_mem.opening import Opener
 from jessy_mem.publish import Buffer, NewFile, remove, replace
+from jessy_mem.unlinked import Unlinked
 
 __all__ = ["Files", "deltas_of", "has_base"]
 
@@ -75,15 +75,22 @@ class Files:
     ) -> None:
         self.announce = announce
         self.table = table
+        self.unlinked = Unlinked()
         self._opener = opener
         self._ids = ids
         self._total_bytes = total_bytes
         self._batch = batch
         self._swept: dict[int, int] = {}  # dimensions whose leftovers were removed: the generation of the base then
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder's lock."""
-        return self._ids.locked()
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock. If the disk refuses anything it may be full: what was unlinked is let go then."""
+        try:
+            with self._ids.locked():
+                yield
+        except MappingError:
+            self.unlinked.let_go()
+            raise
 
     def publish(self, file: NewFile, pieces: Iterable[Buffer], durable: bool = False) -> None:
         """Publish a new file; durable now, or with the next `sync` if so many may wait and this one."""
@@ -94,12 +101,18 @@ class Files:
 
     def publish_all(self, files: Iterable[tuple[NewFile, Iterable[Buffer]]]) -> list[ConsciousnessError | None]:
         """Publish new files side by side; for each None, or why it is not there."""
-        if self._batch is None:
-            return publish_many(files)
+        errors = publish_many(files) if self._batch is None else self._publish_in_batch(self._batch, files)
+        if any(errors):
+            self.unlinked.let_go()
+        return errors
+
+    def _publish_in_batch(
+        self, batch: Batch, files: Iterable[tuple[NewFile, Iterable[Buffer]]]
+    ) -> list[ConsciousnessError | None]:
         errors: list[ConsciousnessError | None] = []
         for file, pieces in files:
             try:
-                self._batch.publish(file, pieces)
+                batch.publish(file, pieces)
             except ConsciousnessError as error:
                 errors.append(without_frames(error))
             else:
@@ -259,6 +272,7 @@ class Files:
         base, old = self._opener.place_of(dimension).path, images[len(images) - n :]
         with pieces_of(packed) as pieces:
             if n == len(images):
+                self.unlinked.hold(base)
                 replace(pieces, base)
                 old = old[1:]
             else:
@@ -274,6 +288,7 @@ class Files:
         for image in old:
             with contextlib.suppress(OSError):
                 if is_file_of(image):  # where locks do nothing, another may have taken its name
+                    self.unlinked.hold(image.path)
                     remove(image.path)
 
     def _is_read(self, dimension: int, region: MmapRegion, changes: Changes, change: PackedRegion) -> bool:

@@ -309,7 +309,9 @@ class Learner:
                 if self.ids.name_of(dimension) is not None or own_file is not None:
                     self.ids.release(dimension, durable=own_file is not None)
                 if own_file is not None:
-                    withdraw(own_file, *deltas_of(own_file))
+                    leftovers = deltas_of(own_file)
+                    self.files.unlinked.hold(own_file, *leftovers)
+                    withdraw(own_file, *leftovers)
                     self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
                 if is_known_to_all:
                     self.files.announce(dimension, "removed", 0)
@@ -355,6 +357,7 @@ class Learner:
             self.files.sync()
             for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
                 self._release(dimension)
+            self.files.unlinked.let_go()
 
     def end_for_good(self) -> None:
         """The same, and nothing is learned after it: nobody would save it."""

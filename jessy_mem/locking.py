@@ -23,7 +23,16 @@ from weakref import WeakSet
 
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 
-__all__ = ["FolderLock", "after_release", "is_alive", "is_busy", "process_key", "renew_in_child"]
+__all__ = [
+    "FolderLock",
+    "after_release",
+    "close_file",
+    "is_alive",
+    "is_busy",
+    "open_file",
+    "process_key",
+    "renew_in_child",
+]
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO is not waited for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.01
@@ -149,7 +158,7 @@ class FolderLock:
         with _gate:
             _descriptors.add(fd)
         old, self._fd = self._fd, fd
-        _close(old)
+        close_file(old)
 
     @property
     def descriptor(self) -> int:
@@ -167,17 +176,6 @@ class FolderLock:
         self._drop()
         self._take(None if self.timeout_s is None else time.monotonic() + self.timeout_s)
 
-    def open_file(self, path: str, flags: int, mode: int = 0o666) -> int:
-        """Open a file whose descriptor no child keeps."""
-        with _gate:
-            fd = os.open(path, flags | os.O_CLOEXEC, mode)
-            _descriptors.add(fd)
-        return fd
-
-    def close_file(self, fd: int) -> None:
-        """Close what `open_file` gave."""
-        _close(fd)
-
     def _take(self, deadline: float | None) -> None:
         while True:
             inode = self._open()
@@ -193,26 +191,26 @@ class FolderLock:
             self._is_tried = True
 
     def _is_refused_to_another(self) -> bool:
-        fd = self.open_file(self.path, _OPEN_FLAGS)
+        fd = open_file(self.path, _OPEN_FLAGS)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
-            _close(fd)
+            close_file(fd)
         return False
 
     def _open(self) -> int:
         """Open the file; its inode."""
         try:
             try:
-                self._fd = self.open_file(self.path, _OPEN_FLAGS)
+                self._fd = open_file(self.path, _OPEN_FLAGS)
             except FileNotFoundError:
                 with suppress(FileExistsError):  # another was faster
-                    self._fd = self.open_file(self.path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
+                    self._fd = open_file(self.path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
                     share(self._fd, os.path.dirname(self.path))
                 if self._fd < 0:
-                    self._fd = self.open_file(self.path, _OPEN_FLAGS)
+                    self._fd = open_file(self.path, _OPEN_FLAGS)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
                 raise LinkRefused(self.path) from error
@@ -239,11 +237,22 @@ class FolderLock:
 
     def _drop(self) -> None:
         fd, self._fd = self._fd, -1
-        _close(fd)
+        close_file(fd)
 
 
-def _close(fd: int) -> None:
-    """Unlock and close. Closing alone would leave it locked while a child of a bare fork() of C has it."""
+def open_file(path: str, flags: int, mode: int = 0o666) -> int:
+    """Open a file whose descriptor no child keeps."""
+    with _gate:
+        fd = os.open(path, flags | os.O_CLOEXEC, mode)
+        _descriptors.add(fd)
+    return fd
+
+
+def close_file(fd: int) -> None:
+    """Unlock and close what `open_file` gave.
+
+    Closing alone would leave it locked while a child of a bare fork() of C has it.
+    """
     if fd < 0:
         return
     try:

@@ -252,7 +252,7 @@ class RegionTable(LayerRegistry):
         """Let `stack` take the place of the region `old`, or of nothing; without one, the dimension is left unmapped.
 
         Where the same kind of stack grows, the region stays, and the views of what has not changed. `changed` are the
-        layers that are not what they were; by default, those that its new files name. False, and nothing has changed,
+        layers that are not what they were; by default, they are looked for. False, and nothing has changed,
         if something else is there, or the table is closed. Takes the lock.
         """
         with self._lock:
@@ -263,8 +263,8 @@ class RegionTable(LayerRegistry):
             elif old is None or stack[0].immutable or stack[0].source != old.source:
                 self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
             else:
-                named = self._holders.restack(old, stack)
-                self._catalogue.change(dimension, old, named if changed is None else changed)
+                found = self._holders.restack(old, stack)
+                self._catalogue.change(dimension, old, found if changed is None else changed)
             return True
 
     # What others changed

@@ -160,7 +160,8 @@ cdef class Holders:
     def restack(self, MmapRegion region not None, tuple stack not None):
         """Let `stack` take the place of a loaded region's; of the files that leave it, what is held is a lease now.
 
-        Who holds views keeps them. Returns the numbers of the layers that new files name; None if the base is new.
+        Who holds views keeps them. Returns the numbers of the layers that are not known as they were; None if the base
+        is new.
         """
         cdef tuple old = region.current()
         cdef list named

@@ -21,8 +21,8 @@ cdef class MmapRegion:
     # The stack; ManagerClosed if it is closed.
     cdef tuple current(self)
     # Put another stack in the place of this one; what it adds on top is looked at, the rest only if it differs.
-    # Returns the numbers of the layers that its new images name; None if the base is new. The caller holds the table's
-    # lock.
+    # Returns the numbers of the layers that are not known as they were; None if the base is new. The caller holds the
+    # table's lock.
     cdef list restack(self, tuple stack)
     cdef int lay_on(self, Image delta) except -1
     cdef int replace(self, tuple stack) except -1

@@ -37,6 +37,7 @@ from jessy_mem._core.stack cimport (
     stack_facts_of,
     stack_find,
     stack_gain,
+    stack_news,
     stack_numbers,
 )
 from jessy_mem._core.view cimport LayerView, make_view
@@ -378,7 +379,6 @@ cdef class MmapRegion:
         cdef tuple old = self.current()
         cdef Py_ssize_t n_kept = len(old)
         cdef Image image
-        cdef uint32_t i
         if stack[:n_kept] == old:
             for image in stack[n_kept:]:
                 self.lay_on(image)
@@ -386,7 +386,7 @@ cdef class MmapRegion:
             self.replace(stack)
         if base_of(stack) is not base_of(old):
             return None
-        return [image.layers[i].layer for image in stack if image not in old for i in range(image.n_layers)]
+        return stack_news(old, stack)
 
     cdef int lay_on(self, Image delta) except -1:
         cdef tuple old = self.current(), stack = (*old, delta)

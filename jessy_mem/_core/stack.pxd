@@ -31,3 +31,5 @@ cdef uint64_t stack_bytes(tuple stack)
 cdef list stack_facts(tuple stack)
 # The facts of those of `layers` that there are, and the numbers of the others.
 cdef tuple stack_facts_of(tuple stack, object layers)
+# Of the layers that files of `stack` name which are not in `old`, those that are not known as they were.
+cdef list stack_news(tuple old, tuple stack)

@@ -26,12 +26,14 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp
 
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.os_folder cimport jm_os_folder_mtime, jm_os_numbers_beside
-from jessy_mem._core.format cimport MAX_LAYERS, LayerEntry, entry_is_tombstone
+from jessy_mem._core.format cimport MAX_LAYERS, RECORD_TAIL_BYTES, LayerEntry, RecordHead, entry_is_tombstone
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
+from jessy_mem._core.kernels.span cimport span_slice
 
 from jessy_mem import layout
 from jessy_mem._core.image import checked
@@ -190,6 +192,46 @@ cdef tuple stack_facts_of(tuple stack, layers):
     return facts, gone
 
 
+cdef list stack_news(tuple old, tuple stack):
+    cdef Image image
+    cdef Place before, now
+    cdef uint32_t i
+    cdef bint was_there, is_there
+    cdef list news = []
+    for image in stack:
+        if image in old:
+            continue
+        for i in range(image.n_layers):
+            was_there = stack_find(old, image.layers[i].layer, &before)
+            is_there = stack_find(stack, image.layers[i].layer, &now)
+            if was_there != is_there or (is_there and not same_facts(
+                image_at(old, before.file), before.entry, image_at(stack, now.file), now.entry
+            )):
+                news.append(image.layers[i].layer)
+    return news
+
+
+# Whether facts_at would say the same; without what it makes, for a merged file names hundreds that are what they were.
+cdef bint same_facts(Image one, uint32_t i, Image other, uint32_t j):
+    cdef LayerEntry *a = &one.layers[i]
+    cdef LayerEntry *b = &other.layers[j]
+    return (
+        a.layer == b.layer and a.depth == b.depth and a.frequency_hz == b.frequency_hz
+        and a.content_bytes == b.content_bytes and a.raw_bytes == b.raw_bytes and a.created_ns == b.created_ns
+        and a.n_keywords == b.n_keywords and (a.n_keywords == 0 or same_words(one, i, other, j))
+    )
+
+
+cdef bint same_words(Image one, uint32_t i, Image other, uint32_t j):
+    cdef uint64_t first = one.layers[i].record_off_bytes, others = other.layers[j].record_off_bytes
+    cdef uint64_t n_bytes = one.layers[i + 1].record_off_bytes - first
+    return other.layers[j + 1].record_off_bytes - others == n_bytes and memcmp(
+        span_slice(one.bytes, first + sizeof(RecordHead), n_bytes - sizeof(RecordHead)),
+        span_slice(other.bytes, others + sizeof(RecordHead), n_bytes - sizeof(RecordHead)),
+        n_bytes - sizeof(RecordHead) - RECORD_TAIL_BYTES,
+    ) == 0
+
+
 def open_stack(
     str path not None,
     uint64_t dimension_id,
@@ -253,11 +295,25 @@ def reopen_stack(
         listed = [generation for generation in listed if generation > base.generation]
         kept = stack
         if not {(<Image> image).generation for image in stack[1:]}.issubset(listed):
-            kept = (base,)  # some were merged
+            kept = still_there(stack, listed)  # some were merged
         grown = laid_on(kept, path, listed, admit, verify, guard, metadata_limit_bytes, listed == before)
         if grown is not None:
             return grown
         before = listed
+
+
+cdef tuple still_there(tuple stack, list listed):
+    """The lowest images of a stack, up to the first whose file has gone, or is another."""
+    cdef list kept = [stack[0]]
+    cdef Image image
+    for image in stack[1:]:
+        try:
+            if image.generation not in listed or identity_of(image.path, image.dimension_id) != image.identity:
+                break
+        except DimensionNotFound:
+            break
+        kept.append(image)
+    return tuple(kept)
 
 
 def open_delta(

@@ -28,8 +28,8 @@ OBJECTS = """
 """.split()
 HOUSE = """
     errors leases sealed given sizes units looks notices compression eviction layout stats trace
-    config context index locking durable publish batch journal names register ids prose advice addresses pressure
-    evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
+    config context index locking durable unlinked publish batch journal names register ids prose advice addresses
+    pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
     files protos relief learning ending report manager workers exporters archive doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other

@@ -50,7 +50,9 @@ def table(tmp_path):
 
 @pytest.fixture
 def learner(table, tmp_path):
-    return Learner(table, table.opener, IdRegister(os.fspath(tmp_path), LAYOUT), LAYOUT, jm.MemoryConfig())
+    learner = Learner(table, table.opener, IdRegister(os.fspath(tmp_path), LAYOUT), LAYOUT, jm.MemoryConfig())
+    yield learner
+    learner.files.unlinked.let_go()
 
 
 def spec(text, **options):

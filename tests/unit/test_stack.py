@@ -14,6 +14,7 @@ from inside import stack_of
 from world import World, content_of, publish
 
 from helpers import Layer, extended_file, plain_file
+from jessy_mem._core.holders import Holders
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
@@ -387,6 +388,35 @@ def test_what_has_not_changed_is_not_opened_again(world):
     assert grown[:3] == stack
     assert [image.generation for image in grown] == [1, 3, 8, 9]
     assert open_delta(stack, str(world.path(15)), 9).generation == 9
+
+
+def test_after_a_merge_what_lies_under_it_is_not_opened_again(world):
+    world.grow(15, 9, put=[0])
+    stack = open_stack(str(world.path(15)), 15)
+    world.grow(15, 10, put=[0, 2, 5])
+    world.delta_path(15, 9).unlink()
+    world.delta_path(15, 8).unlink()
+    merged = reopened(stack, world)
+    assert merged[:2] == stack[:2]
+    assert [image.generation for image in merged] == [1, 3, 10]
+
+
+def test_of_a_merged_file_only_what_is_new_is_looked_at(world):
+    """Else a question after one append would index all that was ever merged anew."""
+    stack = open_stack(str(world.path(15)), 15)
+    region = make_region(stack, False, bytearray)
+    table = Holders()
+    table.install(15, region)
+    same = [Layer(i, content_of(15, i, 9), i, (i + 1) / 2, (b"delta",)) for i in (2, 5)]  # but for the content
+    other = [Layer(0, content_of(15, 0), 7, 0.5), Layer(1, content_of(15, 1), 1, 1.0, (b"word",)), Layer(8, b"8", 8)]
+    removed = [Layer(i, b"", text_flags=4) for i in (3, 4)]  # 3 was before
+    layers = sorted([*same, *other, *removed], key=lambda layer: layer.layer)
+    data = extended_file(layers, 15, b"dimension 15", generation=9, version=2, delta=True)
+    publish(world.delta_path(15, 9), data)
+    for generation in (3, 8):
+        world.delta_path(15, generation).unlink()
+    assert table.restack(region, reopened(stack, world)) == [0, 1, 4, 8]
+    assert contents(region)[5] == content_of(15, 5, 9)
 
 
 def test_after_a_merge_the_deltas_are_opened_again_and_the_base_is_not(world):

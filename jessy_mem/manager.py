@@ -10,11 +10,11 @@ import errno
 import os
 import stat
 import weakref
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack
 
 from jessy_mem import ending
 from jessy_mem._core.changes import ChangePage
@@ -23,7 +23,6 @@ from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
-from jessy_mem._core.view import LayerView
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
@@ -283,7 +282,7 @@ class MmapManager(RegionTable):
             snapshot._end()
             self._following.tell(self)
 
-    # The Mapping; __getitem__ is LayerRegistry's
+    # The Mapping; what follows from these three is LayerRegistry's
 
     def __len__(self) -> int:
         """How many layers are loaded."""
@@ -313,29 +312,6 @@ class MmapManager(RegionTable):
 
     def __iter__(self) -> Iterator[LayerId]:
         return iter(self.layers())
-
-    def keys(self) -> KeysView[LayerId]:
-        """The LayerIds, as a view of what is loaded now."""
-        return KeysView(self)
-
-    def values(self) -> ValuesView[LayerView]:
-        """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
-        return ValuesView(self)
-
-    def items(self) -> ItemsView[LayerId, LayerView]:
-        """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
-        return ItemsView(self)
-
-    @overload
-    def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...
-    @overload
-    def get(self, layer_id: tuple[int, int], default: T, /) -> LayerView | T: ...
-    def get(self, layer_id: tuple[int, int], default: T | None = None, /) -> LayerView | T | None:
-        """What `access_layer` returns, or `default` if there is no such layer."""
-        try:
-            return self.access_layer(layer_id)
-        except LayerNotFound:
-            return default
 
     def __bool__(self) -> bool:
         """Whether it is open, however many layers there are."""

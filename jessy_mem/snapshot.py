@@ -7,12 +7,11 @@ read. Of what was evicted only the generation is known, which is looked at when 
 from __future__ import annotations
 
 import threading
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import Any, TypeVar, overload
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry
-from jessy_mem._core.view import LayerView
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
 from jessy_mem.errors import LayerNotFound, ManagerClosed
 from jessy_mem.index import LayerIndex
@@ -22,8 +21,6 @@ from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.table import RegionTable
 
 __all__ = ["Snapshot"]
-
-T = TypeVar("T")
 
 
 class Snapshot(LayerRegistry):
@@ -154,7 +151,7 @@ class Snapshot(LayerRegistry):
                 changed.add(dimension)
         return changed
 
-    # The Mapping; __getitem__ is LayerRegistry's
+    # The Mapping; what follows from these three is LayerRegistry's
 
     def __len__(self) -> int:
         """How many layers were loaded."""
@@ -173,29 +170,6 @@ class Snapshot(LayerRegistry):
 
     def __iter__(self) -> Iterator[LayerId]:
         return iter(self.layers())
-
-    def keys(self) -> KeysView[LayerId]:
-        """The LayerIds, as a view."""
-        return KeysView(self)
-
-    def values(self) -> ValuesView[LayerView]:
-        """The LayerViews, as a view; each is read as it is come to."""
-        return ValuesView(self)
-
-    def items(self) -> ItemsView[LayerId, LayerView]:
-        """Pairs of LayerId and LayerView, as a view; each is read as it is come to."""
-        return ItemsView(self)
-
-    @overload
-    def get(self, layer_id: tuple[int, int], /) -> LayerView | None: ...
-    @overload
-    def get(self, layer_id: tuple[int, int], default: T, /) -> LayerView | T: ...
-    def get(self, layer_id: tuple[int, int], default: T | None = None, /) -> LayerView | T | None:
-        """What `access_layer` returns, or `default` if there is no such layer."""
-        try:
-            return self.access_layer(layer_id)
-        except LayerNotFound:
-            return default
 
     def __bool__(self) -> bool:
         """Whether it can still be read, however many layers there are."""

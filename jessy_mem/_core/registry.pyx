@@ -17,6 +17,7 @@ later ones, but never a later one first and then, past a shut gate, an older one
 
 What changes `_regions`, and what reference counts say of it, is holders.pyx; when and why is the table's.
 """
+from collections.abc import ItemsView, KeysView, ValuesView
 from types import MappingProxyType
 
 cimport cython
@@ -93,6 +94,25 @@ cdef class LayerRegistry:
     def __getitem__(self, layer_id):
         """``memory[layer_id]`` and ``memory[dimension, layer]``: what `access_layer` returns."""
         return self.read(layer_id)
+
+    def get(self, layer_id, default=None, /):
+        """What `access_layer` returns, or `default` if there is no such layer."""
+        try:
+            return self.read(layer_id)
+        except LayerNotFound:
+            return default
+
+    def keys(self):
+        """The LayerIds, as a view of what is loaded now."""
+        return KeysView(self)
+
+    def values(self):
+        """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
+        return ValuesView(self)
+
+    def items(self):
+        """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
+        return ItemsView(self)
 
     cdef LayerView read(self, layer_id):
         cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0

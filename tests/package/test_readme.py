@@ -51,7 +51,7 @@ def test_files_that_it_names_are_there():
 def test_two_workers_are_what_its_line_cuts_out_of_the_page(tmp_path):
     """The line of README.md, as a shell runs it, gives the service of the page."""
     text = README.read_text(encoding="utf-8")
-    (line,) = re.findall(r"^    (sed .*) > service\.py$", text, re.MULTILINE)
+    (line,) = re.findall(r"^    (sed .*) > assistant/service\.py$", text, re.MULTILINE)
     cut = subprocess.run(line, shell=True, cwd=README.parent, capture_output=True, text=True, check=True).stdout
     page = (README.parent / "docs/cookbook/two_workers.md").read_text(encoding="utf-8")
     assert f"```python\n{cut}```" in page

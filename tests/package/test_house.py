@@ -279,7 +279,7 @@ OWN = {"self", "cls", "os", "sys"}  # whose private names a test may use
 # What takes the name of what it reaches for as text.
 BY_TEXT = {"setattr", "getattr", "patch", "object", "instead", "around", "inject", "Injection", "Fault"}
 REPLACING = {"setattr", "delattr", "object"}  # of monkeypatch and mock.patch: their first argument is an owner
-NOT_PRIVATE = re.compile(r"__|_core$|_probe$|_\w*_$")  # Python's names, packages, IPython's _repr_html_
+NOT_PRIVATE = re.compile(r"__|_core$|_probe$|_\w*_$|_replace$")  # Python's, packages, _repr_html_, of a NamedTuple
 IN_A_MODULE = re.compile(r"jessy_mem(\.\w+){2,}")  # what is public has a name in the package itself
 
 

@@ -82,9 +82,11 @@ cdef inline uint64_t shard_events(const Shard *shard) noexcept nogil:
 
 cdef inline void shard_count_newest(Shard *shard, uint64_t newest) noexcept nogil:
     """Count the event `newest` in its bucket; for the owner, just before another takes its place."""
+    cdef uint64_t *count = &shard.nowhere + (newest & ((1 << BUCKET_BITS) - 1))
     if newest:
         jm_assert(shard.groups >> (newest_bucket(newest) // GROUP_BUCKETS) & 1, newest, shard.groups)
-    own_add(&shard.nowhere + (newest & ((1 << BUCKET_BITS) - 1)), 1)
+    # Who reads the new count and looks at `newest` after that finds this event there, or a newer one.
+    jm_store_release(count, jm_load_relaxed(count) + 1)
 
 
 cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns) noexcept nogil:

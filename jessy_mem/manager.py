@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -250,10 +250,17 @@ class MmapManager(RegionTable):
         self._check_open()
         return contexts_of(self, paths, strict, self._notices)
 
-    def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
-        """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
+    def read_many(
+        self, layer_ids: Iterable[tuple[int, int]], *, out: Any = None, threads: int | None = None
+    ) -> LayerBatch:
+        """Copy many layers into one array without the GIL; LayerNotFound if one is not there.
+
+        `out` is a writable buffer (bytearray, numpy array of any type) whose begin they are copied to, instead of a new
+        array: OutOfBounds if it is too small, and then nothing is copied; TypeError if it is none. `threads` copy
+        together, which pays from some MB on. Thread-safe.
+        """
         self._check_open()
-        return copied(self, layer_ids)
+        return copied(self, layer_ids, out, threads)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

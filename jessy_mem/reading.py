@@ -5,20 +5,28 @@ Finding a layer is LayerRegistry's; who has layers says which there are.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from jessy_mem import given
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
-from jessy_mem.errors import InvalidRegion, LayerNotFound
+from jessy_mem.errors import InvalidRegion, LayerNotFound, OutOfBounds
 from jessy_mem.layout import LayerId
 from jessy_mem.notices import Notices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["contexts_of", "copied", "plain_where", "with_attributes"]
 
 logger = logging.getLogger("jessy_mem")
+
+MAX_THREADS = 64
 
 
 def contexts_of(
@@ -37,18 +45,46 @@ def contexts_of(
     return ContextCollection.collect(paths, load, notices)
 
 
-def copied(layers: LayerRegistry, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
-    """Many layers in one array, copied without the GIL; LayerNotFound if one is not there."""
+def copied(
+    layers: LayerRegistry, layer_ids: Iterable[tuple[int, int]], out: Any = None, threads: int | None = None
+) -> LayerBatch:
+    """Many layers in one array, `out` if it is given, copied without the GIL; LayerNotFound if one is not there."""
     import numpy as np
 
-    data: list[Any] = []
+    n_threads = 1 if threads is None else given.integer_in("threads", threads, 1, MAX_THREADS)
+    gathered = layers._gather(layer_ids)
+    n_bytes = gathered.n_bytes
+    data: Any = np.empty(n_bytes, np.uint8) if out is None else _room_in(out, n_bytes)
+    offsets: Any = np.empty(len(gathered) + 1, np.int64)
+    gathered.offsets(offsets)
+    if n_threads == 1:
+        gathered.copy(data)
+    else:
+        bounds = [n_bytes * i // n_threads for i in range(n_threads + 1)]
+        with ThreadPoolExecutor(n_threads - 1) as others:
+            parts = [others.submit(gathered.copy, data, *part) for part in itertools.pairwise(bounds[1:])]
+            gathered.copy(data, 0, bounds[1])
+            for part in parts:
+                part.result()
+    gathered.check()
+    layers._count_copies(len(gathered))
+    return LayerBatch(data, offsets)
 
-    def target_of(n_bytes: int) -> Any:
-        data.append(np.empty(n_bytes, np.uint8))
-        return data[0]
 
-    offsets = layers._read_into(layer_ids, target_of)
-    return LayerBatch(data[0], np.array(offsets, np.int64))
+def _room_in(out: Any, n_bytes: int) -> NDArray[np.uint8]:
+    """The first `n_bytes` of a writable buffer; OutOfBounds if it has fewer, TypeError if it is none."""
+    import numpy as np
+
+    try:
+        view = memoryview(out)
+        if view.readonly:
+            raise TypeError("it cannot be written")
+        data = np.frombuffer(view.cast("B"), np.uint8) if view.nbytes else np.empty(0, np.uint8)
+    except TypeError as error:
+        raise TypeError(f"out: {type(out).__name__} is no writable buffer, all in one piece: {error}") from None
+    if data.size < n_bytes:
+        raise OutOfBounds(0, n_bytes, data.size)
+    return data[:n_bytes]
 
 
 def with_attributes(

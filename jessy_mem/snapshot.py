@@ -7,7 +7,7 @@ read. Of what was evicted only the generation is known, which is looked at when 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jessy_mem._core.region import MmapRegion
@@ -124,10 +124,12 @@ class Snapshot(LayerRegistry):
         self._check_open()
         return contexts_of(self, paths, strict, self._open_table()._notices)
 
-    def read_many(self, layer_ids: Sequence[tuple[int, int]]) -> LayerBatch:
-        """Copy many layers into one array without the GIL; LayerNotFound if one is not there."""
+    def read_many(
+        self, layer_ids: Iterable[tuple[int, int]], *, out: Any = None, threads: int | None = None
+    ) -> LayerBatch:
+        """What `MmapManager.read_many` would have given then."""
         self._check_open()
-        return copied(self, layer_ids)
+        return copied(self, layer_ids, out, threads)
 
     def _knows(self, dimension: int) -> bool:
         return dimension in self._stacks or dimension in self._evicted

@@ -199,3 +199,70 @@ class Decoding:
         names = {"view": self.view, "data": bytes(self.view)}
         least = least_ns(2 if common.SMALL else 10, ours=("view.text", names), bare=("data.decode()", names))
         return least["bare"] / least["ours"]
+
+
+class Many:
+    """`read_many` of 1,000 layers of 128 bytes against joining their views, which are there already; warm."""
+
+    params = ("in order", "at random")
+    param_names = ("order",)
+    unit = "x"
+
+    def setup(self, order):
+        self.folder = tempfile.TemporaryDirectory()
+        builder = jm.RegionBuilder(1, "Many")
+        for i in range(20 if common.SMALL else 1000):
+            builder.add_layer(jm.LayerSpec(text=f"{i:0128}"))
+        builder.write(jm.region_path(self.folder.name, 1))
+        self.memory = jm.MmapManager(base_path=self.folder.name, simulation="never")
+        self.memory.load_dimension(1)
+        self.ids = self.memory.layers()
+        if order == "at random":
+            random.Random(1).shuffle(self.ids)
+        self.views = self.memory.access_many(self.ids)
+
+    def teardown(self, order):
+        self.views.clear()
+        self.memory.close()
+        self.folder.cleanup()
+
+    def time_read_many(self, order):
+        self.memory.read_many(self.ids)
+
+    def time_access_many(self, order):
+        self.memory.access_many(self.ids)
+
+    def track_ratio_to_join(self, order):
+        names = {"memory": self.memory, "ids": self.ids, "views": self.views}
+        n_calls = 2 if common.SMALL else 200
+        least = least_ns(n_calls, ours=("memory.read_many(ids)", names), bare=('b"".join(views)', names))
+        return least["ours"] / least["bare"]
+
+
+class ManyLarge:
+    """`read_many` of 56 layers of 64 KiB against one memcpy of as many bytes; both into fresh memory."""
+
+    unit = "x"
+
+    def setup(self):
+        self.folder = tempfile.TemporaryDirectory()
+        builder = jm.RegionBuilder(1, "Many")
+        for i in range(56):
+            builder.add_layer(jm.LayerSpec(text=f"{i:065536}"))
+        builder.write(jm.region_path(self.folder.name, 1))
+        self.memory = jm.MmapManager(base_path=self.folder.name, simulation="never")
+        self.memory.load_dimension(1)
+        self.ids = self.memory.layers()
+        self.data = self.memory.read_many(self.ids).data
+
+    def teardown(self):
+        self.memory.close()
+        self.folder.cleanup()
+
+    def time_read_many(self):
+        self.memory.read_many(self.ids)
+
+    def track_speed_over_memcpy(self):
+        names = {"memory": self.memory, "ids": self.ids, "data": self.data}
+        least = least_ns(2 if common.SMALL else 20, ours=("memory.read_many(ids)", names), bare=("data.copy()", names))
+        return least["bare"] / least["ours"]

@@ -98,6 +98,7 @@ cdef struct LayerEntry:            # one layer as checked, in private memory
     uint8_t codec
     uint8_t text_flags
     uint8_t verified               # atomic flag: the content was compared with xxh3
+    uint8_t viewed                 # atomic flag: a view was made, so that the content is sound
 
 
 cdef struct HeadCursor:            # how far format_read_layers has come; zeros at the beginning

@@ -1,6 +1,6 @@
 """Latency histograms: one shard for each thread, merged when read.
 
-Other modules cimport LatencyHistogram and call its three cdef methods; the rest serves latency.pyx.
+Other modules cimport LatencyHistogram and call its first four cdef methods; the rest serves latency.pyx.
 """
 from libc.stdint cimport uint64_t
 
@@ -24,12 +24,14 @@ cdef class LatencyHistogram:
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil
     # Count one event without a time (record_latency=False).
     cdef void record_untimed(self) noexcept nogil
+    # The same of many.
+    cdef void record_many_untimed(self, uint64_t n_events) noexcept nogil
     # Events since the histogram was made, timed or not; reset() does not lower it.
     cdef uint64_t count_events(self) noexcept nogil
 
     # The same for a thread that has no shard yet, or never gets one.
     cdef void record_apart(self, uint64_t t_ns) noexcept nogil
-    cdef void record_untimed_apart(self) noexcept nogil
+    cdef void record_untimed_apart(self, uint64_t n_events) noexcept nogil
     # This thread's own shard, begun if there is none; NULL when the thread has to share.
     cdef Shard *shard_claim(self) noexcept nogil
     # The shard of those that have none; from now on readers look at it.

@@ -194,18 +194,21 @@ cdef class LatencyHistogram:
             shard_record_shared(self.share(), t_ns, self.limit_ns)
 
     cdef void record_untimed(self) noexcept nogil:
+        self.record_many_untimed(1)
+
+    cdef void record_many_untimed(self, uint64_t n_events) noexcept nogil:
         cdef Shard *shard = self.shards[jm_thread_row()]
         if likely(shard != NULL):
-            own_add(&shard.untimed, 1)
-        else:
-            self.record_untimed_apart()
+            own_add(&shard.untimed, n_events)
+        elif n_events:
+            self.record_untimed_apart(n_events)
 
-    cdef void record_untimed_apart(self) noexcept nogil:
+    cdef void record_untimed_apart(self, uint64_t n_events) noexcept nogil:
         cdef Shard *shard = self.shard_claim()
         if shard != NULL:
-            own_add(&shard.untimed, 1)
+            own_add(&shard.untimed, n_events)
         else:
-            jm_add_relaxed(&self.share().untimed, 1)
+            jm_add_relaxed(&self.share().untimed, n_events)
 
     cdef uint64_t count_events(self) noexcept nogil:
         cdef uint64_t n_events = 0, groups = 0

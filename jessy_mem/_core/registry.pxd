@@ -31,3 +31,5 @@ cdef class LayerRegistry:
     cdef int trace_access(self, LayerView view) except -1
     cdef LayerView first_touch(self, object layer_id)
     cdef int visit(self, MmapRegion region, object layer_id) except -1
+    # The files of a dimension that is mapped, which is marked as read; None if it is not.
+    cdef tuple stack_to_read(self, object dimension)

@@ -21,15 +21,12 @@ from collections.abc import ItemsView, KeysView, ValuesView
 from types import MappingProxyType
 
 cimport cython
-from cpython.long cimport PyLong_Check
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed, jm_store_relaxed,
     jm_store_release, jm_unlikely
@@ -37,9 +34,13 @@ from jessy_mem._core.c.atomic cimport (
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.pycompat cimport jm_dict_get
 from jessy_mem._core.changes cimport ChangePage
+from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
+from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
+from jessy_mem._core.image cimport Image
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.stack cimport Place, stack_find
 from jessy_mem._core.view cimport LayerView
 
 from jessy_mem._core.records import LoadedContext
@@ -53,11 +54,6 @@ cdef enum:
     LOOK_EVERY_NS = 100000000
 
 cdef uint64_t NEVER = -1
-
-
-cdef struct Span:
-    const uint8_t *data
-    Py_ssize_t n_bytes
 
 
 cdef class LayerRegistry:
@@ -260,42 +256,53 @@ cdef class LayerRegistry:
         """The region of a dimension that `_regions` does not hold; LayerNotFound. The table knows better."""
         raise LayerNotFound(dimension, layer, "the dimension is not loaded")
 
-    def _read_into(self, layer_ids, target_of):
-        """Copy the contents of many layers, one after the other, without the GIL; returns their offsets.
+    def access_many(self, layer_ids, /):
+        """The views of many layers, in their order: what `access_layer` returns for each, in one call.
 
-        `target_of(n_bytes)` gives the writable buffer. The offsets are a list of n + 1 ints.
+        Raises what `access_layer` raises for the first that cannot be had. Thread-safe.
         """
-        cdef list views = [self.read(layer_id) for layer_id in layer_ids]
-        cdef list offsets = [0]
-        cdef Py_ssize_t n_layers = len(views)
-        cdef Py_ssize_t i, at = 0
-        cdef LayerView view
-        cdef uint8_t[::1] target
-        cdef Span *spans = <Span *> malloc(max(n_layers, 1) * sizeof(Span))
-        if spans == NULL:
-            raise MemoryError
+        return [self.read(layer_id) for layer_id in layer_ids]
+
+    def _gather(self, layer_ids):
+        """What is to be copied of many layers, held until it is; those that were read before make no view."""
+        cdef Gathered gathered = Gathered.__new__(Gathered)
+        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef uint64_t n_hits = 0
+        cdef tuple stack = None
+        cdef object dimension = None  # whose stack that is
+        if type(layer_ids) is not list and type(layer_ids) is not tuple:
+            layer_ids = list(layer_ids)
+        gathered.reserve(len(layer_ids))
         try:
-            for i in range(n_layers):
-                view = views[i]
-                spans[i].data, spans[i].n_bytes = view.data, view.size_bytes
-                at += view.size_bytes
-                offsets.append(at)
-            target = target_of(at)
-            if target is None or target.shape[0] < at:
-                raise ValueError(f"target_of({at}) gave less memory than that")
-            if at:
-                with nogil:
-                    at = 0
-                    for i in range(n_layers):
-                        jm_assert(spans[i].n_bytes <= target.shape[0] - at, at, target.shape[0])
-                        memcpy(&target[at], spans[i].data, spans[i].n_bytes)
-                        at += spans[i].n_bytes
-                for view in views:
-                    view.check_read(view.data, view.size_bytes)
+            for layer_id in layer_ids:
+                if (
+                    is_layer_id(layer_id)
+                    and jm_load_acquire(self.word) == jm_load_acquire(&self.seen)
+                    and begin_ticks <= jm_load_relaxed(&self.look_ticks)
+                    and not jm_flag_load_relaxed(&self.traced)
+                ):
+                    if PyTuple_GET_ITEM(layer_id, 0) != <PyObject *> dimension:
+                        dimension = <object> PyTuple_GET_ITEM(layer_id, 0)
+                        stack = self.stack_to_read(dimension)
+                        gathered.held.append(stack)
+                    if stack is not None and gather_read(gathered, stack, PyTuple_GET_ITEM(layer_id, 1)):
+                        n_hits += 1
+                        continue
+                gathered.add_view(self.read(layer_id))
+                dimension = None  # reading may have changed what is mapped
         finally:
-            free(spans)
-        self._count_copies(n_layers)
-        return offsets
+            self._hits.record_many_untimed(n_hits)
+        return gathered
+
+    cdef tuple stack_to_read(self, dimension):
+        """The files of a dimension that is mapped, which is marked as read; None if it is not."""
+        cdef MmapRegion region = self.regions.get(dimension)
+        if region is None:
+            return None
+        if not jm_flag_load_relaxed(&region.visited):
+            jm_flag_store_relaxed(&region.visited, 1)
+            self.visits.append(dimension)
+        return region.current()
 
     def _count_copies(self, uint64_t n):
         """Count payload copies made outside this class."""
@@ -325,6 +332,29 @@ cdef bint is_layer_id(object layer_id) noexcept:
         and PyLong_Check(<object> PyTuple_GET_ITEM(layer_id, 0))
         and PyLong_Check(<object> PyTuple_GET_ITEM(layer_id, 1))
     )
+
+
+cdef inline bint gather_read(Gathered gathered, tuple stack, PyObject *layer) noexcept:
+    """Add a layer that was read before and is stored as it is; False if it has to be read in another way."""
+    cdef int overflow
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(<object> layer, &overflow)
+    cdef PyObject *image = PyTuple_GET_ITEM(stack, 0)
+    cdef Place place
+    cdef LayerEntry *entry
+    place.entry = <uint32_t> number
+    if (
+        PyTuple_GET_SIZE(stack) != 1
+        or not 0 <= number < (<Image> image).n_layers
+        or (<Image> image).layers[number].layer != number
+    ):
+        if not stack_find(stack, number, &place):
+            return False
+        image = PyTuple_GET_ITEM(stack, place.file)
+    entry = &(<Image> image).layers[place.entry]
+    if entry.codec != CODEC_RAW or not jm_flag_load_relaxed(&entry.viewed):
+        return False
+    gathered_add(gathered, <Image> image, place.entry)
+    return True
 
 
 def now_ticks():

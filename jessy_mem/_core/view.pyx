@@ -237,6 +237,7 @@ cdef LayerView make_view(Image image, uint32_t i, allocate):
     view.says_text = entry.text_flags & TEXT_UTF8
     if entry.codec != CODEC_RAW:
         decompress(view, entry, allocate)
+    jm_flag_store_relaxed(&entry.viewed, 1)
     return view
 
 

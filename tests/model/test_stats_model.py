@@ -348,7 +348,7 @@ class Run:
         def rule():
             error, views = None, []
             for layer_id in layers:
-                error = error or self.oracle.access(*layer_id, hold=True)
+                error = error or self.oracle.access(*layer_id, hold=True, in_many=True)
                 if error is None:
                     views.append((self.oracle.accessed, layer_id[1]))
             for generation, layer in views:

@@ -24,7 +24,7 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 660, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     guard records mapping changes fault format head packing budget image mapped merge arena pool counts latency stack
-    view region holders registry
+    view gather region holders registry
 """.split()
 HOUSE = """
     errors leases sealed given sizes units looks notices compression eviction layout stats trace
@@ -150,6 +150,7 @@ POINTERS = {
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
+    "gather.image": "in a struct, for nothing is counted while the GIL is not held; `held` keeps it",
     "view.first": "a range of a layer, of which is asked whether it was read soundly",
     "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
     "guard.guard_mark": "an atomic word, which is there as long as a range is guarded",

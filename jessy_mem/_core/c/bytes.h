@@ -28,4 +28,7 @@ static inline uint32_t jm_high_bits(const uint8_t *first)
 #endif
 }
 
+/* Ask for the cache line of an address that is read soon. */
+static inline void jm_prefetch_line(const void *address) { __builtin_prefetch(address); }
+
 #endif

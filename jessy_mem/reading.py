@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from jessy_mem import given
@@ -60,6 +59,8 @@ def copied(
     if n_threads == 1:
         gathered.copy(data)
     else:
+        from concurrent.futures import ThreadPoolExecutor
+
         bounds = [n_bytes * i // n_threads for i in range(n_threads + 1)]
         with ThreadPoolExecutor(n_threads - 1) as others:
             parts = [others.submit(gathered.copy, data, *part) for part in itertools.pairwise(bounds[1:])]

@@ -150,6 +150,7 @@ POINTERS = {
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
+    "gather.first": "a part of an image, which is handed over with it",
     "gather.image": "in a struct, for nothing is counted while the GIL is not held; `held` keeps it",
     "view.first": "a range of a layer, of which is asked whether it was read soundly",
     "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",

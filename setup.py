@@ -1,6 +1,6 @@
 """Extensions, compiler directives and build profiles; everything else is in pyproject.toml.
 
-``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan`` or ``tsan``.
+``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan``, ``tsan`` or ``fuzz``.
 """
 
 import os
@@ -20,6 +20,7 @@ PROFILES = {  # name: (compile flags, link flags, Cython directives); debug chec
         {},
     ),
     "tsan": (["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"], {}),
+    "fuzz": (["-O1", "-g0", "-fsanitize-coverage=trace-pc,trace-cmp"], [], {}),  # counted by .ci/sanitizers
 }
 DIRECTIVES = {
     "language_level": 3,

@@ -23,8 +23,13 @@ from jessy_mem import errors
 
 try:
     from jessy_mem._core.latency import LatencyHistogram
-except ModuleNotFoundError as error:
-    if not (error.name or "").startswith("jessy_mem._core."):
+except ImportError as error:
+    if "interpreter" in str(error):  # CPython's words, or Cython's
+        raise ImportError(
+            "jessy_mem is loaded once in a process, and by no interpreter with a lock (GIL) of its own: its memory, "
+            "signal handler and locks are the process's. Use threads, or processes"
+        ) from error
+    if not isinstance(error, ModuleNotFoundError) or not (error.name or "").startswith("jessy_mem._core."):
         raise
     raise ImportError(
         f"jessy_mem is imported from a folder where its extensions are not built for this Python: {__path__[0]}\n"

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image
 from jessy_mem._core.merge import merge_images
-from jessy_mem._core.stack import delta_generations, open_stack
+from jessy_mem._core.stack import open_stack
 from jessy_mem.errors import (
     ChecksumMismatch,
     ConsciousnessError,
@@ -149,7 +150,7 @@ def _opened(base_path: str) -> tuple[dict[int, Stack], dict[int, ConsciousnessEr
         path = region_file(base_path, dimension)
         if os.path.lexists(path):
             try:
-                stacks[dimension] = open_stack(path, dimension)
+                stacks[dimension] = open_stack(path, dimension, follow_links=False)
             except ConsciousnessError as error:
                 damaged[dimension] = error
     return stacks, damaged
@@ -387,7 +388,7 @@ class _Importer:
         if not os.path.lexists(path):
             return None
         try:
-            return open_stack(path, dimension)
+            return open_stack(path, dimension, follow_links=False)
         except InvalidRegion:
             return ()
 
@@ -411,7 +412,7 @@ class _Importer:
         path = region_file(self._base_path, dimension)
         old = delta_generations(path)
         with suppress(ConsciousnessError):
-            old.append(open_stack(path, dimension, verify="never", deltas=False)[0].generation)
+            old.append(open_stack(path, dimension, verify="never", deltas=False, follow_links=False)[0].generation)
         newest, generation = max(old, default=0), images[-1].generation
         if len(images) == 1 and (images[0].immutable or generation > newest):
             replace((memoryview(images[0]),), path)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jessy_mem import given
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.format import stored_frequency
 from jessy_mem._core.head import read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
-from jessy_mem._core.stack import delta_generations
 from jessy_mem.layout import MAX_LAYER, LayerId, has_deltas
 from jessy_mem.publish import publish
 

@@ -50,6 +50,7 @@ class MemoryOptions(TypedDict, total=False):
     layout: MemoryLayout | str | os.PathLike[str] | None
     follow: Follow
     lock_timeout_s: int | float | None
+    follow_links: bool
     guard: Guard
     max_metadata_mb: int | float | str
     strict_classes: bool
@@ -116,6 +117,9 @@ class MemoryConfig:
         does.
     lock_timeout_s : float, optional
         How long to wait for other processes that write, in seconds; None is for ever. Then LockTimeout.
+    follow_links : bool
+        A dimension may be read through a link in the base folder, which else is LinkRefused. Nothing is ever written or
+        removed through one. `base_path` itself may be a link, and so may a path that you name.
     guard : str
         Against files that are shortened while they are mapped. With "reads" what is read of one is right or an error;
         with "copy" every file is copied when it is loaded, and nothing happens to it; with "lease" it is copied when
@@ -157,6 +161,7 @@ class MemoryConfig:
     layout: MemoryLayout | str | os.PathLike[str] | None = None
     follow: Follow = "auto"
     lock_timeout_s: int | float | None = 10.0
+    follow_links: bool = False
     guard: Guard = "reads"
     max_metadata_mb: int | float | str = 256
     strict_classes: bool = False
@@ -335,6 +340,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "layout": _layout,
     "follow": _one_of("auto", "never"),
     "lock_timeout_s": _timeout_s,
+    "follow_links": given.flag,
     "guard": _one_of("auto", "reads", "lease", "copy"),
     "max_metadata_mb": check_total_mb,
     "strict_classes": given.flag,

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from jessy_mem._core.changes import CHANGES_NAME, ChangePage
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image
 from jessy_mem._core.mapped import map_file
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.stack import delta_generations, is_torn, open_delta
+from jessy_mem._core.stack import is_torn, open_delta
 from jessy_mem.errors import ChecksumMismatch, ConsciousnessError, DimensionNotFound, MappingError
 from jessy_mem.ids import LOCK_NAME, IdRegister
 from jessy_mem.layout import (

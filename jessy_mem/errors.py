@@ -264,12 +264,12 @@ class ReadOnly(ConsciousnessError, PermissionError):
 
 
 class UnsavedLearning(ConsciousnessError, RuntimeError):
-    """There are proto-dimensions without a file, and ``on_close="raise"``: the manager stays open."""
+    """There are proto-dimensions without a file, and ``on_close="raise"``, or the manager was to be pickled."""
 
     def __init__(self, dimensions: Iterable[int]) -> None:
         self.dimensions = tuple(dimensions)
         named = ", ".join(f"D{dimension:02d}" for dimension in self.dimensions)
-        super().__init__(f"not saved: {named}; crystallize or forget them, then close the manager")
+        super().__init__(f"not saved: {named}; crystallize or forget them first")
 
 
 class DoubleFree(ConsciousnessError, ValueError):
@@ -336,11 +336,17 @@ class AlreadyPublished(MappingError, FileExistsError):
 
 
 class LinkRefused(MappingError):
-    """A link in a base folder, symbolic or hard, that something would be written or removed through."""
+    """A link in a base folder, symbolic or hard, that something would be written, removed or read through.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    `option` is the field of MemoryConfig that allows it; empty if nothing does.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], option: str = "") -> None:
         self.path = os.fspath(path)
+        self.option = option
         reason = "it is a link, and nothing outside the base folder is written or removed"
+        if option:
+            reason = f"it is a link, and links in a base folder are not followed; {option}=True allows it for reading"
         MappingError.__init__(self, errno.ELOOP, reason, self.path)
 
 

@@ -21,10 +21,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.stack import delta_generations, is_torn, open_stack
+from jessy_mem._core.stack import is_torn, open_stack
 from jessy_mem.batch import Batch, publish_many, without_frames
 from jessy_mem.durable import sync_whole
 from jessy_mem.errors import (
@@ -297,9 +298,8 @@ class Files:
         Its name may have been free because others went on and merged what had it: then newer files are over it.
         """
         own = make_region(_image_of(change, region), False, bytearray)
-        read = make_region(
-            open_stack(self._opener.place_of(dimension).path, dimension, verify="never"), False, bytearray
-        )
+        path = self._opener.place_of(dimension).path
+        read = make_region(open_stack(path, dimension, verify="never", follow_links=False), False, bytearray)
         kept = [layer for layer, spec in changes.items() if spec is not None]
         return own._facts_of(changes) == read._facts_of(changes) and all(
             bytes(own.layer(layer)) == bytes(read.layer(layer)) for layer in kept

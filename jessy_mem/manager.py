@@ -34,6 +34,7 @@ from jessy_mem.learning import Learner
 from jessy_mem.loading import Loader
 from jessy_mem.locking import renew_in_child
 from jessy_mem.names import dimensions_in
+from jessy_mem.pickling import manager_at, manager_state
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.relief import EvictCallback, Relief
@@ -600,6 +601,10 @@ class MmapManager(RegionTable):
         except ConsciousnessError:
             if error is None:  # else that one is told, the manager stays open, and its end warns
                 raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It goes to another process as its configuration and what is loaded: docs/reliability.md."""
+        return manager_at, (type(self), *manager_state(self))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._regions)} dimensions"

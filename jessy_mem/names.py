@@ -11,6 +11,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from jessy_mem._core.mapped import open_beneath
 from jessy_mem.layout import MAX_DIMENSION, dimension_folder
 
 __all__ = ["MAX_NAME_BYTES", "NameMap", "checked_name", "dimensions_in", "dimensions_of", "stored_names"]
@@ -20,7 +21,6 @@ MAX_NAME_BYTES = 64
 _HEADER_BYTES = 256
 _MAGIC = b"JESSY_MMAP_V1\0\0\0"
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about the file
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def checked_name(name: str) -> str:
@@ -105,7 +105,7 @@ def stored_names(base_path: str, dimensions: Iterable[int]) -> Iterator[tuple[in
     try:
         for dimension in dimensions:
             try:
-                fd = os.open(f"{dimension_folder(dimension)}/region.mmap", _OPEN_FLAGS, dir_fd=base)
+                fd = open_beneath(base, f"{dimension_folder(dimension)}/region.mmap")
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     raise

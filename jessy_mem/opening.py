@@ -14,8 +14,9 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from jessy_mem._core.budget import Charge
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image, checked
-from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
+from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, legible
 from jessy_mem.layout import MemoryLayout, dimension_folder, has_deltas, region_file
@@ -57,7 +58,7 @@ class Opener:
         self._layout = layout
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
-        self._bare: dict[int, int] = {}  # dimensions that had no delta: when names last changed in their folder
+        self._bare: dict[int, tuple[object, object]] = {}  # dimensions that had no delta: their folder and file then
         self._invented = _Invented()
         self._notices = Notices()
         # Whoever asks for a place asks for the same ones a few times, and to make one takes as long as to open a file.
@@ -94,6 +95,7 @@ class Opener:
                 bare=None if place.named else self._bare,
                 guard=config.guard,
                 metadata_limit_bytes=self._metadata_limit_bytes,
+                follow_links=place.named or config.follow_links,
             )
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)
@@ -149,6 +151,7 @@ class Opener:
             verify=self._config.verify,
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
+            follow_links=place.named or self._config.follow_links,
         )
 
     def reopen(self, place: Place, admit: Admit, stack: Stack) -> Stack:
@@ -164,6 +167,7 @@ class Opener:
             verify=self._config.verify,
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
+            follow_links=place.named or self._config.follow_links,
         )
         return self.open(place, admit, stack[0].source) if found is None else found
 

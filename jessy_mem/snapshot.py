@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry
@@ -43,6 +43,9 @@ class Snapshot(LayerRegistry):
             self._evicted = table._evicted.copy()
             self._n_layers = table._catalogue.count_layers()
             self._edition = table._catalogue.edition
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Snapshot cannot be copied or pickled: it is of one moment of one manager")
 
     def _end(self) -> None:
         with self._own_lock:

@@ -12,14 +12,19 @@ whole buffers, so a process that dies leaves a readable beginning; the reader le
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import sys
 import threading
 import weakref
 from codecs import BOM_UTF8
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from jessy_mem.errors import LinkRefused
 
 __all__ = ["Access", "CallSites", "TraceWriter", "Tracer", "Tracers", "read_trace"]
 
@@ -85,7 +90,9 @@ class CallSites:
 
 
 class TraceWriter:
-    """Writes a trace to `path`, replacing a file that is there. A context manager.
+    """Writes a trace to `path`, replacing a file that is there; LinkRefused if that is a link, symbolic or hard.
+
+    A context manager.
 
     Recording never fails an access: when the file cannot be written (a full disk), recording stops, and `close` raises
     the OSError. A forked child has a closed writer. Thread-safe; accesses that race are written in either order.
@@ -106,7 +113,7 @@ class TraceWriter:
         self._sizes: dict[int, int] = {}
         self._buffer = bytearray(_HEADER)
         self._failure: OSError | None = None
-        self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115
+        self._file = _opened_empty(self.path)
         _writers.add(self)
         self._write()
 
@@ -157,6 +164,27 @@ class TraceWriter:
                 del rest[: self._file.write(rest)]
         except OSError as error:
             self._failure = error
+
+
+def _opened_empty(path: Path) -> FileIO:
+    """The file at `path`, made or emptied. Not through a link: what would be emptied then may lie anywhere."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
+            raise LinkRefused(path) from error
+        raise
+    file = FileIO(fd, "wb")
+    try:
+        facts = os.fstat(fd)
+        if stat.S_ISREG(facts.st_mode):
+            if facts.st_nlink > 1:
+                raise LinkRefused(path)
+            file.truncate(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 _writers: weakref.WeakSet[TraceWriter] = weakref.WeakSet()

@@ -4,6 +4,8 @@ from typing import Any
 
 from jessy_mem._core.image import Image
 
+def open_file(path: str, folder: int, follow_links: bool) -> int: ...
+def open_beneath(base: int, path: str) -> int: ...
 def map_file(
     path: str | os.PathLike[str],
     dimension_id: int,
@@ -14,4 +16,6 @@ def map_file(
     delta: bool = False,
     guard: str = "reads",
     metadata_limit_bytes: int | None = None,
+    folder: int = -1,
+    follow_links: bool = True,
 ) -> Image: ...

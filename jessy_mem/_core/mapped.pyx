@@ -8,7 +8,9 @@ import os
 
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport strlen
 
+from jessy_mem._core.c.os_folder cimport jm_os_open_beneath, jm_os_open_in
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts
 from jessy_mem._core.fault cimport MISSING_DELTA, Fault, fault_error, fault_set
 from jessy_mem._core.format cimport FEATURE_DELTA, HEADER_BYTES, PAGE_ALIGNMENT_BYTES
@@ -18,13 +20,49 @@ from jessy_mem._core.image cimport Image
 from jessy_mem import layout
 from jessy_mem._core.fault import advice
 from jessy_mem._core.mapping import Mapping
-from jessy_mem.errors import DimensionNotFound, MappingError, RegionTruncated
+from jessy_mem.errors import DimensionNotFound, LinkRefused, MappingError, RegionTruncated
 from jessy_mem.leases import take_lease
 from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
 
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(str path)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd) noexcept
+
 cdef uint32_t UNSYNCED_MODE = layout.UNSYNCED_MODE
-# A FIFO in the place of a file does not block, and a terminal does not become this process's own.
-cdef int OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def open_file(str path not None, int folder, bint follow_links):
+    """A descriptor of the file at `path`, in `folder` if that is open, for reading; OSError. Waits for nothing."""
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = encoded
+    cdef int fd, failed = 0
+    if len(encoded) != <Py_ssize_t> strlen(name):
+        raise ValueError("embedded null byte")
+    with nogil:
+        fd = jm_os_open_in(folder, name, follow_links)
+        if fd < 0:
+            failed = c_errno
+    return opened(fd, failed, path)
+
+
+def open_beneath(int base, str path not None):
+    """A descriptor of the file ``folder/name`` beneath the open folder `base`, reached through no link; OSError."""
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = encoded
+    cdef int fd, failed = 0
+    with nogil:
+        fd = jm_os_open_beneath(base, name)
+        if fd < 0:
+            failed = c_errno
+    return opened(fd, failed, path)
+
+
+cdef object opened(int fd, int failed, str path):
+    if fd < 0:
+        raise OSError(failed, os.strerror(failed), path)
+    return fd
 
 
 def map_file(
@@ -37,6 +75,8 @@ def map_file(
     bint delta=False,
     str guard="reads",
     metadata_limit_bytes=None,
+    int folder=-1,
+    bint follow_links=True,
 ):
     """Map the region file at `path`, checked, as an Image.
 
@@ -45,7 +85,8 @@ def map_file(
     memory and compared with its digest; with the guard "copy" the others are copied, too. With "lease" they are when
     somebody is about to change them, with "auto" where the system gives a lease. With "none" no file is copied, and no
     digest compared. Of one that is opened as a `delta` the file must say that it is one. No more than
-    `metadata_limit_bytes` are read before it is mapped; MAX_METADATA_BYTES by default.
+    `metadata_limit_bytes` are read before it is mapped; MAX_METADATA_BYTES by default. `folder` is the open folder that
+    it lies in, if the caller has it; without `follow_links` a link in its place is LinkRefused.
     """
     cdef Fault fault
     cdef int fd, failed
@@ -56,10 +97,12 @@ def map_file(
     cdef object refusal = None, lease = None
     cdef str text_path = os.fspath(path)
     try:
-        fd = os.open(text_path, OPEN_FLAGS)
+        fd = open_file(text_path, folder, follow_links)
     except FileNotFoundError:
         raise DimensionNotFound(dimension_id, text_path) from None
     except OSError as error:
+        if not follow_links and os.path.islink(text_path):
+            raise LinkRefused(text_path, "follow_links") from None
         raise MappingError.of(error, text_path) from None
     try:
         if guard in ("lease", "auto"):  # before anything is read: who wants to change it afterwards waits
@@ -111,7 +154,7 @@ def map_file(
     except OSError as error:
         raise MappingError.of(error, text_path, n_bytes) from None
     finally:
-        os.close(fd)
+        close(fd)
 
 
 cdef object map_descriptor(int fd, uint64_t n_bytes):

@@ -2,7 +2,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, NoReturn, Self, final
 
 from typing_extensions import Buffer
 
@@ -75,7 +75,12 @@ class MmapRegion:
     def residency(self) -> float: ...
     def prefetch(self, layers: Iterable[int] | None = None, wait: bool = False) -> float: ...
     def close(self) -> None: ...
+    def __copy__(self) -> NoReturn: ...
+    def __deepcopy__(self, memo: dict[int, Any], /) -> NoReturn: ...
 
 def make_region(
-    images: Image | tuple[Image, ...], immutable: bool, allocate: Callable[[int], Buffer]
+    images: Image | tuple[Image, ...],
+    immutable: bool,
+    allocate: Callable[[int], Buffer],
+    max_decompressed_bytes: int = 0,
 ) -> MmapRegion: ...

@@ -43,7 +43,8 @@ from jessy_mem._core.stack cimport (
 from jessy_mem._core.view cimport LayerView, make_view
 
 from jessy_mem._core.mapping import private_memory
-from jessy_mem._core.stack import delta_generations, open_stack
+from jessy_mem._core.folder import delta_generations
+from jessy_mem._core.stack import open_stack
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, LimitExceeded, ManagerClosed, OutOfBounds
 from jessy_mem.layout import LayerId, has_deltas
 from jessy_mem.sizes import size_bytes
@@ -444,8 +445,11 @@ cdef class MmapRegion:
             image.check_file()
         PyObject_GetBuffer(owner, view, flags)
 
-    def __reduce__(self):
-        raise TypeError("a MmapRegion cannot be copied or pickled: open its path again")
+    def __copy__(self):
+        raise TypeError("a MmapRegion cannot be copied: open its path again")
+
+    def __deepcopy__(self, memo):
+        return self.__copy__()
 
     def __repr__(self):
         try:
@@ -465,11 +469,11 @@ cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
     return &(<Image> PyTuple_GET_ITEM(stack, place.file)).layers[place.entry]
 
 
-def make_region(images, bint immutable, allocate):
+def make_region(images, bint immutable, allocate, uint64_t max_decompressed_bytes=0):
     """A MmapRegion around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     cdef tuple stack = own_stack((images,) if isinstance(images, Image) else images)
-    region.allocate = allocate
+    region.allocate, region.max_decompressed_bytes = allocate, max_decompressed_bytes
     region.n_live_layers = stack_count(stack)
     region.stack = stack
     region.is_immutable = immutable or base_of(stack).immutable

@@ -11,9 +11,10 @@ def open_stack(
     immutable: bool = False,
     verify: str = "lazy",
     deltas: bool = True,
-    bare: dict[int, int] | None = None,
+    bare: dict[int, tuple[Any, Any]] | None = None,
     guard: str = "reads",
     metadata_limit_bytes: int | None = None,
+    follow_links: bool = True,
 ) -> tuple[Image, ...]: ...
 def reopen_stack(
     stack: tuple[Image, ...],
@@ -23,6 +24,7 @@ def reopen_stack(
     verify: str = "lazy",
     guard: str = "reads",
     metadata_limit_bytes: int | None = None,
+    follow_links: bool = True,
 ) -> tuple[Image, ...] | None: ...
 def open_delta(
     stack: tuple[Image, ...],
@@ -33,6 +35,6 @@ def open_delta(
     verify: str = "lazy",
     guard: str = "reads",
     metadata_limit_bytes: int | None = None,
+    follow_links: bool = True,
 ) -> Image: ...
 def is_torn(path: str) -> bool: ...
-def delta_generations(path: str, key: int | None = None, bare: dict[int, int] | None = None) -> list[int]: ...

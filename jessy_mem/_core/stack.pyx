@@ -12,6 +12,9 @@ removes them, so a folder shows the whole truth at each moment, and the names ar
 a base that is newer than they are holds all they stand for, and one that has gone meanwhile shows that there is
 something newer, and all begins again.
 
+The folder is opened once, and all is found in it, so that all is of one folder; unless links are followed, it is no link,
+and no file in it is one.
+
 A file that has its name before it is on the disk (batch.py) bears a mark in its mode until it is. If a power cut tore
 such a file, nobody was told that it is there: a delta is passed over then, and what is under it is read; a base is what
 an InvalidRegion says. A file without the mark that is damaged is never passed over.
@@ -23,14 +26,15 @@ import stat
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.errno cimport ENOENT, ENOTDIR, errno
+from libc.errno cimport ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
 from jessy_mem._core.c.pycompat cimport jm_disown
-from jessy_mem._core.c.os_folder cimport jm_os_folder_mtime, jm_os_numbers_beside
+from jessy_mem._core.c.os_folder cimport jm_folder_facts
 from jessy_mem._core.format cimport MAX_LAYERS, RECORD_TAIL_BYTES, LayerEntry, RecordHead, entry_is_tombstone
+from jessy_mem._core.folder cimport facts_key, folder_of, generations_in, identity_in, open_folder
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_slice
@@ -40,18 +44,12 @@ from jessy_mem._core.image import checked
 from jessy_mem._core.mapped import map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
 
-cdef extern from "Python.h":
-    bytes PyUnicode_EncodeFSDefault(str path)
-
-cdef enum:
-    USUAL_DELTAS = 64  # more than a writer leaves
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd) noexcept
 
 cdef object warn = logging.getLogger("jessy_mem").warning
 cdef set told = set()  # torn deltas that were told of; each once, however often it is passed over
 
-cdef bytes prefix = layout.DELTA_PREFIX.encode()
-cdef bytes suffix = layout.DELTA_SUFFIX.encode()
-assert layout.DELTA_DIGITS == 16  # what os_folder.h counts
 
 
 cdef tuple checked_stack(tuple stack):
@@ -243,33 +241,57 @@ def open_stack(
     dict bare=None,
     str guard="reads",
     metadata_limit_bytes=None,
+    bint follow_links=True,
 ):
     """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. `bare` is that of `delta_generations`, by dimension;
-    `guard` and `metadata_limit_bytes` are those of `map_file`.
+    returns the charge, or raises. An immutable base has no deltas. `bare` remembers dimensions that had none, so that
+    neither the folder is listed nor opened again while names in it stay what they were. `guard`, `metadata_limit_bytes` and `follow_links` are those of `map_file`; without the last the folder is no link either.
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
-    cdef tuple stack
-    while True:
-        listed = generations_beside(path, dimension_id, bare) if deltas and not immutable else []
-        try:
+    cdef tuple stack, known = None if bare is None else bare.get(dimension_id)
+    cdef bint listable = deltas and not immutable
+    cdef jm_folder_facts facts
+    cdef int folder = -1
+    if known is not None:
+        if listable and folder_of(path, follow_links) == known[0]:
             image = map_file(
-                path, dimension_id, admit=admit, immutable=immutable, guard=guard,
-                metadata_limit_bytes=metadata_limit_bytes,
+                path, dimension_id, admit=admit, guard=guard, metadata_limit_bytes=metadata_limit_bytes,
+                follow_links=follow_links,
             )
-            stack = (checked(image, verify),)
-        except InvalidRegion as error:
-            if not is_unsynced(path):
-                raise
-            hint = "a power cut tore it before it was on the disk; 'jessy-mem doctor --clean' removes it"
-            raise type(error)(path, error.field, error.found, error.expected, error.layer, hint=hint) from None
-        stack = laid_on(stack, path, listed, admit, verify, guard, metadata_limit_bytes, listed == before)
-        if stack is not None:
-            return stack
-        before = listed
+            if image.identity[:2] == known[1]:  # so no link was put in the place of the folder meanwhile
+                return (checked(image, verify),)
+            image = None
+        bare.pop(dimension_id, None)
+    folder = open_folder(path, dimension_id, follow_links) if listable or not follow_links else -1
+    facts.mtime_ns = 0
+    try:
+        while True:
+            listed = generations_in(folder, path, &facts) if listable else []
+            try:
+                image = map_file(
+                    path, dimension_id, admit=admit, immutable=immutable, guard=guard,
+                    metadata_limit_bytes=metadata_limit_bytes, folder=folder, follow_links=follow_links,
+                )
+                stack = (checked(image, verify),)
+            except InvalidRegion as error:
+                if not is_unsynced(path):
+                    raise
+                hint = "a power cut tore it before it was on the disk; 'jessy-mem doctor --clean' removes it"
+                raise type(error)(path, error.field, error.found, error.expected, error.layer, hint=hint) from None
+            if listed:
+                options = (admit, guard, metadata_limit_bytes, folder, follow_links)
+                stack = laid_on(stack, path, listed, verify, options, listed == before)
+            if stack is not None:
+                if bare is not None and not listed and facts.mtime_ns:
+                    bare[dimension_id] = facts_key(&facts), image.identity[:2]
+                return stack
+            before = listed
+    finally:
+        if folder >= 0:
+            close(folder)
 
 
 def reopen_stack(
@@ -280,6 +302,7 @@ def reopen_stack(
     str verify="lazy",
     str guard="reads",
     metadata_limit_bytes=None,
+    bint follow_links=True,
 ):
     """What `open_stack` would give now, made of those Images of `stack` whose files have not changed.
 
@@ -288,27 +311,36 @@ def reopen_stack(
     cdef Image base = checked_stack(stack)[0]
     cdef list listed, before = None
     cdef tuple kept, grown
-    while True:
-        listed = generations_beside(path, None, None)
-        if base.identity is None or identity_of(path, base.dimension_id) != base.identity:
-            return None
-        listed = [generation for generation in listed if generation > base.generation]
-        kept = stack
-        if not {(<Image> image).generation for image in stack[1:]}.issubset(listed):
-            kept = still_there(stack, listed)  # some were merged
-        grown = laid_on(kept, path, listed, admit, verify, guard, metadata_limit_bytes, listed == before)
-        if grown is not None:
-            return grown
-        before = listed
+    cdef jm_folder_facts facts
+    cdef int folder = open_folder(path, base.dimension_id, follow_links)
+    options = (admit, guard, metadata_limit_bytes, folder, follow_links)
+    try:
+        while True:
+            listed = generations_in(folder, path, &facts)
+            if base.identity is None or identity_in(folder, path, base.dimension_id, follow_links) != base.identity:
+                return None
+            listed = [generation for generation in listed if generation > base.generation]
+            kept = stack
+            if not {(<Image> image).generation for image in stack[1:]}.issubset(listed):
+                kept = still_there(folder, stack, listed, follow_links)  # some were merged
+            grown = laid_on(kept, path, listed, verify, options, listed == before)
+            if grown is not None:
+                return grown
+            before = listed
+    finally:
+        close(folder)
 
 
-cdef tuple still_there(tuple stack, list listed):
+cdef tuple still_there(int folder, tuple stack, list listed, bint follow_links):
     """The lowest images of a stack, up to the first whose file has gone, or is another."""
     cdef list kept = [stack[0]]
     cdef Image image
     for image in stack[1:]:
         try:
-            if image.generation not in listed or identity_of(image.path, image.dimension_id) != image.identity:
+            if (
+                image.generation not in listed
+                or identity_in(folder, image.path, image.dimension_id, follow_links) != image.identity
+            ):
                 break
         except DimensionNotFound:
             break
@@ -325,16 +357,29 @@ def open_delta(
     str verify="lazy",
     str guard="reads",
     metadata_limit_bytes=None,
+    bint follow_links=True,
 ):
     """The delta of `generation` that lies on `stack`, whose base is the file at `path`, as an Image.
 
     Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
-    cdef Image base = checked_stack(stack)[0], image
+    cdef Image base = checked_stack(stack)[0]
+    cdef int folder = -1 if follow_links else open_folder(path, base.dimension_id, False)
+    options = (admit, guard, metadata_limit_bytes, folder, follow_links)
+    try:
+        return delta_on(stack, path, generation, verify, options)
+    finally:
+        if folder >= 0:
+            close(folder)
+
+
+cdef Image delta_on(tuple stack, str path, uint64_t generation, str verify, tuple options):
+    cdef Image base = stack[0], image
     cdef str name = layout.delta_file(path, generation)
+    admit, guard, metadata_limit_bytes, folder, follow_links = options
     image = map_file(
         name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True, guard=guard,
-        metadata_limit_bytes=metadata_limit_bytes,
+        metadata_limit_bytes=metadata_limit_bytes, folder=folder, follow_links=follow_links,
     )
     if image.generation != generation:
         raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
@@ -343,9 +388,7 @@ def open_delta(
     return checked(image, verify)
 
 
-cdef tuple laid_on(
-    tuple stack, str path, list generations, admit, str verify, str guard, metadata_limit_bytes, bint again
-):
+cdef tuple laid_on(tuple stack, str path, list generations, str verify, tuple options, bint again):
     """`stack` with the deltas of `generations` that are newer; None if one has gone, and is not looked for `again`."""
     cdef Image newest
     for generation in generations:
@@ -353,11 +396,7 @@ cdef tuple laid_on(
         if newest.immutable or generation <= newest.generation:
             continue
         try:
-            delta = open_delta(
-                stack, path, generation, admit=admit, verify=verify, guard=guard,
-                metadata_limit_bytes=metadata_limit_bytes,
-            )
-            stack = (*stack, delta)
+            stack = (*stack, delta_on(stack, path, generation, verify, options))
         except DimensionNotFound:
             if again:
                 raise MappingError(ENOENT, os.strerror(ENOENT), layout.delta_file(path, generation)) from None
@@ -391,61 +430,3 @@ def is_torn(str path not None):
     except (DimensionNotFound, MappingError):
         pass
     return False
-
-
-cdef object identity_of(str path, dimension_id):
-    """What `Image.identity` would be of the file that is there now."""
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        raise DimensionNotFound(dimension_id, path) from None
-    except OSError as error:
-        raise MappingError.of(error, path) from None
-    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
-
-
-def delta_generations(str path not None, key=None, dict bare=None):
-    """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder.
-
-    `bare` remembers by `key` when names last changed in a folder that had none: to ask for that again is enough then.
-    """
-    return generations_beside(path, key, bare)
-
-
-cdef list generations_beside(str path, key, dict bare):
-    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
-    cdef const char *base_path = encoded
-    cdef const char *prefix_name = prefix
-    cdef const char *suffix_name = suffix
-    cdef uint64_t usual[USUAL_DELTAS]
-    cdef uint64_t *numbers = usual
-    cdef int64_t n = 0, room = USUAL_DELTAS, mtime_ns = 0
-    cdef int failed = 0
-    if bare is not None and key in bare:
-        with nogil:
-            mtime_ns = jm_os_folder_mtime(base_path)
-        if mtime_ns == bare[key]:
-            return []
-        del bare[key]
-    try:
-        while True:
-            with nogil:
-                n = jm_os_numbers_beside(base_path, prefix_name, suffix_name, numbers, room, &mtime_ns)
-                if n < 0:
-                    failed = errno
-            if n <= room:
-                break
-            if numbers != usual:
-                free(numbers)
-            room = 2 * n
-            numbers = <uint64_t *> malloc(room * sizeof(uint64_t))
-            if numbers == NULL:
-                raise MemoryError
-        if n < 0 and failed not in (ENOENT, ENOTDIR):
-            raise MappingError(failed, os.strerror(failed), path)
-        if n == 0 and mtime_ns and bare is not None:
-            bare[key] = mtime_ns
-        return sorted([numbers[i] for i in range(n)]) if n > 0 else []
-    finally:
-        if numbers != usual:
-            free(numbers)

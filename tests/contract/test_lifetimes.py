@@ -569,7 +569,8 @@ class Injected(Exception):
     """An error that nothing expects."""
 
 
-CALLS = ("os.open", "os.pread", "jessy_mem._core.mapped.Mapping")  # which calls mmap(2) where no test comes between
+# The last calls mmap(2) where no test comes between.
+CALLS = ("jessy_mem._core.mapped.open_file", "os.pread", "jessy_mem._core.mapped.Mapping")
 ACTS = {
     "load": lambda memory: memory.load_dimension(1),
     "reload": lambda memory: memory.reload_dimension(1),

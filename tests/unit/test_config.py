@@ -79,6 +79,7 @@ FIELDS = {
     "lock_timeout_s": (
         10.0, [(None, None), (0, 0.0), (2.5, 2.5), (np.float32(0.5), 0.5)], [-1, math.inf, math.nan, True, "10"]
     ),
+    "follow_links": (False, [(True, True), (np.True_, True)], [0, 1, None, "no"]),
     "guard": ("reads", [("copy", "copy"), ("lease", "lease"), ("auto", "auto")], ["", "none", None, True]),
     "max_metadata_mb": (
         256, [(16, 16), ("16MB", 16), (0.5, 0.5), (np.float32(0.5), 0.5)], [0, -1, math.nan, True, None, "", 1e-9]

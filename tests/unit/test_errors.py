@@ -154,7 +154,7 @@ TABLE = [
         errors.UnsavedLearning([15, 1000]),
         RuntimeError,
         {"dimensions": (15, 1000)},
-        "not saved: D15, D1000; crystallize or forget them, then close the manager",
+        "not saved: D15, D1000; crystallize or forget them first",
     ),
     (
         errors.InvalidArchive("out.tar", "D15/region.mmap", "cut off"),
@@ -178,7 +178,7 @@ TABLE = [
         errors.UnsavedLearning([15, 1000]),
         RuntimeError,
         {"dimensions": (15, 1000)},
-        "not saved: D15, D1000; crystallize or forget them, then close the manager",
+        "not saved: D15, D1000; crystallize or forget them first",
     ),
     (
         errors.ReadOnly("base"),

@@ -14,11 +14,20 @@ from inside import stack_of
 from world import World, content_of, publish
 
 from helpers import Layer, extended_file, plain_file
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.holders import Holders
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.stack import delta_generations, open_delta, open_stack, reopen_stack
-from jessy_mem.errors import DimensionNotFound, InvalidRegion, LayerNotFound, ManagerClosed, MappingError, OutOfBounds
+from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
+from jessy_mem.errors import (
+    DimensionNotFound,
+    InvalidRegion,
+    LayerNotFound,
+    LinkRefused,
+    ManagerClosed,
+    MappingError,
+    OutOfBounds,
+)
 from jessy_mem.layout import LayerId, delta_file, has_deltas
 
 
@@ -445,27 +454,79 @@ def test_a_folder_is_asked_for_its_age_before_it_is_listed_again(tmp_path):
     world, bare = World(tmp_path), {}
     path = str(world.write(15))
     long_ago = 10**18 + 1  # ns, so that it is no clock of whole seconds
-    assert delta_generations(path, 15, bare) == []
+
+    def generations():
+        return [image.generation for image in open_stack(path, 15, bare=bare, follow_links=False)[1:]]
+
+    assert generations() == []
     bare.clear()
     os.utime(world.path(15).parent, ns=(long_ago, long_ago))
-    assert delta_generations(path, 15, bare) == []
-    assert bare == {15: long_ago}
-    os.rename(world.grow(15, 3, put=[0]), world.delta_path(15, 4))
+    assert generations() == []
+    assert list(bare) == [15]
+    world.grow(15, 4, put=[0])
     os.utime(world.path(15).parent, ns=(long_ago, long_ago))
-    assert delta_generations(path, 15, bare) == [], "which shows that it is believed"
+    assert generations() == [], "which shows that it is believed"
     os.utime(world.path(15).parent, ns=(long_ago, long_ago + 1))
-    assert delta_generations(path, 15, bare) == [4]
+    assert generations() == [4]
     assert bare == {}, "with deltas it is listed each time"
+
+
+def test_what_is_known_of_a_folder_is_not_believed_of_a_link_to_one(tmp_path):
+    world, bare = World(tmp_path / "base"), {}
+    path, outside = str(world.write(15)), World(tmp_path / "outside")
+    outside.write(15, generation=7)
+    folder, other = world.path(15).parent, outside.path(15).parent
+    long_ago = 10**18 + 1
+    for each in (folder, other):
+        os.utime(each, ns=(long_ago, long_ago))
+    open_stack(path, 15, bare=bare, follow_links=False)
+    assert list(bare) == [15]
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(other)
+    with pytest.raises(LinkRefused) as caught:
+        open_stack(path, 15, bare=bare, follow_links=False)
+    assert (caught.value.filename, caught.value.option) == (str(folder), "follow_links")
+    assert open_stack(path, 15, bare=bare)[0].generation == 7
+
+
+def test_a_link_that_comes_between_the_look_and_the_opening_is_not_read_through(tmp_path, inject):
+    """The folder is what it was when it is looked at, and a link when the file in it is opened."""
+    world, bare = World(tmp_path / "base"), {}
+    path, outside = str(world.write(15)), World(tmp_path / "outside")
+    outside.write(15, generation=7)
+    folder = world.path(15).parent
+    os.utime(folder, ns=(10**18 + 1, 10**18 + 1))
+    open_stack(path, 15, bare=bare, follow_links=False)
+
+    def swap():
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(outside.path(15).parent)
+
+    def swapping(open_file):
+        def swap_and_open(*args):
+            if not folder.is_symlink():
+                swap()
+            return open_file(*args)
+
+        return swap_and_open
+
+    # It calls openat(2), where no test comes between.
+    with inject.around("jessy_mem._core.mapped.open_file", swapping), pytest.raises(LinkRefused):
+        open_stack(path, 15, bare=bare, follow_links=False)
+    folder.unlink()
+    (tmp_path / "moved").rename(folder)
+    with inject.around("jessy_mem._core.mapped.open_file", swapping):  # the same
+        assert open_stack(path, 15, follow_links=False)[0].generation == 1, "in the folder that was opened"
 
 
 def test_a_folder_that_has_just_changed_is_not_believed(tmp_path):
     world, bare = World(tmp_path), {}
     path = str(world.write(15))
-    for generation in range(1, 200):
+    for generation in range(2, 200):
         world.grow(15, generation, put=[0])
-        assert delta_generations(path, 15, bare) == [generation]
+        assert [image.generation for image in open_stack(path, 15, bare=bare)[1:]] == [generation]
         world.delta_path(15, generation).unlink()
-        assert delta_generations(path, 15, bare) == []
+        assert len(open_stack(path, 15, bare=bare)) == 1
 
 
 # Like a dict that is updated --------------------------------------------------------------------------------------

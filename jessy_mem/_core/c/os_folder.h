@@ -1,7 +1,9 @@
-/* Numbered files of a folder. The only file that knows how this system lists one. */
+/* Folders: opened without a link in their place, and the numbered files in one. The only file that knows how this system
+   lists one, and opens what lies beneath one. */
 #ifndef JESSY_MEM_OS_FOLDER_H
 #define JESSY_MEM_OS_FOLDER_H
 
+#include "atomic.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -12,8 +14,17 @@
 #include <unistd.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
+#if defined(SYS_openat2)
+#include <linux/openat2.h>
+#endif
 #else
 #include <dirent.h>
+#endif
+
+#if defined(O_PATH)
+#define JM_FOLDER (O_PATH | O_DIRECTORY | O_CLOEXEC) /* enough to find something in it, and half as dear */
+#else
+#define JM_FOLDER (O_RDONLY | O_DIRECTORY | O_CLOEXEC)
 #endif
 
 enum { JM_DIGITS = 16, JM_PATH_BYTES = 4096 };
@@ -60,37 +71,96 @@ static inline int64_t jm_mtime_ns(const struct stat *info)
 #endif
 }
 
-/* When names last changed in the folder of the file at `path`, Unix time in ns; 0 if that cannot be told. */
-static inline int64_t jm_os_folder_mtime(const char *path)
+/* Open the folder of the file at `path`; if links are not followed, no link in the place of that folder itself. A
+   descriptor, or -1 with errno. */
+static inline int jm_os_open_folder_of(const char *path, int follows_links)
+{
+    char folder_path[JM_PATH_BYTES];
+    int flags = JM_FOLDER | (follows_links ? 0 : O_NOFOLLOW);
+    return jm_folder_of(path, folder_path) == 0 ? open(folder_path, flags) : -1;
+}
+
+/* Open the file at `path` for reading, in `folder` if that is open (not -1), never waiting: a FIFO does not block, and a
+   terminal does not become this process's own. A descriptor, or -1 with errno. */
+static inline int jm_os_open_in(int folder, const char *path, int follows_links)
+{
+    const char *name = folder < 0 ? NULL : strrchr(path, '/');
+    int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (follows_links ? 0 : O_NOFOLLOW);
+    return openat(folder < 0 ? AT_FDCWD : folder, name == NULL ? path : name + 1, flags);
+}
+
+/* Open "folder/file" beneath an open folder for reading, through no link and never waiting: in one call where the system
+   has one for that, else step by step. A descriptor, or -1 with errno. */
+static inline int jm_os_open_beneath(int base, const char *path)
+{
+    char folder_path[JM_PATH_BYTES];
+    int folder, fd, failed;
+#if defined(SYS_openat2)
+    static uint64_t is_missing; /* in a kernel before 5.6, or forbidden by a sandbox */
+    if (!jm_load_relaxed(&is_missing)) {
+        struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
+        fd = (int)syscall(SYS_openat2, base, path, &how, sizeof how);
+        if (fd >= 0 || (errno != ENOSYS && errno != EPERM && errno != EAGAIN))
+            return fd;
+        if (errno != EAGAIN) /* somebody renames meanwhile */
+            jm_store_relaxed(&is_missing, 1);
+    }
+#endif
+    if (jm_folder_of(path, folder_path) != 0
+        || (folder = openat(base, folder_path, JM_FOLDER | O_NOFOLLOW)) < 0)
+        return -1;
+    fd = jm_os_open_in(folder, path, 0);
+    failed = errno;
+    close(folder);
+    errno = failed;
+    return fd;
+}
+
+/* A folder, and when names last changed in it. */
+typedef struct {
+    uint64_t device, inode;
+    int64_t mtime_ns;
+} jm_folder_facts;
+
+/* Those of the folder of the file at `path`, which is no link unless links are followed. 0, or -1. */
+static inline int jm_os_folder_facts(const char *path, int follows_links, jm_folder_facts *facts)
 {
     char folder_path[JM_PATH_BYTES];
     struct stat info;
-    return jm_folder_of(path, folder_path) == 0 && stat(folder_path, &info) == 0 ? jm_mtime_ns(&info) : 0;
+    if (jm_folder_of(path, folder_path) != 0 || (follows_links ? stat : lstat)(folder_path, &info) != 0
+        || !S_ISDIR(info.st_mode))
+        return -1;
+    facts->device = (uint64_t)info.st_dev;
+    facts->inode = (uint64_t)info.st_ino;
+    facts->mtime_ns = jm_mtime_ns(&info);
+    return 0;
 }
 
-/* The same of an open folder; 0 also if it is so short ago that the next change may bear the same time. */
-static inline int64_t jm_certain_mtime(int fd)
+/* Those of an open folder; a time of 0 if it is so short ago that the next change may bear the same. */
+static inline void jm_certain_facts(int fd, jm_folder_facts *facts)
 {
     /* Clocks of file systems step by 10 ms at most, but for those that know no fraction of a second: FAT has 2 s. */
     enum { GRAIN_NS = 50000000, COARSE_GRAIN_NS = 2100000000, MS_NS = 1000000 };
     struct timespec now;
     struct stat info;
     int64_t mtime_ns, age_ns;
+    facts->mtime_ns = 0;
     if (fstat(fd, &info) != 0 || clock_gettime(CLOCK_REALTIME, &now) != 0)
-        return 0;
+        return;
     mtime_ns = jm_mtime_ns(&info);
     age_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - mtime_ns;
-    return age_ns > (mtime_ns % MS_NS ? GRAIN_NS : COARSE_GRAIN_NS) ? mtime_ns : 0;
+    facts->device = (uint64_t)info.st_dev;
+    facts->inode = (uint64_t)info.st_ino;
+    facts->mtime_ns = age_ns > (mtime_ns % MS_NS ? GRAIN_NS : COARSE_GRAIN_NS) ? mtime_ns : 0;
 }
 
-/* The numbers of all files "<prefix><16 digits><suffix>" beside the file at `path`, in no order: how many there are, the
+/* The numbers of all files "<prefix><16 digits><suffix>" in an open folder, in no order: how many there are, the
    first `room` of them in `numbers`; or -1 with errno. A folder of a few hundred files is read as it was at one moment:
-   the system keeps it unchanged during a call, and one call gives 32 KiB of it. As long as jm_os_folder_mtime says what
-   `mtime_ns` becomes, and that is not 0, the answer is the same. */
-static inline int64_t jm_os_numbers_beside(
-    const char *path, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room, int64_t *mtime_ns)
+   the system keeps it unchanged during a call, and one call gives 32 KiB of it. As long as jm_os_folder_facts says what
+   `facts` become, and the time is not 0, the answer is the same, and so is the file of each name. */
+static inline int64_t jm_os_numbers_in(
+    int folder, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room, jm_folder_facts *facts)
 {
-    char folder_path[JM_PATH_BYTES];
     int64_t n_found = 0;
     uint64_t number;
 #if defined(__linux__)
@@ -106,10 +176,10 @@ static inline int64_t jm_os_numbers_beside(
         char bytes[32768];
     } buffer;
     long n_bytes, at;
-    int fd = jm_folder_of(path, folder_path) == 0 ? open(folder_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), failed;
     if (fd < 0)
         return -1;
-    *mtime_ns = jm_certain_mtime(fd);
+    jm_certain_facts(fd, facts);
     while ((n_bytes = syscall(SYS_getdents64, fd, buffer.bytes, sizeof buffer.bytes)) > 0)
         for (at = 0; at < n_bytes; at += ((const struct entry *)(buffer.bytes + at))->n_bytes) {
             number = jm_number_in(((const struct entry *)(buffer.bytes + at))->name, prefix, suffix);
@@ -119,20 +189,23 @@ static inline int64_t jm_os_numbers_beside(
                 n_found++;
             }
         }
+    failed = errno;
+    close(fd);
     if (n_bytes < 0) {
-        int failed = errno;
-        close(fd);
         errno = failed;
         return -1;
     }
-    close(fd);
 #else
     struct dirent *each;
-    DIR *folder = jm_folder_of(path, folder_path) == 0 ? opendir(folder_path) : NULL;
-    if (folder == NULL)
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *list = fd < 0 ? NULL : fdopendir(fd);
+    if (list == NULL) {
+        if (fd >= 0)
+            close(fd);
         return -1;
-    *mtime_ns = jm_certain_mtime(dirfd(folder));
-    while ((each = readdir(folder)) != NULL) {
+    }
+    jm_certain_facts(fd, facts);
+    while ((each = readdir(list)) != NULL) {
         number = jm_number_in(each->d_name, prefix, suffix);
         if (number) {
             if (n_found < room)
@@ -140,7 +213,7 @@ static inline int64_t jm_os_numbers_beside(
             n_found++;
         }
     }
-    closedir(folder);
+    closedir(list);
 #endif
     return n_found;
 }

@@ -1,10 +1,16 @@
-"""Numbered files of a folder; see os_folder.h. A negative result means errno is set."""
+"""Folders, and the numbered files of one; see os_folder.h. A negative result means errno is set."""
 from libc.stdint cimport int64_t, uint64_t
 
 
 cdef extern from "c/os_folder.h" nogil:
-    int64_t jm_os_numbers_beside(
-        const char *path, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room,
-        int64_t *mtime_ns
+    ctypedef struct jm_folder_facts:
+        uint64_t device, inode
+        int64_t mtime_ns
+
+    int jm_os_open_folder_of(const char *path, bint follows_links) noexcept
+    int jm_os_open_in(int folder, const char *path, bint follows_links) noexcept
+    int jm_os_open_beneath(int base, const char *path) noexcept
+    int64_t jm_os_numbers_in(
+        int folder, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room, jm_folder_facts *facts
     ) noexcept
-    int64_t jm_os_folder_mtime(const char *path) noexcept
+    int jm_os_folder_facts(const char *path, bint follows_links, jm_folder_facts *facts) noexcept

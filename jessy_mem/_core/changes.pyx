@@ -12,9 +12,8 @@ HAZARD: every byte of it may change, or go, at any moment, by anybody's hand.
 
 - `check` is computed from the other three words, so an entry that is torn, overwritten or random is none. A reader
   that wants change n and does not find it there looks at everything instead.
-- A writer fills the entry, then raises the sequence, so who sees the number sees the entry. Writers hold the folder's
-  lock. Where that does nothing, one finds that the sequence moved under it, and jumps a whole ring ahead: everybody
-  looks at everything, and nothing is missed.
+- A writer raises the sequence, and then fills the entry of that number, which is its own whoever else writes: this
+  needs no lock. Who sees the number before the entry is there finds none, and looks at everything.
 - A sequence begins at a random number, and is never 0. The page of another file, of a file that was truncated (the
   guard puts zeros there), or no page at all shows another word than the one last seen, so the hot path's one
   comparison notices them, too.
@@ -32,7 +31,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from jessy_mem._core.c.atomic cimport (
-    jm_add_acq_rel, jm_cas_acq_rel, jm_load_acquire, jm_load_relaxed, jm_store_relaxed
+    jm_add_acq_rel, jm_load_acquire, jm_load_relaxed, jm_store_relaxed
 )
 from jessy_mem._core.c.os_memory cimport (
     jm_file_facts, jm_os_file_facts, jm_os_map_over, jm_os_open, jm_os_path_facts
@@ -48,6 +47,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     ENTRY_WORDS = 4
     HEADER_BYTES = 64
+    N_ATTEMPTS = 4
     SEQUENCE_WORD = 8        # byte 64
     RING_WORD = 512          # byte 4096
     PAGE_BYTES = 8 * (RING_WORD + N_ENTRIES * ENTRY_WORDS)
@@ -219,24 +219,22 @@ cdef class ChangePage:
         if what not in KINDS:
             raise ValueError(f"{what!r} is none of {', '.join(KINDS)}")
         event |= <uint64_t> (KINDS.index(what) + 1) << 32
-        for _attempt in range(2):  # once more if the file went meanwhile
+        for _attempt in range(N_ATTEMPTS):  # once more if the file went meanwhile, or another took its place
             if not self.open(create=True):
                 break
             with cython.critical_section(self):
                 sequence = self.write_entry(event, generation) if self.is_writable else 0
-            if sequence and not guard_damaged(self.guard):
+            if sequence and not self.is_stale():
                 return sequence
         return 0
 
     cdef uint64_t write_entry(self, uint64_t event, uint64_t generation) noexcept nogil:
-        cdef uint64_t newest = jm_load_acquire(self.word), sequence = newest + 1
+        cdef uint64_t sequence = jm_add_acq_rel(&self.words[SEQUENCE_WORD], 1) + 1
         cdef uint64_t *entry = &self.words[RING_WORD + sequence % N_ENTRIES * ENTRY_WORDS]
         jm_store_relaxed(&entry[0], sequence)
         jm_store_relaxed(&entry[1], generation)
         jm_store_relaxed(&entry[2], event)
         jm_store_relaxed(&entry[3], check_of(sequence, generation, event))
-        if not jm_cas_acq_rel(&self.words[SEQUENCE_WORD], &newest, sequence):
-            sequence = jm_add_acq_rel(&self.words[SEQUENCE_WORD], N_ENTRIES + 1) + N_ENTRIES + 1
         return sequence
 
     def read_since(self, uint64_t sequence):

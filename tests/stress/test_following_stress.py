@@ -46,8 +46,6 @@ for key in range(n):
         memory.forget(dimension)
 print("learned", flush=True)
 sys.stdin.readline()
-if sys.argv[4] == "without locks":  # nothing is lost; but two that tell of a change at once may overwrite each other
-    memory.refresh()
 print(json.dumps([seen(), len(memory), len(memory.layers(keyword="learned"))]), flush=True)
 sys.stdin.readline()
 """
@@ -72,8 +70,6 @@ def test_processes_see_the_same_at_the_end(tmp_path, n_processes, n, locks):
             for worker in workers:
                 print(file=worker.stdin, flush=True)
                 told.append(json.loads(worker.stdout.readline()))
-            if locks == "without locks":
-                watching.refresh()
             names = watching.names()
             texts = {
                 name: "|".join(watching.load_context(each).content for each in watching.layers(dimension))

@@ -22,12 +22,15 @@ import itertools
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
+import disk
 import grower
 from world import content_of, manager
 
@@ -69,8 +72,12 @@ def create(memory: jm.MmapManager, key: int, user: bool) -> int:
     return dimension
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @contextmanager
-def killed(kill_before: int):
+def killed(kill_before: int, die: Callable[[], object] = die):
     """Gives a context in which system calls are counted, and the process killed before number `kill_before`.
 
     A write counts twice: before it, and when half of it is done. All of them are told of at the end.
@@ -85,10 +92,10 @@ def killed(kill_before: int):
     def stops(function):
         def call(*args, **kwargs):
             if count():
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             if function is write and count():
                 write(args[0], bytes(args[1])[: len(args[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             return function(*args, **kwargs)
 
         return call
@@ -110,16 +117,32 @@ def killed(kill_before: int):
     report("calls", n_calls)
 
 
-def grow_killed(base: str, first_key: int, user: bool, kill_before: int, durability: str) -> None:
+def grow_killed(
+    base: str, first_key: int, user: bool, kill_before: int, durability: str, die: Callable[[], object] = die
+) -> None:
     """Let a dimension go through its life, and be killed before system call number `kill_before`."""
     memory = manager(base, durability=durability)
     dimension = 0
-    with killed(kill_before) as counted:
+    with killed(kill_before, die) as counted:
         for number, (what, *keys) in enumerate(grower.STEPS):
             report("begun", number, dimension)
             with counted():
                 dimension = grower.do(memory, dimension, what, *keys)
             report("done", number, dimension)
+
+
+def grow_cut(base: str, first_key: int, user: bool, kill_before: int, cut_power: int, syncs_folders: bool) -> None:
+    """The same, where the power of the disk is cut before that call, as `disk.cut` does it."""
+    fsync = os.fsync
+    if not syncs_folders:
+        os.fsync = lambda fd: None if stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)
+    folder = os.open(base, os.O_RDONLY)
+
+    def end() -> None:
+        disk.cut(folder, cut_power)
+        die()
+
+    grow_killed(f"{base}/base", first_key, user, kill_before, "each", end)
 
 
 def grow(base: str, first_key: int, user: bool, shared: str) -> None:
@@ -171,6 +194,7 @@ def serve() -> None:
         if pid == 0:
             try:
                 works = {
+                    "cut_power": grow_cut,
                     "durability": grow_killed,
                     "shared": grow,
                     "archive": import_killed,

@@ -11,6 +11,7 @@ import time
 import grower
 import pytest
 from learner import Learner
+from survivors import check_survived, last_told
 from world import content_of, manager
 
 import jessy_mem as jm
@@ -24,34 +25,13 @@ def test_killed_before_each_system_call_of_a_life(tmp_path, durability):
             base = tmp_path / f"{kill_before}"
             learner.begin(base, 0, kill_before=kill_before, durability=durability)
             status, told = learner.end()
-            begun = [number for word, number, _ in told if word == "begun"][-1]
-            done = [(number, dimension) for word, number, dimension in told if word == "done"]
-            n_done, dimension = (done[-1][0] + 1, done[-1][1]) if done else (0, 15)
+            n_done, n_begun, dimension = last_told(told)
             if base.exists():
-                check_survived(base, dimension, lives[n_done], lives[begun + 1], seen)
+                check_survived(base, dimension, lives[n_done], lives[n_begun], seen)
             if status == 0:
                 break
     assert n_done == len(grower.STEPS)
     assert seen == {"before", "after"}, "the kills came all before, or all after, what they interrupted"
-
-
-def check_survived(base, dimension, before, after, seen):
-    jm.clean(jm.examine(base))
-    assert {finding.kind for finding in jm.examine(base)} <= {"no dimension"}
-    found = grower.stored(base, dimension)
-    possible = [life.layers if life.is_file else {} for life in (before, after)]
-    assert found in possible, "it is half done, or what was acknowledged is gone"
-    if possible[0] != possible[1]:
-        seen.add("before" if found == possible[0] else "after")
-    with manager(base) as memory:
-        if found:  # a number that was given is not given again
-            (appended,) = memory.extend(dimension, [grower.spec(99)])
-            assert appended.layer >= before.next_layer
-            assert bytes(memory.access_layer(appended)) == bytes(grower.spec(99).content)
-        elif not after.is_forgotten:
-            assert memory.find(grower.NAME) in (None, dimension)
-        new = memory.create_proto_dimension("New", [grower.spec(1)])
-        assert new > dimension or not (before.layers or before.is_forgotten), "an id was given twice"
 
 
 def kill_writers_at_random(tmp_path, n_rounds: int) -> None:

@@ -405,7 +405,8 @@ class Oracle:
             self.settle()
             return None
         if self.source_of(dimension) is not None and dimension > 14:
-            return None  # it is a file already
+            self.settle()  # as each call that learns; it is a file already
+            return None
         return jm.ImmutableDimension if self.is_immutable(dimension) else jm.RegionNotFound
 
     def publish(self, dimension: int) -> None:

@@ -3,12 +3,18 @@
 ``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan``, ``tsan`` or ``fuzz``.
 """
 
+import gzip
+import json
 import os
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
 PROFILES = {  # name: (compile flags, link flags, Cython directives); debug checks invariants (assert.h) and bounds
@@ -66,6 +72,58 @@ class BuildExt(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
 
+class Sdist(sdist):
+    """Make the same bytes of the same files, whoever makes them and when; SOURCE_DATE_EPOCH is their time."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        if format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+
+        def settled(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            return member
+
+        path = f"{base_name}.tar.gz"
+        with (
+            open(path, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=epoch) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for member in [Path(base_dir), *sorted(Path(base_dir).rglob("*"))]:
+                archive.add(member, recursive=False, filter=settled)
+        return path
+
+
+class BdistWheel(bdist_wheel):
+    """Put a bill of materials into the wheel (PEP 770): what is compiled into it and is not ours."""
+
+    def write_wheelfile(self, wheelfile_base, *args, **kwargs):
+        from Cython import __version__ as cython
+
+        super().write_wheelfile(wheelfile_base, *args, **kwargs)
+        version = self.distribution.get_version()
+        own, its = f"pkg:pypi/jessy-mem@{version}", f"pkg:pypi/cython@{cython}"
+        bill = {
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": {"component": component("jessy-mem", version, own, "MIT", "this wheel")},
+            "components": [component("cython", cython, its, "Apache-2.0", "its code is part of each extension module")],
+            "dependencies": [{"ref": own, "dependsOn": [its]}, {"ref": its}],
+        }
+        folder = Path(wheelfile_base, "sboms")
+        folder.mkdir(exist_ok=True)
+        (folder / "jessy_mem.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
+
+
+def component(name: str, version: str, purl: str, licence: str, description: str) -> dict[str, object]:
+    licences = [{"license": {"id": licence}}]
+    facts = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    return {**facts, "licenses": licences, "description": description}
+
+
 def extension(source: Path) -> Extension:
     return Extension(
         ".".join(source.with_suffix("").parts),
@@ -80,5 +138,5 @@ setup(
         *[extension(source) for source in sorted(Path("jessy_mem").rglob("*.pyx"))],
         Extension(SHARED, [SHARED.replace(".", "/") + ".c"]),  # cythonize writes it
     ],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"bdist_wheel": BdistWheel, "build_ext": BuildExt, "sdist": Sdist},
 )

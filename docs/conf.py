@@ -46,6 +46,7 @@ class Public(SphinxDirective):
     required_arguments = 1
 
     def run(self):
+        self.env.note_reread()  # the page may be older than the code
         name = self.arguments[0]
         module = f"jessy_mem.{name.rpartition('.')[0]}".rstrip(".")
         return self.parse_text_to_nodes("\n".join([f".. py:currentmodule:: {module}", "", *described(name)]))
@@ -55,6 +56,7 @@ class Commands(SphinxDirective):
     """``.. commands::``: a section for each command of the command line, with what ``--help`` says of it."""
 
     def run(self):
+        self.env.note_reread()
         group, name = jessy_mem.cli.main, "jessy-mem"
         context = click.Context(group, info_name=name, max_content_width=100)
         sections = [self.section(name, group.get_help(context))]

@@ -239,7 +239,4 @@ def _share(part: int, whole: int) -> str:
 def _time(t_ns: int) -> str | None:
     if t_ns == 0:
         return None
-    try:
-        return datetime.datetime.fromtimestamp(t_ns // 1_000_000_000, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (ValueError, OverflowError, OSError):
-        return f"{t_ns} ns after 1970"
+    return datetime.datetime.fromtimestamp(t_ns // 1_000_000_000, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

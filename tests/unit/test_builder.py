@@ -387,8 +387,9 @@ def test_same_input_gives_the_same_bytes_with_source_date_epoch(monkeypatch, tmp
     assert builder("one", "two", immutable=True).write(tmp_path / "a.mmap").read_bytes() == first
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     assert read_region(builder().to_bytes()).created_ns == 0
-    monkeypatch.delenv("SOURCE_DATE_EPOCH")
-    assert read_region(builder().to_bytes()).created_ns > 1234567890 * 10**9
+    for unset in (lambda: monkeypatch.setenv("SOURCE_DATE_EPOCH", ""), lambda: monkeypatch.delenv("SOURCE_DATE_EPOCH")):
+        unset()
+        assert read_region(builder().to_bytes()).created_ns > 1234567890 * 10**9
     assert read_region(builder(created_ns=77).to_bytes()).created_ns == 77
 
 
@@ -785,3 +786,8 @@ def test_attributes_may_be_numbers_of_any_kind():
     plain = {"n": 3, "w": [0.5, 1.0], "d": 2.5, "b": True}
     assert spec.attributes == plain
     assert LayerSpec(text="x", attributes=plain) == spec
+
+
+def test_what_is_no_layer_is_refused():
+    with pytest.raises(TypeError, match="layer 0: str is not a LayerSpec"):
+        RegionBuilder(1, "Emotion").add_layer("a joke")

@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from commands import fails, flip, json_of, on_terminal, run
+from commands import fails, flip, json_of, on_terminal, run, spawn
 
 import jessy_mem as jm
 
@@ -69,6 +69,10 @@ class TestLearn:
         fails(result, 1, "one.md", "two.md")
         assert len(result.stderr.splitlines()) == 2
 
+    def test_standard_input_that_is_closed_is_no_text(self, base):
+        result = spawn("learn", base, "tea", "-", preexec_fn=lambda: os.close(0))
+        assert (result.returncode, result.stderr) == (1, b"error: standard input is closed\n")
+
     def test_keys_that_are_not_used_are_told_of(self, base, tmp_path):
         (tmp_path / "note.md").write_text("---\ntitle: x\nname: Other\ndepth: 1\n---\ntext")
         result = run("learn", base, "tea", tmp_path / "note.md")
@@ -112,6 +116,10 @@ class TestForget:
     def test_a_name_that_nothing_has(self, base, note):
         run("learn", base, "tea", note)
         fails(run("forget", base, "coffee", "--yes"), 1, "'coffee'")
+
+    def test_what_can_be_no_name(self, base, note):
+        run("learn", base, "tea", note)
+        fails(run("forget", base, "x" * 65, "--yes"), 1, "65 bytes")
 
     def test_what_is_immutable_stays(self, base):
         jm.RegionBuilder(15, "stone", immutable=True).add_layer(jm.LayerSpec(text="x")).write(base / "D15/region.mmap")

@@ -70,6 +70,13 @@ def test_close_that_would_lose_something_says_so_and_does_not_happen(tmp_path):
     assert saved(tmp_path) == [f"D{kept}"]
 
 
+def test_end_of_the_block_that_would_lose_something_says_so(tmp_path):
+    with pytest.raises(jm.UnsavedLearning), manager(tmp_path, on_close="raise") as memory:
+        dimension = learn(memory)
+    memory.forget(dimension)
+    memory.close()
+
+
 def test_error_of_the_block_is_told_and_nothing_is_lost(tmp_path):
     memory = manager(tmp_path, on_close="raise")
     lost = learn(memory)

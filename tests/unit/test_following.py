@@ -498,6 +498,34 @@ def test_snapshot_is_of_one_moment(two):
             ask()
 
 
+def test_snapshot_reads_like_its_manager(world):
+    world.write_all(20, 21)
+    with manager(world) as memory:
+        memory.load_all()
+        with memory.snapshot() as then:
+            assert list(then.keys()) == list(then) == memory.layers()
+            assert list(then.items()) == list(zip(then.keys(), then.values(), strict=True))
+            assert then.get((20, 0)) is then[20, 0] is memory[20, 0]
+            assert (then.get((99, 0)), then.get((99, 0), 7)) == (None, 7)
+            assert "no id" not in then
+            assert len(then.load_contexts([jm.NavigationPath(20, [(20, 0), (21, 0)])])) == 2
+            assert repr(then) == "<Snapshot of 2 dimensions>"
+    assert repr(then) == "<Snapshot ended>"
+
+
+def test_what_is_decompressed_in_a_snapshot_is_settled(tmp_path):
+    """It may take what is free of the budget: then somebody is told."""
+    text, levels = "word " * 50_000, []
+    spec = jm.LayerSpec(text=text, compress=True)
+    jm.RegionBuilder(20, "Compressed").add_layer(spec).write(jm.region_path(tmp_path, 20))
+    with manager(tmp_path, 0.3) as memory:
+        memory.load_dimension(20)
+        memory.on_pressure(lambda level, *numbers: levels.append(level))
+        with memory.snapshot() as then:
+            assert then[20, 0].text == text
+    assert levels == ["warning"]
+
+
 def test_writing_inside_a_snapshot_is_seen_after_it(two):
     one, other, first = two
     with other.snapshot():

@@ -390,3 +390,9 @@ def test_sizes_of_a_layout_are_numbers_of_any_kind(total_mb):
 def test_sizes_that_are_no_numbers_are_told(total_mb):
     with pytest.raises(ValueError, match=r"memory: size_mb: .* is not a number of MiB above 0"):
         MemoryLayout.free(total_mb)
+
+
+def test_plan_that_is_no_json_is_told_with_its_line(tmp_path):
+    (tmp_path / "plan.json").write_text('{"segments": [],\n oops}')
+    with pytest.raises(ValueError, match=r"plan\.json:2: "):
+        MemoryLayout.from_json(tmp_path / "plan.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -118,6 +119,35 @@ def test_another_id_is_taken_if_somebody_was_faster(table, learner):
     assert list(learner.protos.n_bytes) == [16]
 
 
+def test_what_is_no_proto_dimension_is_not_dropped(learner):
+    assert (learner.drop(15), learner.n_drops) == (0, 0)
+
+
+def test_first_layers_that_come_too_late_leave_no_block(table, learner, monkeypatch):
+    """The number was taken meanwhile, by a load from a path of the caller's own."""
+    learner.create("Humor", [], user=False)
+    monkeypatch.setattr(table, "_exchange", lambda *seen: False)  # the fake's own
+    with pytest.raises(jm.RegionNotFound, match="meanwhile"):
+        learner.append(15, spec("a joke"))
+    assert table.pool.usage()[0] == 0
+
+
+def test_change_of_what_was_loaded_anew_meanwhile_is_read_from_its_files(table, learner):
+    learner.create("Humor", [spec("a joke")], user=False)
+    learner.crystallize(15)
+    exchange, refused = table._exchange, []  # the fake's own
+
+    def once_too_late(dimension, old, stack, changed=()):
+        if changed and not refused:
+            refused.append(changed)
+            return False
+        return exchange(dimension, old, stack, changed)
+
+    table._exchange = once_too_late  # the same
+    assert learner.append(15, spec("another")) == (15, 1)
+    assert (len(refused), text_of(table, 15, 1)) == (1, "another")
+
+
 class FakeFull:
     """A table that has no room, and what would help it."""
 
@@ -165,3 +195,14 @@ def test_the_table_says_what_would_help(table, learner, helpful, relieved):
     full = FakeFull(lambda protos: helpful)
     assert relief_of(learner, "crystallize").relieve(full, "reserve", REFUSAL, True) is relieved
     assert table.regions[15].source == "pool"
+
+
+def test_why_no_room_could_be_made_is_told_with_the_refusal(table, learner, inject):
+    learner.create("Humor", [spec("a joke")], user=False)
+    refusal = jm.AllocationFailed(5, 0, {})
+    relief = relief_of(learner, "crystallize")
+    with inject(OSError(errno.ENOSPC, "disk full"), "os.write"), pytest.raises(jm.AllocationFailed) as told:
+        relief.relieve(FakeFull(), "reserve", refusal, True)
+    assert told.value is refusal
+    assert "disk full" in told.value.__notes__[0]
+    assert not relief.relieve(FakeFull(lambda protos: [99]), "reserve", REFUSAL, True)  # which is none any more

@@ -205,8 +205,8 @@ with jm.MmapManager(base_path=sys.argv[1], simulation="never", durability=sys.ar
 class FollowProcess:
     """The access that sees what another process has appended, in 1,000 turns, through merges and new bases.
 
-    What was merged goes with its last holder, which may be the reader: to unmap it is to delete it, and a file system
-    whose journal is just being written lets that wait. So it takes longest beside a writer that syncs each change.
+    What was merged is deleted by its last holder, and that waits for the journal of the file system, which is always
+    being written beside a writer that syncs each change: so the writer holds it (unlinked.py), and not the reader.
     """
 
     params = ("batch", "each")

@@ -43,11 +43,11 @@ class ReplayResult:
     `miss_bytes` is what had to be loaded. `evictions` counts dimensions that had to go for others.
     """
 
-    policy: str
-    budget_bytes: int
-    hits: int
-    misses: int
-    hit_bytes: int
+    policy: str  # "sieve", "lru" or "lfu"
+    budget_bytes: int  # what it had for dimensions
+    hits: int  # accesses whose dimension was in memory
+    misses: int  # accesses whose dimension was not
+    hit_bytes: int  # of the dimensions of hits
     miss_bytes: int
     evictions: int
 

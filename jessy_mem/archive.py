@@ -62,18 +62,18 @@ _LINE = re.compile(r"([0-9a-f]{64})  (D[0-9]{2,10})/(region\.mmap|delta-([0-9]{1
 class Exported(NamedTuple):
     """What an archive holds: dimensions, files and their bytes; and what was left out, for it is damaged: id -> why."""
 
-    dimensions: list[int]
-    n_files: int
-    n_bytes: int
-    damaged: dict[int, ConsciousnessError]
+    dimensions: list[int]  # their ids
+    n_files: int  # region files and deltas
+    n_bytes: int  # of the files
+    damaged: dict[int, ConsciousnessError]  # what was left out: id -> why
 
 
 class Imported(NamedTuple):
     """The dimensions of an archive: new in the base folder, put in place of others, and there already."""
 
-    added: list[int]
-    replaced: list[int]
-    unchanged: list[int]
+    added: list[int]  # new in the base folder
+    replaced: list[int]  # put in the place of others
+    unchanged: list[int]  # there already
 
 
 class Member(NamedTuple):

@@ -57,9 +57,9 @@ class Finding:
     """
 
     kind: str
-    path: Path
-    detail: str
-    base_path: Path
+    path: Path  # what it is about
+    detail: str  # what is wrong, in words
+    base_path: Path  # the base folder
     n_bytes: int = 0
     removable: bool = False
 
@@ -75,13 +75,13 @@ class Finding:
 class RegionFile:
     """One file of a region, and how many layers it adds to those under it, replaces and removes."""
 
-    path: Path
-    generation: int
+    path: Path  # where it is
+    generation: int  # the version of the dimension that it makes
     extension: int  # the version of the format's extension; 0: a plain file
-    n_bytes: int
-    n_added: int
-    n_replaced: int
-    n_removed: int
+    n_bytes: int  # its size
+    n_added: int  # layers that are new with it
+    n_replaced: int  # layers that it says anew
+    n_removed: int  # layers that are gone with it
 
 
 def region_files(region: MmapRegion) -> list[RegionFile]:

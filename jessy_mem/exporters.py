@@ -46,11 +46,11 @@ class Sample:
     14
     """
 
-    name: str
+    name: str  # such as jessy_mem_loads_total
     kind: Literal["counter", "gauge"]
-    value: float
-    labels: dict[str, str]
-    help: str
+    value: float  # the number
+    labels: dict[str, str]  # which manager it is of, and what of it
+    help: str  # what it counts, for people
     unit: str
 
 

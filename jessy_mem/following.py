@@ -45,9 +45,9 @@ N_ROUNDS = 64  # that one reader follows somebody who changes things faster than
 class Changes:
     """The ids of dimensions that other processes added, changed and removed, ascending; false if there are none."""
 
-    added: list[int] = field(default_factory=list)
-    changed: list[int] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)
+    added: list[int] = field(default_factory=list)  # that can be read now and could not
+    changed: list[int] = field(default_factory=list)  # that have other layers now
+    removed: list[int] = field(default_factory=list)  # that are forgotten
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)

@@ -59,8 +59,8 @@ class LayerId(NamedTuple):
     ('D01/L0', True)
     """
 
-    dimension: int
-    layer: int
+    dimension: int  # its number, 1 or more
+    layer: int  # its number in the dimension, 0..65535
 
     def __str__(self) -> str:
         return f"D{self.dimension:02d}/L{self.layer}"

@@ -40,6 +40,7 @@ class Residency:
     metadata_bytes: int  # the library's own tables of layers and counters
 
     def to_dict(self) -> dict[str, int]:
+        """The fields by name; JSON-serialisable."""
         return dataclasses.asdict(self)
 
 
@@ -47,10 +48,10 @@ class Residency:
 class Lease:
     """A generation of a dimension that somebody holds views of."""
 
-    dimension: int
-    generation: int
+    dimension: int  # its id
+    generation: int  # which version of it is held
     n_bytes: int  # charged for it and for its decompressed layers
-    n_views: int
+    n_views: int  # that others hold
     retired: bool = False  # unloaded, replaced or evicted; it goes with its last view
     taken_at: tuple[str, ...] = ()  # where views were taken, with trace=True in the configuration
 
@@ -63,9 +64,9 @@ class Lease:
 class LoadReport:
     """What ``load_all`` did: ids loaded from files, ids simulated, and for each id skipped its error."""
 
-    loaded: list[int]
-    simulated: list[int]
-    skipped: dict[int, Exception]
+    loaded: list[int]  # ids, from files
+    simulated: list[int]  # ids, for they have no file
+    skipped: dict[int, Exception]  # id -> why
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} loaded, {len(self.simulated)} simulated, {len(self.skipped)} skipped"]

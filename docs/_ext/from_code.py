@@ -115,15 +115,30 @@ def has_fields(thing: Any) -> bool:
 
 
 def field_texts(kind: type) -> dict[str, list[str]]:
-    """What the docstring of a class says of each of its parameters."""
+    """What the docstring of a class says of each of its parameters and attributes."""
     lines = (inspect.getdoc(kind) or "").splitlines()
     found: dict[str, list[str]] = {}
-    for line in (lines[i] for i in of_section(lines, "Parameters")):
+    text: list[str] = []
+    for line in (lines[i] for heading in ("Parameters", "Attributes") for i in of_section(lines, heading)):
         if line.startswith(" "):
-            found[next(reversed(found))].append(line.strip())
-        else:
-            found[re.match(r"\w+", line)[0]] = []
+            text.append(line.strip())
+        else:  # one, or some that have their text in common
+            text = []
+            found |= dict.fromkeys(re.findall(r"\w+", line.partition(" : ")[0]), text)
     return found
+
+
+def comment_of(kind: type, name: str) -> list[str]:
+    """What the comment behind a field says, in the class's source, or its declaration if it is compiled."""
+    path = Path(sys.modules[kind.__module__].__file__ or "")
+    stem = kind.__module__.rpartition(".")[2]
+    field = re.compile(rf"^    (?:cdef readonly [\w ]+ {name}|{name}: .*?) +# (.+)$", re.MULTILINE)
+    for source in [path] if path.suffix == ".py" else [path.with_name(f"{stem}.pyx"), path.with_name(f"{stem}.pxd")]:
+        text = source.read_text(encoding="utf-8") if source.is_file() else ""
+        body = re.search(rf"^(?:cdef )?class {kind.__name__}\b.*\n((?:(?: .*)?\n)*)", text, re.MULTILINE)
+        if body and (found := field.search(body[1])):
+            return [f"{found[1][0].upper()}{found[1][1:]}."]
+    return []
 
 
 def entry(directive: str, signatures: list[str], text: list[str], options: dict[str, str]) -> Iterator[str]:
@@ -166,14 +181,15 @@ def member(kind: type, name: str) -> Iterator[str]:
     if said and isinstance(said[0], ast.FunctionDef):
         returns = [f" -> {ast.unparse(each.returns)}" if each.returns else "" for each in said]
         if {"property", "functools.cached_property"} & set(decorators(said[0])):
-            yield from entry("property", [name], prose(thing), {"type": returns[0].removeprefix(" -> ")})
+            text = prose(thing) or comment_of(base, name)
+            yield from entry("property", [name], text, {"type": returns[0].removeprefix(" -> ")})
         else:
             signatures = [f"{name}({arguments(each, True)}){end}" for each, end in zip(said, returns, strict=True)]
             kinds = {each: "" for each in ("classmethod", "staticmethod") if each in decorators(said[0])}
             yield from entry("method", signatures, prose(thing), kinds)
     else:  # a field, whose descriptor says nothing of its own unless the library wrote it
         own = prose(thing) if inspect.isgetsetdescriptor(thing) else []
-        own = (field_texts(kind).get(name) if has_fields(kind) else None) or own
+        own = (field_texts(kind).get(name) if has_fields(kind) else None) or own or comment_of(base, name)
         options = {"type": spelled(said[0].annotation, base)} if said else {}
         if said and said[0].value and ast.unparse(said[0].value) != "...":
             options["value"] = ast.unparse(said[0].value)

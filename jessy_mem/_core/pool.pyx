@@ -133,6 +133,7 @@ cdef class Block:
 
     @property
     def freed(self):
+        """Whether it was given back."""
         return jm_load_relaxed(&self.state) == 0
 
 

@@ -48,11 +48,11 @@ cdef class LoadedContext(Record):
     16
     """
 
-    layer_id: LayerId
-    content: str
+    layer_id: LayerId  # which layer it is
+    content: str  # the text
     frequency: float
-    keywords: tuple
-    depth: int
+    keywords: tuple  # those of the layer
+    depth: int  # that of the layer
     source: str
 
     @classmethod
@@ -110,7 +110,7 @@ cdef class PoolClassStats(Record):
     """PoolClassStats(block_size, n_blocks, n_used, peak_used, n_borrowed, requested_bytes)\n--\n
     One size class of the pool. `n_used` and `peak_used` count blocks wherever they lie in the arena."""
 
-    block_size: int
+    block_size: int  # bytes of a block
     n_blocks: int  # that the class has room for at home
     n_used: int
     peak_used: int
@@ -124,6 +124,7 @@ cdef class PoolClassStats(Record):
         return 1 - self.requested_bytes / charged_bytes if charged_bytes else 0.0
 
     def to_dict(self):
+        """The fields by name; JSON-serialisable."""
         return asdict(self)
 
 
@@ -132,10 +133,10 @@ cdef class PoolStats(Record):
     """PoolStats(classes, used_bytes, limit_bytes, peak_bytes)\n--\n
     The pool: its classes, smallest first, and the bytes charged for their blocks."""
 
-    classes: tuple
-    used_bytes: int
-    limit_bytes: int
-    peak_bytes: int
+    classes: tuple  # a PoolClassStats for each, smallest blocks first
+    used_bytes: int  # charged for blocks in use
+    limit_bytes: int  # the most that blocks may take together
+    peak_bytes: int  # the most that they ever took
 
     @property
     def requested_bytes(self):
@@ -152,14 +153,15 @@ cdef class SegmentStats(Record):
     """SegmentStats(used_bytes, limit_bytes, peak_bytes)\n--\n
     One segment of the budget, in bytes."""
 
-    used_bytes: int
-    limit_bytes: int
-    peak_bytes: int
+    used_bytes: int  # charged to it
+    limit_bytes: int  # its ceiling
+    peak_bytes: int  # the most that was ever charged to it
 
     def __iter__(self):
         return iter((self.used_bytes, self.limit_bytes))
 
     def to_dict(self):
+        """The fields by name; JSON-serialisable."""
         return asdict(self)
 
 
@@ -179,38 +181,38 @@ cdef class MemoryStats(Record):
 
     total_allocated_bytes: int  # mapped regions and pool blocks: what is charged to the budget
     total_used_bytes: int  # layer content, and what the callers of pool blocks asked for
-    limit_bytes: int
-    available_bytes: int
+    limit_bytes: int  # the budget
+    available_bytes: int  # what is left of it
     utilization: float  # percent of the limit
     pressure: str  # "ok", "warning", "eviction" or "critical"
-    dimensions_loaded: int
-    layers_loaded: int
-    active_regions: int
+    dimensions_loaded: int  # evicted ones count
+    layers_loaded: int  # those of all loaded dimensions
+    active_regions: int  # that are mapped now
     leased_bytes: int  # held by views and blocks of users
-    evictable_bytes: int
+    evictable_bytes: int  # regions that could go to make room
     pinned_bytes: int  # immutable and proto-dimensions
-    peak_usage_bytes: int
-    avg_access_latency_us: float
-    access_latency: LatencySummary
-    first_touch_latency: LatencySummary
-    load_latency: LatencySummary
-    allocate_latency: LatencySummary
-    deallocate_latency: LatencySummary
-    crystallize_latency: LatencySummary
-    access_count: int
-    load_count: int
-    allocation_count: int
-    deallocation_count: int
-    allocation_failures: int
-    crystallization_count: int
-    evictions: int
+    peak_usage_bytes: int  # the most that was ever charged
+    avg_access_latency_us: float  # the mean of access_latency, in microseconds
+    access_latency: LatencySummary  # layers that were read before
+    first_touch_latency: LatencySummary  # layers that were read for the first time since they were mapped
+    load_latency: LatencySummary  # dimensions loaded or reloaded
+    allocate_latency: LatencySummary  # blocks of the pool
+    deallocate_latency: LatencySummary  # blocks given back
+    crystallize_latency: LatencySummary  # proto-dimensions that became files
+    access_count: int  # layers read, for the first time or again
+    load_count: int  # dimensions loaded or reloaded
+    allocation_count: int  # blocks allocated
+    deallocation_count: int  # blocks given back
+    allocation_failures: int  # blocks refused
+    crystallization_count: int  # proto-dimensions that became files
+    evictions: int  # regions unmapped to make room
     drops: int  # proto-dimensions given up with on_full="drop"
     copies: int  # payload copies made: decoded text, read_many, decompressed layers
-    simulation_mode: bool
-    simulated_dimensions: tuple
-    segments: Mapping
-    pool: PoolStats
-    residency: Residency | None = None
+    simulation_mode: bool  # whether anything is simulated
+    simulated_dimensions: tuple  # their ids
+    segments: Mapping  # a SegmentStats for each segment of the plan, by name
+    pool: PoolStats  # the pool
+    residency: Residency | None = None  # what memory it really is; None unless it was asked for
 
     def to_dict(self):
         """All fields as JSON-serialisable values."""

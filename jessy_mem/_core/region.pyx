@@ -143,6 +143,7 @@ cdef class MmapRegion:
 
     @property
     def name(self):
+        """What its file says that the dimension is called."""
         return base_of(self.current()).name
 
     @property
@@ -190,6 +191,7 @@ cdef class MmapRegion:
 
     @property
     def immutable(self):
+        """Whether nothing may change it, by its file or by the plan."""
         return self.is_immutable != 0
 
     @property

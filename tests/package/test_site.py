@@ -52,6 +52,15 @@ def test_page_names_all_methods_and_fields(from_code, name):
         wanted |= {"keys", "values", "items", "get"} if thing is jm.MmapManager else set()
         entries = set(re.findall(r"^ +\.\. py:(?:method|property|attribute):: (\w+)", text, re.MULTILINE))
         assert wanted <= entries
+        unsaid = [each for each in from_code.members(thing) if not is_said(from_code, thing, each)]
+        assert not unsaid, "a docstring, or a comment behind the field, says what it is"
+
+
+def is_said(from_code, kind: type, name: str) -> bool:
+    """Whether the reference says what a member is: in its own entry, or in the text of its class."""
+    _, *lines = from_code.member(kind, name)
+    own = [line for line in lines if line.strip() and not line.strip().startswith(":")]
+    return bool(own) or f"`{name}`" in inspect.getdoc(kind) or name in from_code.field_texts(kind)
 
 
 def test_reference_tells_types_defaults_and_overloads(from_code):

@@ -433,6 +433,8 @@ class RegionTable(LayerRegistry):
 
     def _settle(self) -> None:
         """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
+        if self._ledger.is_calm:  # all there is to look at as long as no threshold is near
+            return
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
         if used_bytes >= self._pressure.evict_from_bytes:
             with self._lock:

@@ -193,7 +193,7 @@ cdef class Arena:
 
     cdef uint64_t used_bytes(self) noexcept nogil:
         if self.owns_ledger:
-            return jm_load_relaxed(&self.ledger.total.used_bytes)
+            return self.ledger.used()
         # A block that moves while the words are read can count twice, so the sum alone could pass the limit.
         return min((bitmap_count_claimed(self.words) - self.n_padding) * self.unit_bytes, self.limit_bytes)
 

@@ -12,35 +12,67 @@ cdef enum:
 
 
 cdef struct Account:            # one cache line, so that segments do not disturb each other
-    uint64_t used_bytes         # atomic; used_bytes <= limit_bytes at every moment
+    uint64_t granted_bytes      # atomic; in use or credit of a thread; granted_bytes <= limit_bytes at every moment
     uint64_t peak_bytes         # atomic, only grows
     uint64_t limit_bytes        # constant
     uint64_t[5] padding
 
 
+cdef struct Row:                # the credit of one thread: a cache line, written by that thread and by who calls in
+    uint64_t[MAX_SEGMENTS] words  # atomic; for each segment a generation of the gate (32 bits) and bytes (32 bits)
+
+
 cdef class Ledger:
-    cdef void *memory                    # the accounts as allocated; `total` is its first aligned address
+    cdef void *memory                    # accounts and rows as allocated; `total` is its first aligned address
     cdef Account *total
     cdef Account *segments               # one for each name in `names`
+    cdef Row *rows                       # one for each number of a thread; NULL if nobody gets credit
     cdef Account nothing                 # what they are before: no byte fits
     cdef int n_segments
     cdef readonly tuple names            # their names, in order
+    cdef uint64_t gate                   # atomic; generation (32 bits), moves under way (16), who has called in (16)
+    cdef uint64_t calm_bytes             # no more than this is granted as long as anybody has credit
+    cdef uint64_t easy_bytes             # credit is given up to this, and no level is raised
+    cdef uint64_t credit_bytes           # the most credit of a thread in a segment
     cdef uint64_t[N_LEVELS] rise_bytes   # crossing upward at or above this many bytes
     cdef uint64_t[N_LEVELS] rearm_bytes  # and armed again at or below this many
-    cdef uint64_t raised                 # atomic; bit i: level i was crossed and is not armed again
-    cdef uint64_t pending                # atomic; bit i: a crossing of level i that nobody has been told of
+    # atomic; bit i: level i was crossed and is not armed again; bit 8 + i: that was so, and nobody has been told of it.
+    # 0: the total is below all levels, and there is nothing to tell.
+    cdef uint64_t levels
 
     # Charge n_bytes, all or nothing: OK or LIMIT_EXCEEDED. `ceiling_bytes` bounds the total below its limit.
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil
     # Give back what reserve_bytes charged. Never fails.
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil
+    # Bytes in use.
+    cdef uint64_t used(self) noexcept nogil
+
+    # The steps of these; see budget.pyx.
+    cdef Row *own_row(self) noexcept nogil
+    cdef Status reserve_apart(
+        self, Row *row, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes
+    ) noexcept nogil
+    cdef bint reserve_with_credit(self, Row *row, unsigned int segment, uint64_t n_bytes) noexcept nogil
+    cdef bint grant(
+        self, Row *row, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t calm_bytes
+    ) noexcept nogil
+    cdef uint64_t take_back(self, unsigned int segment, uint64_t n_bytes) noexcept nogil
+    cdef void note_peaks(
+        self, Row *row, unsigned int segment, uint64_t segment_bytes, uint64_t total_bytes
+    ) noexcept nogil
+    # Call all credit in, and let nobody have any until `reopen`.
+    cdef void call_in(self) noexcept nogil
+    cdef void reopen(self) noexcept nogil
     # Raise or arm levels until they agree with a total that was read after they were written.
     cdef void watch(self) noexcept nogil
     # By a value that the total had; whether a level was changed.
     cdef bint raise_levels(self, uint64_t total_bytes) noexcept nogil
     cdef bint arm_levels(self, uint64_t total_bytes) noexcept nogil
-    # The total and each segment's bytes, one after the other, into n_segments + 1 numbers; whether they add up.
+    # The total and each segment's bytes, one after the other, into n_segments + 1 numbers; whether they add up. Between
+    # call_in and reopen.
     cdef bint read_used(self, uint64_t *used) noexcept nogil
+    # The same at a moment when they do, if there is one.
+    cdef int read_in_peace(self, uint64_t *used) except -1
     cdef dict by_name(self, const uint64_t *used)
     cdef str pressure_at(self, uint64_t used_bytes)
     # The number of a segment's name; ValueError if there is none.

@@ -4,9 +4,42 @@ HAZARD: many threads reserve and release at once, and no limit may be exceeded, 
 raised by compare-and-swap only after the new value was seen to fit; add-then-check would overshoot. A reservation
 raises its segment first and then the total, and takes the first back when the second refuses:
 
-    reserve:  segment.used -- CAS up --> total.used -- CAS up --> done
-                    ^                         |
-                    +------- refund ----------+ does not fit
+    reserve:  segment.granted -- CAS up --> total.granted -- CAS up --> done
+                    ^                             |
+                    +---------- refund -----------+ does not fit
+
+So that threads do not meet at these words, each has credit: bytes that are granted to it, and not in use.
+
+    granted = in use + credit of all threads + what is between the two for a moment (a move)
+
+Granted bytes never pass a limit, so used bytes do not. What needs the used bytes to the byte (a refusal, a level, a
+number that is shown) calls all credit in first, and looks while nobody can have any. The protocol, step by step;
+"closed" means that the low 16 bits of `gate` are not 0, and a word of credit is good for a gate of its generation only:
+
+reserve  1  read `gate` (acquire): open; then total.granted: at most `calm_bytes`, and the ceiling is no lower
+         2  the own word is of the gate's generation and holds n: CAS word - n (acq_rel). Done
+         3  else with more credit: CAS `gate` to one move more, if it is open; raise segment and total by n + step, the
+            total to at most `easy_bytes`; CAS the own word, as it was read before, to step more, of that generation; if
+            somebody else has written it, lower total and segment by step; one move less. Done, if both could be raised
+         4  else raise segment and total by n, if the total does not pass `calm_bytes` from below. Done
+         5  else call in; raise them by n, whatever the total; reopen. Done, or refused
+release  1  as above, and the total at most `easy_bytes`, and the word with n more at most `credit_bytes`: CAS word + n
+         2  else lower total and segment by n
+call in  1  CAS `gate` to one more who has called in and one move more, and to the next generation if it was open
+         2  exchange each word for (this generation, 0); lower total and segment by what it held
+         3  one move less; wait until there is none
+         4  do what needs it; reopen: one less who has called in
+
+Why it is right. A word is written by its owner, by CAS from a value that he read, and by who calls in; so each byte
+that leaves a word is taken by one of them. A CAS of step 2 or release 1 that succeeds comes before the exchange of
+every later generation, because that changes the word; so who has called in finds what it did. A move begins only at an
+open gate, by a CAS of the same word that closes it: who has called in sees each move that began before, and waits.
+While he has called in the generation stays, and nobody has read it from an open gate: all credit is 0. The total passes
+`calm_bytes` upward only there, and credit is used only by who found the total not above it after he had read the gate;
+so above `calm_bytes` nobody has credit, and granted is used. All levels and ceilings lie above it. A waiter gives up on
+a move that does not end, for its thread may be the parent's in a forked child: then a number may be too high by a step.
+
+A peak is what was granted without the own credit: exact with one thread, and too high by no more than what others have.
 
 Pressure is looked at where the total changes, so a crossing is seen by the reservation that causes it. A level is
 raised or armed after the total was changed, so two threads can do so in the wrong order; each looks at the total again
@@ -25,14 +58,16 @@ from jessy_mem._core.c.atomic cimport (
     JM_CACHE_LINE,
     jm_add_acq_rel,
     jm_and_acq_rel,
+    jm_cas_acq_rel,
     jm_cas_weak_acq_rel,
     jm_load_acquire,
     jm_load_relaxed,
     jm_max_relaxed,
-    jm_or_acq_rel,
+    jm_spin_pause,
     jm_sub_acq_rel,
 )
 from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_end, jm_thread_number, jm_thread_yield
 from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, OK, Status
 
 from jessy_mem.errors import error_of
@@ -41,30 +76,59 @@ LEVELS = ("warning", "eviction", "critical")
 REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
 
 cdef enum:
-    MAX_ATTEMPTS = 4096  # of a snapshot
+    MAX_ATTEMPTS = 4096   # of a snapshot
+    MAX_YIELDS = 4096     # until a move has ended
+    N_SHARES = 512        # this part of what is easy is the most credit of one thread in one segment
+    HEADROOM_SHARES = 8   # and this part of what is calm, which all 64 may have, lies between easy and calm
+    RAISED = (1 << N_LEVELS) - 1  # the bits of levels
+    PENDING_SHIFT = 8
+
+cdef extern from *:
+    """
+    #define JM_CLOSED 0xffffull
+    #define JM_MOVE 0x10000ull
+    #define JM_MOVES 0xffff0000ull
+    #define JM_GENERATION 0x100000000ull
+    #define JM_BYTES 0xffffffffull
+    #define JM_ANY UINT64_MAX
+    """
+    # Parts of the gate. Its generation is its high half, as it is of a word of credit.
+    const uint64_t CLOSED "JM_CLOSED"  # how many have called in
+    const uint64_t MOVE "JM_MOVE"
+    const uint64_t MOVES "JM_MOVES"
+    const uint64_t GENERATION "JM_GENERATION"
+    const uint64_t BYTES "JM_BYTES"  # of a word of credit
+    const uint64_t ANY "JM_ANY"  # no ceiling
 
 
 cdef inline bint account_raise(
-    Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t *after
+    Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t calm_bytes, uint64_t *after
 ) noexcept nogil:
-    """Add n_bytes if the sum stays within limit and ceiling; `after` gets the new value."""
-    cdef uint64_t used_bytes = jm_load_relaxed(&account.used_bytes)
-    cdef uint64_t bound_bytes = min(account.limit_bytes, ceiling_bytes)
+    """Add n_bytes if the sum stays within limit and ceiling, and does not pass `calm_bytes` from below; `after` gets
+    the new value."""
+    cdef uint64_t granted_bytes = jm_load_relaxed(&account.granted_bytes)
+    cdef uint64_t bound_bytes = min(account.limit_bytes, ceiling_bytes), most_bytes
     while True:
-        # used_bytes may be above the ceiling, so it is compared before it is subtracted.
-        if used_bytes > bound_bytes or n_bytes > bound_bytes - used_bytes:
+        most_bytes = min(bound_bytes, calm_bytes) if granted_bytes <= calm_bytes else bound_bytes
+        # granted_bytes may be above the ceiling, so it is compared before it is subtracted.
+        if granted_bytes > most_bytes or n_bytes > most_bytes - granted_bytes:
             return False
-        if jm_cas_weak_acq_rel(&account.used_bytes, &used_bytes, used_bytes + n_bytes):
-            after[0] = used_bytes + n_bytes
+        if jm_cas_weak_acq_rel(&account.granted_bytes, &granted_bytes, granted_bytes + n_bytes):
+            after[0] = granted_bytes + n_bytes
             jm_assert(after[0] <= account.limit_bytes, after[0], account.limit_bytes)
             return True
 
 
 cdef inline uint64_t account_lower(Account *account, uint64_t n_bytes) noexcept nogil:
     """Take away n_bytes that were added: the new sum."""
-    cdef uint64_t used_bytes = jm_sub_acq_rel(&account.used_bytes, n_bytes)
-    jm_assert(used_bytes >= n_bytes, used_bytes, n_bytes)
-    return used_bytes - n_bytes
+    cdef uint64_t granted_bytes = jm_sub_acq_rel(&account.granted_bytes, n_bytes)
+    jm_assert(granted_bytes >= n_bytes, granted_bytes, n_bytes)
+    return granted_bytes - n_bytes
+
+
+cdef inline bint is_good(uint64_t word, uint64_t gate) noexcept nogil:
+    """Whether a word of credit is of the generation of a gate that is open."""
+    return not gate & CLOSED and (word ^ gate) < GENERATION
 
 
 @cython.no_gc
@@ -81,11 +145,13 @@ cdef class Ledger:
     thresholds : sequence of three float, optional
         Percentages of `limit_bytes` at which the pressure becomes "warning", "eviction" and "critical".
 
-    Thread-safe and lock-free.
+    Thread-safe and lock-free. `used_bytes`, `snapshot` and a refusal are exact; they call in what threads have as
+    credit. Peaks are exact with one thread; each further one may put them too high by its credit, 1/512 of the budget.
     """
 
     def __cinit__(self, *args, **kwargs):
         self.memory = NULL
+        self.rows = NULL
         self.total = self.segments = &self.nothing  # until it is initialised
         self.names = ()
 
@@ -106,11 +172,18 @@ cdef class Ledger:
             self.rearm_bytes[i] = floor(limit_bytes * max(thresholds[i] - REARM_POINTS, 0) / 100)
         for i, n_bytes in enumerate(segments.values()):
             ceilings[i] = n_bytes
-        self.memory = calloc(len(segments) + 2, sizeof(Account))
+        calm_bytes = min(limit_bytes, *[self.rise_bytes[i] - 1 for i in range(N_LEVELS)])
+        easy_bytes = min(calm_bytes - calm_bytes // HEADROOM_SHARES, *[self.rearm_bytes[i] for i in range(N_LEVELS)])
+        credit_bytes = min(easy_bytes // N_SHARES, BYTES)
+        n_rows = JM_MAX_THREADS if credit_bytes else 0
+        self.memory = calloc(len(segments) + 2 + n_rows, sizeof(Account))
         if self.memory == NULL:
             raise MemoryError
         self.total = <Account *> ((<uintptr_t> self.memory + JM_CACHE_LINE - 1) & ~<uintptr_t> (JM_CACHE_LINE - 1))
         self.segments = self.total + 1
+        if n_rows:
+            self.rows = <Row *> (self.segments + len(segments))
+        self.calm_bytes, self.easy_bytes, self.credit_bytes = calm_bytes, easy_bytes, credit_bytes
         self.total.limit_bytes = limit_bytes
         self.n_segments = len(segments)
         for i in range(self.n_segments):
@@ -120,38 +193,164 @@ cdef class Ledger:
     def __dealloc__(self):
         free(self.memory)
 
+    cdef Row *own_row(self) noexcept nogil:
+        """Where this thread has its credit; NULL if it gets none."""
+        cdef unsigned int number = jm_thread_number()
+        return NULL if self.rows == NULL or number == JM_MAX_THREADS else &self.rows[number]
+
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil:
+        cdef Row *row = self.own_row()
+        cdef uint64_t gate = jm_load_acquire(&self.gate)
+        cdef uint64_t total_bytes = jm_load_relaxed(&self.total.granted_bytes), word
+        if row != NULL and total_bytes <= self.calm_bytes and self.calm_bytes <= ceiling_bytes:
+            word = jm_load_relaxed(&row.words[segment])
+            if (
+                is_good(word, gate)
+                and n_bytes <= word & BYTES
+                and jm_cas_acq_rel(&row.words[segment], &word, word - n_bytes)
+            ):
+                self.note_peaks(row, segment, jm_load_relaxed(&self.segments[segment].granted_bytes), total_bytes)
+                return OK
+        return self.reserve_apart(row, segment, n_bytes, ceiling_bytes)
+
+    cdef Status reserve_apart(
+        self, Row *row, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes
+    ) noexcept nogil:
+        cdef bint fits
+        if (
+            row != NULL
+            and self.calm_bytes <= ceiling_bytes
+            and n_bytes <= self.credit_bytes
+            and self.reserve_with_credit(row, segment, n_bytes)
+        ) or self.grant(row, segment, n_bytes, ceiling_bytes, self.calm_bytes):
+            return OK
+        self.call_in()
+        fits = self.grant(row, segment, n_bytes, ceiling_bytes, ANY)
+        self.reopen()
+        return OK if fits else LIMIT_EXCEEDED
+
+    cdef bint reserve_with_credit(self, Row *row, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+        """Reserve, and take credit for later reservations; False, and nothing has changed, if that is not easy."""
+        cdef uint64_t gate = jm_load_relaxed(&self.gate), word = jm_load_relaxed(&row.words[segment])
+        cdef uint64_t step_bytes = min(self.credit_bytes / 2, self.credit_bytes - (word & BYTES))
         cdef uint64_t segment_bytes, total_bytes
-        if not account_raise(&self.segments[segment], n_bytes, ~<uint64_t> 0, &segment_bytes):
-            return LIMIT_EXCEEDED
-        if not account_raise(self.total, n_bytes, ceiling_bytes, &total_bytes):
+        cdef bint fits = False
+        while True:
+            if gate & CLOSED:
+                return False
+            if jm_cas_weak_acq_rel(&self.gate, &gate, gate + MOVE):
+                break
+        if account_raise(&self.segments[segment], n_bytes + step_bytes, ANY, ANY, &segment_bytes):
+            fits = account_raise(self.total, n_bytes + step_bytes, self.easy_bytes, ANY, &total_bytes)
+            if not fits:
+                account_lower(&self.segments[segment], n_bytes + step_bytes)
+        if fits:
+            if not jm_cas_acq_rel(&row.words[segment], &word, (gate & ~BYTES) + (word & BYTES) + step_bytes):
+                self.take_back(segment, step_bytes)  # somebody calls in
+                segment_bytes -= step_bytes
+                total_bytes -= step_bytes
+            self.note_peaks(row, segment, segment_bytes, total_bytes)
+        jm_sub_acq_rel(&self.gate, MOVE)
+        return fits
+
+    cdef bint grant(
+        self, Row *row, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t calm_bytes
+    ) noexcept nogil:
+        """Raise a segment and the total, which does not pass `calm_bytes` from below; or neither."""
+        cdef uint64_t segment_bytes, total_bytes
+        if not account_raise(&self.segments[segment], n_bytes, ANY, ANY, &segment_bytes):
+            return False
+        if not account_raise(self.total, n_bytes, ceiling_bytes, calm_bytes, &total_bytes):
             account_lower(&self.segments[segment], n_bytes)
-            return LIMIT_EXCEEDED
-        jm_max_relaxed(&self.segments[segment].peak_bytes, segment_bytes)
-        jm_max_relaxed(&self.total.peak_bytes, total_bytes)
+            return False
+        self.note_peaks(row, segment, segment_bytes, total_bytes)
         if total_bytes >= self.rise_bytes[0] and self.raise_levels(total_bytes):
             self.watch()
-        return OK
+        return True
 
-    cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+    cdef uint64_t take_back(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+        """Lower the total and a segment: the new total."""
         cdef uint64_t total_bytes = account_lower(self.total, n_bytes)
         account_lower(&self.segments[segment], n_bytes)
-        if jm_load_relaxed(&self.raised) and self.arm_levels(total_bytes):
+        return total_bytes
+
+    cdef void note_peaks(
+        self, Row *row, unsigned int segment, uint64_t segment_bytes, uint64_t total_bytes
+    ) noexcept nogil:
+        """Of what is granted now, the own credit is not in use."""
+        cdef int i
+        if row != NULL:
+            segment_bytes -= min(segment_bytes, jm_load_relaxed(&row.words[segment]) & BYTES)
+            for i in range(self.n_segments):
+                total_bytes -= min(total_bytes, jm_load_relaxed(&row.words[i]) & BYTES)
+        jm_max_relaxed(&self.segments[segment].peak_bytes, segment_bytes)
+        jm_max_relaxed(&self.total.peak_bytes, total_bytes)
+
+    cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+        cdef Row *row = self.own_row()
+        cdef uint64_t gate = jm_load_acquire(&self.gate), word, total_bytes
+        if row != NULL and jm_load_relaxed(&self.total.granted_bytes) <= self.easy_bytes:
+            word = jm_load_relaxed(&row.words[segment])
+            if (
+                is_good(word, gate)
+                and n_bytes <= self.credit_bytes
+                and (word & BYTES) + n_bytes <= self.credit_bytes
+                and jm_cas_acq_rel(&row.words[segment], &word, word + n_bytes)
+            ):
+                return
+        total_bytes = self.take_back(segment, n_bytes)
+        if jm_load_relaxed(&self.levels) and self.arm_levels(total_bytes):
             self.watch()
 
+    cdef void call_in(self) noexcept nogil:
+        cdef uint64_t gate = jm_load_relaxed(&self.gate), after, generation, word
+        cdef unsigned int i, n_yields = 0, end = 0
+        cdef int k
+        while True:
+            after = gate + MOVE + 1
+            if not gate & CLOSED:
+                after += GENERATION
+            if jm_cas_weak_acq_rel(&self.gate, &gate, after):
+                break
+        generation = after & ~BYTES
+        if self.rows != NULL:
+            end = min(jm_thread_end(), <unsigned int> JM_MAX_THREADS)
+        for i in range(end):
+            for k in range(self.n_segments):
+                word = jm_load_relaxed(&self.rows[i].words[k])
+                while not jm_cas_weak_acq_rel(&self.rows[i].words[k], &word, generation):
+                    pass
+                if word & BYTES:
+                    self.take_back(k, word & BYTES)
+        jm_sub_acq_rel(&self.gate, MOVE)
+        while jm_load_acquire(&self.gate) & MOVES and n_yields < MAX_YIELDS:
+            n_yields += 1
+            if n_yields % 8:
+                jm_spin_pause()
+            else:
+                jm_thread_yield()
+
+    cdef void reopen(self) noexcept nogil:
+        jm_sub_acq_rel(&self.gate, 1)
+
+    cdef uint64_t used(self) noexcept nogil:
+        cdef uint64_t total_bytes = jm_load_acquire(&self.total.granted_bytes)
+        if self.rows != NULL and total_bytes <= self.calm_bytes:
+            self.call_in()
+            total_bytes = jm_load_acquire(&self.total.granted_bytes)
+            self.reopen()
+        return total_bytes
+
     cdef bint raise_levels(self, uint64_t total_bytes) noexcept nogil:
-        cdef uint64_t bit
+        cdef uint64_t levels = jm_load_relaxed(&self.levels), bit
         cdef bint changed = False
         cdef int i
         for i in range(N_LEVELS):
             bit = <uint64_t> 1 << i
-            if (
-                total_bytes >= self.rise_bytes[i]
-                and not jm_load_relaxed(&self.raised) & bit
-                and not jm_or_acq_rel(&self.raised, bit) & bit
-            ):
-                jm_or_acq_rel(&self.pending, bit)
-                changed = True
+            while total_bytes >= self.rise_bytes[i] and not levels & bit:
+                if jm_cas_weak_acq_rel(&self.levels, &levels, levels | bit | bit << PENDING_SHIFT):
+                    levels |= bit
+                    changed = True
         return changed
 
     cdef bint arm_levels(self, uint64_t total_bytes) noexcept nogil:
@@ -160,7 +359,7 @@ cdef class Ledger:
         cdef int i
         for i in range(N_LEVELS):
             bit = <uint64_t> 1 << i
-            if total_bytes <= self.rearm_bytes[i] and jm_and_acq_rel(&self.raised, ~bit) & bit:
+            if total_bytes <= self.rearm_bytes[i] and jm_and_acq_rel(&self.levels, ~bit) & bit:
                 changed = True
         return changed
 
@@ -168,7 +367,7 @@ cdef class Ledger:
         cdef uint64_t total_bytes
         while True:
             # A read that takes part in the order of all changes: whoever changes the total later sees the levels.
-            total_bytes = jm_add_acq_rel(&self.total.used_bytes, 0)
+            total_bytes = jm_add_acq_rel(&self.total.granted_bytes, 0)
             if not (self.raise_levels(total_bytes) or self.arm_levels(total_bytes)):
                 return
 
@@ -180,46 +379,60 @@ cdef class Ledger:
 
     def reserve(self, str segment, uint64_t n_bytes):
         """Charge `n_bytes` to `segment`, all or nothing; LimitExceeded if they do not fit."""
-        if self.reserve_bytes(self.segment_index(segment), n_bytes, ~<uint64_t> 0) != OK:
+        if self.reserve_bytes(self.segment_index(segment), n_bytes, ANY) != OK:
             raise self.refusal(segment, n_bytes)
 
     def release(self, str segment, uint64_t n_bytes):
         """Give back `n_bytes` that were charged to `segment`; ValueError, and nothing changed, if it holds less."""
         cdef unsigned int number = self.segment_index(segment)
-        cdef uint64_t used_bytes = jm_load_relaxed(&self.segments[number].used_bytes)
+        cdef uint64_t used_bytes
+        cdef bint holds
+        self.call_in()
+        used_bytes = jm_load_relaxed(&self.segments[number].granted_bytes)
         # Taken from the segment first, so that of two who give back the same bytes one is refused.
         while True:
-            if n_bytes > used_bytes:
-                raise ValueError(f"n_bytes: {n_bytes} are not charged to {segment}, {used_bytes} are")
-            if jm_cas_weak_acq_rel(&self.segments[number].used_bytes, &used_bytes, used_bytes - n_bytes):
+            holds = n_bytes <= used_bytes
+            if not holds or jm_cas_weak_acq_rel(
+                &self.segments[number].granted_bytes, &used_bytes, used_bytes - n_bytes
+            ):
                 break
+        self.reopen()
+        if not holds:
+            raise ValueError(f"n_bytes: {n_bytes} are not charged to {segment}, {used_bytes} are")
         used_bytes = account_lower(self.total, n_bytes)
-        if jm_load_relaxed(&self.raised) and self.arm_levels(used_bytes):
+        if jm_load_relaxed(&self.levels) and self.arm_levels(used_bytes):
             self.watch()
 
     def refusal(self, str segment, n_bytes, holders=(), hint=""):
         """The LimitExceeded that tells why `n_bytes` did not fit: the segment's ceiling, or the whole budget."""
         cdef Account *account = &self.segments[self.segment_index(segment)]
-        name = segment
-        used_bytes = jm_load_relaxed(&account.used_bytes)
-        if used_bytes + n_bytes <= account.limit_bytes:
-            account, name = self.total, "total"
-            used_bytes = jm_load_relaxed(&account.used_bytes)
-        return error_of(LIMIT_EXCEEDED, used_bytes, account.limit_bytes, n_bytes, name, holders, hint)
+        cdef uint64_t segment_bytes, total_bytes
+        self.call_in()
+        segment_bytes = jm_load_relaxed(&account.granted_bytes)
+        total_bytes = jm_load_relaxed(&self.total.granted_bytes)
+        self.reopen()
+        if segment_bytes + n_bytes > account.limit_bytes:
+            return error_of(LIMIT_EXCEEDED, segment_bytes, account.limit_bytes, n_bytes, segment, holders, hint)
+        return error_of(LIMIT_EXCEEDED, total_bytes, self.total.limit_bytes, n_bytes, "total", holders, hint)
 
     def take_crossings(self):
         """The thresholds crossed upward since the last call, lowest first; each crossing is given to one caller."""
         cdef uint64_t taken
         cdef int i
-        if not jm_load_relaxed(&self.pending):
+        if not jm_load_relaxed(&self.levels) >> PENDING_SHIFT:
             return ()
-        taken = jm_and_acq_rel(&self.pending, 0)
+        taken = jm_and_acq_rel(&self.levels, RAISED) >> PENDING_SHIFT
         return tuple([LEVELS[i] for i in range(N_LEVELS) if taken >> i & 1])
 
     @property
     def pressure(self):
         """ "ok", "warning", "eviction" or "critical", by the bytes in use now."""
-        return self.pressure_at(jm_load_relaxed(&self.total.used_bytes))
+        return self.pressure_at(self.used())
+
+    @property
+    def is_calm(self):
+        """Whether no threshold was crossed that is not armed again or not told of: one load."""
+        return jm_load_relaxed(&self.levels) == 0
 
     cdef str pressure_at(self, uint64_t used_bytes):
         cdef int i
@@ -231,7 +444,7 @@ cdef class Ledger:
 
     @property
     def used_bytes(self):
-        return jm_load_relaxed(&self.total.used_bytes)
+        return self.used()
 
     @property
     def limit_bytes(self):
@@ -248,27 +461,37 @@ cdef class Ledger:
         be none, and a segment then shows bytes that the total does not.
         """
         cdef uint64_t[MAX_SEGMENTS + 1] used
-        cdef int i
-        for i in range(MAX_ATTEMPTS):
-            if self.read_used(used):
-                break
-            if i % 16 == 15:  # a thread may have been interrupted half-way, and needs a turn
-                time.sleep(0)
+        self.read_in_peace(used)
         peak_bytes = max(used[0], jm_load_relaxed(&self.total.peak_bytes))
         return (used[0], self.total.limit_bytes, peak_bytes), self.pressure_at(used[0]), self.by_name(&used[1])
+
+    cdef int read_in_peace(self, uint64_t *used) except -1:
+        cdef int i
+        self.call_in()
+        try:
+            for i in range(MAX_ATTEMPTS):
+                if self.read_used(used):
+                    break
+                if i % 16 == 15:  # a thread may have been interrupted half-way, and needs a turn
+                    time.sleep(0)
+        finally:
+            self.reopen()
+        return 0
 
     def segment_bytes(self):
         """For each segment its bytes in use, limit and peak: dict of name to tuple."""
         cdef uint64_t[MAX_SEGMENTS + 1] used
+        self.call_in()
         self.read_used(used)
+        self.reopen()
         return self.by_name(&used[1])
 
     cdef bint read_used(self, uint64_t *used) noexcept nogil:
-        cdef uint64_t rest_bytes = jm_load_acquire(&self.total.used_bytes)
+        cdef uint64_t rest_bytes = jm_load_acquire(&self.total.granted_bytes)
         cdef int i
         used[0] = rest_bytes
         for i in range(self.n_segments):
-            used[i + 1] = jm_load_acquire(&self.segments[i].used_bytes)
+            used[i + 1] = jm_load_acquire(&self.segments[i].granted_bytes)
             rest_bytes -= used[i + 1]
         return rest_bytes == 0
 
@@ -295,7 +518,7 @@ cdef class Charge:
         if self.ledger is not None:
             raise TypeError("a Charge is initialised once")
         self.segment = ledger.segment_index(segment)
-        if ledger.reserve_bytes(self.segment, n_bytes, ~<uint64_t> 0) != OK:
+        if ledger.reserve_bytes(self.segment, n_bytes, ANY) != OK:
             raise ledger.refusal(segment, n_bytes)
         self.n_bytes = n_bytes
         self.ledger = ledger

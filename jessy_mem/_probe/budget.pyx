@@ -17,6 +17,7 @@ cdef struct LedgerTask:
     uint64_t n_bytes       # of a reservation, at most
     uint64_t n_rounds
     uint64_t n_done        # atomic; threads that have ended
+    uint64_t before_bytes  # in use when they began
 
 
 cdef struct Held:
@@ -54,14 +55,18 @@ cdef void reserve_and_release(Worker *me) noexcept nogil:
     jm_add_acq_rel(&task.n_done, 1)
 
 
-# Look at every account until all others have ended. counts: looks, and accounts seen above their limit.
+# Look at every account until all others have ended, and now and then at the bytes in use. counts: looks, and accounts
+# seen above their limit, or more in use than all can hold.
 cdef void watch_limits(Worker *me, Ledger ledger) noexcept nogil:
     cdef LedgerTask *task = <LedgerTask *> me.task
-    cdef uint64_t k
+    cdef uint64_t k, used_bytes, most_bytes = task.before_bytes + (me.n_workers - 1) * N_HELD * task.n_bytes
     while jm_load_acquire(&task.n_done) < me.n_workers - 1:
         for k in range(1 + task.n_segments):  # the total, and the segments behind it
-            me.counts[3] += jm_load_relaxed(&ledger.total[k].used_bytes) > ledger.total[k].limit_bytes
+            me.counts[3] += jm_load_relaxed(&ledger.total[k].granted_bytes) > ledger.total[k].limit_bytes
         me.counts[2] += 1
+        if me.counts[2] % 16 == 0:
+            used_bytes = ledger.used()
+            me.counts[3] += used_bytes < task.before_bytes or used_bytes > most_bytes
 
 
 cdef void ledger_job(Worker *me) noexcept nogil:
@@ -74,13 +79,14 @@ cdef void ledger_job(Worker *me) noexcept nogil:
 def ledger_stress(
     Ledger ledger not None, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=2, uint64_t seed=1
 ):
-    """Threads reserve up to n_bytes at a time in all segments and release; one more looks for what is above its limit.
+    """Threads reserve up to n_bytes at a time in all segments and release; one more looks for what is above its limit,
+    and for bytes in use that nobody can hold.
 
     Counts: "granted" and "refused" reservations, "looks", and "violations" found. Everything is released in the end.
     """
     cdef LedgerTask task
     task.ledger, task.n_segments, task.n_done = <void *> ledger, len(ledger.names), 0
-    task.n_bytes, task.n_rounds = n_bytes, n_rounds
+    task.n_bytes, task.n_rounds, task.before_bytes = n_bytes, n_rounds, ledger.used()
     counts = run_workers(ledger_job, &task, n_threads + 1, seed)[1:]
     return dict(zip(("granted", "refused", "looks", "violations"), counts))
 
@@ -108,7 +114,7 @@ cdef void level_races(Worker *me) noexcept nogil:
         n_met += 1
         meet(task, n_met)
         if me.number == 1:
-            me.counts[0] += (<Ledger> task.ledger).raised & 1
+            me.counts[0] += (<Ledger> task.ledger).levels & 1
             (<Ledger> task.ledger).reserve_bytes(0, 300, every)
         n_met += 1
         meet(task, n_met)
@@ -119,7 +125,7 @@ cdef void level_races(Worker *me) noexcept nogil:
         n_met += 1
         meet(task, n_met)
         if me.number == 1:
-            me.counts[1] += not (<Ledger> task.ledger).raised & 1
+            me.counts[1] += not (<Ledger> task.ledger).levels & 1
             (<Ledger> task.ledger).release_bytes(0, 550)
 
 
@@ -132,12 +138,21 @@ def levels_left_wrong(uint64_t n_rounds):
     return counts[0], counts[1]
 
 
+# Reserve and release n_bytes in one segment, one after the other; nothing is refused.
+cdef void pairs(Worker *me) noexcept nogil:
+    cdef LedgerTask *task = <LedgerTask *> me.task
+    cdef uint64_t _i
+    for _i in range(task.n_rounds):
+        (<Ledger> task.ledger).reserve_bytes(0, task.n_bytes, ~<uint64_t> 0)
+        (<Ledger> task.ledger).release_bytes(0, task.n_bytes)
+
+
 def ledger_pairs_ns(Ledger ledger not None, uint64_t n_bytes, uint64_t n_rounds, unsigned int n_threads=1):
-    """Nanoseconds for one reservation of up to n_bytes and its release, in each of n_threads threads."""
+    """Nanoseconds for one reservation of n_bytes and its release, in each of n_threads threads."""
     cdef LedgerTask task
     task.ledger, task.n_segments, task.n_done = <void *> ledger, len(ledger.names), 0
     task.n_bytes, task.n_rounds = n_bytes, n_rounds
-    return run_workers(reserve_and_release, &task, n_threads)[0] / n_rounds
+    return run_workers(pairs, &task, n_threads)[0] / n_rounds
 
 
 # -- invariants that are broken on purpose: these end the process, but only in a build that checks -------------------

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 
 from jessy_mem._core.budget import LEVELS, REARM_POINTS, Charge, Ledger
 from jessy_mem.errors import LimitExceeded
@@ -102,12 +102,24 @@ class LedgerMachine(RuleBasedStateMachine):
         self.after_change()
 
     @rule()
+    def look_at_numbers(self):
+        """Not after each step: whoever looks calls in all credit."""
+        self.look()
+
+    @rule(name=st.sampled_from(NAMES), n_bytes=st.integers(0, 400_000))
+    def reserve_several(self, name, n_bytes):
+        """Out of the own credit, and across its border."""
+        for _ in range(3):
+            if self.try_to(self.ledger.reserve, name, n_bytes):
+                self.loose[name] += n_bytes
+                self.after_change()
+
+    @rule()
     def take(self):
         assert self.ledger.take_crossings() == tuple(level for level in LEVELS if level in self.pending)
         self.pending.clear()
 
-    @invariant()
-    def numbers_are_equal(self):
+    def look(self):
         segments = {name: (self.used(name), self.ceilings[name], self.peaks[name]) for name in NAMES}
         assert self.ledger.segment_bytes() == segments
         assert (self.ledger.used_bytes, self.ledger.peak_bytes) == (self.total, self.peak)
@@ -115,6 +127,9 @@ class LedgerMachine(RuleBasedStateMachine):
         pressure = reached[-1] if reached else "ok"
         assert self.ledger.snapshot() == ((self.total, self.limit, self.peak), pressure, segments)
         assert self.ledger.pressure == pressure
+
+    def teardown(self):
+        self.look()
 
 
 TestLedger = LedgerMachine.TestCase

@@ -57,6 +57,69 @@ def test_native_threads_never_pass_a_limit(n_threads, n_bytes):
     check_empty_and_armed(ledger)
 
 
+N_HELD = 8  # reservations that a thread of the probe holds at most
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4, 16])
+@pytest.mark.parametrize("n_bytes", [100, 50_000])
+def test_nobody_is_refused_for_the_credit_of_others(n_threads, n_bytes):
+    """A segment holds exactly what all threads together ever want: each refusal is one because of idle credit."""
+    wanted = n_threads * N_HELD * n_bytes
+    ledger = Ledger(1 << 30, {"narrow": wanted, "wide": 1 << 30}, (75.0, 85.0, 95.0))
+    n_rounds = 200_000 // n_threads
+    counts = probe.ledger_stress(ledger, n_bytes, n_rounds, n_threads, seed=n_bytes)
+    assert (counts["refused"], counts["violations"]) == (0, 0)
+    assert counts["granted"] == n_threads * n_rounds
+    assert ledger.used_bytes == 0
+    ledger.reserve("narrow", wanted)
+    with pytest.raises(LimitExceeded):
+        ledger.reserve("narrow", 1)
+
+
+def test_credit_is_never_shown_as_used():
+    """While threads take credit of megabytes for reservations of bytes, every number that is shown is of the bytes."""
+    n_threads, n_bytes = 4, 10
+    ledger = Ledger(4 << 30, {"a": 4 << 30, "b": 4 << 30, "c": 1 << 30})
+    most, failures, counts = n_threads * N_HELD * n_bytes, [], []
+    threads = [threading.Thread(target=lambda: counts.append(probe.ledger_stress(ledger, n_bytes, 200_000, n_threads)))]
+    threads[0].start()
+    n_looks = 0
+    while threads[0].is_alive():
+        (used_bytes, _, _), pressure, segments = ledger.snapshot()
+        seen = [used_bytes, ledger.used_bytes, *[used for used, _, _ in ledger.segment_bytes().values()]]
+        if max(seen) > most or pressure != "ok" or sum(used for used, _, _ in segments.values()) != used_bytes:
+            failures.append((seen, pressure))
+        n_looks += 1
+    threads[0].join()
+    assert failures == []
+    assert n_looks > 0
+    assert counts[0]["refused"] == 0
+    assert ledger.used_bytes == 0
+
+
+@pytest.mark.parametrize("n_threads", [2, 16])
+def test_a_limit_is_never_passed_where_threads_have_credit(n_threads):
+    """As above, up and down through what is easy, what is calm, the levels and the limit; a crossing is told once."""
+    scale = 100_000
+    ledger = Ledger(1000 * scale, {"core": 600 * scale, "reserve": 500 * scale, "user": 30_000}, (75.0, 85.0, 95.0))
+    crossings = []
+    for filled in (0, 500, 560, 600):
+        ledger.reserve("core", filled * scale)
+        ledger.reserve("reserve", filled // 3 * scale)
+        counts = probe.ledger_stress(ledger, 20_000, 200_000 // n_threads, n_threads, seed=filled)
+        assert counts["violations"] == 0
+        assert counts["granted"] > 0
+        assert counts["refused"] > 0, "the narrow segment was never full, so this run says little"
+        assert ledger.used_bytes == (filled + filled // 3) * scale
+        crossings.append(ledger.take_crossings())
+        ledger.release("core", filled * scale)
+        ledger.release("reserve", filled // 3 * scale)
+    assert crossings == [(), (), (), ("warning",)]
+    assert ledger.peak_bytes <= 1000 * scale
+    for name, (used_bytes, limit_bytes, peak_bytes) in ledger.segment_bytes().items():
+        assert used_bytes == 0 < peak_bytes <= limit_bytes, name
+
+
 def test_levels_are_right_after_every_race():
     """Two threads at a threshold, one up and one down: whatever the order, the level ends as the total says."""
     assert probe.levels_left_wrong(300_000) == (0, 0)

@@ -8,6 +8,7 @@
 
 #include "atomic.h"
 #include <pthread.h>
+#include <sched.h>
 
 #define JM_MAX_THREADS 64
 
@@ -58,6 +59,9 @@ static inline unsigned jm_thread_row(void) { return jm_thread_number_plus_1; }
 
 /* All numbers that any thread was ever given lie below this. */
 static inline unsigned jm_thread_end(void) { return (unsigned)jm_load_relaxed(&jm_thread_given); }
+
+/* Let another thread run. */
+static inline void jm_thread_yield(void) { sched_yield(); }
 
 /* This thread's number, 0..JM_MAX_THREADS. */
 static inline unsigned jm_thread_number(void)

@@ -8,3 +8,4 @@ cdef extern from "c/thread.h" nogil:
     unsigned int jm_thread_number() noexcept
     unsigned int jm_thread_row() noexcept
     unsigned int jm_thread_end() noexcept
+    void jm_thread_yield() noexcept

@@ -20,7 +20,6 @@ from jessy_mem import ending
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
-from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
 from jessy_mem.builder import LayerSpec
@@ -481,24 +480,6 @@ class MmapManager(RegionTable):
         """`result`, after what follows a charge."""
         self._settle()
         return result
-
-    # The pool
-
-    def allocate(self, n_bytes: int) -> Block:
-        """A writable block of `n_bytes` from the pool, charged to the reserve; AllocationFailed, LimitExceeded."""
-        self._check_open()
-        begin_ticks = now_ticks()
-        block = self._allocate(n_bytes, self._pool_segment)
-        record_since(self._times.allocations, begin_ticks, self._timed)
-        self._settle()
-        return block
-
-    def deallocate(self, block: Block) -> None:
-        """Give a block back; DoubleFree if it was, BufferError while memoryviews of it live."""
-        self._check_open()
-        begin_ticks = now_ticks()
-        self._pool.deallocate(block)
-        record_since(self._times.deallocations, begin_ticks, self._timed)
 
     # Addresses of the plan
 

@@ -19,8 +19,6 @@ class Times:
 
     def __init__(self) -> None:
         self.loads = LatencyHistogram()
-        self.allocations = LatencyHistogram()
-        self.deallocations = LatencyHistogram()
 
 
 def histograms_of(table: RegionTable, learner: Learner, times: Times) -> dict[str, LatencyHistogram]:
@@ -29,8 +27,8 @@ def histograms_of(table: RegionTable, learner: Learner, times: Times) -> dict[st
         "access": table._hits,
         "first_touch": table._first_touches,
         "load": times.loads,
-        "allocate": times.allocations,
-        "deallocate": times.deallocations,
+        "allocate": table._allocations,
+        "deallocate": table._deallocations,
         "crystallize": learner.protos.crystallizations,
     }
 
@@ -70,8 +68,8 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             crystallize_latency=timed["crystallize"],
             access_count=table._access_count,
             load_count=times.loads.n_events,
-            allocation_count=times.allocations.n_events,
-            deallocation_count=times.deallocations.n_events,
+            allocation_count=table._allocations.n_events,
+            deallocation_count=table._deallocations.n_events,
             allocation_failures=table._n_failures,
             crystallization_count=learner.protos.crystallizations.n_events,
             evictions=table._n_evictions,

@@ -20,11 +20,11 @@ from operator import index
 from typing import TypeVar
 
 from jessy_mem._core.budget import Charge, Ledger
+from jessy_mem._core.lender import BlockLender
 from jessy_mem._core.mapping import Mapping as Mapped
 from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -60,7 +60,7 @@ N_LOOKS = 5
 MIN_VISITS = 1024  # this many are waited for before they are passed on without an eviction
 
 
-class RegionTable(LayerRegistry):
+class RegionTable(BlockLender):
     """The mapped regions of a base folder under one ledger. MmapManager is its public face.
 
     `_relieve(table, segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did;
@@ -72,16 +72,17 @@ class RegionTable(LayerRegistry):
         # A larger total scales slots and segments; a smaller one leaves them and binds first.
         self.layout: MemoryLayout = config.plan.scaled(config.total_bytes)
         ceilings = {segment.name: segment.size_bytes for segment in self.layout.segments}
-        self._pool_segment = self.layout.segment_of(self.layout.ids_of("reserve")[0][0]).name
+        segment = self.layout.segment_of(self.layout.ids_of("reserve")[0][0]).name
         self._ledger = Ledger(config.total_bytes, ceilings, config.thresholds)
-        self._pool = PoolAllocator(
+        pool = PoolAllocator(
             config.pool_configs,
             config.total_bytes / (1 << 20),
             strict_classes=config.strict_classes,
             scrub=config.scrub,
             ledger=self._ledger,
-            segment=self._pool_segment,
+            segment=segment,
         )
+        self._lend_from(pool, segment)
         self._pool._ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._lock = threading.RLock()

@@ -5,21 +5,10 @@ Kernels other modules call are the cdef methods; a cdef method takes segments as
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.typedefs cimport Status
+from jessy_mem._core.kernels.account cimport Account, Row
 
 cdef enum:
     N_LEVELS = 3  # warning, eviction, critical
-    MAX_SEGMENTS = 8
-
-
-cdef struct Account:            # one cache line, so that segments do not disturb each other
-    uint64_t granted_bytes      # atomic; in use or credit of a thread; granted_bytes <= limit_bytes at every moment
-    uint64_t peak_bytes         # atomic, only grows
-    uint64_t limit_bytes        # constant
-    uint64_t[5] padding
-
-
-cdef struct Row:                # the credit of one thread: a cache line, written by that thread and by who calls in
-    uint64_t[MAX_SEGMENTS] words  # atomic; for each segment a generation of the gate (32 bits) and bytes (32 bits)
 
 
 cdef class Ledger:

@@ -8,36 +8,8 @@ raises its segment first and then the total, and takes the first back when the s
                     ^                             |
                     +---------- refund -----------+ does not fit
 
-So that threads do not meet at these words, each has credit: bytes that are granted to it, and not in use.
-
-    granted = in use + credit of all threads + what is between the two for a moment (a move)
-
-Granted bytes never pass a limit, so used bytes do not. What needs the used bytes to the byte (a refusal, a level, a
-number that is shown) calls all credit in first, and looks while nobody can have any. The protocol, step by step;
-"closed" means that the low 16 bits of `gate` are not 0, and a word of credit is good for a gate of its generation only:
-
-reserve  1  read `gate` (acquire): open; then total.granted: at most `calm_bytes`, and the ceiling is no lower
-         2  the own word is of the gate's generation and holds n: CAS word - n (acq_rel). Done
-         3  else with more credit: CAS `gate` to one move more, if it is open; raise segment and total by n + step, the
-            total to at most `easy_bytes`; CAS the own word, as it was read before, to step more, of that generation; if
-            somebody else has written it, lower total and segment by step; one move less. Done, if both could be raised
-         4  else raise segment and total by n, if the total does not pass `calm_bytes` from below. Done
-         5  else call in; raise them by n, whatever the total; reopen. Done, or refused
-release  1  as above, and the total at most `easy_bytes`, and the word with n more at most `credit_bytes`: CAS word + n
-         2  else lower total and segment by n
-call in  1  CAS `gate` to one more who has called in and one move more, and to the next generation if it was open
-         2  exchange each word for (this generation, 0); lower total and segment by what it held
-         3  one move less; wait until there is none
-         4  do what needs it; reopen: one less who has called in
-
-Why it is right. A word is written by its owner, by CAS from a value that he read, and by who calls in; so each byte
-that leaves a word is taken by one of them. A CAS of step 2 or release 1 that succeeds comes before the exchange of
-every later generation, because that changes the word; so who has called in finds what it did. A move begins only at an
-open gate, by a CAS of the same word that closes it: who has called in sees each move that began before, and waits.
-While he has called in the generation stays, and nobody has read it from an open gate: all credit is 0. The total passes
-`calm_bytes` upward only there, and credit is used only by who found the total not above it after he had read the gate;
-so above `calm_bytes` nobody has credit, and granted is used. All levels and ceilings lie above it. A waiter gives up on
-a move that does not end, for its thread may be the parent's in a forked child: then a number may be too high by a step.
+So that threads do not meet at these words, each has credit; how that is granted, used and called in, step by step, and
+why it is right, stands in kernels/account.pxd.
 
 A peak is what was granted without the own credit: exact with one thread, and too high by no more than what others have.
 
@@ -53,7 +25,6 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
-from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     JM_CACHE_LINE,
     jm_add_acq_rel,
@@ -69,6 +40,9 @@ from jessy_mem._core.c.atomic cimport (
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_end, jm_thread_number, jm_thread_yield
 from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, OK, Status
+from jessy_mem._core.kernels.account cimport (
+    ANY, BYTES, CLOSED, GENERATION, MOVE, MOVES, MAX_SEGMENTS, Account, Row, account_lower, account_raise, credit_is_good
+)
 
 from jessy_mem.errors import error_of
 
@@ -82,53 +56,6 @@ cdef enum:
     HEADROOM_SHARES = 8   # and this part of what is calm, which all 64 may have, lies between easy and calm
     RAISED = (1 << N_LEVELS) - 1  # the bits of levels
     PENDING_SHIFT = 8
-
-cdef extern from *:
-    """
-    #define JM_CLOSED 0xffffull
-    #define JM_MOVE 0x10000ull
-    #define JM_MOVES 0xffff0000ull
-    #define JM_GENERATION 0x100000000ull
-    #define JM_BYTES 0xffffffffull
-    #define JM_ANY UINT64_MAX
-    """
-    # Parts of the gate. Its generation is its high half, as it is of a word of credit.
-    const uint64_t CLOSED "JM_CLOSED"  # how many have called in
-    const uint64_t MOVE "JM_MOVE"
-    const uint64_t MOVES "JM_MOVES"
-    const uint64_t GENERATION "JM_GENERATION"
-    const uint64_t BYTES "JM_BYTES"  # of a word of credit
-    const uint64_t ANY "JM_ANY"  # no ceiling
-
-
-cdef inline bint account_raise(
-    Account *account, uint64_t n_bytes, uint64_t ceiling_bytes, uint64_t calm_bytes, uint64_t *after
-) noexcept nogil:
-    """Add n_bytes if the sum stays within limit and ceiling, and does not pass `calm_bytes` from below; `after` gets
-    the new value."""
-    cdef uint64_t granted_bytes = jm_load_relaxed(&account.granted_bytes)
-    cdef uint64_t bound_bytes = min(account.limit_bytes, ceiling_bytes), most_bytes
-    while True:
-        most_bytes = min(bound_bytes, calm_bytes) if granted_bytes <= calm_bytes else bound_bytes
-        # granted_bytes may be above the ceiling, so it is compared before it is subtracted.
-        if granted_bytes > most_bytes or n_bytes > most_bytes - granted_bytes:
-            return False
-        if jm_cas_weak_acq_rel(&account.granted_bytes, &granted_bytes, granted_bytes + n_bytes):
-            after[0] = granted_bytes + n_bytes
-            jm_assert(after[0] <= account.limit_bytes, after[0], account.limit_bytes)
-            return True
-
-
-cdef inline uint64_t account_lower(Account *account, uint64_t n_bytes) noexcept nogil:
-    """Take away n_bytes that were added: the new sum."""
-    cdef uint64_t granted_bytes = jm_sub_acq_rel(&account.granted_bytes, n_bytes)
-    jm_assert(granted_bytes >= n_bytes, granted_bytes, n_bytes)
-    return granted_bytes - n_bytes
-
-
-cdef inline bint is_good(uint64_t word, uint64_t gate) noexcept nogil:
-    """Whether a word of credit is of the generation of a gate that is open."""
-    return not gate & CLOSED and (word ^ gate) < GENERATION
 
 
 @cython.no_gc
@@ -201,15 +128,21 @@ cdef class Ledger:
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil:
         cdef Row *row = self.own_row()
         cdef uint64_t gate = jm_load_acquire(&self.gate)
-        cdef uint64_t total_bytes = jm_load_relaxed(&self.total.granted_bytes), word
+        cdef uint64_t total_bytes = jm_load_relaxed(&self.total.granted_bytes), segment_bytes, word
         if row != NULL and total_bytes <= self.calm_bytes and self.calm_bytes <= ceiling_bytes:
             word = jm_load_relaxed(&row.words[segment])
             if (
-                is_good(word, gate)
+                credit_is_good(word, gate)
                 and n_bytes <= word & BYTES
                 and jm_cas_acq_rel(&row.words[segment], &word, word - n_bytes)
             ):
-                self.note_peaks(row, segment, jm_load_relaxed(&self.segments[segment].granted_bytes), total_bytes)
+                word = (word & BYTES) - n_bytes
+                segment_bytes = jm_load_relaxed(&self.segments[segment].granted_bytes)
+                if (
+                    total_bytes > jm_load_relaxed(&self.total.peak_bytes) + word
+                    or segment_bytes > jm_load_relaxed(&self.segments[segment].peak_bytes) + word
+                ):
+                    self.note_peaks(row, segment, segment_bytes, total_bytes)
                 return OK
         return self.reserve_apart(row, segment, n_bytes, ceiling_bytes)
 
@@ -292,7 +225,7 @@ cdef class Ledger:
         if row != NULL and jm_load_relaxed(&self.total.granted_bytes) <= self.easy_bytes:
             word = jm_load_relaxed(&row.words[segment])
             if (
-                is_good(word, gate)
+                credit_is_good(word, gate)
                 and n_bytes <= self.credit_bytes
                 and (word & BYTES) + n_bytes <= self.credit_bytes
                 and jm_cas_acq_rel(&row.words[segment], &word, word + n_bytes)

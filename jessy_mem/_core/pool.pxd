@@ -1,5 +1,5 @@
 """PoolAllocator and Block. The interface for other Cython packages: see docs/cython.md."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.arena cimport Arena, PoolBlock
 from jessy_mem._core.c.typedefs cimport Status
@@ -27,6 +27,10 @@ cdef class PoolAllocator:
     cdef Status release_block(self, const PoolBlock *block) noexcept nogil
 
     cdef Block allocate_block(self, object n_bytes, uint32_t segment)
+    # The same of a pool that is open, but None if it is refused, `status` and `n` saying what was.
+    cdef Block try_block(self, object n_bytes, uint32_t segment, int64_t *n, Status *status)
+    # DoubleFree, BufferError; ValueError for another pool's.
+    cdef int free_block(self, Block block) except -1
     cdef object refusal(self, Status status, uint64_t n_bytes, uint32_t segment)
     cdef Arena made(self)
     cdef int check_open(self) except -1

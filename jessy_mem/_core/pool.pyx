@@ -242,24 +242,38 @@ cdef class PoolAllocator:
         return 0
 
     cdef Block allocate_block(self, object n_bytes, uint32_t segment):
-        cdef int overflow = 0
-        cdef int64_t n = PyLong_AsLongLongAndOverflow(n_bytes, &overflow)
-        cdef Block block
+        cdef int64_t n
         cdef Status status
-        if n <= 0:
+        cdef Block block
+        if not jm_flag_load_acquire(&self.is_open):
+            self.made()
+            raise ManagerClosed("the pool")
+        block = self.try_block(n_bytes, segment, &n, &status)
+        if block is None:
+            raise self.refusal(status, n, segment)
+        return block
+
+    cdef Block try_block(self, object n_bytes, uint32_t segment, int64_t *n, Status *status):
+        cdef int overflow = 0
+        cdef Block block
+        n[0] = PyLong_AsLongLongAndOverflow(n_bytes, &overflow)
+        if n[0] <= 0:
             if overflow <= 0:
                 raise ValueError(f"n_bytes: {n_bytes} is not positive")
-            n = INT64_MAX
-        if not jm_flag_load_acquire(&self.is_open):
-            raise ManagerClosed("the pool")
+            n[0] = INT64_MAX
         block = Block.__new__(Block)
         jm_disown(<PyObject *> block)
         block.arena = self.arena
-        status = self.arena.claim(n, segment, &block.held)
-        if status != OK:
-            raise self.refusal(status, n, segment)
+        status[0] = self.arena.claim(n[0], segment, &block.held)
+        if status[0] != OK:
+            return None
         block.state = 1
         return block
+
+    cdef int free_block(self, Block block) except -1:
+        if block.arena is not self.arena:
+            raise ValueError("the block belongs to another pool")
+        return block_free(block)
 
     def allocate(self, n_bytes, /):
         """A Block of `n_bytes` bytes: the smallest class that holds them, or a run of the largest blocks.
@@ -279,9 +293,7 @@ cdef class PoolAllocator:
     def deallocate(self, Block block not None):
         """Free a block of this pool; ValueError for another pool's, else as `Block.free`."""
         self.check_open()
-        if block.arena is not self.arena:
-            raise ValueError("the block belongs to another pool")
-        block_free(block)
+        self.free_block(block)
 
     cdef object refusal(self, Status status, uint64_t n_bytes, uint32_t segment):
         """The error that tells why a claim of `n_bytes` bytes failed."""

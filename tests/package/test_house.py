@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jessy_mem
+from jessy_mem._core.lender import BlockLender
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.manager import MmapManager
 
@@ -242,9 +243,13 @@ def test_what_a_user_calls_is_said_in_the_face_and_done_in_a_part():
 
 def test_manager_extends_the_table_which_extends_the_read_path():
     """What is called millions of times a second is inherited as it was compiled."""
-    assert [each.__name__ for each in MmapManager.__mro__] == ["MmapManager", "RegionTable", "LayerRegistry", "object"]
+    assert [each.__name__ for each in MmapManager.__mro__] == [
+        "MmapManager", "RegionTable", "BlockLender", "LayerRegistry", "object"
+    ]  # fmt: skip
     for name in ("access_layer", "__getitem__", "load_context"):
         assert getattr(MmapManager, name) is getattr(LayerRegistry, name)
+    for name in ("allocate", "deallocate"):
+        assert getattr(MmapManager, name) is getattr(BlockLender, name)
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".py" and path.stat().st_size], ids=named)

@@ -41,7 +41,18 @@ from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_end, jm_thread_number, jm_thread_yield
 from jessy_mem._core.c.typedefs cimport LIMIT_EXCEEDED, OK, Status
 from jessy_mem._core.kernels.account cimport (
-    ANY, BYTES, CLOSED, GENERATION, MOVE, MOVES, MAX_SEGMENTS, Account, Row, account_lower, account_raise, credit_is_good
+    ANY,
+    BYTES,
+    CLOSED,
+    GENERATION,
+    MAX_SEGMENTS,
+    MOVE,
+    MOVES,
+    Account,
+    Row,
+    account_lower,
+    account_raise,
+    credit_is_good,
 )
 
 from jessy_mem.errors import error_of

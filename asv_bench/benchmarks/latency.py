@@ -7,6 +7,7 @@ tick, since whatever disturbs one only adds to it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import timeit
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import numpy as np
 
 from jessy_mem._core.latency import LatencyHistogram, clock_resolution_ns
 from jessy_mem._probe import latency as probe
+from jessy_mem._probe import peers
+
+from . import common
 
 SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
 N_LOOP = 1_000 if SMALL else 20_000
@@ -55,6 +59,38 @@ class Record:
     def track_time_nothing(self) -> float:
         """Both clock readings and a record, back to back, around no work at all."""
         return least(probe.time_nothing_cost_ns, self.histogram, N_LOOP)
+
+
+class Peer:
+    """record_ns beside hdr_record_value of HdrHistogram_c, with two significant figures, in one run. Bar: 1.0 x."""
+
+    unit = "x"
+
+    def setup(self) -> None:
+        library = common.peer("hdr_histogram")
+        library.hdr_init.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
+        self.theirs = ctypes.c_void_p()
+        if library.hdr_init(1, 60_000_000_000, 2, ctypes.byref(self.theirs)):
+            raise MemoryError
+        library.hdr_close.argtypes = [ctypes.c_void_p]
+        self.close, self.record = library.hdr_close, common.address_of(library.hdr_record_value)
+        self.ours = LatencyHistogram()
+
+    def teardown(self) -> None:
+        self.close(self.theirs)
+
+    def ratio(self, values: np.ndarray) -> float:
+        n_rounds, ours, theirs = max(N_LOOP // 4096, 1), float("inf"), float("inf")
+        for _ in range(N_LEAST):
+            ours = min(ours, probe.record_cost_ns(self.ours, values, n_rounds))
+            theirs = min(theirs, peers.record_cost_ns(self.record, self.theirs.value, values, n_rounds))
+        return ours / theirs
+
+    def track_ratio_of_accesses(self) -> float:
+        return self.ratio(ACCESSES_NS)
+
+    def track_ratio_of_loads(self) -> float:
+        return self.ratio(LOADS_NS)
 
 
 class TimeAnEvent:

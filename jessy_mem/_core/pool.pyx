@@ -246,7 +246,6 @@ cdef class PoolAllocator:
         cdef Status status
         cdef Block block
         if not jm_flag_load_acquire(&self.is_open):
-            self.made()
             raise ManagerClosed("the pool")
         block = self.try_block(n_bytes, segment, &n, &status)
         if block is None:

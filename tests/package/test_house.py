@@ -25,7 +25,7 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 670, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     guard records mapping changes fault format head packing budget image mapped folder merge arena pool counts latency
-    stack view gather region holders registry
+    stack view gather region holders registry lender
 """.split()
 HOUSE = """
     errors leases sealed given sizes units looks notices compression eviction layout stats trace

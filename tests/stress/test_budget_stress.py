@@ -103,7 +103,7 @@ def test_a_limit_is_never_passed_where_threads_have_credit(n_threads):
     scale = 100_000
     ledger = Ledger(1000 * scale, {"core": 600 * scale, "reserve": 500 * scale, "user": 30_000}, (75.0, 85.0, 95.0))
     crossings = []
-    for filled in (0, 500, 560, 600):
+    for filled in (0, 500, 540, 600):
         ledger.reserve("core", filled * scale)
         ledger.reserve("reserve", filled // 3 * scale)
         counts = probe.ledger_stress(ledger, 20_000, 200_000 // n_threads, n_threads, seed=filled)

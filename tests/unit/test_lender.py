@@ -106,7 +106,7 @@ def test_a_threshold_is_told_by_the_allocation_that_crosses_it(tmp_path):
             assert level == name
             assert used_bytes - (256 << 10) < share * 280 * MIB <= used_bytes
         held.clear()
-        memory._ledger.release("core", 150 * MIB)
+        memory._ledger.release("core", 150 * MIB)  # private: as above
 
 
 def test_a_closed_manager_lends_nothing(tmp_path):

@@ -133,7 +133,8 @@ class TestExport:
                 with jm.MmapManager(base_path=base, simulation="never") as memory:
                     both = [memory.ensure_dimension(name) for name in ("one", "two")]
                     number = 0
-                    while not stop.is_set():
+                    # A pause as long as the longest between two looks for the lock: who waits for it gets it.
+                    while not stop.wait(0.01):
                         for dimension in both:
                             memory.append_layer(dimension, jm.LayerSpec(text=str(number)))
                         number += 1

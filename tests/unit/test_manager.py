@@ -1780,3 +1780,21 @@ def test_attributes_are_asked_for_with_numbers_of_any_kind(world):
         assert memory.layers(where={"n": np.int64(4)}) == []
         with pytest.raises(TypeError, match="where: "):
             memory.layers(where={"n": {1}})
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda memory: memory.layers(keyword=7), "a dimension is given by dimension="),
+        (lambda memory: memory.layers(keyword=["a", "b"]), "ask for one word at a time"),
+        (lambda memory: memory.layers(name=7), "name: 7 is int, not str"),
+        (lambda memory: memory.layers(where=["a"]), "where: .* is list, not a dict"),
+        (lambda memory: memory.on_change(7), "7 is not callable"),
+        (lambda memory: memory.on_evict(7), "7 is not callable"),
+        (lambda memory: memory.on_pressure(7), "7 is not callable"),
+    ],
+    ids=["keyword", "keywords", "name", "where", "on_change", "on_evict", "on_pressure"],
+)
+def test_what_is_of_the_wrong_kind_is_told_with_what_is_asked_for(ask, words, tmp_path):
+    with manager(tmp_path) as memory, pytest.raises(TypeError, match=words):
+        ask(memory)

@@ -16,6 +16,7 @@ was merged is free again, so there who published also looks whether that is what
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +37,6 @@ from jessy_mem.errors import (
     InvalidRegion,
     LimitExceeded,
     MappingError,
-    MemoryError,
     RegionNotFound,
 )
 from jessy_mem.growth import (
@@ -319,14 +319,13 @@ class Files:
                 stack = opener.reopen(place, admit, images)
             else:
                 stack = (*images, opener.open_delta(place, admit, images, generation))
+            done = exchange(dimension, region, stack, changes.keys())
         except DimensionNotFound:  # where locks do nothing, another has merged it already
             done = False
-        except MemoryError:
+        except builtins.MemoryError:  # of the package's own, too
             # What is remembered of it is what it is now.
             done = change is None or exchange(dimension, region, (*images, _image_of(change, region)))
             done = done and exchange(dimension, region, None)
-        else:
-            done = exchange(dimension, region, stack, changes.keys())
         if not done:  # another thread has loaded it anew meanwhile
             self.table._refresh_dimension(dimension)
 

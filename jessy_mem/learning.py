@@ -93,7 +93,7 @@ class Learner:
                 self._table._check_open()
                 self.ids.release(dimension, durable=False)
                 dimension = self._reserve(name, segment)
-        except ConsciousnessError:
+        except BaseException:
             block.free()  # now: the traceback would keep it
             self._release(dimension)
             raise

@@ -1,0 +1,145 @@
+/* Calls of the system that fail when they are told to: a library to be loaded before all others (LD_PRELOAD), for
+   tests/sweeper.py. Calls are counted by kind in the thread that arms it, and number `at` of one kind fails, once. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+
+enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, MALLOC, N_KINDS };
+
+static __thread int is_armed;
+static __thread long counts[N_KINDS]; /* calls of each kind since it was armed */
+static __thread int failing;          /* the kind, or -1 */
+static __thread long failing_at;
+static __thread int failing_with; /* the errno */
+
+void failing_arm(int kind, long at, int error)
+{
+    memset(counts, 0, sizeof counts);
+    failing = kind, failing_at = at, failing_with = error;
+    is_armed = 1;
+}
+
+void failing_disarm(void) { is_armed = 0; }
+
+long failing_count(int kind) { return counts[kind]; }
+
+static int fails(int kind)
+{
+    if (!is_armed || counts[kind]++ != failing_at || kind != failing)
+        return 0;
+    errno = failing_with;
+    return 1;
+}
+
+static void *next(const char *name) { return dlsym(RTLD_NEXT, name); }
+
+#define WRAP(kind, type, failure, name, parameters, arguments) \
+    type name parameters                                       \
+    {                                                          \
+        static type(*plain) parameters;                        \
+        if (plain == NULL)                                     \
+            plain = (type(*) parameters)next(#name);           \
+        return fails(kind) ? failure : plain arguments;        \
+    }
+
+#define WRAP_OPEN(name)                                            \
+    int name(const char *path, int flags, ...)                     \
+    {                                                              \
+        static int (*plain)(const char *, int, ...);               \
+        va_list list;                                              \
+        mode_t mode;                                               \
+        va_start(list, flags);                                     \
+        mode = va_arg(list, mode_t);                               \
+        va_end(list);                                              \
+        if (plain == NULL)                                         \
+            plain = (int (*)(const char *, int, ...))next(#name);  \
+        return fails(OPEN) ? -1 : plain(path, flags, mode);      \
+    }
+
+#define WRAP_OPENAT(name)                                              \
+    int name(int folder, const char *path, int flags, ...)             \
+    {                                                                  \
+        static int (*plain)(int, const char *, int, ...);              \
+        va_list list;                                                  \
+        mode_t mode;                                                   \
+        va_start(list, flags);                                         \
+        mode = va_arg(list, mode_t);                                   \
+        va_end(list);                                                  \
+        if (plain == NULL)                                             \
+            plain = (int (*)(int, const char *, int, ...))next(#name); \
+        return fails(OPEN) ? -1 : plain(folder, path, flags, mode);  \
+    }
+
+WRAP_OPEN(open)
+WRAP_OPEN(open64)
+WRAP_OPENAT(openat)
+WRAP_OPENAT(openat64)
+WRAP(WRITE, ssize_t, -1, write, (int fd, const void *from, size_t n_bytes), (fd, from, n_bytes))
+WRAP(WRITE, ssize_t, -1, pwrite64, (int fd, const void *from, size_t n_bytes, off_t at), (fd, from, n_bytes, at))
+WRAP(READ, ssize_t, -1, pread64, (int fd, void *into, size_t n_bytes, off_t at), (fd, into, n_bytes, at))
+WRAP(READ, ssize_t, -1, sendfile64, (int to, int from, off_t *at, size_t n_bytes), (to, from, at, n_bytes))
+WRAP(FSYNC, int, -1, fsync, (int fd), (fd))
+WRAP(RENAME, int, -1, rename, (const char *from, const char *to), (from, to))
+WRAP(RENAME, int, -1, renameat, (int a, const char *from, int b, const char *to), (a, from, b, to))
+WRAP(LINK, int, -1, linkat, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
+WRAP(MKDIR, int, -1, mkdir, (const char *path, mode_t mode), (path, mode))
+WRAP(MEMFD_CREATE, int, -1, memfd_create, (const char *name, unsigned flags), (name, flags))
+WRAP(MMAP, void *, MAP_FAILED, mmap, (void *at, size_t n, int may, int how, int fd, off_t from),
+     (at, n, may, how, fd, from))
+WRAP(MMAP, void *, MAP_FAILED, mmap64, (void *at, size_t n, int may, int how, int fd, off_t from),
+     (at, n, may, how, fd, from))
+
+long syscall(long which, ...) /* openat2 has no function of its own */
+{
+    static long (*plain)(long, long, long, long, long, long, long);
+    long given[6];
+    va_list list;
+    int i;
+    va_start(list, which);
+    for (i = 0; i < 6; i++)
+        given[i] = va_arg(list, long);
+    va_end(list);
+    if (plain == NULL)
+        plain = (long (*)(long, long, long, long, long, long, long))next("syscall");
+    if (which == SYS_openat2 && fails(OPEN))
+        return -1;
+    return plain(which, given[0], given[1], given[2], given[3], given[4], given[5]);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *with)
+{
+    static int (*plain)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    if (plain == NULL)
+        plain = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))next("pthread_create");
+    return fails(CLONE) ? failing_with : plain(thread, attributes, run, with);
+}
+
+/* Memory that the library asks for itself. What Python's objects need is left alone: code that Cython writes dereferences
+   NULL where there is no memory for a traceback. */
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+
+static int is_from_library(void *caller)
+{
+    Dl_info info;
+    return is_armed && dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "/jessy_mem/_core/") != NULL;
+}
+
+static int fails_for(void *caller) { return is_from_library(caller) && fails(MALLOC); }
+
+void *malloc(size_t n_bytes) { return fails_for(__builtin_return_address(0)) ? NULL : __libc_malloc(n_bytes); }
+void *calloc(size_t n, size_t n_bytes)
+{
+    return fails_for(__builtin_return_address(0)) ? NULL : __libc_calloc(n, n_bytes);
+}
+void *realloc(void *old, size_t n_bytes)
+{
+    return fails_for(__builtin_return_address(0)) ? NULL : __libc_realloc(old, n_bytes);
+}

@@ -102,7 +102,6 @@ cdef class MmapRegion:
     def __init__(
         self, dimension_id, path, *, str verify="lazy", str guard="reads", max_metadata_mb=256, max_decompressed_mb=64
     ):
-        cdef tuple stack
         metadata_bytes = size_bytes("max_metadata_mb", max_metadata_mb)
         self.max_decompressed_bytes = size_bytes("max_decompressed_mb", max_decompressed_mb)
         if self.allocate is not None:
@@ -115,10 +114,8 @@ cdef class MmapRegion:
             raise ValueError(f"guard: {guard!r} is not one of auto, reads, lease, copy")
         path = os.fspath(path)
         guard_install()
-        stack = open_stack(
-            path, dimension_id or 0, verify=verify, deltas=has_deltas(path), guard=guard,
-            metadata_limit_bytes=metadata_bytes,
-        )
+        options = {"verify": verify, "guard": guard, "metadata_limit_bytes": metadata_bytes}
+        cdef tuple stack = open_stack(path, dimension_id or 0, deltas=has_deltas(path), **options)
         self.allocate = private_memory
         self.is_immutable = base_of(stack).immutable
         self.n_live_layers = stack_count(stack)

@@ -89,9 +89,8 @@ cdef class MmapRegion:
         The most MiB that the views of its compressed layers may take together; LimitExceeded. A manager has a budget.
 
     Raises DimensionNotFound, InvalidRegion, RegionTruncated, ChecksumMismatch, or MappingError if the system refuses;
-    then nothing stays open. Thread-safe. A context manager; views outlive `close`.
-
-    Offsets run through the region file and then through the deltas, oldest first.
+    then nothing stays open. Thread-safe. A context manager; views outlive `close`. `name` is what the base file says;
+    `immutable`, that nothing may change the dimension. Offsets run through it and then the deltas, oldest first.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -140,7 +139,6 @@ cdef class MmapRegion:
 
     @property
     def name(self):
-        """What its file says that the dimension is called."""
         return base_of(self.current()).name
 
     @property
@@ -188,7 +186,6 @@ cdef class MmapRegion:
 
     @property
     def immutable(self):
-        """Whether nothing may change it, by its file or by the plan."""
         return self.is_immutable != 0
 
     @property

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.addresses import Addresses
 from jessy_mem.errors import InvalidRegion, RegionNotFound
-from jessy_mem.evicted import Evicted, EvictedDimensions
-from jessy_mem.index import LayerFacts, LayerIndex
+from jessy_mem.evicted import Evicted, EvictedDimensions, LayerFacts
 from jessy_mem.layout import MemoryLayout
 
 __all__ = ["Catalogue"]
@@ -22,7 +22,10 @@ logger = logging.getLogger("jessy_mem")
 
 
 class Catalogue:
-    """What is known of `regions`, which are mapped, and of what was evicted. Not thread-safe: the owner locks."""
+    """What is known of `regions`, which are mapped, and of what was evicted.
+
+    Not thread-safe but for `complete_index`: the owner locks.
+    """
 
     def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout) -> None:
         self.evicted = EvictedDimensions()
@@ -94,6 +97,11 @@ class Catalogue:
     def count_layers(self) -> int:
         return sum(region.n_layers for region in self._regions.values()) + self.evicted.n_layers
 
+    @property
+    def complete_index(self) -> LayerIndex | None:
+        """The index, if all layers there are are in it; needs no lock, and neither does a question to it."""
+        return None if self._unindexed or self._unindexed is None else self._index
+
     def indexed(self) -> LayerIndex:
         """The index of all layers there are."""
         if self._unindexed is None:
@@ -108,9 +116,17 @@ class Catalogue:
             name, facts = self.evicted.take_facts(dimension)
             self._index.put(dimension, facts, name)
         else:
-            self._index.put(dimension, _facts_of(region), region.name)
+            self._index_region(dimension, region)
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
+
+    def _index_region(self, dimension: int, region: MmapRegion) -> None:
+        """Index what is mapped; nothing of a region whose keywords were overwritten."""
+        try:
+            self._index.put_stack(dimension, region._stack, region.name)
+        except InvalidRegion as error:
+            _tell_of(region, error)
+            self._index.put(dimension, (), region.name)
 
     def addressed(self) -> Addresses:
         """The addresses of all dimensions there are."""
@@ -129,11 +145,15 @@ class Catalogue:
 
 
 def _facts_of(region: MmapRegion) -> Sequence[LayerFacts]:
-    """What the index is made from; nothing for a region whose keywords were overwritten."""
+    """What an index is made from when the region is not mapped any more; see `Catalogue._index_region`."""
     try:
         return region.layer_facts()
     except InvalidRegion as error:
-        # As text: who keeps the record would keep its traceback, and with it the region.
-        where = f"D{region.dimension_id:02d}"
-        logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, str(error))
+        _tell_of(region, error)
         return []
+
+
+def _tell_of(region: MmapRegion, error: InvalidRegion) -> None:
+    # As text: who keeps the record would keep its traceback, and with it the region.
+    where = f"D{region.dimension_id:02d}"
+    logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, str(error))

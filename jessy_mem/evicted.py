@@ -11,9 +11,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jessy_mem.index import LayerFacts
+__all__ = ["Evicted", "EvictedDimensions", "LayerFacts"]
 
-__all__ = ["Evicted", "EvictedDimensions"]
+# layer, depth, Hz, keywords, stored bytes, bytes, created_ns
+LayerFacts = tuple[int, int, float, tuple[str, ...], int, int, int]
 
 _HEAD = struct.Struct("<QQIB")  # generation, size, layers, source
 _SOURCES = ("mmap", "simulated")

@@ -230,16 +230,19 @@ class MmapManager(RegionTable):
         `where` are attributes that must be there and be equal; they are read from the files, of those layers only
         that meet all other conditions. Evicted dimensions count as loaded.
         """
-        where = plain_where(where)
-        asked = (dimension, keyword, frequency)
+        where = None if where is None else plain_where(where)
         then = self._pass_gate()
         if then is not None:
+            asked = (dimension, keyword, frequency)
             return then.layers(*asked, name=name, since_ns=since_ns, before_ns=before_ns, where=where)
         self._read_changed()
-        with self._lock:
-            self._check_open()
-            found = self._catalogue.indexed().find(*asked, name, since_ns, before_ns)
-        return with_attributes(self, found, where, self._notices)
+        index = self._catalogue.complete_index
+        if index is None:
+            with self._lock:
+                self._check_open()
+                index = self._catalogue.indexed()
+        found = index.find(dimension, keyword, frequency, name, since_ns, before_ns)
+        return found if where is None else with_attributes(self, found, where, self._notices)
 
     def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.

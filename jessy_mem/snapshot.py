@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
+from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
 from jessy_mem.errors import LayerNotFound, ManagerClosed
-from jessy_mem.index import LayerIndex
 from jessy_mem.layout import LayerId
 from jessy_mem.opening import Stack
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
@@ -117,7 +117,7 @@ class Snapshot(LayerRegistry):
             for each in changed:
                 if each not in self._changed:
                     region = self._regions.get(each) or self._restore(each, 0)
-                    self._changed.put(each, region.layer_facts(), region.name)
+                    self._changed.put_stack(each, region._stack, region.name)
             found = [each for each in found if each.dimension not in changed and self._knows(each.dimension)]
             found = sorted(found + [each for each in self._changed.find(*asked) if each.dimension in changed])
         return with_attributes(self, found, where, table._notices)

@@ -113,7 +113,46 @@ class Find:
     def time_all(self) -> None:
         self.memory.layers()
 
-    def time_first_question(self) -> None:
+    def time_question_after_a_reload(self) -> None:
         """After a change of one dimension: its layers are indexed again, and all sorted by frequency."""
         self.memory.reload_dimension(1)
         self.memory.layers(frequency=(1.0, 1.01))
+
+
+class FirstQuestion:
+    """The first question for a keyword, which makes the index of all that is loaded: ms, and bytes of a layer."""
+
+    params = ("100,000 keywords", "65,536 layers", "100,000 layers in Turkish")
+    param_names = ("what",)
+    timeout = 300
+
+    def setup(self, what: str) -> None:
+        n_layers = 1000 if SMALL else {"100,000 keywords": 50_000, "65,536 layers": 65_536}.get(what, 100_000)
+        words = [f"word{i}" for i in range(2000)]
+        builders = {dimension: jm.RegionBuilder(dimension, "Words") for dimension in (15, 16)}
+        for i in range(n_layers):
+            if what == "100,000 keywords":
+                keywords: tuple[str, ...] = (f"Alpha{2 * i}", f"beta{2 * i + 1}")
+            elif what == "65,536 layers":
+                keywords = (words[i % 2000], words[i * 7 % 2000], words[i * 13 % 1999])
+            else:
+                keywords = (f"ağaç{i % 1000}", f"görüş{i}")
+            builders[15 + i // 65_536].add_layer(jm.LayerSpec(text="", keywords=keywords))
+        self.folder = tempfile.TemporaryDirectory()
+        self.dimensions = [dimension for dimension, builder in builders.items() if len(builder)]
+        for dimension in self.dimensions:
+            builders[dimension].write(jm.region_path(self.folder.name, dimension))
+
+    def teardown(self, what: str) -> None:
+        self.folder.cleanup()
+
+    def ask(self) -> float:
+        with jm.MmapManager(base_path=self.folder.name, simulation="never") as memory:
+            for dimension in self.dimensions:
+                memory.load_dimension(dimension)
+            return timeit.timeit(lambda: memory.layers(keyword="beta201"), number=1) * 1e3
+
+    def track_first_question(self, what: str) -> float:
+        return min(self.ask() for _ in range(1 if SMALL else 5))
+
+    track_first_question.unit = "ms"

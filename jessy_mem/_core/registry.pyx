@@ -273,12 +273,14 @@ cdef class LayerRegistry:
         if type(layer_ids) is not list and type(layer_ids) is not tuple:
             layer_ids = list(layer_ids)
         gathered.reserve(len(layer_ids))
+        if begin_ticks > jm_load_relaxed(&self.look_ticks):
+            self._look_from(begin_ticks)
+            self._look()
         try:
             for layer_id in layer_ids:
                 if (
                     is_layer_id(layer_id)
                     and jm_load_acquire(self.word) == jm_load_acquire(&self.seen)
-                    and begin_ticks <= jm_load_relaxed(&self.look_ticks)
                     and not jm_flag_load_relaxed(&self.traced)
                 ):
                     if PyTuple_GET_ITEM(layer_id, 0) != <PyObject *> dimension:

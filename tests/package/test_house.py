@@ -25,11 +25,11 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 670, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     guard records mapping changes fault format head packing budget image mapped folder merge arena pool counts latency
-    stack view gather region holders registry lender
+    stack sheet index view gather region holders registry lender
 """.split()
 HOUSE = """
     errors leases sealed given sizes units looks notices compression eviction layout stats trace
-    config context index locking durable unlinked publish batch journal names register ids prose advice addresses
+    config context locking durable unlinked publish batch journal names register ids prose advice addresses
     pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
     files protos relief learning ending report pickling manager workers exporters archive doctor
 """.split()

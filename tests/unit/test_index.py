@@ -1,6 +1,8 @@
 """LayerIndex against a plain search through all layers."""
 
+import random
 import struct
+import threading
 import unicodedata
 from decimal import Decimal
 from fractions import Fraction
@@ -10,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jessy_mem.index import LayerIndex
+from helpers import Layer, extended_file
+from jessy_mem._core.index import LayerIndex
+from jessy_mem._core.region import MmapRegion
+from jessy_mem.errors import InvalidRegion
+from jessy_mem.given import folded
 from jessy_mem.layout import LayerId
 
 
@@ -273,3 +279,125 @@ def test_many_changes_at_once_are_like_one_after_the_other():
         assert index.find(**asked) == other.find(**asked)
     index.remove(3)
     assert index.find(frequency=(0, 99)) == index.find(since_ns=0) == index.find(keyword="w0") == []
+
+
+# From the files of a dimension ------------------------------------------------------------------------------------
+
+SPELLINGS = [
+    "joke",
+    "JOKE",
+    "Straße",
+    "STRASSE",
+    "İ",
+    "i̇",
+    "",
+    " ",
+    "時",
+    "don't",
+    "Ångström",
+    "a" * 300,
+    "\u1fb3",
+    "ͅα",
+]
+
+
+def random_layers(seed, n_layers, highest):
+    rng = random.Random(seed)
+    return [
+        Layer(
+            layer, b"", frequency=rng.choice([0.1, 1.0, 2.2, 4.5]), created_ns=rng.randrange(5),
+            keywords=tuple(word.encode() for word in rng.choices(SPELLINGS, k=rng.randrange(5))),
+        )
+        for layer in sorted(rng.sample(range(highest), n_layers))
+    ]  # fmt: skip
+
+
+QUESTIONS = [
+    {}, {"frequency": (1, 3)}, {"since_ns": 2}, {"before_ns": 3}, {"since_ns": 1, "before_ns": 2, "frequency": (0, 2)},
+    *[{"keyword": word} for word in SPELLINGS], {"keyword": "joke", "frequency": (1, 3), "since_ns": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_the_files_say_is_what_their_facts_say(seed, tmp_path):
+    path = tmp_path / "D01" / "region.mmap"
+    path.parent.mkdir()
+    path.write_bytes(extended_file(random_layers(seed, 300, 9000), 1, version=2))
+    delta = random_layers(seed + 100, 20, 9000)
+    path.with_name(f"delta-{2:016}.mmap").write_bytes(extended_file(delta, 1, version=2, generation=2, delta=True))
+    with MmapRegion(1, path) as region:
+        assert region.n_deltas == 1
+        files, facts = LayerIndex(), LayerIndex()
+        files.put(1, facts_of((1, 1.0, ["what was there before"])))
+        files.put_stack(1, region._stack, "Humor")  # what a catalogue hands over
+        facts.put(1, region.layer_facts(), "Humor")
+    for asked in QUESTIONS:
+        assert files.find(**asked) == facts.find(**asked)
+        assert files.find(1, name="Hum*", **asked) == facts.find(**asked)
+    assert files.n_words == facts.n_words == len({folded(word) for word in SPELLINGS})
+
+
+def test_words_that_nobody_has_any_more_are_forgotten(index):
+    before = index.n_words
+    for turn in range(3):
+        index.put(3, facts_of(*[(layer, 1.0, [f"{turn} {layer}", "joke"]) for layer in range(5000)]))
+        assert index.n_words == before + 5000
+        index.change(3, facts_of((0, 1.0, ["other"])), range(1, 5000))
+        assert index.n_words == before + 1
+    index.remove(3)
+    assert index.n_words == before
+    assert index.find(keyword="joke") == [(1, 0), (1, 1), (7, 0)]
+
+
+def test_facts_that_cannot_be_read_change_nothing(index):
+    before, n_words = index.find(), index.n_words
+    with pytest.raises(AttributeError):
+        index.put(1, [*facts_of((5, 1.0, ["new"])), (6, 0, 1.0, (None,), 0, 0, 0)])
+    with pytest.raises(ValueError, match="unpack"):
+        index.change(1, [*facts_of((5, 1.0, ["new"])), (6,)])
+    assert (index.find(), index.n_words, index.find(keyword="new")) == (before, n_words, [])
+
+
+def test_keywords_that_were_overwritten_change_nothing(index, tmp_path):
+    path = tmp_path / "region.mmap"
+    path.write_bytes(extended_file([Layer(0, b"", keywords=(b"sound",)), Layer(1, b"", keywords=(b"damaged",))], 1))
+    before, n_words = index.find(), index.n_words
+    with MmapRegion(1, path) as region:
+        data = path.read_bytes()
+        with open(path, "r+b") as file:
+            file.seek(data.index(b"damaged"))
+            file.write(b"\xff")
+        with pytest.raises(InvalidRegion, match="keyword"):
+            index.put_stack(1, region._stack)  # the same
+    assert (index.find(), index.n_words) == (before, n_words)
+
+
+def test_questions_while_a_dimension_changes_see_the_old_or_the_new(index):
+    old, new = (facts_of(*[(layer, hz, ["word"]) for layer in range(9)]) for hz in (1.0, 2.0))
+    few = facts_of((4, 1.0, ["word", "rare"]))
+    expected = {tuple(index.find(keyword="joke"))}
+    wrong, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            n_found = len(index.find(keyword="word"))
+            wrong.extend([n_found] if n_found not in (0, 1, 9) else [])
+            wrong.extend({tuple(index.find(keyword="joke"))} - expected)
+            wrong.extend(each for each in index.find(keyword="rare", frequency=(0, 9)) if each != (3, 4))
+            index.find(frequency=(1, 1))
+            index.find(name="*")
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(300):
+            index.put(3, old)
+            index.put(3, few)
+            index.put(3, new, "Other")
+            index.remove(3)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []

@@ -139,7 +139,7 @@ class FirstQuestion:
                 keywords = (f"ağaç{i % 1000}", f"görüş{i}")
             builders[15 + i // 65_536].add_layer(jm.LayerSpec(text="", keywords=keywords))
         self.folder = tempfile.TemporaryDirectory()
-        self.dimensions = [dimension for dimension, builder in builders.items() if len(builder)]
+        self.dimensions = [15] if n_layers <= 65_536 else [15, 16]
         for dimension in self.dimensions:
             builders[dimension].write(jm.region_path(self.folder.name, dimension))
 

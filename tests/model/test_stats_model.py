@@ -348,7 +348,8 @@ class Run:
         def rule():
             error, views = None, []
             for layer_id in layers:
-                error = error or self.oracle.access(*layer_id, hold=True, in_many=True)
+                # Where each access is traced, many are read one by one.
+                error = error or self.oracle.access(*layer_id, hold=True, in_many=not self.scenario.trace)
                 if error is None:
                     views.append((self.oracle.accessed, layer_id[1]))
             for generation, layer in views:

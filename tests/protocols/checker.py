@@ -41,6 +41,11 @@ def load_acquire(place: str) -> Operation:
     return Operation("load", place, True)
 
 
+def wait_for(place: str, condition: Callable[[Any], bool]) -> Operation:
+    """Acquire a value that meets a condition, as who looks again and again; until there is one the process waits."""
+    return Operation("load", place, True, condition)
+
+
 def store(place: str, value: Hashable) -> Operation:
     return Operation("store", place, False, value)
 
@@ -65,6 +70,11 @@ def and_(place: str, bits: int, orders: bool = True) -> Operation:
 def cas(place: str, expected: Hashable, desired: Hashable, orders: bool = True) -> Operation:
     """Gives the value that was found: it is done if that is the expected one."""
     return Operation("update", place, orders, lambda value: desired if value == expected else None)
+
+
+def update(place: str, does: Callable[[Any], Any], orders: bool = True) -> Operation:
+    """Any read-modify-write; gives the value before. Where `does` gives None it is a load only."""
+    return Operation("update", place, orders, does)
 
 
 def step(does: Callable[[Any], tuple[Any, Any] | None]) -> Operation:
@@ -168,6 +178,8 @@ class Checker:
             return
         for i in range(thread.view[at], len(history)):
             message = history[i]
+            if operation.kind == "load" and operation.does is not None and not operation.does(message.value):
+                continue
             seen = joined(thread.seen, message.view)
             view = replaced(thread.view, at, i)
             if operation.orders:

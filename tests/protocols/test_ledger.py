@@ -1,15 +1,16 @@
-"""The ledger's credit (`_core/budget.pyx`): no limit is ever exceeded, nothing is lost, and pressure is what it says.
+"""The ledger's accounts and levels (`_core/budget.pyx`): no limit is ever exceeded, and pressure is what it says.
 
-Two segments, `a` and `b`, and the `total`; the pressure bit `raised`, and `pending` crossings. Processes reserve and
-release as `reserve_bytes` and `release_bytes` do.
+Two segments, `a` and `b`, and the `total`; of `levels` the bits of one level, RAISED and PENDING. Processes reserve and
+release as `grant` and `take_back` do: without the credit of threads, which is a model of its own (test_ledger_credit).
 """
 
 from __future__ import annotations
 
 import pytest
-from protocols.checker import Broken, add, and_, cas, check, load, or_, step, store
+from protocols.checker import Broken, add, and_, cas, check, load, step, store
 
 LIMITS = {"a": 2, "b": 2, "total": 3}
+RAISED, PENDING = 1, 2
 RISE, REARM = 2, 1  # the total at which the level is raised, and armed again
 
 
@@ -35,17 +36,18 @@ def account_raise(account, n, bug):
 
 
 def raise_levels(total, bug):
-    if total < RISE or (yield load("raised")):
-        return False
-    if (yield or_("raised", 1)):
-        return False
-    if bug != "tells nobody":
-        yield or_("pending", 1)
-    return True
+    levels = yield load("levels")
+    while total >= RISE and not levels & RAISED:
+        more = RAISED if bug == "tells nobody" else RAISED | PENDING
+        found = yield cas("levels", levels, levels | more)
+        if found == levels:
+            return True
+        levels = found
+    return False
 
 
 def arm_levels(total):
-    return total <= REARM and bool((yield and_("raised", 0)))
+    return total <= REARM and bool((yield and_("levels", ~RAISED)) & RAISED)
 
 
 def watch(bug):
@@ -56,7 +58,7 @@ def watch(bug):
 
 
 def reserve(segment, n, bug):
-    """`reserve_bytes`: whether they were charged"""
+    """`grant`: whether they were charged"""
     if (yield from account_raise(segment, n, bug)) is None:
         return False
     total = yield from account_raise("total", n, bug)
@@ -70,10 +72,10 @@ def reserve(segment, n, bug):
 
 
 def release(segment, n, bug):
-    """`release_bytes`"""
+    """`take_back`, then the levels"""
     total = (yield add("total", -n)) - n
     yield add(segment, -n)
-    if (yield load("raised")) and (yield from arm_levels(total)):
+    if (yield load("levels")) and (yield from arm_levels(total)):
         yield from watch(bug)
 
 
@@ -103,10 +105,12 @@ def run(bug, plans):
         total = memory["total"]
         assert total == memory["a"] + memory["b"], "the total is another than that of its segments"
         if total >= RISE or total <= REARM:
-            assert memory["raised"] == (total >= RISE), f"raised is {memory['raised']} at {total}"
-        assert memory["pending"] or not memory["raised"], "a crossing is told to nobody"
+            assert bool(memory["levels"] & RAISED) == (total >= RISE), (
+                f"raised is {memory['levels'] & RAISED} at {total}"
+            )
+        assert memory["levels"] & PENDING or not memory["levels"] & RAISED, "a crossing is told to nobody"
 
-    memory = {"a": 0, "b": 0, "total": 0, "raised": 0, "pending": 0}
+    memory = {"a": 0, "b": 0, "total": 0, "levels": 0}
     return check([process_of(plan) for plan in plans], memory, world=(), always=always, finally_=finally_)
 
 

@@ -166,5 +166,5 @@ def test_limit_holds_and_a_refusal_is_exact(plans):
     ],
 )
 def test_mutant_is_caught(bug, plan):
-    with pytest.raises(Broken, match="credit|there is room"):
+    with pytest.raises(Broken, match=r"credit|there is room"):
         run(bug, PLANS[plan])

@@ -37,7 +37,6 @@ cdef class Ledger:
     cdef uint64_t used(self) noexcept nogil
 
     # The steps of these; see budget.pyx.
-    cdef Row *own_row(self) noexcept nogil
     cdef Status reserve_apart(
         self, Row *row, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes
     ) noexcept nogil

@@ -69,6 +69,12 @@ cdef enum:
     PENDING_SHIFT = 8
 
 
+cdef inline Row *own_row(Ledger ledger) noexcept nogil:
+    """Where this thread has its credit; NULL if it gets none."""
+    cdef unsigned int number = jm_thread_number()
+    return NULL if ledger.rows == NULL or number == JM_MAX_THREADS else &ledger.rows[number]
+
+
 @cython.no_gc
 cdef class Ledger:
     """Ledger(limit_bytes, segments, thresholds=(100.0, 100.0, 100.0))\n--\n
@@ -131,13 +137,8 @@ cdef class Ledger:
     def __dealloc__(self):
         free(self.memory)
 
-    cdef Row *own_row(self) noexcept nogil:
-        """Where this thread has its credit; NULL if it gets none."""
-        cdef unsigned int number = jm_thread_number()
-        return NULL if self.rows == NULL or number == JM_MAX_THREADS else &self.rows[number]
-
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil:
-        cdef Row *row = self.own_row()
+        cdef Row *row = own_row(self)
         cdef uint64_t gate = jm_load_acquire(&self.gate)
         cdef uint64_t total_bytes = jm_load_relaxed(&self.total.granted_bytes), segment_bytes, word
         if row != NULL and total_bytes <= self.calm_bytes and self.calm_bytes <= ceiling_bytes:
@@ -231,7 +232,7 @@ cdef class Ledger:
         jm_max_relaxed(&self.total.peak_bytes, total_bytes)
 
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
-        cdef Row *row = self.own_row()
+        cdef Row *row = own_row(self)
         cdef uint64_t gate = jm_load_acquire(&self.gate), word, total_bytes
         if row != NULL and jm_load_relaxed(&self.total.granted_bytes) <= self.easy_bytes:
             word = jm_load_relaxed(&row.words[segment])

@@ -45,7 +45,10 @@ cdef class BlockLender(LayerRegistry):
         block = self._pool.try_block(n_bytes, self.segment, &n, &status)
         if block is None:
             block = self._allocate(n_bytes, self._pool_segment)
-        record(self._allocations, begin_ticks, self._timed)
+        if begin_ticks:
+            self._allocations.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        else:
+            self._allocations.record_untimed()
         if jm_unlikely(jm_load_relaxed(&self._pool.arena.ledger.levels)):
             self._settle()
         return block
@@ -57,7 +60,10 @@ cdef class BlockLender(LayerRegistry):
             self._check_open()
             raise ManagerClosed("the pool")
         self._pool.free_block(block)
-        record(self._deallocations, begin_ticks, self._timed)
+        if begin_ticks:
+            self._deallocations.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        else:
+            self._deallocations.record_untimed()
 
     def _allocate(self, n_bytes, segment):
         """A block that the pool did not have at once, after making room for it. The table knows better."""
@@ -65,10 +71,3 @@ cdef class BlockLender(LayerRegistry):
 
     def _check_open(self):
         """ManagerClosed if it is closed who asks. The table knows better."""
-
-
-cdef inline void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept nogil:
-    if timed:
-        histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
-    else:
-        histogram.record_untimed()

@@ -25,7 +25,7 @@ pool = PoolAllocator(((1, 4096),), 1)
 BROKEN = {  # name: (what breaks it, where that is noticed, what is said)
     "ledger": (
         "ledger = Ledger(100, {'a': 100}); ledger.reserve('a', 5); budget.release_more_than_was_charged(ledger, 6)",
-        "budget.pyx", "(used_bytes >= n_bytes) (5, 6)",
+        "account.pxd", "(granted_bytes >= n_bytes) (5, 6)",
     ),
     "double free": ("pools.release_twice_without_a_look(pool)", "arena.pyx", "(!status) (0, 4096)"),
     "zone": ("pools.claim_beyond_the_words(pool)", "bitmap.pxd", "(5, 4)"),

@@ -19,7 +19,6 @@ import hashlib
 import os
 import re
 import stat
-import tarfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +51,7 @@ __all__ = ["Exported", "Imported", "export_base", "import_base"]
 Progress = Callable[[int, int], object]
 
 SUMS = "SHA256SUMS"
-BLOCK_BYTES = tarfile.BLOCKSIZE
+BLOCK_BYTES = 512  # of a tar
 _MAX_SUMS_BYTES = 64 << 20
 _READ_BYTES = 4 << 20
 _LARGE_BYTES = 8 << 30  # what a plain header has no digits for
@@ -166,6 +165,8 @@ def _tar(sums: bytes, files: Sequence[tuple[str, Image]]) -> Iterator[bytes | me
 
 
 def _member(name: str, content: memoryview) -> Iterator[bytes | memoryview]:
+    import tarfile
+
     info = tarfile.TarInfo(name)
     info.size = content.nbytes
     yield info.tobuf(tarfile.USTAR_FORMAT if info.size < _LARGE_BYTES else tarfile.GNU_FORMAT)
@@ -289,6 +290,8 @@ class Archive:
 
     def _header(self, at: int, name: str) -> tuple[int, int]:
         """Where the content of the member is whose header is there, and its bytes; it is a file of that name."""
+        import tarfile
+
         head = self._read(at, BLOCK_BYTES, name)
         if not any(head):
             raise InvalidArchive(self.path, name, "it is not there")

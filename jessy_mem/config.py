@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +209,8 @@ class MemoryConfig:
 
         ValueError for what is no TOML, or no configuration.
         """
+        import tomllib  # a twentieth of what the import of the package costs, for those who need it
+
         try:
             table = tomllib.loads(given.text_of(path))
         except tomllib.TOMLDecodeError as error:

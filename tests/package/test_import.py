@@ -15,7 +15,10 @@ from helpers import HUNG_S
 
 pytestmark = pytest.mark.thread_unsafe(reason="all of it happens in other processes")
 
-COSTLY = {"asyncio", "click", "concurrent.futures", "hypothesis", "multiprocessing", "numpy", "rich", "ssl", "unittest"}
+COSTLY = {
+    "asyncio", "click", "concurrent.futures", "hypothesis", "multiprocessing", "numpy", "rich", "ssl", "tarfile",
+    "tomllib", "unittest",
+}  # fmt: skip
 SCRIPTS = {"jessy_mem.__main__"}  # run when imported
 MODULES = [
     module.name for module in pkgutil.walk_packages(jessy_mem.__path__, "jessy_mem.") if module.name not in SCRIPTS

@@ -98,8 +98,10 @@ cdef class Gathered:
 
 cdef inline bint needs_a_look(const Span *span, void *image) noexcept:
     """Whether Image.check_read has to ask. A span that ends with another byte than zero was there to its end."""
-    cdef const uint64_t *zeros_from = NULL if image == NULL else (<Image> image).zeros_from
+    cdef const uint64_t *zeros_from = NULL
     cdef const uint8_t *end = span.first + span.n_bytes
+    if image != NULL:
+        zeros_from = (<Image> image).zeros_from
     if zeros_from == NULL or span.n_bytes == 0:
         return False
-    return end[-1] == 0 or jm_load_relaxed(zeros_from) < <uint64_t> end
+    return (end - 1)[0] == 0 or jm_load_relaxed(zeros_from) < <uint64_t> end

@@ -450,7 +450,8 @@ cdef class LayerIndex:
         wanted = unicodedata.normalize("NFC", name)
         found = here.keys() if dimension is None else {dimension} & here.keys()
         if wanted.endswith("*"):
-            return {each for each in found if (<Known> here[each]).name.startswith(wanted[:-1])}
+            stem = wanted.removesuffix("*")
+            return {each for each in found if (<Known> here[each]).name.startswith(stem)}
         return {each for each in found if (<Known> here[each]).name == wanted}
 
 

@@ -29,6 +29,7 @@ from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image
 from jessy_mem._core.merge import merge_images
 from jessy_mem._core.stack import open_stack
+from jessy_mem._core.whole import Descriptor
 from jessy_mem.errors import (
     ChecksumMismatch,
     ConsciousnessError,
@@ -226,10 +227,10 @@ class Archive:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._file = Descriptor(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise MappingError.of(error, self.path) from error
-        info = os.fstat(self._fd)
+        info = os.fstat(self._file.fd)
         self._n_bytes = info.st_size
         if not stat.S_ISREG(info.st_mode):
             self.__exit__()
@@ -239,7 +240,7 @@ class Archive:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def stacks(self) -> dict[int, list[Member]]:
         """The files of each dimension, its base first, as the list names them and the headers bear it out."""
@@ -311,7 +312,7 @@ class Archive:
         """Bytes of the archive, all that are asked for."""
         pieces = []
         while n_bytes > 0:
-            piece = os.pread(self._fd, min(n_bytes, _READ_BYTES), offset)
+            piece = os.pread(self._file.fd, min(n_bytes, _READ_BYTES), offset)
             if not piece:
                 raise InvalidArchive(self.path, name, "the archive is cut off there")
             pieces.append(piece)

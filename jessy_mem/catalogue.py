@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.whole import mended
 from jessy_mem.addresses import Addresses
 from jessy_mem.errors import InvalidRegion, RegionNotFound
 from jessy_mem.evicted import Evicted, EvictedDimensions, LayerFacts
@@ -33,6 +34,7 @@ class Catalogue:
         self._regions = regions
         self._index = LayerIndex()
         self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
+        self._layout = layout
         self._addresses = Addresses(layout)
 
     def put(self, dimension: int, region: MmapRegion) -> None:
@@ -102,8 +104,24 @@ class Catalogue:
         """The index, if all layers there are are in it; needs no lock, and neither does a question to it."""
         return None if self._unindexed or self._unindexed is None else self._index
 
+    def repair(self) -> None:
+        """After an interrupt, which may have left anything half done: the index is made anew when somebody asks.
+
+        Of what is evicted, it is made from the files.
+        """
+        self.evicted.repair()
+        if self._unindexed is not None:  # before the index is another one: questions take no lock
+            self.evicted.changed.update(self.evicted)
+            self._unindexed = {*self._regions, *self.evicted}
+        self._index = LayerIndex()
+        if self._addresses.in_use:
+            self._addresses = Addresses(self._layout)
+
     def indexed(self) -> LayerIndex:
         """The index of all layers there are."""
+        return mended(self._indexed_now, self.repair)
+
+    def _indexed_now(self) -> LayerIndex:
         if self._unindexed is None:
             self._unindexed = {*self._regions, *self.evicted}
         while self._unindexed:

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from jessy_mem._core.whole import Descriptor
 from jessy_mem.errors import LinkRefused
 from jessy_mem.layout import UNSYNCED_MODE
 
@@ -35,11 +36,11 @@ def split(path: PathLike) -> tuple[str, str]:
     return folder or slash or ".", name
 
 
-def open_folder(folder: str, follow_links: bool) -> int:
-    """Its descriptor; LinkRefused if it is a link that is not to be followed."""
+def open_folder(folder: str, follow_links: bool) -> Descriptor:
+    """The open folder; LinkRefused if it is a link that is not to be followed."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        return os.open(folder, flags if follow_links else flags | os.O_NOFOLLOW)
+        return Descriptor(folder, flags if follow_links else flags | os.O_NOFOLLOW)
     except OSError as error:
         if not follow_links and os.path.islink(folder):
             raise LinkRefused(folder) from error
@@ -80,30 +81,22 @@ def make_folders(folder: str, made: list[str]) -> None:
 
 def sync_folder(folder: PathLike) -> None:
     """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with Descriptor(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_file(path: PathLike, follow_links: bool = False) -> None:
     """Make the content of a file durable, and then that it bears no mark of one that is not (layout.UNSYNCED_MODE)."""
     folder_path, name = split(path)
-    folder = open_folder(folder_path, follow_links)
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
-    finally:
-        os.close(folder)
-    try:
+    with open_folder(folder_path, follow_links) as folder:
+        file = Descriptor(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    with file as fd:
         os.fsync(fd)
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         if mode & UNSYNCED_MODE:
             with contextlib.suppress(PermissionError):  # another user's: that its mark stays says less than is true
                 os.fchmod(fd, mode & ~UNSYNCED_MODE)
                 os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def sync_whole(path: PathLike) -> None:

@@ -129,8 +129,10 @@ def _let_go(it: Ending, unless_unsaved: bool) -> None:
     with it._lock:
         if it._closed or (unless_unsaved and it._learner.unsaved()):  # what was learned meanwhile
             return
-        it._let_go()
-        _open.pop(it.number, None)
+        try:
+            it._let_go()
+        finally:  # an interrupt comes when it is done
+            _open.pop(it.number, None)
     for tell in at_end:
         tell(it)
 

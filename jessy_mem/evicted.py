@@ -88,6 +88,13 @@ class EvictedDimensions:
         self.changed.discard(dimension)
         return True
 
+    def repair(self) -> None:
+        """What is known of all records, made of them anew."""
+        heads = {dimension: _HEAD.unpack_from(record) for dimension, record in self._records.items()}
+        self.n_layers = sum(n_layers for _, _, n_layers, _ in heads.values())
+        self.simulated = {dimension for dimension, head in heads.items() if _SOURCES[head[3]] == "simulated"}
+        self.changed &= self._records.keys()
+
     def clear(self) -> None:
         self._records.clear()
         self.simulated.clear()

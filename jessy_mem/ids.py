@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from jessy_mem import journal
+from jessy_mem._core.whole import Descriptor
 from jessy_mem.errors import LimitExceeded
 from jessy_mem.layout import dimension_folder, region_file
 from jessy_mem.locking import process_key
@@ -162,17 +163,14 @@ class IdRegister(Register):
             facts = os.stat(self._path, follow_symlinks=False)
             if self._has_scanned and (self._inode, self._size) == (facts.st_ino, facts.st_size):
                 return
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file = Descriptor(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:  # none, or not for this user: then the files are asked
             if not self._has_scanned:
                 self.scan()
             return
-        try:
-            with self._errors():
-                if stat.S_ISREG(os.fstat(fd).st_mode):
-                    self._follow(fd)
-        finally:
-            os.close(fd)
+        with file as fd, self._errors():
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                self._follow(fd)
         if not self._has_scanned:
             self.scan()
 

@@ -94,8 +94,10 @@ class Learner:
                 self.ids.release(dimension, durable=False)
                 dimension = self._reserve(name, segment)
         except BaseException:
-            block.free()  # now: the traceback would keep it
-            self._release(dimension)
+            if dimension not in self.protos.n_bytes:  # else it is there, and an interrupt came after that
+                with contextlib.suppress(BufferError):  # an interrupt's traceback holds it, and goes
+                    block.free()  # now: the traceback would keep it
+                self._release(dimension)
             raise
         return dimension
 

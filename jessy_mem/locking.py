@@ -17,10 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 from weakref import WeakSet
 
+from jessy_mem._core.whole import Lock, close_kept, open_kept, whole
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 
 __all__ = [
@@ -92,7 +92,7 @@ def _is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool
 os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_forked)
 
 
-class FolderLock:
+class FolderLock(Lock):
     """The lock on a file of a folder, made if it is missing. A context manager that gives the descriptor.
 
     A thread may take it again while it has it. Safe between threads, processes and forks. A child that was forked
@@ -114,44 +114,37 @@ class FolderLock:
 
     def __enter__(self) -> int:
         """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
+        if self._mutex._is_owned():  # type: ignore[attr-defined]
+            self._depth += 1
+            return self._fd
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
-        if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else self.timeout_s):
-            raise LockTimeout(self.path, self.timeout_s or 0, os.getpid())
-        depth = self._depth
         try:
-            if not depth:
-                _busy.add(self)
-                self._take(deadline)
-            self._depth = depth + 1
+            if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else self.timeout_s):
+                raise LockTimeout(self.path, self.timeout_s or 0, os.getpid())
+            _busy.add(self)
+            self._take(deadline)
+            self._depth = 1
             return self._fd
         except BaseException:
-            self._depth = depth
-            if not depth:
-                self._drop()
-            self._leave()
+            if self._mutex._is_owned():  # type: ignore[attr-defined]
+                whole(self._let_in)
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._depth:  # in a child that was forked inside
-            return
-        try:
-            if self._depth == 1:
-                self._drop()
-        finally:
-            self._depth -= 1
-            self._leave()
-
     def _leave(self) -> None:
-        """Let other threads in; the caller has dropped the file, if it was the last that needs it."""
-        is_free = not self._depth
-        if is_free:
-            _busy.discard(self)
-        self._mutex.release()
-        if is_free:
-            for act in _after_release:
-                act()
+        if self._depth > 1:
+            self._depth -= 1
+        elif self._mutex._is_owned():  # type: ignore[attr-defined]
+            self._let_in()  # else this is a child that was forked inside
+
+    def _let_in(self) -> None:
+        """Drop the file, and let other threads in; begun again, it goes on where it was."""
+        self._drop()
+        self._depth = 0
+        _busy.discard(self)
+        if self._mutex._is_owned():  # type: ignore[attr-defined]
+            self._mutex.release()
+        for act in _after_release:
+            act()
 
     def adopt(self, fd: int) -> None:
         """Go on with another open file, locked already, that takes the place of this one. The lock is held."""
@@ -204,13 +197,13 @@ class FolderLock:
         """Open the file; its inode."""
         try:
             try:
-                self._fd = open_file(self.path, _OPEN_FLAGS)
+                self._open_kept(_OPEN_FLAGS)
             except FileNotFoundError:
                 with suppress(FileExistsError):  # another was faster
-                    self._fd = open_file(self.path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
+                    self._open_kept(_OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
                     share(self._fd, os.path.dirname(self.path))
                 if self._fd < 0:
-                    self._fd = open_file(self.path, _OPEN_FLAGS)
+                    self._open_kept(_OPEN_FLAGS)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
                 raise LinkRefused(self.path) from error
@@ -221,6 +214,10 @@ class FolderLock:
         if facts.st_nlink > 1:
             raise LinkRefused(self.path)
         return facts.st_ino
+
+    def _open_kept(self, flags: int) -> None:
+        with _gate:
+            open_kept(self, _descriptors, self.path, flags | os.O_CLOEXEC)
 
     def _wait(self, deadline: float | None) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -236,8 +233,9 @@ class FolderLock:
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
     def _drop(self) -> None:
-        fd, self._fd = self._fd, -1
-        close_file(fd)
+        if self._fd >= 0:
+            with _gate:
+                close_kept(self, _descriptors)
 
 
 def open_file(path: str, flags: int, mode: int = 0o666) -> int:

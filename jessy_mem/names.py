@@ -11,7 +11,8 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from jessy_mem._core.mapped import open_beneath
+from jessy_mem._core.mapped import read_beneath
+from jessy_mem._core.whole import Descriptor
 from jessy_mem.layout import MAX_DIMENSION, dimension_folder
 
 __all__ = ["MAX_NAME_BYTES", "NameMap", "checked_name", "dimensions_in", "dimensions_of", "stored_names"]
@@ -101,26 +102,17 @@ def stored_names(base_path: str, dimensions: Iterable[int]) -> Iterator[tuple[in
 
     OSError if the folder cannot be opened, or no file can.
     """
-    base = os.open(base_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with Descriptor(base_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as base:
         for dimension in dimensions:
             try:
-                fd = open_beneath(base, f"{dimension_folder(dimension)}/region.mmap")
-            except OSError as error:
+                header = read_beneath(base, f"{dimension_folder(dimension)}/region.mmap", _HEADER_BYTES)
+            except OSError as error:  # there is none, or it is a folder, a FIFO or a link
                 if error.errno in _EXHAUSTED:
                     raise
                 continue
-            try:
-                header = os.pread(fd, _HEADER_BYTES, 0)
-            except OSError:  # a folder, or a FIFO
-                continue
-            finally:
-                os.close(fd)
             name = _name_in(header, dimension)
             if name:
                 yield dimension, name
-    finally:
-        os.close(base)
 
 
 def _name_in(header: bytes, dimension: int) -> str:

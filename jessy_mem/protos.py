@@ -136,12 +136,16 @@ class Protos:
         packed.renumber(dimension)
         self.n_bytes[dimension] = block.capacity  # before others can find it, and remove it
         self.foreign.discard(dimension)
+        image = _image_in(block, packed, dimension)
         done = False
         try:
-            done = self.table._exchange(dimension, None, (_image_in(block, packed, dimension),))
+            done = self.table._exchange(dimension, None, (image,))
         finally:
-            if not done:
+            # Who was interrupted does not know whether it is there.
+            region = self.table._known(dimension)
+            if not (done or (isinstance(region, MmapRegion) and region._stack[0] is image)):
                 del self.n_bytes[dimension]
+            del image, region  # a traceback would go on holding them
         return done
 
     def grow(self, dimension: int, region: MmapRegion, changes: Changes) -> bool:

@@ -20,6 +20,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable
 
+from jessy_mem._core.whole import Descriptor
 from jessy_mem.durable import PathLike, make_folders, open_folder, remove_folders, split, sync_file, sync_folder
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
 from jessy_mem.layout import UNSYNCED_MODE
@@ -60,10 +61,10 @@ def replace(pieces: Iterable[Buffer], target: PathLike) -> None:
     folder_path, name = split(target)
     kept = temporary_name(name)
     try:
-        folder = open_folder(folder_path, follow_links=False)
+        opened = open_folder(folder_path, follow_links=False)
     except OSError as error:
         raise _error_of(error, target) from error
-    try:
+    with opened as folder:
         with contextlib.suppress(OSError):  # without links the last step cannot be undone
             os.link(name, kept, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         try:
@@ -75,8 +76,6 @@ def replace(pieces: Iterable[Buffer], target: PathLike) -> None:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(kept, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
 class NewFile:
@@ -218,28 +217,30 @@ class NewFile:
 class Draft:
     """The open file that is written: nameless if that can be, else, or for a moment, with a temporary name."""
 
-    __slots__ = ("fd", "folder", "name", "temporary")
+    __slots__ = ("_file", "_folder", "fd", "folder", "name", "temporary")
 
     def __init__(self, folder: str, name: str, follow_links: bool, durable: bool) -> None:
         self.name = name
         self.temporary = ""  # its name for a moment, if it has one
-        self.folder = open_folder(folder, follow_links)
+        self._folder = open_folder(folder, follow_links)
+        self.folder = self._folder.fd
         try:
-            self.fd = self._open(0o666 if durable else 0o666 | UNSYNCED_MODE)
+            self._file = self._open(0o666 if durable else 0o666 | UNSYNCED_MODE)
         except BaseException:
-            os.close(self.folder)
+            self._folder.close()  # now: the traceback keeps this object
             raise
+        self.fd = self._file.fd
 
-    def _open(self, mode: int) -> int:
+    def _open(self, mode: int) -> Descriptor:
         if _NAMELESS:
             try:
-                return os.open(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, mode, dir_fd=self.folder)
+                return Descriptor(".", os.O_WRONLY | os.O_CLOEXEC | _NAMELESS, mode, dir_fd=self.folder)
             except OSError as error:
                 if error.errno not in _NO_NAMELESS:
                     raise
         self.temporary = temporary_name(self.name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(self.temporary, flags, mode, dir_fd=self.folder)
+        return Descriptor(self.temporary, flags, mode, dir_fd=self.folder)
 
     def sync(self) -> None:
         """Make durable what was written."""
@@ -275,12 +276,12 @@ class Draft:
 
     def close(self) -> None:
         try:
-            os.close(self.fd)
+            self._file.close()
         finally:
             if self.temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary, dir_fd=self.folder)
-            os.close(self.folder)
+            self._folder.close()
 
 
 def temporary_name(name: str) -> str:
@@ -343,11 +344,8 @@ def withdraw(target: PathLike, *leftovers: PathLike) -> None:
 def remove(path: PathLike, follow_links: bool = False) -> None:
     """Unlink a file; LinkRefused if its folder is a link."""
     folder_path, name = split(path)
-    folder = open_folder(folder_path, follow_links)
-    try:
+    with open_folder(folder_path, follow_links) as folder:
         os.unlink(name, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
 def _remove_empty(folder: str) -> None:

@@ -25,6 +25,7 @@ from jessy_mem._core.mapping import Mapping as Mapped
 from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
+from jessy_mem._core.whole import whole
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import (
@@ -190,11 +191,14 @@ class RegionTable(BlockLender):
 
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers of `dimension` find, in place of the one before."""
+        whole(self._install_now, dimension, region, repair=self._catalogue.repair)
+        if self._n_visits + len(self._read) > 2 * len(self._regions) + MIN_VISITS:
+            self._pass_visits()
+
+    def _install_now(self, dimension: int, region: MmapRegion) -> None:
         self._holders.install(dimension, region)
         self._victims.put(dimension, region)
         self._catalogue.put(dimension, region)
-        if self._n_visits + len(self._read) > 2 * len(self._regions) + MIN_VISITS:
-            self._pass_visits()
 
     def _note_visits(self) -> None:
         """What was read since this was last called may be held now."""
@@ -210,8 +214,11 @@ class RegionTable(BlockLender):
 
     def _remove(self, dimension: int) -> None:
         """Let go of a dimension, mapped or evicted, and of all that is remembered of it; what is held is a lease."""
+        whole(self._remove_now, dimension, repair=self._catalogue.repair)
+
+    def _remove_now(self, dimension: int) -> None:
+        self._victims.remove(dimension)
         if dimension in self._regions:
-            self._victims.remove(dimension)
             self._holders.remove(dimension)
         self._catalogue.remove(dimension)
         self._opener.forget_path(dimension)
@@ -224,9 +231,13 @@ class RegionTable(BlockLender):
 
     def _unmap(self, dimension: int, source: str | None = None) -> None:
         """Take a region out of the table, and remember it: the next access maps it again, as what `source` says."""
-        # No variable holds the region, so that nobody but others does when it goes.
-        self._catalogue.unmap(dimension, self._regions[dimension], source or self._regions[dimension].source)
-        self._holders.remove(dimension)
+        whole(self._unmap_now, dimension, source, repair=self._catalogue.repair)
+
+    def _unmap_now(self, dimension: int, source: str | None) -> None:
+        if dimension in self._regions:
+            # No variable holds the region, so that nobody but others does when it goes.
+            self._catalogue.unmap(dimension, self._regions[dimension], source or self._regions[dimension].source)
+            self._holders.remove(dimension)
 
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
         """The region of a loaded dimension, or what is remembered of one that is evicted."""
@@ -240,10 +251,13 @@ class RegionTable(BlockLender):
 
     def _let_go(self) -> None:
         """Be closed: hold no dimension and no memory of the pool. What others hold lives on."""
+        whole(self._let_go_now)
+
+    def _let_go_now(self) -> None:
         with self._lock, UnmapTogether():
             self._closed = True
-            for dimension in list(self._regions):
-                self._holders.remove(dimension)
+            while self._regions:
+                self._holders.remove(next(iter(self._regions)))
             self._evicted.clear()
             self._pool.close()
 
@@ -264,9 +278,12 @@ class RegionTable(BlockLender):
             elif old is None or stack[0].immutable or stack[0].source != old.source:
                 self._install(dimension, self._region_around(stack, self._opener.place_of(dimension)))
             else:
-                found = self._holders.restack(old, stack)
-                self._catalogue.change(dimension, old, found if changed is None else changed)
+                whole(self._restack_now, dimension, old, stack, changed, repair=self._catalogue.repair)
             return True
+
+    def _restack_now(self, dimension: int, region: MmapRegion, stack: Stack, changed: Collection[int] | None) -> None:
+        found = self._holders.restack(region, stack)
+        self._catalogue.change(dimension, region, found if changed is None else changed)
 
     # What others changed
 

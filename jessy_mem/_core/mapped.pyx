@@ -47,8 +47,8 @@ def open_file(str path not None, int folder, bint follow_links):
     return opened(fd, failed, path)
 
 
-def open_beneath(int base, str path not None):
-    """A descriptor of the file ``folder/name`` beneath the open folder `base`, reached through no link; OSError."""
+def read_beneath(int base, str path not None, int n_bytes):
+    """What a file ``folder/name`` beneath the open folder `base`, reached through no link, begins with; OSError."""
     cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
     cdef const char *name = encoded
     cdef int fd, failed = 0
@@ -56,7 +56,11 @@ def open_beneath(int base, str path not None):
         fd = jm_os_open_beneath(base, name)
         if fd < 0:
             failed = c_errno
-    return opened(fd, failed, path)
+    opened(fd, failed, path)
+    try:
+        return os.pread(fd, n_bytes, 0)
+    finally:
+        close(fd)
 
 
 cdef object opened(int fd, int failed, str path):

@@ -246,7 +246,7 @@ def test_name_goes_with_a_file_that_somebody_removed(tmp_path):
 
 
 # The latter calls openat2(2), where no test comes between.
-@pytest.mark.parametrize("call", ["os.listdir", "jessy_mem.names.open_beneath"])
+@pytest.mark.parametrize("call", ["os.listdir", "jessy_mem.names.read_beneath"])
 def test_folder_that_cannot_be_read_now_frees_no_name(tmp_path, call):
     write(tmp_path, 15, "a")
     register(tmp_path).reserve("b", "reserve", for_all=True)

@@ -1,0 +1,69 @@
+"""An interrupt (Ctrl-C) at any point where CPython can take one in the library's Python code.
+
+It looks for signals when a Python function begins, when a loop goes back, and when a call of something compiled
+returns; never between two other instructions. So a `with` that takes a lock cannot lose it, but what a call gave can be
+lost before it is stored. What compiled code of the library does is one step but for the Python functions it calls.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jessy_mem
+
+PACKAGE = str(Path(jessy_mem.__file__).parent)
+_LOOKS = {dis.opmap[name] for name in ("RESUME", "JUMP_BACKWARD")}
+_CALLS = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX", "CALL_KW") if name in dis.opmap}
+
+
+class Interrupt:
+    """A context manager: KeyboardInterrupt at point number `at` (from 0) of this thread; `n_points` are counted."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.n_points = at, 0
+        self.where = ""
+        self._last: dict[FrameType, int] = {}  # the instruction that each frame is at, until it is left
+
+    @property
+    def fired(self) -> bool:
+        return 0 <= self.at < self.n_points
+
+    def __enter__(self) -> Interrupt:
+        self._before = sys.gettrace()
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.settrace(self._before)
+        self._last.clear()
+
+    def _call(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        caller = frame.f_back
+        if caller is not None and caller in self._last:
+            self._last[caller] = -1  # what returns is a Python function, after which nobody looks
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        self._last[frame] = -1
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        if event == "opcode":
+            last, self._last[frame] = self._last[frame], frame.f_code.co_code[frame.f_lasti]
+            if last in _LOOKS or last in _CALLS:
+                self._point(frame)
+        elif event == "exception":  # a call that raises: nobody looks before the handler
+            self._last[frame] = -1
+        elif event == "return":
+            self._last.pop(frame, None)
+        return self._step
+
+    def _point(self, frame: FrameType) -> None:
+        self.n_points += 1
+        if self.n_points == self.at + 1:
+            self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+            raise KeyboardInterrupt

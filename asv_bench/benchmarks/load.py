@@ -8,6 +8,7 @@ import mmap
 import os
 import tempfile
 import threading
+import time
 import tracemalloc
 from unittest import mock
 
@@ -312,3 +313,52 @@ def private_bytes() -> int:
             if line.startswith(("Private_Dirty:", "Private_Clean:")):
                 n_bytes += int(line.split()[1]) * 1024
     return n_bytes
+
+
+class TenThousand:
+    """`load_all` of 10,000 small dimensions against as many single loads in a folder of ten; in time of the CPU."""
+
+    n_dimensions, n_small = (40, 10) if common.SMALL else (10_000, 10)
+    n_rounds = 1 if common.SMALL else 3
+    timeout = 600
+
+    def setup(self):
+        self.folder = tempfile.TemporaryDirectory()
+        for name, n in (("many", self.n_dimensions), ("few", self.n_small)):
+            for dimension in range(1000, 1000 + n):
+                path = jm.region_path(os.path.join(self.folder.name, name), dimension)
+                path.parent.mkdir(parents=True)
+                path.write_bytes(jm.RegionBuilder(dimension, "Small").add_layer(jm.LayerSpec(text="small")).to_bytes())
+
+    def teardown(self):
+        self.folder.cleanup()
+
+    def manager(self, name):
+        return jm.MmapManager(base_path=os.path.join(self.folder.name, name), simulation="never", total_memory_mb=2000)
+
+    def load_all(self):
+        with self.manager("many") as memory:
+            begin = time.process_time()
+            memory.load_all()
+            return time.process_time() - begin
+
+    def load_few(self):
+        """As many loads, each of a manager that has not looked at the folder before."""
+        seconds = 0.0
+        for _ in range(self.n_dimensions // self.n_small):
+            with self.manager("few") as memory:
+                begin = time.process_time()
+                for dimension in range(1000, 1000 + self.n_small):
+                    memory.load_dimension(dimension)
+                seconds += time.process_time() - begin
+        return seconds
+
+    def track_loads_a_second(self):
+        return self.n_dimensions / min(self.load_all() for _ in range(self.n_rounds))
+
+    def track_ratio_to_single_loads(self):
+        rounds = [(self.load_all(), self.load_few()) for _ in range(self.n_rounds)]
+        all_s, single_s = (min(times) for times in zip(*rounds, strict=True))
+        return all_s / single_s
+
+    track_loads_a_second.unit, track_ratio_to_single_loads.unit = "1/s", "x"

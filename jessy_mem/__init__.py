@@ -7,6 +7,7 @@ read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :cla
 write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
 allocate        :class:`PoolAllocator`, :class:`Block`
 measure         :class:`MemoryStats`, :class:`LatencyHistogram`, :func:`metrics`; :mod:`jessy_mem.exporters`
+look at         :class:`MemoryMap`, :func:`plot_map`, :func:`plot_latency`, :func:`plot_budget`, :func:`plot_advice`
 examine         :func:`verify_region` (one file), :func:`stack_files` and :func:`region_files` (what a dimension
                 consists of), :func:`examine` and :func:`clean` (a base folder)
 carry           :func:`export_base`, :func:`import_base`
@@ -39,7 +40,7 @@ except ImportError as error:
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.view import LayerView
-from jessy_mem.advice import ReplayResult, advise, parse_budget, plot_advice
+from jessy_mem.advice import ReplayResult, advise, parse_budget
 from jessy_mem.archive import Exported, Imported, export_base, import_base
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.config import MemoryConfig
@@ -81,6 +82,8 @@ from jessy_mem.exporters import Sample, metrics
 from jessy_mem.following import Changes
 from jessy_mem.layout import LayerId, MemoryLayout, data_folder, default_layout, region_path
 from jessy_mem.manager import MmapManager
+from jessy_mem.memory_map import MapEntry, MapSegment, MemoryMap
+from jessy_mem.plots import plot_advice, plot_budget, plot_latency, plot_map
 from jessy_mem.simulation import create_simulated_contexts
 from jessy_mem.snapshot import Snapshot
 from jessy_mem.stats import LatencySummary, Lease, LoadReport, MemoryStats, PoolStats
@@ -121,9 +124,12 @@ __all__ = [
     "LoadedContext",
     "LockTimeout",
     "ManagerClosed",
+    "MapEntry",
+    "MapSegment",
     "MappingError",
     "MemoryConfig",
     "MemoryLayout",
+    "MemoryMap",
     "MemoryStats",
     "MmapManager",
     "MmapRegion",
@@ -153,6 +159,9 @@ __all__ = [
     "metrics",
     "parse_budget",
     "plot_advice",
+    "plot_budget",
+    "plot_latency",
+    "plot_map",
     "region_files",
     "region_path",
     "stack_files",

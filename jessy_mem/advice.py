@@ -8,30 +8,20 @@ be evicted. `jessy_mem.eviction` says how near LRU and LFU in the manager come t
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from operator import index
-from pathlib import Path
 from typing import Any
 
 from jessy_mem.eviction import POLICIES, make_policy
 from jessy_mem.sizes import parse_size_mb
 from jessy_mem.trace import Access, read_trace
 
-__all__ = ["ReplayResult", "advise", "footprint_bytes", "parse_budget", "plot_advice", "replay"]
+__all__ = ["ReplayResult", "advise", "footprint_bytes", "parse_budget", "replay"]
 
 _FRACTIONS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the footprint: the default budgets
-
-_UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("bytes", 1))
-
-_STYLES: tuple[dict[str, Any], ...] = (  # told apart without colour, and where one line lies on another
-    {"color": "#56b4e9", "linestyle": "-", "linewidth": 5, "marker": "o", "markersize": 11},
-    {"color": "#d55e00", "linestyle": "-", "linewidth": 1.8, "marker": "s", "markersize": 6},
-    {"color": "#000000", "linestyle": "--", "linewidth": 1.5, "marker": "^", "markersize": 5},
-)
 
 Trace = str | os.PathLike[str] | Iterable[Access]
 
@@ -176,37 +166,6 @@ def parse_budget(budget: int | str) -> int:
     if n_bytes < 1:
         raise ValueError(f"a budget of {budget} bytes holds nothing")
     return n_bytes
-
-
-def plot_advice(results: Sequence[ReplayResult], path: str | os.PathLike[str]) -> None:
-    """Draw byte hit ratio against budget, one line for each policy, into the picture `path`.
-
-    The picture is a PNG, or what the suffix of `path` says. Needs matplotlib (the extra ``plot``): ImportError says so.
-    ValueError if there is no result, or for a suffix that matplotlib does not write; OSError if the file cannot be
-    written.
-    """
-    if not results:
-        raise ValueError("there is no result to plot")
-    try:
-        figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'jessy-mem[plot]'") from error
-    axes = figure.add_subplot()
-    largest = max(result.budget_bytes for result in results)
-    unit, unit_bytes = next((name, n_bytes) for name, n_bytes in _UNITS if 4 * n_bytes <= largest or n_bytes == 1)
-    for i, policy in enumerate(dict.fromkeys(result.policy for result in results)):
-        line = sorted((r.budget_bytes / unit_bytes, 100 * r.byte_hit_ratio) for r in results if r.policy == policy)
-        axes.plot(*zip(*line, strict=True), label=policy, clip_on=False, **_STYLES[i % len(_STYLES)])
-    n_accesses = results[0].hits + results[0].misses
-    axes.set_title(f"What eviction policies find in memory: {n_accesses:,} accesses replayed", pad=14)
-    axes.set_xlabel(f"budget for what can be evicted ({unit})")
-    axes.set_ylabel("byte hit ratio (%)")
-    axes.set_xlim(0, 1.03 * largest / unit_bytes)
-    axes.set_ylim(0, 100)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="policy", loc="best")
-    figure.savefig(path, format=Path(path).suffix[1:] or "png")
 
 
 def _accesses(trace: Trace) -> Iterable[Access]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 from jessy_mem import given
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.layout import LayerId
+from jessy_mem.notebook import N_SHOWN, facts, listing, never_fails
 from jessy_mem.notices import Notices
 
 if TYPE_CHECKING:
@@ -183,6 +184,17 @@ class ContextCollection(Sequence[LoadedContext]):
 
     def __repr__(self) -> str:
         return f"<ContextCollection of {len(self)}, {self.total_bytes} bytes, {len(self.missing)} missing>"
+
+    @never_fails
+    def _repr_html_(self) -> str:
+        rows = (
+            (each.layer_id, f"{each.frequency:.3g}", each.source, ", ".join(each.keywords), each.content[:80])
+            for each in self._contexts
+        )
+        heading = f"{len(self):,} contexts" + (f"; not available: {len(self.missing):,}" if self.missing else "")
+        missing = [("not available", ", ".join(map(str, self.missing[:N_SHOWN])))] if self.missing else []
+        headings = ("layer", "Hz", "source", "keywords", "content")
+        return facts(heading, missing) + listing(headings, rows, len(self), "contexts")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,7 +32,9 @@ from jessy_mem.layout import MAX_DIMENSION, LayerId
 from jessy_mem.learning import Learner
 from jessy_mem.loading import Loader
 from jessy_mem.locking import renew_in_child
+from jessy_mem.memory_map import MemoryMap
 from jessy_mem.names import dimensions_in
+from jessy_mem.notebook import never_fails
 from jessy_mem.pickling import manager_at, manager_state
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
@@ -593,6 +595,10 @@ class MmapManager(RegionTable):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._regions)} dimensions"
         return legible(f"<MmapManager {self.config.base_path}: {state}>")
+
+    @never_fails
+    def _repr_html_(self) -> str:
+        return MemoryMap.of(self)._repr_html_() + self.get_stats()._repr_html_()
 
     # What LayerRegistry asks of whoever has layers
 

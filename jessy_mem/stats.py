@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from jessy_mem._core.records import LatencySummary, MemoryStats, PoolClassStats, PoolStats, SegmentStats
+from jessy_mem.notebook import facts, listing, never_fails
 from jessy_mem.units import format_bytes, format_ns
 
 __all__ = [
@@ -59,6 +60,16 @@ class Lease:
         size = format_bytes(self.n_bytes)
         return f"D{self.dimension:02d} generation {self.generation} ({size}, {self.n_views} views)"
 
+    @never_fails
+    def _repr_html_(self) -> str:
+        rows = [
+            ("size", format_bytes(self.n_bytes)),
+            ("views held", f"{self.n_views:,}"),
+            ("retired", "yes: it goes with its last view" if self.retired else "no"),
+            *(("taken at", site) for site in self.taken_at),
+        ]
+        return facts(f"D{self.dimension:02d}, generation {self.generation}", rows)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadReport:
@@ -72,3 +83,11 @@ class LoadReport:
         lines = [f"{len(self.loaded)} loaded, {len(self.simulated)} simulated, {len(self.skipped)} skipped"]
         lines += [f"  D{dimension:02d}: {error}" for dimension, error in self.skipped.items()]
         return "\n".join(lines)
+
+    @never_fails
+    def _repr_html_(self) -> str:
+        first = str(self).partition("\n")[0]
+        skipped = ((f"D{dimension:02d}", error) for dimension, error in self.skipped.items())
+        return f"<div><b>{first}</b></div>" + (
+            listing(("skipped", "why"), skipped, len(self.skipped), "dimensions") if self.skipped else ""
+        )

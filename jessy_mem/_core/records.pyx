@@ -4,7 +4,6 @@ Frozen dataclasses like any other (fields, ``asdict``, ``replace``, equal, hashe
 that one is made in tens of nanoseconds. Their docstrings begin with the signature, which Cython does not write.
 jessy_mem.context and jessy_mem.stats are where they are at home.
 """
-import html
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, asdict, fields
 
@@ -64,6 +63,10 @@ cdef class LoadedContext(Record):
     def n_bytes(self):
         """Bytes of the content as UTF-8."""
         return len(self.content) if self.content.isascii() else len(self.content.encode())
+
+    def _repr_html_(self):
+        from jessy_mem.notebook import context
+        return context(self)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -273,8 +276,8 @@ cdef class MemoryStats(Record):
         return "\n".join(f"{label:<12} {text}" for label, text in self.rows())
 
     def _repr_html_(self):
-        cells = [f"<tr><th>{html.escape(label)}</th><td>{html.escape(text)}</td></tr>" for label, text in self.rows()]
-        return f"<table>{''.join(cells)}</table>"
+        from jessy_mem.notebook import stats
+        return stats(self)
 
 
 def _plain(value):

@@ -459,6 +459,10 @@ cdef class MmapRegion:
             f"{deltas}, generation {newest_of(stack).generation}, {base.source}>"
         )
 
+    def _repr_html_(self):
+        from jessy_mem.notebook import region
+        return region(self)
+
 
 cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
     """Of a stack that the caller holds."""

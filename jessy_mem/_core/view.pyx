@@ -218,6 +218,10 @@ cdef class LayerView:
     def __repr__(self):
         return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
 
+    def _repr_html_(self):
+        from jessy_mem.notebook import view
+        return view(self)
+
 
 cdef bint decode_into(
     void *target, uint32_t largest, const uint8_t *first, Py_ssize_t n_bytes, Py_ssize_t n_characters

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jessy_mem import eviction
-from jessy_mem.advice import ReplayResult, advise, footprint_bytes, parse_budget, plot_advice, replay
+from jessy_mem.advice import ReplayResult, advise, footprint_bytes, parse_budget, replay
 from jessy_mem.cli import advise as cli
 from jessy_mem.cli import main
 from jessy_mem.eviction import POLICIES
@@ -30,13 +30,6 @@ def trace_file(tmp_path):
         for access in reads("ABCDAEFGHA", 1 << 20):
             trace.record(*access)
     return path
-
-
-@pytest.fixture(scope="module")
-def matplotlib(tmp_path_factory):
-    """Skips without matplotlib; draws once, because it keeps the files of its fonts open."""
-    pytest.importorskip("matplotlib")
-    plot_advice(advise(reads("AAB")), tmp_path_factory.mktemp("plot") / "warm.png")
 
 
 def run(*args):
@@ -246,51 +239,6 @@ def test_budgets_that_are_none(budget):
 def test_budget_must_be_whole():
     with pytest.raises(TypeError):
         parse_budget(1.5)
-
-
-# Plot -----------------------------------------------------------------------------------------------------------------
-
-
-def test_plot_is_a_png(tmp_path, matplotlib):
-    results = advise(reads("ABCDAEFGHA", 1 << 20))
-    for name in ("advice.png", "advice"):
-        path = tmp_path / name
-        plot_advice(results, path)
-        data = path.read_bytes()
-        assert data[:8] == b"\x89PNG\r\n\x1a\n"
-        assert struct.unpack(">II", data[16:24]) == (1200, 750)
-
-
-def test_plot_of_one_result_in_few_bytes(tmp_path, matplotlib):
-    plot_advice([replay(reads("AAB", 1), "lru", 1)], tmp_path / "one.png")
-    assert (tmp_path / "one.png").stat().st_size > 5000
-
-
-def test_plot_names_policies_and_units(tmp_path, matplotlib):
-    path = tmp_path / "advice.svg"
-    plot_advice(advise(reads("ABCDAEFGHA", 1 << 20)), path)
-    drawn = path.read_text()
-    for text in (*POLICIES, "byte hit ratio (%)", "budget for what can be evicted (MiB)", "10 accesses"):
-        assert f"<!-- {text} -->" in drawn or text in drawn
-
-
-def test_plot_of_nothing(tmp_path):
-    with pytest.raises(ValueError, match="there is no result"):
-        plot_advice([], tmp_path / "advice.png")
-
-
-def test_plot_into_what_cannot_be_written(tmp_path, matplotlib):
-    results = advise(reads("AAB"))
-    with pytest.raises(ValueError, match="'nope' is not supported"):
-        plot_advice(results, tmp_path / "advice.nope")
-    with pytest.raises(FileNotFoundError):
-        plot_advice(results, tmp_path / "deeper" / "advice.png")
-
-
-def test_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'jessy-mem\[plot\]'"):
-        plot_advice(advise(reads("AAB")), tmp_path / "advice.png")
 
 
 # Command line ---------------------------------------------------------------------------------------------------------

@@ -244,7 +244,7 @@ def _planned(
 ) -> MapEntry:
     """An entry with what the plan knows of it."""
     slot = layout.dimensions.get(dimension)
-    more = {"name": slot.name if slot else "", "immutable": slot is not None and slot.immutable} | more
+    known: dict[str, Any] = {"name": slot.name if slot else "", "immutable": slot is not None and slot.immutable} | more
     return MapEntry(
         dimension=dimension,
         segment=layout.segment_of(dimension).name,
@@ -252,7 +252,7 @@ def _planned(
         slot_bytes=slot.size_bytes if slot else None,
         n_bytes=n_bytes,
         n_layers=n_layers,
-        **more,
+        **known,
     )
 
 

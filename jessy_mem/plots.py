@@ -20,6 +20,7 @@ from jessy_mem.advice import ReplayResult
 from jessy_mem.manager import MmapManager
 from jessy_mem.memory_map import MemoryMap, parts_of
 from jessy_mem.notebook import COLOURS
+from jessy_mem.units import format_ns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ def plot_latency(
     for i, (name, each) in enumerate(timed.items()):
         shares = [share for share in _RARE if share * each.count >= 1 or share == 1]
         times = [max(1, each.percentile(100 * (1 - share))) for share in shares]
-        label = f"{name.replace('_', ' ')} ({each.count:,})"
+        label = _plain(f"{name.replace('_', ' ')} ({each.count:,})")
         axes.plot(shares, times, label=label, drawstyle="steps-post", linestyle=_LINES[i % len(_LINES)])
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -100,14 +101,15 @@ def plot_latency(
     axes.set_xticks([], minor=True)
     axes.set_title("How long operations took: the slower, the further right", pad=14)
     axes.set_xlabel("share of the events, slowest last")
-    axes.set_ylabel("took at least (ns)")
+    axes.yaxis.set_major_formatter(lambda t_ns, _: format_ns(t_ns))
+    axes.set_ylabel("took at least")
     axes.grid(alpha=0.3)
     axes.legend(title="operation (events)", loc="best")
     return _written(figure, path)
 
 
 def plot_budget(
-    stats_over_time: Sequence[MemoryStats] | Sequence[tuple[float, MemoryStats]],
+    stats_over_time: Sequence[MemoryStats | tuple[float, MemoryStats]],
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
     """The budget by state, as several readings of `get_stats` found it, one after the other.
@@ -117,7 +119,9 @@ def plot_budget(
     """
     if not stats_over_time:
         raise ValueError("there is no reading to plot")
-    readings = [(float(i), each) if isinstance(each, MemoryStats) else each for i, each in enumerate(stats_over_time)]
+    readings: list[tuple[float, MemoryStats]] = [
+        (i, each) if isinstance(each, MemoryStats) else each for i, each in enumerate(stats_over_time)
+    ]
     has_times = not isinstance(stats_over_time[0], MemoryStats)
     if len(readings) == 1:  # an area needs two
         readings.append((readings[0][0] + 1, readings[0][1]))
@@ -168,7 +172,7 @@ def plot_map(memory: MmapManager | MemoryMap, path: str | os.PathLike[str] | Non
             if entry is not None and entry.slot_bytes and width > largest / 40:
                 axes.annotate(str(entry.dimension), (at + width / 2, row), ha="center", va="center", fontsize=7)
             at += width
-    axes.set_yticks(range(len(made.segments)), [segment.name for segment in made.segments])
+    axes.set_yticks(range(len(made.segments)), [_plain(segment.name) for segment in made.segments])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.01 * largest)
     axes.set_xlabel(f"{unit}; what is smaller than a line is drawn as one")
@@ -205,6 +209,11 @@ def _written(figure: Any, path: str | os.PathLike[str] | None) -> Figure:
     if path is not None:
         figure.savefig(path, format=Path(path).suffix[1:] or "png")
     return figure  # type: ignore[no-any-return]
+
+
+def _plain(text: str) -> str:
+    """`text` as matplotlib shows it as it is, and does not take it for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _unit(largest: int) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 
@@ -86,3 +87,12 @@ def without_zstd(inject):
     with inject(ImportError("none"), "importlib.import_module"):
         yield
     forget()
+
+
+@pytest.fixture(scope="session")
+def matplotlib(tmp_path_factory):
+    """Skips without matplotlib; draws once, because it keeps the files of its fonts open."""
+    pytest.importorskip("matplotlib")
+    figure = importlib.import_module("matplotlib.figure").Figure()
+    figure.add_subplot().set_title("text $x$")
+    figure.savefig(tmp_path_factory.mktemp("plot") / "warm.png")

@@ -31,7 +31,8 @@ HOUSE = """
     errors leases sealed given sizes units looks notebook notices compression eviction layout stats trace
     config context locking durable unlinked publish batch journal names register ids prose advice addresses
     pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
-    files protos relief learning ending report pickling map_page memory_map manager plots workers exporters archive doctor
+    files protos relief learning ending report pickling map_page memory_map manager plots workers exporters archive
+    doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -2,8 +2,6 @@
 
 import json
 import random
-import struct
-import sys
 
 import pytest
 from click.testing import CliRunner

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t
 
 from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.shelf cimport Shelf
 
 cdef enum:
     PINNED = 0     # what may not be evicted: immutable, or in the pool
@@ -10,6 +11,7 @@ cdef enum:
 
 cdef class Holders:
     cdef dict regions         # dimension -> MmapRegion; one assignment replaces a generation
+    cdef Shelf shelf          # where readers find views of `regions` at once
     cdef list retired         # weak references to Images that left `regions` while somebody held them
     cdef Py_ssize_t prune_at  # length of `retired` at which those that have gone are dropped
     # What all loaded regions come to, held or not.

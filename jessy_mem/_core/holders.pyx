@@ -6,8 +6,8 @@ Nothing is told when a view dies; whoever asks reads counts that exist anyway:
                    \\------> stack: (base, delta, ...) -----^
 
 A region has one reference from the table, its stack one from the region, a view one from its region, an Image one from
-the stack and one from each of its views. What is above that is a holder's: a region or a stack that was handed out, a
-view, a memoryview. The files of a stack come and go together, so they are leased and evicted together.
+the stack and one from each of its views, also from those that Readers made for themselves. What is above that is a
+holder's: a region or a stack that was handed out, a view, a memoryview. The files of a stack come and go together, so they are leased and evicted together.
 
 HAZARD: who counts must not count himself. A region is looked at as the table holds it, through a borrowed pointer, or
 as the one variable that is left of it; nothing that can run other code stands between the look and its use. The caller
@@ -31,6 +31,7 @@ from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
 from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport checked_stack
 
 cdef enum:
@@ -38,12 +39,16 @@ cdef enum:
     N_LOOKS = 2       # at a region that nobody holds
 
 
-cdef Py_ssize_t n_holders(PyObject *found) noexcept:
+cdef Py_ssize_t n_holders(PyObject *found) except? -1:
     """How many views, memoryviews and handles of a region others hold; `found` is the table's reference to it."""
     cdef PyObject *stack = <PyObject *> (<MmapRegion> found).stack
     cdef Py_ssize_t n_views, file
     cdef Py_ssize_t n_held = jm_refcount(found) - 1 + jm_refcount(stack) - 1
     n_held += jm_dict_shared_values((<MmapRegion> found).views, &n_views)
+    if (<MmapRegion> found).shelf is not None:
+        n_held -= (<MmapRegion> found).shelf.count_own(
+            base_of(<tuple> stack).dimension_id, (<MmapRegion> found).views
+        )
     for file in range(PyTuple_GET_SIZE(<tuple> stack)):
         n_held += jm_refcount(<PyObject *> PyTuple_GET_ITEM(<tuple> stack, file)) - 1
     return n_held - n_views
@@ -74,8 +79,12 @@ cdef bint may_be_evicted(MmapRegion region):  # EVICTABLE or PINNED
     return not region.is_immutable and source_of(region.stack) != "pool"
 
 
+cdef inline Image base_of(tuple stack):
+    return <Image> PyTuple_GET_ITEM(stack, 0)
+
+
 cdef inline str source_of(tuple stack):
-    return (<Image> PyTuple_GET_ITEM(stack, 0)).source
+    return base_of(stack).source
 
 
 cdef class Holders:
@@ -87,6 +96,7 @@ cdef class Holders:
 
     def __cinit__(self):
         self.regions = {}
+        self.shelf = Shelf()
         self.watched = {}
         self.decompressed = {}
         self.simulated = set()
@@ -96,18 +106,35 @@ cdef class Holders:
     def install(self, dimension, MmapRegion region not None):
         """Let readers of `dimension` find `region`, in place of the one before, if there was one."""
         cdef MmapRegion old = self.regions.get(dimension)
+        cdef list dropped = []
         region.current()  # ManagerClosed if it is closed, or was never opened
         region.is_owned = True
         if old is not None:
             self.count(dimension, old, -1)
-        self.regions[dimension] = region
+        if old is None or old is region:
+            self.shelf.change_begin()
+        else:
+            self.shelf.begin(&old.edition, dimension, old.views, dropped)
+        try:
+            self.regions[dimension] = region
+            region.shelf = self.shelf
+        finally:
+            self.shelf.end(&region.edition)
+        dropped.clear()
         self.count(dimension, region, 1)
         if old is not None and old is not region:
             self.let_go(old)
 
     def remove(self, dimension):
         """Take a region out of the table; KeyError if there is none. It goes at once if nobody holds it."""
-        cdef MmapRegion region = self.regions.pop(dimension)
+        cdef MmapRegion region = self.regions[dimension]
+        cdef list dropped = []
+        self.shelf.begin(&region.edition, dimension, region.views, dropped)
+        try:
+            del self.regions[dimension]
+        finally:
+            self.shelf.change_end()
+        dropped.clear()
         self.count(dimension, region, -1)
         self.let_go(region)
 
@@ -165,7 +192,7 @@ cdef class Holders:
         """
         cdef tuple old = region.current()
         cdef list named
-        dimension = (<Image> PyTuple_GET_ITEM(old, 0)).dimension_id
+        dimension = base_of(old).dimension_id
         self.count(dimension, region, -1)
         try:
             named = region.restack(checked_stack(stack))

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.view cimport LayerView
 
 
@@ -15,6 +16,8 @@ cdef class MmapRegion:
     cdef uint8_t is_owned            # by a table: only the table lets go of it
     cdef uint8_t visited             # atomic flag for eviction: read since it was last looked at
     cdef dict views                  # layer -> LayerView of the stack; made on first access
+    cdef Shelf shelf                 # of the table that it is in, where views are found at once; None before
+    cdef uint64_t edition            # atomic; odd while the shelf may point to `views`, and another one after a change
 
     # The view of one layer, made on its first access; None if there is no such layer.
     cdef LayerView find_view(self, object layer)
@@ -24,6 +27,9 @@ cdef class MmapRegion:
     # Returns the numbers of the layers that are not known as they were; None if the base is new. The caller holds the
     # table's lock.
     cdef list restack(self, tuple stack)
+    # Between the two its stack and views may change: Shelf.begin and end, if it is in a table.
+    cdef int change_begin(self, object layers, list dropped) except -1
+    cdef void change_end(self) noexcept
     cdef int lay_on(self, Image delta) except -1
     cdef int replace(self, tuple stack) except -1
     # Whether a layer of so many bytes may be decompressed; LimitExceeded.

@@ -27,18 +27,21 @@ from jessy_mem._core.guard cimport guard_install
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
+from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport (
     Place,
     layer_number,
     own_stack,
     stack_bytes,
     stack_count,
+    stack_damage,
     stack_facts,
     stack_facts_of,
     stack_find,
     stack_gain,
     stack_news,
     stack_numbers,
+    stack_residency,
 )
 from jessy_mem._core.view cimport LayerView, make_view
 
@@ -324,16 +327,7 @@ cdef class MmapRegion:
 
         `progress(done_bytes, total_bytes)` is called after each layer.
         """
-        cdef tuple stack = self.current()
-        cdef Image image
-        cdef uint64_t below_bytes = 0, all_bytes = stack_bytes(stack)
-        cdef list found = []
-        for image in stack:
-            found += image.damage(
-                None if progress is None else lambda done, _, below=below_bytes: progress(below + done, all_bytes)
-            )
-            below_bytes += image.n_bytes
-        return found
+        return stack_damage(self.current(), progress)
 
     def _in_place_of(self, MmapRegion old):
         """This region, if it may take the place of `old`; ImmutableDimension if that is immutable and says otherwise.
@@ -350,12 +344,7 @@ cdef class MmapRegion:
     def residency(self):
         """The share of the pages of all files that are in memory, 0..1."""
         cdef Image image
-        cdef uint64_t n_pages, n_resident, n_all_pages = 0, n_all_resident = 0
-        for image in self.current():
-            image.count_pages(&n_pages, &n_resident)
-            n_all_pages += n_pages
-            n_all_resident += n_resident
-        return n_all_resident / n_all_pages
+        return stack_residency(self.current())
 
     def prefetch(self, layers=None, bint wait=False):
         """Ask for the pages of some layers (all by default) to be read in; with `wait`, until they are.
@@ -388,14 +377,18 @@ cdef class MmapRegion:
     cdef int lay_on(self, Image delta) except -1:
         cdef tuple old = self.current(), stack = (*old, delta)
         cdef int64_t gain = stack_gain(old, delta)
-        cdef list replaced = []  # which lose their last reference when the lock is free again
-        cdef uint32_t i
+        cdef list named = [delta.layers[i].layer for i in range(delta.n_layers)]
+        cdef list replaced = []  # which lose their last reference when all is done
         jm_disown(<PyObject *> stack)
-        with cython.critical_section(self):
-            self.stack = stack
-            self.n_live_layers += gain
-            for i in range(delta.n_layers):
-                replaced.append(self.views.pop(delta.layers[i].layer, None))
+        self.change_begin(named, replaced)
+        try:
+            with cython.critical_section(self):
+                self.stack = stack
+                self.n_live_layers += gain
+                for layer in named:
+                    replaced.append(self.views.pop(layer, None))
+        finally:
+            self.change_end()
         return 0
 
     cdef int replace(self, tuple stack) except -1:
@@ -403,16 +396,28 @@ cdef class MmapRegion:
         cdef uint32_t n_layers = stack_count(own)
         cdef Place place
         cdef LayerView view
-        cdef tuple _old  # lives until the lock is free again, as do the views
+        cdef tuple _old  # lives until all is done, as do the views
         cdef list replaced = []
-        with cython.critical_section(self):
-            _old, self.stack, self.n_live_layers = self.stack, own, n_layers
-            for layer, view in self.views.items():
-                if not stack_find(own, layer, &place) or image_at(own, &place) is not view.image:
-                    replaced.append((layer, view))
-            for layer, _view in replaced:
-                del self.views[layer]
+        self.change_begin(self.views, replaced)
+        try:
+            with cython.critical_section(self):
+                _old, self.stack, self.n_live_layers = self.stack, own, n_layers
+                for layer, view in list(self.views.items()):
+                    if not stack_find(own, layer, &place) or image_at(own, &place) is not view.image:
+                        replaced.append(view)
+                        del self.views[layer]
+        finally:
+            self.change_end()
         return 0
+
+    cdef int change_begin(self, layers, list dropped) except -1:
+        if self.shelf is not None:
+            self.shelf.begin(&self.edition, base_of(self.stack).dimension_id, layers, dropped)
+        return 0
+
+    cdef void change_end(self) noexcept:
+        if self.shelf is not None:
+            self.shelf.end(&self.edition)
 
     def close(self):
         """Let go of the mapping; it goes with its last view. May be called twice.

@@ -1,10 +1,14 @@
 """The read path: (dimension, layer) -> LayerView.
 
-HAZARD: this is called from every thread, millions of times a second, while dimensions come and go. A hit takes two dict
-lookups and returns an object that exists; it takes no lock, allocates nothing, and writes only to counters of its own
-thread and, if it is clear, the region's visited flag. A generation is replaced by one assignment to `_regions`, so a
-reader finds the old region or the new one, whole.
+HAZARD: this is called from every thread, millions of times a second, while dimensions come and go. A hit takes one search
+in a flat table, the shelf, and returns an object that exists; it takes no lock, allocates nothing, and writes only to
+counters of its own thread. What is not on the shelf, or was not read since eviction last asked, is read in another way,
+and is on the shelf then. A generation is replaced by one assignment to `_regions`, so a reader finds the old region or
+the new one, whole.
 
+    shelf: {dimension << 16 | layer: LayerView}
+        |  miss
+        v
     _regions: {dimension: MmapRegion} --> region.views: {layer: LayerView}
         |  miss: the dimension was evicted, or is not loaded      | miss: first touch, checked and made
         v                                                         v
@@ -23,23 +27,28 @@ from types import MappingProxyType
 cimport cython
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport (
-    jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed, jm_store_relaxed,
+    jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed,
+    jm_short_load_acquire, jm_short_load_relaxed, jm_short_store_relaxed, jm_short_store_release, jm_store_relaxed,
     jm_store_release, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.c.pycompat cimport jm_dict_get
+from jessy_mem._core.c.doors cimport jm_hall_enter, jm_hall_leave
+from jessy_mem._core.c.pycompat cimport jm_layer_key, jm_own_method, jm_stolen
+from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
 from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.flat cimport flat_find
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport Place, stack_find
 from jessy_mem._core.view cimport LayerView
 
@@ -66,6 +75,8 @@ cdef class LayerRegistry:
     def __cinit__(self, *args, **kwargs):
         self._holders = Holders()
         self.regions = self._holders.regions
+        self.shelf = self._holders.shelf
+        self.round = 1
         self._regions = MappingProxyType(self.regions)
         self._hits = LatencyHistogram()
         self._first_touches = LatencyHistogram()
@@ -85,11 +96,15 @@ cdef class LayerRegistry:
         `layer_id` is a LayerId or a tuple (dimension, layer). Raises LayerNotFound, which says what to do if the
         dimension is not loaded; ManagerClosed; ChecksumMismatch on the first access to a damaged layer. Thread-safe.
         """
-        return self.read(layer_id)
+        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
+        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen(found)
 
     def __getitem__(self, layer_id):
         """``memory[layer_id]`` and ``memory[dimension, layer]``: what `access_layer` returns."""
-        return self.read(layer_id)
+        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
+        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen(found)
 
     def get(self, layer_id, default=None, /):
         """What `access_layer` returns, or `default` if there is no such layer."""
@@ -112,9 +127,15 @@ cdef class LayerRegistry:
 
     cdef LayerView read(self, layer_id):
         cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
-        cdef PyObject *found
+        cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
+        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else <LayerView> jm_stolen(found)
+
+    cdef LayerView read_otherwise(self, layer_id, uint64_t begin_ticks):
+        """The same for all that is not found on the shelf."""
         cdef MmapRegion region
-        cdef LayerView view
+        cdef LayerView view = None
+        cdef LatencyHistogram events
+        cdef uint64_t edition = 0
         if not is_layer_id(layer_id):
             layer_id = LayerId.of(layer_id)
         if jm_unlikely(
@@ -123,31 +144,25 @@ cdef class LayerRegistry:
             view = self.stop_at_gate(layer_id, begin_ticks)
             if view is not None:
                 return view
-        found = jm_dict_get(self.regions, <object> PyTuple_GET_ITEM(layer_id, 0))
-        if found != NULL:
-            region = <MmapRegion> found
-            Py_DECREF(region)
-            found = jm_dict_get(region.views, <object> PyTuple_GET_ITEM(layer_id, 1))
-            if found != NULL:
-                view = <LayerView> found
-                Py_DECREF(view)
-                if not jm_flag_load_relaxed(&region.visited):
-                    self.visit(region, layer_id)
-                if jm_flag_load_relaxed(&self.traced):
-                    self.trace_access(view)
-                if self._timed:
-                    self._hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
-                else:
-                    self._hits.record_untimed()
-                return view
-        view = self.first_touch(layer_id)
+        region = self.regions.get(<object> PyTuple_GET_ITEM(layer_id, 0))
+        if region is not None:
+            edition = jm_load_acquire(&region.edition)
+            view = region.views.get(<object> PyTuple_GET_ITEM(layer_id, 1))
+        if view is not None:
+            self.shelve(view, region, edition)
+            self.visit(region, view)
+            events = self._hits
+        else:
+            view = self.first_touch(layer_id)
+            events = self._first_touches
         if jm_flag_load_relaxed(&self.traced):
             self.trace_access(view)
-        if self._timed:
-            self._first_touches.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
-        else:
-            self._first_touches.record_untimed()
+        record(events, begin_ticks, self._timed)
         return view
+
+    cdef void shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept:
+        cdef unsigned int row = jm_thread_number() + 1  # which it has from now on
+        self.shelf.put(row, jm_layer_key(<PyObject *> view.id), <PyObject *> view, &region.edition, edition)
 
     def load_context(self, layer_id):
         """One layer as decoded text with its metadata: a LoadedContext.
@@ -205,10 +220,17 @@ cdef class LayerRegistry:
             tracer.record(view.image.dimension_id, view.id[1], n_bytes)
         return 0
 
-    cdef int visit(self, MmapRegion region, layer_id) except -1:
-        """Mark a region as read, and remember its dimension for eviction."""
-        jm_flag_store_relaxed(&region.visited, 1)
-        self.visits.append(layer_id[0])
+    cdef int visit(self, MmapRegion region, LayerView view) except -1:
+        # The round first: who begins another one has cleared the marks of regions before.
+        cdef uint16_t round = jm_short_load_acquire(&self.round)
+        self.mark(region, view.image.dimension_id)
+        jm_short_store_relaxed(&view.visited, round)
+        return 0
+
+    cdef int mark(self, MmapRegion region, dimension) except -1:
+        if not jm_flag_load_relaxed(&region.visited):
+            jm_flag_store_relaxed(&region.visited, 1)
+            self.visits.append(dimension)
         return 0
 
     def _take_visits(self):
@@ -220,6 +242,8 @@ cdef class LayerRegistry:
             region = self.regions.get(dimension)
             if region is not None:
                 jm_flag_store_relaxed(&region.visited, 0)
+        if taken:
+            jm_short_store_release(&self.round, self.round % 0xFFFF + 1)  # 0 is that of a view that was not read again
         return dict.fromkeys(taken)
 
     def _use_tracers(self, tuple tracers not None):
@@ -231,20 +255,25 @@ cdef class LayerRegistry:
     cdef LayerView first_touch(self, layer_id):
         cdef MmapRegion region
         cdef LayerView view
+        cdef uint64_t edition
+        cdef bint is_here
         dimension, layer = layer_id
         region = self.regions.get(dimension)
-        if region is None:
+        is_here = region is not None
+        if not is_here:
             # Not marked as visited: to eviction, a region is visited when it is read again after it came.
             region = self._restore(dimension, layer)
             if region is None:
                 raise LayerNotFound(dimension, layer)
-        elif not jm_flag_load_relaxed(&region.visited):
-            self.visit(region, layer_id)
+        edition = jm_load_acquire(&region.edition)
         view = region.find_view(layer)
         if view is None:
             if self._look():
                 return self.first_touch(layer_id)
             raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
+        self.shelve(view, region, edition)
+        if is_here:
+            self.visit(region, view)
         if view.payload is not None:
             self._settle()
         return view
@@ -301,9 +330,7 @@ cdef class LayerRegistry:
         cdef MmapRegion region = self.regions.get(dimension)
         if region is None:
             return None
-        if not jm_flag_load_relaxed(&region.visited):
-            jm_flag_store_relaxed(&region.visited, 1)
-            self.visits.append(dimension)
+        self.mark(region, dimension)
         return region.current()
 
     def _count_copies(self, uint64_t n):
@@ -324,6 +351,31 @@ cdef class LayerRegistry:
     def _access_count(self):
         """Accesses that returned a view."""
         return self._hits.count_events() + self._first_touches.count_events()
+
+
+cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t begin_ticks) noexcept:
+    """A hit: a reference to the view, which is the caller's. NULL for all that is to be looked at more closely."""
+    cdef uint64_t key = jm_layer_key(layer_id)
+    cdef unsigned int row = jm_thread_row()
+    cdef PyObject *view
+    if jm_unlikely(
+        key == 0
+        or jm_load_acquire(self.word) != jm_load_acquire(&self.seen)
+        or begin_ticks > jm_load_relaxed(&self.look_ticks)
+        or jm_flag_load_relaxed(&self.traced)
+        or not jm_hall_enter(&self.shelf.hall, row)
+    ):
+        return NULL
+    view = <PyObject *> flat_find(&self.shelf.flat, key)
+    if view != NULL:
+        if jm_short_load_relaxed(&(<LayerView> view).visited) == jm_short_load_relaxed(&self.round):
+            Py_INCREF(<object> view)
+        else:
+            view = NULL
+    jm_hall_leave(&self.shelf.hall, row)
+    if view != NULL:
+        record(self._hits, begin_ticks, self._timed)
+    return view
 
 
 cdef bint is_layer_id(object layer_id) noexcept:
@@ -359,14 +411,24 @@ cdef inline bint gather_read(Gathered gathered, tuple stack, PyObject *layer) no
     return True
 
 
+def own_access_layer(kind):
+    """Give a class that inherits `access_layer` the same as its own, which is called faster on its objects."""
+    if "access_layer" not in kind.__dict__:
+        kind.access_layer = jm_own_method(kind, kind.access_layer, LayerRegistry.access_layer)
+
+
 def now_ticks():
     """A reading of the clock, for `record_since`."""
     return jm_clock_ticks()
 
 
-def record_since(LatencyHistogram histogram not None, uint64_t begin_ticks, bint timed):
-    """Count an event that began at `begin_ticks`, and time it if events are timed."""
+cdef inline void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept:
     if timed:
         histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
     else:
         histogram.record_untimed()
+
+
+def record_since(LatencyHistogram histogram not None, uint64_t begin_ticks, bint timed):
+    """Count an event that began at `begin_ticks`, and time it if events are timed."""
+    record(histogram, begin_ticks, timed)

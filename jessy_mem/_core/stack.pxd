@@ -25,6 +25,10 @@ cdef list stack_numbers(tuple stack)
 cdef uint32_t stack_count(tuple stack)
 # How many layers more there are if `image` is laid on `stack`.
 cdef int64_t stack_gain(tuple stack, Image image) noexcept
+# All damage of all files, as a list of errors; `progress` as that of MmapRegion.verify.
+cdef list stack_damage(tuple stack, object progress)
+# The share of the pages of all files that are in memory.
+cdef double stack_residency(tuple stack) except -1
 # Bytes of all files.
 cdef uint64_t stack_bytes(tuple stack)
 # For each layer (layer, depth, frequency in Hz, keywords, stored bytes, bytes, created_ns), ascending.

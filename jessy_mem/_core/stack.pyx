@@ -161,6 +161,28 @@ cdef tuple facts_at(tuple stack, const Place *place):
     )
 
 
+cdef list stack_damage(tuple stack, progress):
+    cdef Image image
+    cdef uint64_t below_bytes = 0, all_bytes = stack_bytes(stack)
+    cdef list found = []
+    for image in stack:
+        found += image.damage(
+            None if progress is None else lambda done, _, below=below_bytes: progress(below + done, all_bytes)
+        )
+        below_bytes += image.n_bytes
+    return found
+
+
+cdef double stack_residency(tuple stack) except -1:
+    cdef Image image
+    cdef uint64_t n_pages, n_resident, n_all_pages = 0, n_all_resident = 0
+    for image in stack:
+        image.count_pages(&n_pages, &n_resident)
+        n_all_pages += n_pages
+        n_all_resident += n_resident
+    return <double> n_all_resident / n_all_pages
+
+
 cdef list stack_numbers(tuple stack):
     cdef uint32_t n, i
     cdef Place *places = stack_layers(stack, &n)

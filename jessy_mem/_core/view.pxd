@@ -1,5 +1,5 @@
 """LayerView: one layer, shared by all who read it."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from jessy_mem._core.image cimport Image
 
@@ -7,7 +7,7 @@ from jessy_mem._core.image cimport Image
 cdef class LayerView:
     cdef object __weakref__
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
-    cdef object payload              # the owner of decompressed bytes, or None
+    cdef object payload              # the owner of decompressed bytes, or None; of a copy, the view that it is of
     cdef object known_attributes     # a read-only mapping, once asked for; None before, and if nested
     cdef uint64_t payload_bytes      # its memory, which image.decompressed_bytes counts
     cdef const uint8_t *data         # inside image or payload
@@ -16,11 +16,9 @@ cdef class LayerView:
     cdef uint8_t faulted             # atomic flag: the pages were touched once
     cdef uint8_t says_text           # the file knows the content as UTF-8, and counts its characters; a hint
     cdef uint8_t highest             # atomic flag: its highest byte, once it was decoded, which tells the width; a hint
+    cdef uint16_t visited            # atomic; the round of eviction in which it was last read by a hit
     cdef readonly object id          # LayerId
     cdef readonly tuple keywords
-    cdef readonly int depth
-    cdef readonly double frequency   # Hz
-    cdef readonly str source
 
     # The content decoded from UTF-8; UnicodeDecodeError names the layer. Raises what check_read does.
     cdef str decode(self)

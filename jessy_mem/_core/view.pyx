@@ -71,6 +71,20 @@ cdef class LayerView:
         return self.size_bytes
 
     @property
+    def depth(self):
+        return 0 if self.image is None else self.image.layers[self.entry].depth
+
+    @property
+    def frequency(self):
+        """Hz."""
+        return 0.0 if self.image is None else decimal_of(self.image.layers[self.entry].frequency_hz)
+
+    @property
+    def source(self):
+        """ "mmap", "simulated" or "pool"."""
+        return None if self.image is None else "pool" if self.payload is not None else self.image.source
+
+    @property
     def text(self):
         """The content decoded from UTF-8: the one copy. UnicodeDecodeError names the layer if it is not text."""
         return self.decode()
@@ -245,8 +259,6 @@ cdef LayerView make_view(Image image, uint32_t i, allocate):
     view.data, view.size_bytes = image.content(i), entry.content_bytes
     view.id = new_layer_id(image.dimension_id, entry.layer)
     view.keywords = image.keywords(i)
-    view.depth, view.frequency = entry.depth, decimal_of(entry.frequency_hz)
-    view.source = image.source
     view.says_text = entry.text_flags & TEXT_UTF8
     if entry.codec != CODEC_RAW:
         decompress(view, entry, allocate)
@@ -260,7 +272,7 @@ cdef int decompress(LayerView view, LayerEntry *entry, allocate) except -1:
     payload = allocate(entry.raw_bytes)
     if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
         raise view.image.frame_error(view.entry)
-    view.payload, view.size_bytes, view.source = payload, entry.raw_bytes, "pool"
+    view.payload, view.size_bytes = payload, entry.raw_bytes
     view.payload_bytes = getattr(payload, "capacity", entry.raw_bytes)
     jm_add_relaxed(&view.image.decompressed_bytes, view.payload_bytes)
     if entry.raw_bytes:

@@ -25,7 +25,7 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 670, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     whole guard records mapping changes fault format head packing budget image mapped folder merge arena pool counts
-    latency stack sheet index view gather region holders registry lender
+    latency stack sheet index view gather shelf region holders registry lender
 """.split()
 HOUSE = """
     errors leases sealed given sizes units looks notebook notices compression eviction layout stats trace
@@ -154,6 +154,7 @@ POINTERS = {
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
     "gather.first": "a part of an image, which is handed over with it",
     "gather.image": "in a struct, for nothing is counted while the GIL is not held; `held` keeps it",
+    "shelf.edition": "an atomic: of the region that the caller holds",
     "view.first": "a range of a layer, of which is asked whether it was read soundly",
     "view.data": "one in each layer's view: a typed memoryview is three times as large and takes an object",
     "guard.guard_mark": "an atomic word, which is there as long as a range is guarded",
@@ -247,10 +248,12 @@ def test_manager_extends_the_table_which_extends_the_read_path():
     assert [each.__name__ for each in MmapManager.__mro__] == [
         "MmapManager", "RegionTable", "BlockLender", "LayerRegistry", "object"
     ]  # fmt: skip
-    for name in ("access_layer", "__getitem__", "load_context"):
+    for name in ("__getitem__", "load_context"):
         assert getattr(MmapManager, name) is getattr(LayerRegistry, name)
     for name in ("allocate", "deallocate"):
         assert getattr(MmapManager, name) is getattr(BlockLender, name)
+    assert isinstance(MmapManager.access_layer, type(LayerRegistry.access_layer))  # compiled, and called faster
+    assert MmapManager.access_layer.__objclass__ is MmapManager
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".py" and path.stat().st_size], ids=named)

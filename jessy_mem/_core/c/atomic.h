@@ -76,12 +76,21 @@ static inline void jm_ptr_store_release(void **p, void *v) { __atomic_store_n(p,
 
 /* What was read before is read before whatever follows, for example "is what I read still good?". */
 static inline void jm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+/* What was written before is there for all before what follows is read; and the same for the compiler alone. */
+static inline void jm_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void jm_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 /* Byte flags, for example "this layer's checksum has been compared". */
 static inline uint8_t jm_flag_load_acquire(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline uint8_t jm_flag_load_relaxed(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline void jm_flag_store_release(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void jm_flag_store_relaxed(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+
+/* Numbers of two bytes, where more would make an object larger. */
+static inline uint16_t jm_short_load_relaxed(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint16_t jm_short_load_acquire(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void jm_short_store_release(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void jm_short_store_relaxed(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 
 /* Index of the lowest set bit; word must not be 0. */
 static inline unsigned jm_ctz(uint64_t word) { return (unsigned)__builtin_ctzll(word); }

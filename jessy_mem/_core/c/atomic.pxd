@@ -1,5 +1,5 @@
 """Atomics whose order is in their name; see atomic.h."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 
 cdef extern from "c/atomic.h" nogil:
@@ -30,6 +30,10 @@ cdef extern from "c/atomic.h" nogil:
     uint8_t jm_flag_load_relaxed(const uint8_t *p) noexcept
     void jm_flag_store_release(uint8_t *p, uint8_t v) noexcept
     void jm_flag_store_relaxed(uint8_t *p, uint8_t v) noexcept
+    uint16_t jm_short_load_relaxed(const uint16_t *p) noexcept
+    uint16_t jm_short_load_acquire(const uint16_t *p) noexcept
+    void jm_short_store_release(uint16_t *p, uint16_t v) noexcept
+    void jm_short_store_relaxed(uint16_t *p, uint16_t v) noexcept
     unsigned int jm_ctz(uint64_t word) noexcept
     unsigned int jm_clz(uint64_t word) noexcept
     unsigned int jm_popcount(uint64_t word) noexcept

@@ -17,6 +17,53 @@ static inline PyObject *jm_dict_get(PyObject *dict, PyObject *key)
 #endif
 }
 
+/* The value of an int, if it lies in 0..MAX; else -1. `each` is an int or of a class derived from it. */
+static inline int64_t jm_number_below(PyObject *each, int64_t max)
+{
+    long long value;
+    int overflow;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (PyUnstable_Long_IsCompact((PyLongObject *)each))
+        value = PyUnstable_Long_CompactValue((PyLongObject *)each);
+    else
+#else
+    if ((size_t)Py_SIZE(each) <= 1) /* no digit, or one and no sign */
+        value = Py_SIZE(each) ? ((PyLongObject *)each)->ob_digit[0] : 0;
+    else
+#endif
+        value = PyLong_AsLongLongAndOverflow(each, &overflow); /* -1 on overflow; no error, for it is an int */
+    return 0 <= value && value <= max ? value : -1;
+}
+
+/* (dimension, layer) as one number: dimension << 16 | layer. 0 for what is no tuple of two ints that can be one. */
+static inline uint64_t jm_layer_key(PyObject *layer_id)
+{
+    PyObject *dimension, *layer;
+    int64_t high, low;
+    if (!PyTuple_Check(layer_id) || PyTuple_GET_SIZE(layer_id) != 2)
+        return 0;
+    dimension = PyTuple_GET_ITEM(layer_id, 0);
+    layer = PyTuple_GET_ITEM(layer_id, 1);
+    if (!PyLong_Check(dimension) || !PyLong_Check(layer))
+        return 0;
+    high = jm_number_below(dimension, UINT32_MAX);
+    low = jm_number_below(layer, UINT16_MAX);
+    return high > 0 && low >= 0 ? (uint64_t)high << 16 | (uint64_t)low : 0;
+}
+
+/* The method that `kind` inherited, if that is the compiled `method`, as one of its own, which the interpreter calls
+   faster: it belongs to the very class of the object. Else what it has. */
+static inline PyObject *jm_own_method(PyObject *kind, PyObject *inherited, PyObject *method)
+{
+    if (!Py_IS_TYPE(inherited, &PyMethodDescr_Type) || !Py_IS_TYPE(method, &PyMethodDescr_Type)
+        || ((PyMethodDescrObject *)inherited)->d_method != ((PyMethodDescrObject *)method)->d_method)
+        return Py_NewRef(inherited);
+    return PyDescr_NewMethod((PyTypeObject *)kind, ((PyMethodDescrObject *)method)->d_method);
+}
+
+/* A reference that is the caller's, as an object. */
+static inline PyObject *jm_stolen(PyObject *each) { return each; }
+
 /* References to an object, as far as this thread can tell. */
 static inline Py_ssize_t jm_refcount(PyObject *each) { return Py_REFCNT(each); }
 
@@ -49,6 +96,20 @@ static inline void jm_disown(PyObject *each)
     if (each->ob_tid == _Py_ThreadId()) {
         each->ob_tid = 0;
         Py_SET_REFCNT(each, n_references); /* all in the count that every thread uses */
+    }
+#else
+    (void)each;
+#endif
+}
+
+/* The same for an object to which there is one reference, which is the caller's now, and which its maker, another
+   thread, cannot come by: it goes when the caller drops it. One that can be had by a weak reference is left as it is. */
+static inline void jm_adopt(PyObject *each)
+{
+#ifdef Py_GIL_DISABLED
+    if (each->ob_ref_local == 1 && each->ob_ref_shared == 0 && each->ob_tid != _Py_ThreadId()) {
+        each->ob_tid = 0;
+        Py_SET_REFCNT(each, 1);
     }
 #else
     (void)each;

@@ -1,12 +1,16 @@
 """What differs between CPython versions; see pycompat.h."""
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 
 cdef extern from "c/pycompat.h":
     PyObject *jm_dict_get(object dict_, object key) except? NULL  # a new reference, or NULL: no such key
+    uint64_t jm_layer_key(PyObject *layer_id) noexcept  # dimension << 16 | layer; 0: not two ints that can be one
+    object jm_own_method(object kind, object inherited, object method)  # called faster on objects of that very class
+    object jm_stolen(PyObject *each)  # the caller's reference, as an object
     Py_ssize_t jm_refcount(PyObject *each) noexcept  # without counting the caller's temporary
     Py_ssize_t jm_dict_shared_values(object dict_, Py_ssize_t *n_values) noexcept  # those that others refer to
     void jm_disown(PyObject *each) noexcept  # free it at once with its last reference; before others know it
+    void jm_adopt(PyObject *each) noexcept  # the same of another thread's, of which the caller has the one reference
     void jm_disown_memoryview(PyObject *each) noexcept  # the same for a memoryview, and for what holds its buffer
     void jm_disown_view(const uint8_t[::1] view) noexcept  # the same for what holds the buffer of a typed memoryview

@@ -1,0 +1,36 @@
+"""Shelf: the views that were read before, where one search finds them."""
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from jessy_mem._core.c.doors cimport jm_door, jm_hall
+from jessy_mem._core.kernels.flat cimport Flat
+
+
+cdef struct Nook:      # what one Reader keeps for itself
+    Flat flat          # key -> a reference to its own view
+    jm_door *door      # behind which its owner reads and writes `flat`
+    Nook *next
+
+
+cdef class Shelf:
+    cdef jm_hall hall
+    cdef Flat flat     # key -> LayerView, a pointer without a reference
+    cdef Nook *nooks   # of the Readers there are
+
+    # Keep `view` for `key`, unless the region that has it is another edition now than was `seen`. `row`: the thread's.
+    cdef void put(
+        self, unsigned int row, uint64_t key, PyObject *view, const uint64_t *edition, uint64_t seen
+    ) noexcept
+    # Between the two nobody reads here, and the region whose `edition` it is may drop those `layers` of its views. They
+    # are not found any more, and none is put in; what Readers kept of them goes to `dropped`, to go when all is done.
+    cdef int begin(self, uint64_t *edition, uint64_t dimension, object layers, list dropped) except -1
+    cdef void end(self, uint64_t *edition) noexcept
+    # The same without a region. One that leaves for good begins above and ends here, one that comes the other way round.
+    cdef void change_begin(self) noexcept
+    cdef void change_end(self) noexcept
+    cdef int take(self, uint64_t dimension, object layers, list dropped) except -1
+    # How many of the references to Images and views of a region, whose `views` these are, are of Readers only.
+    cdef Py_ssize_t count_own(self, uint64_t dimension, dict views) except -1
+    # Let changes know of a Reader's nook, and no more.
+    cdef void add_nook(self, Nook *nook) noexcept
+    cdef void remove_nook(self, Nook *nook) noexcept

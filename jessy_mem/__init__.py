@@ -3,7 +3,7 @@
 ==============  ====================================================================================
 to              there is
 ==============  ====================================================================================
-read            :class:`MmapManager`, :class:`LayerView`, :class:`LayerId`, :class:`ContextCollection`
+read            :class:`MmapManager`, :class:`Reader`, :class:`LayerView`, :class:`LayerId`, :class:`ContextCollection`
 write           :class:`RegionBuilder`, :class:`LayerSpec`, :class:`MmapRegion` (one file, no manager)
 allocate        :class:`PoolAllocator`, :class:`Block`
 measure         :class:`MemoryStats`, :class:`LatencyHistogram`, :func:`metrics`; :mod:`jessy_mem.exporters`
@@ -38,6 +38,7 @@ except ImportError as error:
         "there: pip install -e ."
     ) from None
 from jessy_mem._core.pool import Block, PoolAllocator
+from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.view import LayerView
 from jessy_mem.advice import ReplayResult, advise, parse_budget
@@ -139,6 +140,7 @@ __all__ = [
     "PoolAllocator",
     "PoolStats",
     "ReadOnly",
+    "Reader",
     "RegionBuilder",
     "RegionFile",
     "RegionNotFound",

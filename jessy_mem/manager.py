@@ -20,6 +20,7 @@ from jessy_mem import ending
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
+from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
 from jessy_mem.builder import LayerSpec
@@ -266,6 +267,19 @@ class MmapManager(RegionTable):
         """
         self._check_open()
         return copied(self, layer_ids, out, threads)
+
+    def reader(self) -> Reader:
+        """A Reader for this thread: it reads as this manager does, and shares with other threads nothing that is written.
+
+        For several threads that read the same layers on an interpreter without the GIL; docs/threading.md says when.
+
+        >>> from jessy_mem import MmapManager
+        >>> with MmapManager(simulation="never") as memory, memory.reader() as reader:
+        ...     reader.layers()
+        []
+        """
+        self._check_open()
+        return Reader(self)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

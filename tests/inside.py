@@ -68,6 +68,11 @@ def freed_bytes(memory: jm.MmapManager, dimension: int) -> int:
     return memory._holders.freed_bytes(dimension)
 
 
+def take_visits(memory: jm.MmapManager) -> list[int]:
+    """The dimensions that were read since this was last asked: the table tells its policy, before it evicts."""
+    return list(memory._take_visits())
+
+
 def watch_policy(memory: jm.MmapManager, watcher: Callable[[Any], Any]) -> Any:
     """Put `watcher` around the policy of eviction, and give it: whom that was asked for, no result tells."""
     victims = memory._victims

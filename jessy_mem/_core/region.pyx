@@ -27,7 +27,6 @@ from jessy_mem._core.guard cimport guard_install
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapping cimport memoryview_of
-from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport (
     Place,
     layer_number,

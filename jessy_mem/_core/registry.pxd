@@ -9,6 +9,12 @@ from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.view cimport LayerView
 
 
+# One layer as a LoadedContext.
+cdef object context_of(LayerView view)
+# Count an event that began at `begin_ticks`, and time it if events are timed.
+cdef void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept
+
+
 cdef class LayerRegistry:
     cdef dict regions                          # those of `_holders`: dimension -> MmapRegion
     cdef readonly object _regions              # the same for Python, which can only read it

@@ -169,8 +169,7 @@ cdef class LayerRegistry:
 
         Raises what `access_layer` raises; UnicodeDecodeError, naming the layer, if it is not text. Thread-safe.
         """
-        cdef LayerView view = self.read(layer_id)
-        context = LoadedContext(view.id, view.decode(), view.frequency, view.keywords, view.depth, view.source)
+        context = context_of(self.read(layer_id))
         jm_add_relaxed(&self.n_copies, 1)
         return context
 
@@ -345,7 +344,7 @@ cdef class LayerRegistry:
     @property
     def _copies(self):
         """Payload copies made: decoded text, read_many, decompressed layers."""
-        return jm_load_relaxed(&self.n_copies)
+        return jm_load_relaxed(&self.n_copies) + self.shelf.count_copies()
 
     @property
     def _access_count(self):
@@ -376,6 +375,10 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
     if view != NULL:
         record(self._hits, begin_ticks, self._timed)
     return view
+
+
+cdef object context_of(LayerView view):
+    return LoadedContext(view.id, view.decode(), view.frequency, view.keywords, view.depth, view.source)
 
 
 cdef bint is_layer_id(object layer_id) noexcept:
@@ -422,7 +425,7 @@ def now_ticks():
     return jm_clock_ticks()
 
 
-cdef inline void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept:
+cdef void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept:
     if timed:
         histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
     else:

@@ -9,6 +9,7 @@ from jessy_mem._core.kernels.flat cimport Flat
 cdef struct Nook:      # what one Reader keeps for itself
     Flat flat          # key -> a reference to its own view
     jm_door *door      # behind which its owner reads and writes `flat`
+    uint64_t n_copies  # atomic; payload copies made by its owner
     Nook *next
 
 
@@ -31,6 +32,8 @@ cdef class Shelf:
     cdef int take(self, uint64_t dimension, object layers, list dropped) except -1
     # How many of the references to Images and views of a region, whose `views` these are, are of Readers only.
     cdef Py_ssize_t count_own(self, uint64_t dimension, dict views) except -1
+    # Payload copies made by the Readers there are.
+    cdef uint64_t count_copies(self) noexcept
     # Let changes know of a Reader's nook, and no more.
     cdef void add_nook(self, Nook *nook) noexcept
     cdef void remove_nook(self, Nook *nook) noexcept

@@ -137,6 +137,17 @@ cdef class Shelf:
             self.change_end()
         return n_own
 
+    cdef uint64_t count_copies(self) noexcept:
+        cdef Nook *nook
+        cdef uint64_t n_copies = 0
+        jm_hall_lock(&self.hall)
+        nook = self.nooks
+        while nook != NULL:
+            n_copies += jm_load_relaxed(&nook.n_copies)
+            nook = nook.next
+        jm_hall_unlock(&self.hall)
+        return n_copies
+
     cdef void add_nook(self, Nook *nook) noexcept:
         jm_hall_lock(&self.hall)
         nook.next = self.nooks

@@ -31,3 +31,5 @@ cdef class LayerView:
 # The view of layer number `i` of an image, its content compared with its checksum. `allocate`: n_bytes -> writable
 # buffer for a decompressed layer.
 cdef LayerView make_view(Image image, uint32_t i, object allocate)
+# Another view of the same bytes, for one thread alone.
+cdef LayerView copy_of(LayerView view)

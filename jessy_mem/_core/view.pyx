@@ -279,3 +279,13 @@ cdef int decompress(LayerView view, LayerEntry *entry, allocate) except -1:
         copy = payload
         view.data = &copy[0]
     return 0
+
+
+cdef LayerView copy_of(LayerView view):
+    cdef LayerView copy = LayerView.__new__(LayerView)
+    copy.image, copy.entry, copy.data, copy.size_bytes = view.image, view.entry, view.data, view.size_bytes
+    copy.id, copy.keywords = view.id, view.keywords
+    copy.says_text, copy.highest = view.says_text, jm_flag_load_relaxed(&view.highest)
+    if view.payload is not None:
+        copy.payload = view  # which keeps the decompressed bytes, and counts them
+    return copy

@@ -25,7 +25,7 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 670, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     whole guard records mapping changes fault format head packing budget image mapped folder merge arena pool counts
-    latency stack sheet index view gather shelf region holders registry lender
+    latency stack sheet index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
     errors leases sealed given sizes units looks notebook notices compression eviction layout stats trace

@@ -59,6 +59,17 @@ static int jm_hall_begin(jm_hall *hall, int n_doors)
 
 static void jm_hall_end(jm_hall *hall) { free(hall->doors); }
 
+/* A door beside those of the rows; NULL without memory. */
+static jm_door *jm_door_begin(void)
+{
+    jm_door *door = (jm_door *)aligned_alloc(JM_CACHE_LINE, sizeof(jm_door));
+    if (door != NULL)
+        door->inside = 0;
+    return door;
+}
+
+static void jm_door_end(jm_door *door) { free(door); }
+
 /* Whether the reader is inside; else somebody changes what it wanted to read. */
 static inline int jm_door_enter(const jm_hall *hall, jm_door *door)
 {
@@ -120,6 +131,12 @@ static inline void jm_hall_unlock(jm_hall *hall) { jm_store_release(&hall->lock,
 
 static inline int jm_hall_begin(jm_hall *hall, int n_doors) { return 1; }
 static inline void jm_hall_end(jm_hall *hall) {}
+static inline jm_door *jm_door_begin(void)
+{
+    static jm_door none;
+    return &none;
+}
+static inline void jm_door_end(jm_door *door) {}
 static inline int jm_door_enter(const jm_hall *hall, jm_door *door) { return 1; }
 static inline void jm_door_leave(jm_door *door) {}
 static inline int jm_hall_enter(const jm_hall *hall, unsigned row) { return 1; }

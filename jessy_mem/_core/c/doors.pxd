@@ -9,6 +9,8 @@ cdef extern from "c/doors.h" nogil:
 
     bint jm_hall_begin(jm_hall *hall, int n_doors) noexcept
     void jm_hall_end(jm_hall *hall) noexcept
+    jm_door *jm_door_begin() noexcept
+    void jm_door_end(jm_door *door) noexcept
     bint jm_door_enter(const jm_hall *hall, jm_door *door) noexcept
     void jm_door_leave(jm_door *door) noexcept
     bint jm_hall_enter(const jm_hall *hall, unsigned int row) noexcept

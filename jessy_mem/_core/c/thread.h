@@ -70,4 +70,15 @@ static inline unsigned jm_thread_number(void)
     return __builtin_expect(plus_1 != 0, 1) ? plus_1 - 1 : jm_thread_claim();
 }
 
+static uint64_t jm_thread_serials;                  /* how many threads were given one */
+static JM_THREAD_LOCAL uint64_t jm_thread_serial_of; /* 0: this thread has none yet */
+
+/* A number that no other thread has or had. */
+static inline uint64_t jm_thread_serial(void)
+{
+    if (__builtin_expect(jm_thread_serial_of == 0, 0))
+        jm_thread_serial_of = jm_add_relaxed(&jm_thread_serials, 1) + 1;
+    return jm_thread_serial_of;
+}
+
 #endif

@@ -1,5 +1,5 @@
 """A small number for each live thread; see thread.h."""
-
+from libc.stdint cimport uint64_t
 
 cdef extern from "c/thread.h" nogil:
     enum:
@@ -9,3 +9,4 @@ cdef extern from "c/thread.h" nogil:
     unsigned int jm_thread_row() noexcept
     unsigned int jm_thread_end() noexcept
     void jm_thread_yield() noexcept
+    uint64_t jm_thread_serial() noexcept  # no other thread has it, or had it

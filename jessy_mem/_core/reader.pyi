@@ -1,0 +1,33 @@
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, final
+
+from jessy_mem._core.records import LoadedContext
+from jessy_mem._core.registry import LayerRegistry
+from jessy_mem._core.view import LayerView
+from jessy_mem.context import LayerBatch
+from jessy_mem.layout import LayerId
+
+@final
+class Reader:
+    def __init__(self, manager: LayerRegistry) -> None: ...
+    def access_layer(self, layer_id: tuple[int, int], /) -> LayerView: ...
+    def __getitem__(self, layer_id: tuple[int, int], /) -> LayerView: ...
+    def load_context(self, layer_id: tuple[int, int]) -> LoadedContext: ...
+    def access_many(self, layer_ids: Iterable[tuple[int, int]], /) -> list[LayerView]: ...
+    def read_many(
+        self, layer_ids: Iterable[tuple[int, int]], *, out: Any = None, threads: int | None = None
+    ) -> LayerBatch: ...
+    def layers(
+        self,
+        dimension: int | None = None,
+        keyword: str | None = None,
+        frequency: tuple[float, float] | None = None,
+        *,
+        name: str | None = None,
+        since_ns: int | None = None,
+        before_ns: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[LayerId]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc_info: object) -> None: ...

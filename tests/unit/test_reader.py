@@ -1,0 +1,303 @@
+"""A Reader reads as its manager does, keeps views of its own, and holds nothing that the manager let go of."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import sys
+import threading
+
+import inside
+import pytest
+from world import content_of, generation_of, manager
+
+import jessy_mem as jm
+from jessy_mem import compression
+
+LAYERS = [(dimension, layer) for dimension in (1, 2) for layer in range(4)]
+
+
+@pytest.fixture
+def memory(world):
+    world.write_all(1, 2)
+    with manager(world) as memory:
+        memory.load_all()
+        yield memory
+
+
+def in_thread(call):
+    """What `call` returns, or raises, in another thread."""
+    found = []
+
+    def target():
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_reads_what_the_manager_reads(memory):
+    with memory.reader() as reader:
+        for layer_id in LAYERS:
+            view = reader[layer_id]
+            assert view is reader.access_layer(layer_id) is reader[jm.LayerId(*layer_id)]
+            assert bytes(view) == content_of(*layer_id)
+            ours, theirs = [
+                (each.id, each.keywords, each.depth, each.frequency, each.source, dict(each.attributes), each.n_bytes)
+                for each in (view, memory[layer_id])
+            ]
+            assert ours == theirs
+            assert view is not memory[layer_id]
+        assert reader.access_many(LAYERS) == [reader[layer_id] for layer_id in LAYERS]
+        assert reader.layers() == memory.layers()
+        assert reader.layers(2, frequency=(0.5, 1)) == memory.layers(2, frequency=(0.5, 1))
+        ours, theirs = reader.read_many(LAYERS), memory.read_many(LAYERS)
+        assert bytes(ours.data) == bytes(theirs.data)
+
+
+def test_text_is_counted_as_the_manager_counts_it(world):
+    path = jm.region_path(world.base, 1)
+    jm.RegionBuilder(1, "Text").add_layer(jm.LayerSpec(text="some text")).write(path)
+    with manager(world) as memory:
+        memory.load_all()
+        with memory.reader() as reader:
+            assert reader.load_context((1, 0)) == memory.load_context((1, 0))
+            before = memory.get_stats().copies
+            assert before == 2
+            reader.load_context((1, 0))
+            assert memory.get_stats().copies == 3
+        assert memory.get_stats().copies == 3
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_hits_are_counted_also_after_the_end(world, timed):
+    world.write_all(1)
+    with manager(world, record_latency=timed) as memory:
+        memory.load_all()
+        with memory.reader() as reader:
+            for _ in range(10):
+                reader[1, 0]
+            assert memory.get_stats().access_count == 10
+        stats = memory.get_stats()
+        assert stats.access_count == 10
+        assert stats.access_latency.count == (9 if timed else 0)
+
+
+def test_errors_are_the_manager_s(memory):
+    with memory.reader() as reader:
+        for wrong, error in (((1, 9), jm.LayerNotFound), ((3, 0), jm.LayerNotFound), ((1.0, 0), TypeError), (1, TypeError)):
+            with pytest.raises(error):
+                reader[wrong]
+            with pytest.raises(error):
+                reader.access_layer(wrong)
+            with pytest.raises(error):
+                reader.load_context(wrong)
+
+
+def test_belongs_to_the_thread_that_made_it(memory):
+    reader = memory.reader()
+    view = reader[1, 0]
+    for call in (
+        lambda: reader[1, 0], lambda: reader.access_layer((1, 0)), lambda: reader.load_context((1, 0)),
+        lambda: reader.access_many([(1, 0)]), lambda: reader.read_many([(1, 0)]), reader.layers, reader.close,
+        reader.__enter__,
+    ):  # fmt: skip
+        assert isinstance(in_thread(call), RuntimeError)
+    assert reader[1, 0] is view
+    other = in_thread(memory.reader)
+    # Its thread has ended, and a new one may be where that was.
+    assert isinstance(in_thread(lambda: other[1, 0]), RuntimeError)
+    with pytest.raises(RuntimeError):
+        other[1, 0]
+
+
+def test_closed(memory):
+    reader = memory.reader()
+    view = reader[1, 0]
+    assert "MmapManager" in repr(reader)
+    reader.close()
+    reader.close()
+    assert repr(reader) == "<Reader closed>"
+    for call in (lambda: reader[1, 0], reader.layers, reader.__enter__, lambda: reader.read_many([(1, 0)])):
+        with pytest.raises(jm.ManagerClosed):
+            call()
+    assert bytes(view) == content_of(1, 0)
+
+
+def test_of_a_closed_manager(memory):
+    reader = memory.reader()
+    view = reader[1, 0]
+    memory.close()
+    for call in (lambda: reader[1, 0], lambda: reader[1, 1], reader.layers, memory.reader):
+        with pytest.raises(jm.ManagerClosed):
+            call()
+    assert bytes(view) == content_of(1, 0)
+
+
+def test_keeps_its_manager(world):
+    world.write_all(1)
+    memory = manager(world)
+    memory.load_all()
+    reader = memory.reader()
+    del memory
+    gc.collect()
+    assert bytes(reader[1, 0]) == content_of(1, 0)
+
+
+def test_cycle_with_its_manager_is_collected(world):
+    world.write_all(1)
+    memory = manager(world)
+    memory.load_all()
+    memory.own = memory.reader()
+    memory.own[1, 0]
+    number = memory.number
+    del memory
+    gc.collect()
+    assert number not in [each.number for each in jm.manager.open_managers()]
+
+
+def test_cannot_be_pickled(memory):
+    with pytest.raises(TypeError, match="one thread"):
+        pickle.dumps(memory.reader())
+
+
+def update(memory, world):
+    memory.update_layer((1, 0), jm.LayerSpec(content=content_of(1, 0, 2)))
+
+
+def reload(memory, world):
+    world.write(1, generation=2)
+    memory.reload_dimension(1)
+
+
+def load_again(memory, world):
+    world.write(1, generation=2)
+    memory.unload_dimension(1)
+    memory.load_dimension(1)
+
+
+def evict(memory, world):
+    world.write(1, generation=2)
+    inside.evict(memory, 1)
+
+
+def by_another(memory, world):
+    with manager(world) as other:
+        other.load_all()
+        other.append_layer(2, jm.LayerSpec(text="more"))
+        memory.refresh()  # with the page on which changes are told, which was not there before
+        update(other, world)
+
+
+@pytest.mark.parametrize("change", [update, reload, load_again, evict, by_another])
+def test_follows_what_changes(memory, world, change):
+    with memory.reader() as reader:
+        before = [reader[layer_id] for layer_id in LAYERS]
+        change(memory, world)
+        assert [generation_of(bytes(reader[1, 0])) for _ in range(3)] == [2, 2, 2]
+        assert reader[1, 0] is reader[1, 0] is not before[0]
+        assert generation_of(bytes(before[0])) == 1
+        assert [reader[2, layer] for layer in range(4)] == before[4:]
+
+
+def test_what_has_gone_is_not_found(memory):
+    with memory.reader() as reader:
+        view = reader[1, 0]
+        memory.unload_dimension(1)
+        with pytest.raises(jm.LayerNotFound):
+            reader[1, 0]
+        assert bytes(view) == content_of(1, 0)
+
+
+def test_reads_in_a_snapshot_of_its_thread(memory, world):
+    with memory.reader() as reader:
+        view = reader[1, 0]
+        with memory.snapshot():
+            update(memory, world)
+            assert generation_of(bytes(reader[1, 0])) == 1
+        assert generation_of(bytes(reader[1, 0])) == 2
+        assert generation_of(bytes(view)) == 1
+
+
+def test_what_it_keeps_is_no_lease_and_what_it_gave_is_one(memory):
+    with memory.reader() as reader:
+        for layer_id in LAYERS:
+            reader[layer_id]
+        assert memory.leases() == []
+        assert memory.get_stats().leased_bytes == 0
+        view = reader[1, 0]
+        assert [(lease.dimension, lease.n_views) for lease in memory.leases()] == [(1, 1)]
+        assert inside.freed_bytes(memory, 1) == 0
+        assert inside.freed_bytes(memory, 2) > 0
+        part = reader[2, 0][:10]
+        assert [(lease.dimension, lease.n_views) for lease in memory.leases()] == [(1, 1), (2, 1)]
+        del view, part
+        assert memory.leases() == []
+
+
+def test_idle_reader_keeps_nothing_of_what_is_evicted(memory, world):
+    with memory.reader() as reader:
+        for layer_id in LAYERS:
+            reader[layer_id]
+        mapped = memory.get_stats().total_used_bytes
+        assert mapped > 0
+        in_thread(lambda: inside.evict(memory))
+        assert memory.get_stats().total_used_bytes == 0
+        assert memory.leases() == []
+        assert bytes(reader[1, 0]) == content_of(1, 0)
+
+
+def test_its_reads_are_seen_by_eviction(memory):
+    with memory.reader() as reader:
+        reader[1, 0], reader[2, 0]
+        inside.take_visits(memory)
+        for _ in range(3):
+            reader[2, 0]
+        assert inside.take_visits(memory) == [2]
+
+
+@pytest.mark.skipif(not compression.is_available(), reason="no zstd")
+def test_decompressed_layers_are_shared_and_given_back(world):
+    path = jm.region_path(world.base, 1)
+    jm.RegionBuilder(1, "Text").add_layer(jm.LayerSpec(text="again " * 2000, compress=True)).write(path)
+    with manager(world) as memory:
+        memory.load_all()
+        with memory.reader() as reader:
+            assert reader[1, 0].text == "again " * 2000
+            assert reader[1, 0].source == "pool"
+            assert memory.leases() == []
+            view = reader[1, 0]
+            assert len(memory.leases()) == 1
+            memory.unload_dimension(1)
+            assert memory.get_stats().leased_bytes > 0
+            assert view.text == "again " * 2000
+            del view
+            assert memory.get_stats().total_used_bytes == 0
+
+
+def test_memory_of_each_layer(world):
+    world.write_all(1, n_layers=3000, n_bytes=100)
+    with manager(world) as memory, memory.reader() as reader:
+        memory.load_all()
+        view = reader[1, 0]
+        # A table has 16 bytes a cell, and 4/3 to 8/3 cells for each layer: 32 on the average.
+        allocated = (sys.getsizeof(view) + 15) // 16 * 16
+        assert allocated + 32 <= 150
+
+
+def test_several_readers_of_one_manager(memory, world):
+    with memory.reader() as one, memory.reader() as other:
+        views = one[1, 0], other[1, 0]
+        assert views[0] is not views[1]
+        assert len(memory.leases()) == 1
+        assert memory.leases()[0].n_views == 2
+        update(memory, world)
+        assert [generation_of(bytes(each[1, 0])) for each in (one, other)] == [2, 2]
+        one.close()
+        update(memory, world)
+        assert bytes(other[1, 0]) == content_of(1, 0, 2)

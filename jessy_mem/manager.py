@@ -22,7 +22,7 @@ from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import now_ticks, record_since
+from jessy_mem._core.registry import now_ticks, own_access_layer, record_since
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
@@ -269,7 +269,7 @@ class MmapManager(RegionTable):
         return copied(self, layer_ids, out, threads)
 
     def reader(self) -> Reader:
-        """A Reader for this thread: it reads as this manager does, and shares with other threads nothing that is written.
+        """A Reader for this thread, which shares with other threads nothing that is written on a hit.
 
         For several threads that read the same layers on an interpreter without the GIL; docs/threading.md says when.
 
@@ -650,3 +650,6 @@ class MmapManager(RegionTable):
 
 
 Mapping.register(MmapManager)
+
+
+own_access_layer(MmapManager)

@@ -25,7 +25,6 @@ from jessy_mem._core.mapping import Mapping as Mapped
 from jessy_mem._core.mapping import UnmapTogether, private_memory
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.registry import own_access_layer
 from jessy_mem._core.whole import whole
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.config import MemoryConfig
@@ -68,10 +67,6 @@ class RegionTable(BlockLender):
     `_relieve(table, segment, refusal, allow_drop)` makes room in another way than by eviction, and says whether it did;
     it is called with no lock held. A table alone cannot.
     """
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        own_access_layer(cls)
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config

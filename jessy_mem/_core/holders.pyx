@@ -7,7 +7,8 @@ Nothing is told when a view dies; whoever asks reads counts that exist anyway:
 
 A region has one reference from the table, its stack one from the region, a view one from its region, an Image one from
 the stack and one from each of its views, also from those that Readers made for themselves. What is above that is a
-holder's: a region or a stack that was handed out, a view, a memoryview. The files of a stack come and go together, so they are leased and evicted together.
+holder's: a region or a stack that was handed out, a view, a memoryview. The files of a stack come and go together, so
+they are leased and evicted together.
 
 HAZARD: who counts must not count himself. A region is looked at as the table holds it, through a borrowed pointer, or
 as the one variable that is left of it; nothing that can run other code stands between the look and its use. The caller

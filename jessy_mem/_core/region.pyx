@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
-from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
+from jessy_mem._core.format cimport CODEC_RAW
 from jessy_mem._core.guard cimport guard_install
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_slice
@@ -319,7 +319,7 @@ cdef class MmapRegion:
         cdef Place place
         if not stack_find(stack, layer_number(layer), &place):
             raise self.not_found(stack, layer)
-        return stack_bytes(stack[:place.file]) + entry_at(stack, &place).content_off_bytes
+        return stack_bytes(stack[:place.file]) + image_at(stack, &place).layers[place.entry].content_off_bytes
 
     def verify(self, progress=None):
         """All damage of all files, as a list of errors; empty if they are sound. Reads every byte, without the GIL.
@@ -342,7 +342,6 @@ cdef class MmapRegion:
 
     def residency(self):
         """The share of the pages of all files that are in memory, 0..1."""
-        cdef Image image
         return stack_residency(self.current())
 
     def prefetch(self, layers=None, bint wait=False):
@@ -412,7 +411,6 @@ cdef class MmapRegion:
     cdef int change_begin(self, layers, list dropped) except -1:
         if self.shelf is not None:
             self.shelf.begin(&self.edition, base_of(self.stack).dimension_id, layers, dropped)
-        return 0
 
     cdef void change_end(self) noexcept:
         if self.shelf is not None:
@@ -466,11 +464,6 @@ cdef class MmapRegion:
     def _repr_html_(self):
         from jessy_mem.notebook import region
         return region(self)
-
-
-cdef inline LayerEntry *entry_at(tuple stack, const Place *place) noexcept:
-    """Of a stack that the caller holds."""
-    return &(<Image> PyTuple_GET_ITEM(stack, place.file)).layers[place.entry]
 
 
 def make_region(images, bint immutable, allocate, uint64_t max_decompressed_bytes=0):

@@ -46,6 +46,7 @@ cdef class LayerRegistry:
     cdef tuple stack_to_read(self, object dimension)
     # Mark a view and its region as read, and remember its dimension for eviction.
     cdef int visit(self, MmapRegion region, LayerView view) except -1
+    cdef int forget_rounds(self) except -1
     cdef int mark(self, MmapRegion region, object dimension) except -1
     # Let later hits find it, unless `region` is another edition by now.
     cdef void shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept

@@ -1,10 +1,10 @@
 """The read path: (dimension, layer) -> LayerView.
 
-HAZARD: this is called from every thread, millions of times a second, while dimensions come and go. A hit takes one search
-in a flat table, the shelf, and returns an object that exists; it takes no lock, allocates nothing, and writes only to
-counters of its own thread. What is not on the shelf, or was not read since eviction last asked, is read in another way,
-and is on the shelf then. A generation is replaced by one assignment to `_regions`, so a reader finds the old region or
-the new one, whole.
+HAZARD: this is called from every thread, millions of times a second, while dimensions come and go. A hit takes one
+search in a flat table, the shelf, and returns an object that exists; it takes no lock, allocates nothing, and writes
+only to counters of its own thread. What is not on the shelf, or was not read since eviction last asked, is read in
+another way, and is on the shelf then. A generation is replaced by one assignment to `_regions`, so a reader finds the
+old region or the new one, whole.
 
     shelf: {dimension << 16 | layer: LayerView}
         |  miss
@@ -48,7 +48,6 @@ from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.flat cimport flat_find
 from jessy_mem._core.latency cimport LatencyHistogram
 from jessy_mem._core.region cimport MmapRegion
-from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport Place, stack_find
 from jessy_mem._core.view cimport LayerView
 
@@ -59,6 +58,7 @@ from jessy_mem.layout import LayerId
 jm_clock_init()
 
 cdef enum:
+    LAST_ROUND = 0xFFFF
     SHUT = 1                  # no page has this number: they begin at 2**62, and none is 0
     LOOK_EVERY_NS = 100000000
 
@@ -242,8 +242,20 @@ cdef class LayerRegistry:
             if region is not None:
                 jm_flag_store_relaxed(&region.visited, 0)
         if taken:
-            jm_short_store_release(&self.round, self.round % 0xFFFF + 1)  # 0 is that of a view that was not read again
+            if self.round == LAST_ROUND:
+                self.forget_rounds()
+            jm_short_store_release(&self.round, self.round % LAST_ROUND + 1)  # 0: that of a view that was not read again
         return dict.fromkeys(taken)
+
+    cdef int forget_rounds(self) except -1:
+        """Before rounds begin anew: no view keeps the number of an old one, and would be taken for one that was read."""
+        cdef MmapRegion region
+        cdef LayerView view
+        for region in list(self.regions.values()):
+            for view in list(region.views.values()):
+                jm_short_store_relaxed(&view.visited, 0)
+        self.shelf.forget_rounds()
+        return 0
 
     def _use_tracers(self, tuple tracers not None):
         """Tell `tracers` of each access from now on; the caller holds the table's lock."""

@@ -26,12 +26,14 @@ cdef class Shelf:
     # are not found any more, and none is put in; what Readers kept of them goes to `dropped`, to go when all is done.
     cdef int begin(self, uint64_t *edition, uint64_t dimension, object layers, list dropped) except -1
     cdef void end(self, uint64_t *edition) noexcept
-    # The same without a region. One that leaves for good begins above and ends here, one that comes the other way round.
+    # The same without a region: one that leaves for good begins above and ends here, one that comes the other way.
     cdef void change_begin(self) noexcept
     cdef void change_end(self) noexcept
     cdef int take(self, uint64_t dimension, object layers, list dropped) except -1
     # How many of the references to Images and views of a region, whose `views` these are, are of Readers only.
     cdef Py_ssize_t count_own(self, uint64_t dimension, dict views) except -1
+    # No view of a Reader is one that was read in a round of eviction.
+    cdef void forget_rounds(self) noexcept
     # Payload copies made by the Readers there are.
     cdef uint64_t count_copies(self) noexcept
     # Let changes know of a Reader's nook, and no more.

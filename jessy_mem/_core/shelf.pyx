@@ -17,14 +17,16 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
-from jessy_mem._core.c.atomic cimport jm_load_acquire, jm_load_relaxed, jm_store_release
+from jessy_mem._core.c.atomic cimport jm_load_acquire, jm_load_relaxed, jm_short_store_relaxed, jm_store_release
 from jessy_mem._core.c.doors cimport (
-    jm_change_begin, jm_change_end, jm_door_wait, jm_hall_begin, jm_hall_end, jm_hall_enter, jm_hall_leave, jm_hall_lock,
-    jm_hall_unlock
+    jm_change_begin, jm_change_end, jm_door_wait, jm_hall_begin, jm_hall_end, jm_hall_enter, jm_hall_leave,
+    jm_hall_lock, jm_hall_unlock
 )
 from jessy_mem._core.c.pycompat cimport jm_adopt, jm_refcount, jm_stolen
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS
-from jessy_mem._core.kernels.flat cimport flat_begin, flat_find, flat_grow, flat_has_room, flat_put, flat_remove
+from jessy_mem._core.kernels.flat cimport (
+    GONE, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put, flat_remove
+)
 from jessy_mem._core.view cimport LayerView
 
 
@@ -136,6 +138,20 @@ cdef class Shelf:
             jm_hall_unlock(&self.hall)
             self.change_end()
         return n_own
+
+    cdef void forget_rounds(self) noexcept:
+        cdef Nook *nook
+        cdef uint64_t i
+        self.change_begin()
+        jm_hall_lock(&self.hall)
+        nook = self.nooks
+        while nook != NULL:
+            for i in range(flat_cells(&nook.flat)):
+                if nook.flat.cells[i].key > GONE:
+                    jm_short_store_relaxed(&(<LayerView> nook.flat.cells[i].value).visited, 0)
+            nook = nook.next
+        jm_hall_unlock(&self.hall)
+        self.change_end()
 
     cdef uint64_t count_copies(self) noexcept:
         cdef Nook *nook

@@ -7,12 +7,11 @@ from jessy_mem._core.image cimport Image
 cdef class LayerView:
     cdef object __weakref__
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
-    cdef object payload              # the owner of decompressed bytes, or None; of a copy, the view that it is of
+    cdef object payload              # (owner of decompressed bytes, its size), or None; of a copy, the view that it is of
     cdef object known_attributes     # a read-only mapping, once asked for; None before, and if nested
-    cdef uint64_t payload_bytes      # its memory, which image.decompressed_bytes counts
     cdef const uint8_t *data         # inside image or payload
     cdef Py_ssize_t size_bytes
-    cdef uint32_t entry              # which layer of the image it is
+    cdef uint16_t entry              # which layer of the image it is
     cdef uint8_t faulted             # atomic flag: the pages were touched once
     cdef uint8_t says_text           # the file knows the content as UTF-8, and counts its characters; a hint
     cdef uint8_t highest             # atomic flag: its highest byte, once it was decoded, which tells the width; a hint

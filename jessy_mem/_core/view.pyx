@@ -62,8 +62,8 @@ cdef class LayerView:
         raise TypeError("LayerView: access_layer() and MmapRegion.layer() make these")
 
     def __dealloc__(self):
-        if self.payload_bytes:
-            jm_sub_relaxed(&self.image.decompressed_bytes, self.payload_bytes)
+        if type(self.payload) is tuple:
+            jm_sub_relaxed(&self.image.decompressed_bytes, <uint64_t> self.payload[1])
 
     @property
     def n_bytes(self):
@@ -272,9 +272,9 @@ cdef int decompress(LayerView view, LayerEntry *entry, allocate) except -1:
     payload = allocate(entry.raw_bytes)
     if not compression.decompress(memoryview(view), entry.raw_bytes, memoryview(payload)):
         raise view.image.frame_error(view.entry)
-    view.payload, view.size_bytes = payload, entry.raw_bytes
-    view.payload_bytes = getattr(payload, "capacity", entry.raw_bytes)
-    jm_add_relaxed(&view.image.decompressed_bytes, view.payload_bytes)
+    n_bytes = getattr(payload, "capacity", entry.raw_bytes)
+    view.payload, view.size_bytes = (payload, n_bytes), entry.raw_bytes
+    jm_add_relaxed(&view.image.decompressed_bytes, <uint64_t> n_bytes)
     if entry.raw_bytes:
         copy = payload
         view.data = &copy[0]

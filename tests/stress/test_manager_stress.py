@@ -67,10 +67,12 @@ class Storm:
         rng = random.Random(number)
         n_reads = n_refused = 0
         generations = set()
+        reader = self.memory if number % 2 else None  # else one of its own
         while not self.stop.is_set():
             dimension, layer = rng.choice(self.dimensions), rng.randrange(N_LAYERS)
             try:
-                generations.add(self.read_one(rng.randrange(8), dimension, layer))
+                reader = self.memory.reader() if reader is None else reader
+                generations.add(self.read_one(rng.randrange(8), dimension, layer, reader))
                 n_reads += 1
             except self.allowed:
                 n_refused += 1
@@ -80,7 +82,7 @@ class Storm:
             self.n_refused += n_refused
             self.generations |= generations
 
-    def read_one(self, way, dimension, layer):
+    def read_one(self, way, dimension, layer, reader=None):
         """Read one layer in one of the ways there are; its generation. ValueError if it is not whole."""
         memory = self.memory
         if way == 0:
@@ -93,7 +95,7 @@ class Storm:
             region = memory.region(dimension)
             data = region.access(region.content_offset(layer), 1000)
         else:
-            view = memory.access_layer((dimension, layer))
+            view = (reader or memory).access_layer((dimension, layer))
             assert view.id == (dimension, layer)
             data = view
         generation = generation_of(bytes(data))
@@ -153,7 +155,8 @@ def check_quiet(memory, world, dimensions):
     if HAS_PROC:
         mapped = [line for line in mapped_regions() if str(world.base) in line or "/memfd:" in line]
         assert len(mapped) == stats.active_regions
-    assert stats.access_count == stats.access_latency.count + stats.first_touch_latency.count
+    # What read_many copies is counted, and not timed one by one.
+    assert stats.access_count >= stats.access_latency.count + stats.first_touch_latency.count
 
 
 def test_reads_during_reloads_are_whole_generations(world):

@@ -90,7 +90,8 @@ def test_hits_are_counted_also_after_the_end(world, timed):
 
 def test_errors_are_the_manager_s(memory):
     with memory.reader() as reader:
-        for wrong, error in (((1, 9), jm.LayerNotFound), ((3, 0), jm.LayerNotFound), ((1.0, 0), TypeError), (1, TypeError)):
+        missing = [((1, 9), jm.LayerNotFound), ((3, 0), jm.LayerNotFound)]
+        for wrong, error in [*missing, ((1.0, 0), TypeError), (1, TypeError)]:
             with pytest.raises(error):
                 reader[wrong]
             with pytest.raises(error):

@@ -51,12 +51,21 @@ def test_what_has_changed_is_not_found_any_more(world, change):
         assert memory[2, 0] is other[2] is other[0]
 
 
-@pytest.mark.parametrize("change", [lambda memory: memory.unload_dimension(1), lambda memory: memory.remove_layer((1, 0))])
+def unload(memory):
+    memory.unload_dimension(1)
+
+
+def remove(memory):
+    memory.remove_layer((1, 0))
+
+
+@pytest.mark.parametrize("change", [unload, remove])
 def test_what_has_gone_is_not_found_any_more(world, change):
     world.write_all(1)
     with manager(world) as memory:
         memory.load_all()
-        view = [memory[1, 0] for _ in range(3)][0]
+        view = memory[1, 0]
+        assert all(memory[1, 0] is view for _ in range(3))
         change(memory)
         for _ in range(2):
             with pytest.raises(jm.LayerNotFound):
@@ -68,7 +77,8 @@ def test_closed_manager_finds_nothing(world):
     world.write_all(1)
     with manager(world) as memory:
         memory.load_all()
-        view = [memory[1, 0] for _ in range(3)][0]
+        view = memory[1, 0]
+        assert all(memory[1, 0] is view for _ in range(3))
     with pytest.raises(jm.ManagerClosed):
         memory[1, 0]
     assert bytes(view) == content_of(1, 0)
@@ -137,6 +147,23 @@ def test_first_hit_after_eviction_has_asked_is_noted_again(world):
         assert memory[2, 0] is views[-1]
         assert memory[2, 0] is views[-1]
         assert inside.take_visits(memory) == [2]
+
+
+def test_reads_are_noted_also_when_the_numbers_of_rounds_begin_anew(world):
+    world.write_all(1, 2)
+    with manager(world) as memory:
+        memory.load_all()
+        reader = memory.reader()
+        held = [memory[1, 0], memory[1, 0], reader[1, 0], reader[1, 0]]
+        assert inside.take_visits(memory) == [1]
+        for _ in range(2**16 - 2):  # until the number of that round is the number of this one
+            memory[2, 0], memory[2, 0]
+            inside.take_visits(memory)
+        assert inside.take_visits(memory) == []
+        assert memory[1, 0] is held[0]
+        assert inside.take_visits(memory) == [1]
+        reader[1, 0]
+        assert inside.take_visits(memory) == [1]
 
 
 def test_hits_are_counted_however_they_are_found(world):

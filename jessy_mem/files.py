@@ -324,7 +324,7 @@ class Files:
             done = False
         except builtins.MemoryError:  # of the package's own, too
             # What is remembered of it is what it is now.
-            done = change is None or exchange(dimension, region, (*images, _image_of(change, region)))
+            done = change is None or exchange(dimension, region, (*images, _image_of(change, region)), changes.keys())
             done = done and exchange(dimension, region, None)
         if not done:  # another thread has loaded it anew meanwhile
             self.table._refresh_dimension(dimension)

@@ -6,13 +6,12 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 
-enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, MALLOC, N_KINDS };
+enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, N_KINDS };
 
 static __thread int is_armed;
 static __thread long counts[N_KINDS]; /* calls of each kind since it was armed */
@@ -120,26 +119,4 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
     if (plain == NULL)
         plain = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))next("pthread_create");
     return fails(CLONE) ? failing_with : plain(thread, attributes, run, with);
-}
-
-/* Memory that the library asks for itself. What Python's objects need is left alone: code that Cython writes dereferences
-   NULL where there is no memory for a traceback. */
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-
-static int is_from_library(void *caller)
-{
-    Dl_info info;
-    return is_armed && dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "/jessy_mem/_core/") != NULL;
-}
-
-static int fails_for(void *caller) { return is_from_library(caller) && fails(MALLOC); }
-
-void *malloc(size_t n_bytes) { return fails_for(__builtin_return_address(0)) ? NULL : __libc_malloc(n_bytes); }
-void *calloc(size_t n, size_t n_bytes)
-{
-    return fails_for(__builtin_return_address(0)) ? NULL : __libc_calloc(n, n_bytes);
-}
-void *realloc(void *old, size_t n_bytes)
-{
-    return fails_for(__builtin_return_address(0)) ? NULL : __libc_realloc(old, n_bytes);
 }

@@ -21,18 +21,21 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import disk
 import grower
-from world import content_of, manager
+from world import content_of, generation_of, manager
 
 import jessy_mem as jm
 from helpers import HUNG_S, read_region
@@ -187,6 +190,59 @@ def import_killed(base: str, first_key: int, user: bool, archive: str, kill_befo
         jm.import_base(archive, base, replace_existing=True)
 
 
+def read(base: str, first_key: int, user: bool, read_s: float) -> None:
+    """Follow the others for a while and read all that there is, whole or not at all; now and then a fork reads, too."""
+    deadline, n_read = time.monotonic() + read_s, 0
+    with manager(base, total_memory_mb=4000) as memory:  # what a snapshot holds cannot be evicted
+        for turn in itertools.count():
+            memory.refresh()
+            memory.load_all()
+            for dimension in memory.names().values():
+                with contextlib.suppress(jm.DimensionNotFound):
+                    memory.load_dimension(dimension, exist_ok=True)
+            n_read += read_all(memory)
+            with memory.snapshot() as moment:
+                layers = list(moment)[:50]
+                assert [bytes(moment[layer]) for layer in layers] == [bytes(moment[layer]) for layer in layers]
+            if turn % 8 == 0:
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0 if read_all(memory) >= 0 else 1)
+                assert os.waitpid(pid, 0)[1] == 0
+            if time.monotonic() > deadline:
+                break
+    report("read", n_read, 0)
+
+
+def read_all(memory: jm.MmapManager) -> int:
+    """How many layers were read; ValueError for one that is a mixture."""
+    n_read = 0
+    for layer in list(memory):
+        with contextlib.suppress(jm.LayerNotFound, jm.DimensionNotFound):  # removed, or forgotten, meanwhile
+            generation_of(bytes(memory[layer]))
+            n_read += 1
+    return n_read
+
+
+def take_care(base: str, first_key: int, user: bool, care_s: float) -> None:
+    """Examine the folder, export it, and read what was exported, for a while."""
+    deadline, n_exports = time.monotonic() + care_s, 0
+    with tempfile.TemporaryDirectory() as place:
+        while n_exports == 0 or time.monotonic() < deadline:
+            kinds = {finding.kind for finding in jm.examine(base)}
+            assert "damaged" not in kinds, kinds
+            n_exports += 1
+            archive, there = Path(place, f"{n_exports}.tar"), Path(place, f"{n_exports}")
+            jm.export_base(base, archive)
+            jm.import_base(archive, there)
+            with manager(there, total_memory_mb=4000) as memory:
+                memory.load_all()
+                read_all(memory)
+            archive.unlink()
+            shutil.rmtree(there)
+    report("exported", n_exports, 0)
+
+
 def serve() -> None:
     for line in sys.stdin:
         order = json.loads(line)
@@ -200,6 +256,8 @@ def serve() -> None:
                     "archive": import_killed,
                     "kill_before": learn_killed,
                     "n": learn,
+                    "read_s": read,
+                    "care_s": take_care,
                 }
                 work = next(work for field, work in works.items() if field in order)
                 work(**order)

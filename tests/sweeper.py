@@ -41,7 +41,6 @@ KINDS = {
     "memfd_create": errno.EMFILE,
     "mmap": errno.ENOMEM,
     "clone": errno.EAGAIN,
-    "malloc": errno.ENOMEM,  # by the library itself, in C
 }
 TYPED = (jm.ConsciousnessError, OSError, MemoryError)
 State = dict[str, object]

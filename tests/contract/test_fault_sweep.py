@@ -32,7 +32,7 @@ pytestmark = [
 def library(tmp_path_factory):
     """failing.h, compiled."""
     path = tmp_path_factory.mktemp("failing") / "failing.so"
-    command = [COMPILER, "-shared", "-fPIC", "-O1", "-fno-builtin", "-x", "c", "-o", path, TESTS / "failing.h", "-ldl"]
+    command = [COMPILER, "-shared", "-fPIC", "-O1", "-x", "c", "-o", path, TESTS / "failing.h", "-ldl"]
     subprocess.run(list(map(str, command)), check=True)
     return path
 

@@ -62,6 +62,7 @@ def _forked() -> None:
             os.close(fd)
     _descriptors.clear()
     _busy.clear()
+    _waiting.clear()
     for it in list(_renewables):
         it._renew()
     _process_key.cache_clear()
@@ -70,6 +71,7 @@ def _forked() -> None:
 
 # What must not wait for a thread that may wait for it, or be itself: it asks, and is called when that thread is done.
 _busy: set[FolderLock] = set()  # which a thread of this process has, or waits for
+_waiting: dict[FolderLock, int] = {}  # those that were refused, first come first, and the inode of the file
 _after_release: list[Callable[[], object]] = []
 
 
@@ -141,6 +143,7 @@ class FolderLock(Lock):
         self._drop()
         self._depth = 0
         _busy.discard(self)
+        _waiting.pop(self, None)
         if self._mutex._is_owned():  # type: ignore[attr-defined]
             self._mutex.release()
         for act in _after_release:
@@ -172,7 +175,7 @@ class FolderLock(Lock):
     def _take(self, deadline: float | None) -> None:
         while True:
             inode = self._open()
-            self._wait(deadline)
+            self._wait(inode, deadline)
             try:
                 if os.stat(self.path, follow_symlinks=False).st_ino == inode:
                     break
@@ -219,18 +222,30 @@ class FolderLock(Lock):
         with _gate:
             open_kept(self, _descriptors, self.path, flags | os.O_CLOEXEC)
 
-    def _wait(self, deadline: float | None) -> None:
+    def _wait(self, inode: int, deadline: float | None) -> None:
+        """Lock the file, after those of this process that wait for it already.
+
+        Who asks again and again would else keep them out for ever: they get to run while it has the lock, and waits.
+        """
         pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                left_s = pause_s if deadline is None else deadline - time.monotonic()
-                if left_s <= 0:
-                    raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self._fd)) from None
-                time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
-                pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+        while not (self._is_next(inode) and self._is_locked()):
+            left_s = pause_s if deadline is None else deadline - time.monotonic()
+            if left_s <= 0:
+                raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self._fd))
+            _waiting.setdefault(self, inode)
+            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+        _waiting.pop(self, None)
+
+    def _is_next(self, inode: int) -> bool:
+        return next((each for each, of in list(_waiting.items()) if of == inode), self) is self
+
+    def _is_locked(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _drop(self) -> None:
         if self._fd >= 0:

@@ -148,6 +148,29 @@ def test_who_waits_gets_it_when_it_is_free(path, holder):
     assert got.is_set()
 
 
+def test_who_asks_again_at_once_comes_after_those_who_wait(path):
+    order, waits, sleep = [], threading.Event(), time.sleep
+
+    def told_sleep(seconds):
+        waits.set()
+        sleep(seconds)
+
+    def wait():
+        with FolderLock(path):
+            order.append("waited")
+
+    again = FolderLock(path)
+    thread = threading.Thread(target=wait)
+    with mock.patch("time.sleep", told_sleep):
+        with again:
+            thread.start()
+            assert waits.wait(60)
+        with again:
+            order.append("asked again")
+    thread.join()
+    assert order == ["waited", "asked again"]
+
+
 def test_interrupt_ends_the_wait_and_leaves_no_descriptor(path, holder):
     lock = FolderLock(path, None)
     open_before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
-from jessy_mem._core.whole import Lock, close_kept, open_kept, whole
+from jessy_mem._core.whole import Descriptor, Lock, whole
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 
 __all__ = [
     "FolderLock",
+    "OwnFile",
     "after_release",
-    "close_file",
     "is_alive",
     "is_busy",
     "open_file",
@@ -46,7 +46,7 @@ class Renewable(Protocol):
 
 # A fork waits until no descriptor is just being opened: one that nobody knows of yet could not be closed in the child.
 _gate = threading.RLock()
-_descriptors: set[int] = set()
+_own_files: WeakSet[OwnFile] = WeakSet()
 _renewables: WeakSet[Renewable] = WeakSet()
 
 
@@ -57,10 +57,8 @@ def renew_in_child(it: Renewable) -> None:
 
 
 def _forked() -> None:
-    for fd in _descriptors:
-        with suppress(OSError):
-            os.close(fd)
-    _descriptors.clear()
+    for file in list(_own_files):
+        file.leave()
     _busy.clear()
     _waiting.clear()
     for it in list(_renewables):
@@ -112,13 +110,13 @@ class FolderLock(Lock):
     def _renew(self) -> None:
         self._mutex = threading.RLock()
         self._depth = 0
-        self._fd = -1
+        self._file: OwnFile | None = None
 
     def __enter__(self) -> int:
         """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
         if self._mutex._is_owned():  # type: ignore[attr-defined]
             self._depth += 1
-            return self._fd
+            return self.descriptor
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else self.timeout_s):
@@ -126,7 +124,7 @@ class FolderLock(Lock):
             _busy.add(self)
             self._take(deadline)
             self._depth = 1
-            return self._fd
+            return self.descriptor
         except BaseException:
             if self._mutex._is_owned():  # type: ignore[attr-defined]
                 whole(self._let_in)
@@ -149,22 +147,21 @@ class FolderLock(Lock):
         for act in _after_release:
             act()
 
-    def adopt(self, fd: int) -> None:
+    def adopt(self, file: OwnFile) -> None:
         """Go on with another open file, locked already, that takes the place of this one. The lock is held."""
-        with _gate:
-            _descriptors.add(fd)
-        old, self._fd = self._fd, fd
-        close_file(old)
+        old, self._file = self._file, file
+        if old is not None:
+            old.close()
 
     @property
     def descriptor(self) -> int:
-        """That of the file, while the lock is held."""
-        return self._fd
+        """That of the file, while the lock is held; -1: it is not."""
+        return -1 if self._file is None else self._file.fd
 
     def is_current(self) -> bool:
         """Whether the file that is held is still the one of that name."""
         with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self._fd), os.stat(self.path, follow_symlinks=False))
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path, follow_symlinks=False))
         return False
 
     def renew(self) -> None:
@@ -187,40 +184,34 @@ class FolderLock(Lock):
             self._is_tried = True
 
     def _is_refused_to_another(self) -> bool:
-        fd = open_file(self.path, _OPEN_FLAGS)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            close_file(fd)
+        with open_file(self.path, _OPEN_FLAGS) as fd:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
         return False
 
     def _open(self) -> int:
         """Open the file; its inode."""
         try:
             try:
-                self._open_kept(_OPEN_FLAGS)
+                self._file = open_file(self.path, _OPEN_FLAGS)
             except FileNotFoundError:
                 with suppress(FileExistsError):  # another was faster
-                    self._open_kept(_OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
-                    share(self._fd, os.path.dirname(self.path))
-                if self._fd < 0:
-                    self._open_kept(_OPEN_FLAGS)
+                    self._file = open_file(self.path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
+                    share(self.descriptor, os.path.dirname(self.path))
+                if self._file is None:
+                    self._file = open_file(self.path, _OPEN_FLAGS)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
                 raise LinkRefused(self.path) from error
             raise
-        facts = os.fstat(self._fd)
+        facts = os.fstat(self.descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise MappingError(errno.EINVAL, "it is no regular file", self.path)
         if facts.st_nlink > 1:
             raise LinkRefused(self.path)
         return facts.st_ino
-
-    def _open_kept(self, flags: int) -> None:
-        with _gate:
-            open_kept(self, _descriptors, self.path, flags | os.O_CLOEXEC)
 
     def _wait(self, inode: int, deadline: float | None) -> None:
         """Lock the file, after those of this process that wait for it already.
@@ -231,7 +222,7 @@ class FolderLock(Lock):
         while not (self._is_next(inode) and self._is_locked()):
             left_s = pause_s if deadline is None else deadline - time.monotonic()
             if left_s <= 0:
-                raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self._fd))
+                raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self.descriptor))
             _waiting.setdefault(self, inode)
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
@@ -242,40 +233,42 @@ class FolderLock(Lock):
 
     def _is_locked(self) -> bool:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def _drop(self) -> None:
-        if self._fd >= 0:
-            with _gate:
-                close_kept(self, _descriptors)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
-def open_file(path: str, flags: int, mode: int = 0o666) -> int:
-    """Open a file whose descriptor no child keeps."""
-    with _gate:
-        fd = os.open(path, flags | os.O_CLOEXEC, mode)
-        _descriptors.add(fd)
-    return fd
-
-
-def close_file(fd: int) -> None:
-    """Unlock and close what `open_file` gave.
+class OwnFile(Descriptor):
+    """An open file that no child keeps: unlocked and closed by `close`, by leaving it, or with its last reference.
 
     Closing alone would leave it locked while a child of a bare fork() of C has it.
     """
-    if fd < 0:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-    except OSError:
-        pass
-    finally:
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            with suppress(OSError):
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
         with _gate:
-            _descriptors.discard(fd)
-            os.close(fd)
+            super().close()
+
+    def leave(self) -> None:
+        """Close it in a child: the lock is the parent's."""
+        with suppress(OSError):
+            super().close()
+
+
+def open_file(path: str, flags: int, mode: int = 0o666) -> OwnFile:
+    """Open a file whose descriptor no child keeps."""
+    with _gate:
+        file = OwnFile(path, flags | os.O_CLOEXEC, mode)
+        _own_files.add(file)
+    return file
 
 
 def share(fd: int, folder: str) -> None:

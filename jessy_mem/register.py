@@ -24,7 +24,7 @@ from jessy_mem import journal
 from jessy_mem.durable import make_folder, sync_folder
 from jessy_mem.errors import ConsciousnessError, MappingError
 from jessy_mem.layout import MemoryLayout, region_file
-from jessy_mem.locking import FolderLock, close_file, is_alive, open_file, process_key, renew_in_child, share
+from jessy_mem.locking import FolderLock, is_alive, open_file, process_key, renew_in_child, share
 from jessy_mem.names import NameMap, dimensions_in
 
 __all__ = ["FOR_ALL", "LOCK_NAME", "Register"]
@@ -303,7 +303,8 @@ class Register:
         """Put a short register in the place of this one, under the same lock; its descriptor."""
         old, token = self._lock.descriptor, secrets.token_hex(8)
         temporary = os.path.join(self._base_path, f".{LOCK_NAME}.{token}.tmp")
-        new = open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        file = open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        new = file.fd
         try:
             share(new, self._base_path)
             fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -316,10 +317,10 @@ class Register:
                 # What another appended meanwhile, where locks do nothing.
                 _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
             self._unwritten.clear()  # it was part of everything
-            self._lock.adopt(new)
+            self._lock.adopt(file)
         except BaseException:
             if self._lock.descriptor != new:
-                close_file(new)
+                file.close()
             with suppress(OSError):
                 os.unlink(temporary)
             raise

@@ -17,7 +17,7 @@ import contextlib
 import os
 from collections import deque
 
-from jessy_mem.locking import close_file, open_file, renew_in_child
+from jessy_mem.locking import OwnFile, open_file, renew_in_child
 
 __all__ = ["Unlinked"]
 
@@ -31,7 +31,7 @@ class Unlinked:
 
     def __init__(self) -> None:
         self.n_bytes = 0
-        self._held: deque[tuple[int, int]] = deque()  # descriptor, bytes; oldest first
+        self._held: deque[tuple[OwnFile, int]] = deque()  # with its bytes; oldest first
         renew_in_child(self)
 
     def _renew(self) -> None:  # in a child, where the descriptors are closed already
@@ -45,9 +45,9 @@ class Unlinked:
         """Hold the files that have these names now; what cannot be held is not."""
         for path in paths if _HOLD else ():
             with contextlib.suppress(OSError):
-                fd = open_file(path, _HOLD | os.O_NOFOLLOW)
-                n_bytes = os.fstat(fd).st_size
-                self._held.append((fd, n_bytes))
+                file = open_file(path, _HOLD | os.O_NOFOLLOW)
+                n_bytes = os.fstat(file.fd).st_size
+                self._held.append((file, n_bytes))
                 self.n_bytes += n_bytes
         self._let_go(MAX_FILES, MAX_BYTES)
 
@@ -57,9 +57,9 @@ class Unlinked:
 
     def _let_go(self, max_files: int, max_bytes: int) -> None:
         while len(self._held) > max_files or self.n_bytes > max_bytes:
-            fd, n_bytes = self._held.popleft()
+            file, n_bytes = self._held.popleft()
             self.n_bytes -= n_bytes
-            close_file(fd)
+            file.close()
 
     def __del__(self) -> None:
         self.let_go()

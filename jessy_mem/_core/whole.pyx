@@ -4,7 +4,6 @@ Python looks for signals (Ctrl-C) in its own functions only: when one begins, wh
 something compiled returns. What is compiled is one step, but for the Python functions that it calls; so here is where an
 interrupt in those is met. It is whatever is raised and is no Exception: KeyboardInterrupt, SystemExit.
 """
-import fcntl
 import os
 
 cdef extern from "<unistd.h>" nogil:
@@ -56,29 +55,6 @@ cdef class Lock:
 
     def __exit__(self, kind, error, traceback):
         whole(self._leave)
-
-
-def open_kept(owner, set descriptors not None, path, int flags):
-    """Open a file: its descriptor is ``owner._fd``, and one of `descriptors`, and nothing comes in between."""
-    fd = os.open(path, flags, 0o666)
-    owner._fd = fd
-    descriptors.add(fd)
-
-
-def close_kept(owner, set descriptors not None):
-    """Unlock and close that file.
-
-    Closing alone would leave it locked while a child of a bare fork() of C has it.
-    """
-    fd = owner._fd
-    owner._fd = -1
-    try:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-    except OSError:
-        pass
-    finally:
-        descriptors.discard(fd)
-        os.close(fd)
 
 
 cdef class Descriptor:

@@ -1304,13 +1304,20 @@ def test_restart_finds_the_whole_name(tmp_path, name):
         assert memory.load_dimension(dimension).name == name
 
 
-def test_base_folder_that_is_removed_is_made_again(tmp_path):
+@pytest.mark.parametrize("follow", ["auto", "never"])
+def test_base_folder_that_is_removed_is_made_again(tmp_path, follow):
+    """Who follows lets go of what was in it as soon as it looks, which a reader does by the clock; others read on."""
     base = tmp_path / "base"
-    with manager(base) as memory:
+    with manager(base, follow=follow) as memory:
         dimensions = [learn(memory, key) for key in range(2)]
         memory.crystallize(dimensions[0])
         shutil.rmtree(base)
-        assert check(memory, dimensions[0], 0) == "mmap"
+        if follow == "never":
+            assert check(memory, dimensions[0], 0) == "mmap"
+        else:
+            assert memory.refresh().removed == [dimensions[0]]
+            with pytest.raises(jm.LayerNotFound):
+                memory.access_layer((dimensions[0], 0))
         memory.crystallize(dimensions[1])
         assert learn(memory, 2) == 17
         assert check(memory, dimensions[1], 1) == "mmap"

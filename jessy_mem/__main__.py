@@ -2,5 +2,4 @@
 
 from jessy_mem.cli import main
 
-if __name__ == "__main__":
-    main(prog_name="python -m jessy_mem")
+main(prog_name="python -m jessy_mem")

@@ -228,10 +228,10 @@ class Following:
         """Tell what was followed to the callbacks. With no lock held."""
         if not self._untold:
             return
-        while self._untold:
+        while True:
             try:
                 dimension, what = self._untold.popleft()
-            except IndexError:  # another thread tells it
+            except IndexError:  # also if another thread tells the rest
                 break
             for callback in self._callbacks:
                 try:

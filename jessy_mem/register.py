@@ -195,7 +195,7 @@ class Register:
                 self._unwritten.pop(dimension, None)
                 if _end_of(self._given, dimension) is None:
                     self._given[dimension] = dimension + 1
-            elif event.kind == "^":
+            else:
                 _extend(self._given, dimension, event.last)
 
     def _mark(self, dimension: int) -> None:

@@ -66,19 +66,20 @@ def claim_number(folder: str) -> tuple[int, int]:
 
     It is free again when the descriptor is closed, however the process ends: the claim is an flock on a small file.
     """
-    for number in count():
+    number = 0
+    while True:
         path = os.path.join(folder, f"jessy_mem_worker_{number}.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
+            number += 1
         except BaseException:
             os.close(fd)
             raise
         else:
             return number, fd
-    raise AssertionError  # count() has no end
 
 
 class Publisher:

@@ -32,7 +32,7 @@ class Demo:
     n_layers: int = 0
     n_bytes: int = 0
     copies: int = 0
-    learned: dict[str, Any] | None = None
+    learned: dict[str, Any] = field(default_factory=dict)
     targets: list[Timing] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     seconds: float = 0.0
@@ -181,13 +181,12 @@ def _band_bar(facts: dict[str, Any], out: Console) -> Text:
 def _what_happened(demo: Demo) -> list[str]:
     what = f"{demo.n_layers} layers, {screen.size(demo.n_bytes)}"
     lines = [f"{what}, read from mapped files; payload copies: {demo.copies}."]
-    if demo.learned is not None:
-        learned = demo.learned
-        lines.append(
-            f"Learned D{learned['id']:02d} {learned['name']} in the {learned['source_before']}; crystallized it into a "
-            f"file of {screen.size(learned['size_bytes'])}, "
-            + ("and it reads the same." if learned["same_bytes"] else "and IT READS DIFFERENTLY.")
-        )
+    learned = demo.learned
+    lines.append(
+        f"Learned D{learned['id']:02d} {learned['name']} in the {learned['source_before']}; crystallized it into a "
+        f"file of {screen.size(learned['size_bytes'])}, "
+        + ("and it reads the same." if learned["same_bytes"] else "and IT READS DIFFERENTLY.")
+    )
     return lines
 
 

@@ -273,11 +273,9 @@ def _in_turn(ours: Callable[[], float], bare: Callable[[], float]) -> tuple[floa
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the garbage collector out of what is measured."""
-    enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()

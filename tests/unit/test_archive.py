@@ -15,6 +15,7 @@ import pytest
 from commands import fails, flip, json_of, run
 
 import jessy_mem as jm
+from helpers import Layer, extended_file
 
 pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 
@@ -89,6 +90,24 @@ class TestExport:
             memory.compact(15)
         (base / DELTA).write_bytes(stale)
         assert json_of(run("export", base, tmp_path / "x.tar", "--json"))["files"] == 3
+
+    def test_nothing_but_damage_is_an_error(self, tmp_path):
+        learn(tmp_path / "base", "tea", "a")
+        flip(tmp_path / "base" / BASE)
+        fails(run("export", tmp_path / "base", tmp_path / "x.tar"), 1, "nothing is exported", BASE)
+        assert not (tmp_path / "x.tar").exists()
+
+    def test_a_folder_without_a_base_is_no_dimension(self, base, tmp_path):
+        (base / "D17").mkdir()
+        assert jm.export_base(base, tmp_path / "x.tar").dimensions == [15, 16, 1000]
+
+    def test_a_lock_that_fails_is_told(self, base, tmp_path, inject):
+        with (
+            inject(OSError(errno.EIO, "I/O error"), "fcntl.flock"),
+            pytest.raises(jm.MappingError, match="I/O error"),
+        ):
+            jm.export_base(base, tmp_path / "x.tar")
+        assert not (tmp_path / "x.tar").exists()
 
     def test_no_dimension_is_an_error(self, tmp_path):
         (tmp_path / "empty").mkdir()
@@ -190,6 +209,27 @@ class TestImport:
         assert contents(base) == expected
         assert run("doctor", base).exit_code == 0
         assert json_of(run("import", archive, base, "--json"))["unchanged"] == [15, 16, 1000]
+
+    def test_what_is_newer_replaces_as_it_is(self, base, tmp_path):
+        """One file of a later generation needs no other number, and neither does what nobody may change."""
+        content = jm.RegionBuilder(15, "tea", generation=9).add_layer(jm.LayerSpec(text="new")).to_bytes()
+        (tmp_path / "x.tar").write_bytes(with_list(BASE, content))
+        assert run("import", tmp_path / "x.tar", base, "--replace").exit_code == 0
+        assert files(base)[BASE] == content
+        assert DELTA not in files(base)
+
+    def test_what_came_after_it_was_looked_at_is_not_overwritten(self, archive, tmp_path, inject):
+        def and_learn(note):
+            def noted(importer, names):
+                note(importer, names)
+                jm.RegionBuilder(15, "tea").add_layer(jm.LayerSpec(text="z")).write(tmp_path / "new" / BASE)
+
+            return noted
+
+        # Private: the moment after the last look.
+        with inject.around("jessy_mem.archive._Importer.note", and_learn):
+            fails(run("import", archive, tmp_path / "new"), 1, "D15", "differs")
+        assert contents(tmp_path / "new")[15, 0] == "z"
 
     def test_nothing_is_written_if_one_differs(self, base, archive, tmp_path):
         learn(tmp_path / "new", "tea", "other")
@@ -295,6 +335,13 @@ def with_list(name: str, content: bytes | None = None, **fields: object) -> byte
     return listed((name, content)) + member(name, content, **fields) + END
 
 
+def with_delta(name: str = "tea", generation: int = 2, base: bytes | None = None) -> bytes:
+    """An archive of a base and of a delta that is sound by itself."""
+    base = region(generation=1) if base is None else base
+    delta = extended_file([Layer(0, b"y")], 15, name.encode(), generation=generation, version=2, delta=True)
+    return listed((BASE, base), (DELTA, delta)) + member(BASE, base) + member(DELTA, delta) + END
+
+
 GOOD = region(generation=1)
 HOSTILE = {
     "empty": b"",
@@ -345,6 +392,10 @@ HOSTILE = {
     + member(BASE, GOOD)
     + member(DELTA, region(generation=2))
     + END,
+    "delta of another name": with_delta("coffee"),
+    "delta of another generation": with_delta(generation=3),
+    "delta that is not newer than its base": with_delta(base=region(generation=2)),
+    "delta of what nobody may change": with_delta(base=region(immutable=True)),
     "immutable with another digest": with_list(BASE, region(immutable=True)[:-1] + b"y"),
 } | {
     f"a member that is {kind}": with_list(BASE, GOOD, type=type_, linkname="/etc/passwd")
@@ -378,6 +429,17 @@ class TestHostile:
             fails(result, 1, "x.tar")
             assert len(result.stderr.splitlines()) == 1
         assert (sorted(str(path) for path in tmp_path.rglob("*")), files(tmp_path / "base")) == before
+
+    def test_a_delta_that_belongs_to_its_base_is_taken(self, tmp_path):
+        (tmp_path / "x.tar").write_bytes(with_delta())
+        assert run("import", tmp_path / "x.tar", tmp_path / "new").exit_code == 0
+        assert contents(tmp_path / "new") == {(15, 0): "y"}
+
+    def test_a_list_that_is_larger_than_any_is_not_read(self, tmp_path):
+        with (tmp_path / "x.tar").open("wb") as file:
+            file.write(member("SHA256SUMS", size=1 << 40))
+            file.truncate(1 << 41)  # a hole: there is room for what the header says
+        fails(run("import", tmp_path / "x.tar", tmp_path / "new"), 1, f"{1 << 40} bytes are no list")
 
     def test_any_byte_that_is_another_is_noticed(self, base, archive, tmp_path):
         """What is not noticed lies in fields of headers, or in padding, that nobody reads."""

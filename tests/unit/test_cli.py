@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import re
@@ -198,6 +200,18 @@ class TestFrame:
         assert main.main(["bench", "--help"], standalone_mode=False) == 0
         assert capsys.readouterr().out.startswith("Usage:")
 
+    def test_what_stands_for_the_standard_output_need_not_be_a_file(self):
+        with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as ended:
+            main(["--version"])
+        assert (ended.value.code, out.getvalue()) == (0, f"jessy-mem {jm.__version__}\n")
+
+    def test_a_dimension_that_may_not_be_looked_at_is_there(self, tmp_path, inject):
+        (tmp_path / "D15").mkdir()
+        with inject(OSError(errno.EACCES, "Permission denied"), "pathlib.Path.lstat", for_good=False):
+            result = run("verify", tmp_path)
+        assert (result.exit_code, "D15" in result.output) == (1, True)
+        fails(run("verify", tmp_path), 1, "holds no dimension")
+
     @pytest.mark.parametrize("name", ["file/behind/a/file", "x" * 300])
     def test_a_path_that_cannot_be_looked_at_is_one_line(self, name, tmp_path):
         (tmp_path / "file").write_bytes(b"")
@@ -233,6 +247,7 @@ class TestBuild:
         assert result.exit_code == 0
         assert "14 dimensions" in result.stdout
         assert run("verify", tmp_path).exit_code == 0
+        assert "not there" not in run("inspect", tmp_path).stdout
 
     def test_front_matter_overrides_the_plan(self, source, tmp_path):
         text = "---\nfrequency: 0.5 Hz\n# a remark\nkeywords: [one, 'two words', \"three\"]\n\ndepth: 9\n---\nBody\r\n"
@@ -682,6 +697,22 @@ class TestDemo:
         done = spawn("demo", env={"COLUMNS": "40", "PYTHONIOENCODING": "ascii"})
         assert done.returncode == 0
         assert max(map(len, done.stdout.decode("ascii").splitlines())) <= 40
+
+    def test_says_so_if_a_layer_is_not_what_was_written(self, inject):
+        def and_spoil(build):
+            def built(sources, out):
+                found = build(sources, out)
+                builder = jm.RegionBuilder(1, sources[0].name, generation=9)
+                for layer in range(4):
+                    builder.add_layer(jm.LayerSpec(text="another", layer=layer))
+                builder.write(jm.region_path(out, 1))
+                return found
+
+            return built
+
+        # Private: the folder of the demo is its own, and gone at its end.
+        with inject.around("jessy_mem.cli.demo.build", and_spoil):
+            fails(run("demo"), 1, "D01/L0 is not what was written")
 
     def test_leaves_nothing_behind(self, tmp_path):
         done = spawn("demo", env={"TMPDIR": str(tmp_path)}, cwd=tmp_path)

@@ -117,6 +117,15 @@ def test_the_longer_keyword_does_not_hide_its_words(tmp_path):
     }  # fmt: skip
 
 
+def test_no_more_are_shown_than_were_asked_for(tmp_path):
+    builder = jm.RegionBuilder(15, "x")
+    for text in ("one", "two", "three"):
+        builder.add_layer(jm.LayerSpec(text=text, keywords=["step"]))
+    builder.write(jm.region_path(tmp_path, 15))
+    report = json_of(run("ask", tmp_path, "--json", "-n", "2", "step"))
+    assert [each["text"] for each in report["layers"]] == ["one", "two"]
+
+
 class TestDamage:
     @pytest.fixture
     def base(self, tmp_path):

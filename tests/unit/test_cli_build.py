@@ -11,6 +11,7 @@ import pytest
 from commands import fails, json_of, run
 
 import jessy_mem as jm
+from helpers import Layer, plain_file
 from jessy_mem.cli.front_matter import FrontMatterError, front_matter
 
 pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
@@ -37,6 +38,8 @@ class TestFrontMatter:
         ("block", "keywords"),
         [
             ("keywords: mood, laughter , tears", ("mood", "laughter", "tears")),
+            ("keywords: [mood, # a remark\n tears]", ("mood", "tears")),
+            ("keywords: [mood # a remark\n , tears]", ("mood", "tears")),
             ("keywords: [mood, laughter,]", ("mood", "laughter")),
             ("keywords: [\n  mood, # a remark, with a comma\n  'two words',\n]", ("mood", "two words")),
             ("keywords:\n  - mood\n  - two words  # a remark", ("mood", "two words")),
@@ -106,6 +109,7 @@ class TestFrontMatter:
             ("keywords: [a] b", 2, "not its end"),
             ('keywords: ["a" b]', 2, "comma is expected"),
             ('keywords: ["a]', 2, "quotes"),
+            ('name: "a" b', 2, "behind its closing quote"),
             ("keywords:\n  - a\n  b", 2, "is not '- keyword'"),
             ("keywords:\n  -\n  - b", 2, "is not '- keyword'"),
             ("keywords: a\n  - b", 2, "beside the key, or below it"),
@@ -180,6 +184,17 @@ class TestFolders:
         result = run("build", source, tmp_path / "out")
         fails(result, 1, "the texts of D15 are in", "D15-Humor")
         assert len(result.stderr.splitlines()) == 2
+
+    def test_a_file_that_is_called_like_a_folder_is_passed_over_aloud(self, source, tmp_path):
+        (source / "D15" / "0.md").write_text("x")
+        (source / "D16").write_text("y")
+        result = run("build", source, tmp_path / "out")
+        assert (result.exit_code, str(source / "D16") in result.stderr) == (0, True)
+        assert not (tmp_path / "out" / "D16").exists()
+
+    def test_a_folder_that_is_called_like_a_text(self, source, tmp_path):
+        (source / "D15" / "0.md").mkdir()
+        fails(run("build", source, tmp_path / "out"), 1, "0.md: Is a directory")
 
     def test_two_names_of_one_dimension(self, source, tmp_path):
         for layer_number, name in ((0, "One"), (1, "Two")):
@@ -257,6 +272,15 @@ class TestUnchanged:
         self.build(source)
         (source / "D15" / "1.md").write_text("")
         assert self.build(source) == (2, True)
+
+    def test_a_plain_file_becomes_one_of_this_format(self, source):
+        (source / "D15" / "0.md").write_text("one")
+        path = source.parent / "out" / "D15" / "region.mmap"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(plain_file([Layer(0, b"one")], 15, b"D15"))
+        assert self.build(source)[1]
+        with jm.MmapRegion(15, path) as region:
+            assert (region.plain, region.layer(0).text) == (False, "one")
 
     def test_an_immutable_dimension(self, source):
         (source / "dimensions.json").write_text('{"dimensions": [{"id": 15, "name": "x", "immutable": true}]}')

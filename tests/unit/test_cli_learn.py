@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -68,6 +69,18 @@ class TestLearn:
         result = run("learn", base, "tea", tmp_path / "one.md", tmp_path / "two.md")
         fails(result, 1, "one.md", "two.md")
         assert len(result.stderr.splitlines()) == 2
+
+    def test_a_text_that_cannot_be_read_is_told_with_the_others(self, base, note, tmp_path, inject):
+        (tmp_path / "bad.md").write_bytes(b"\xff")
+        with inject(OSError(errno.EIO, "I/O error"), "pathlib.Path.read_bytes", for_good=False):
+            result = run("learn", base, "tea", note, tmp_path / "bad.md")
+        fails(result, 1, f"{note}: I/O error", "bad.md", "UTF-8")
+        assert not base.exists()
+
+    def test_a_dimension_that_is_damaged_is_named(self, base, note):
+        run("learn", base, "tea", note)
+        flip(base / "D15/region.mmap", 90)
+        fails(run("learn", base, "tea", note), 1, "D15/region.mmap", "magic")
 
     def test_standard_input_that_is_closed_is_no_text(self, base):
         result = spawn("learn", base, "tea", "-", preexec_fn=lambda: os.close(0))

@@ -47,6 +47,34 @@ def test_examine_while_a_folder_goes(tmp_path, inject):
     assert not gone.exists()
 
 
+def test_examine_while_a_stack_is_merged(tmp_path, inject):
+    """Its deltas were listed; they are in the base when they are looked at."""
+    folder = grown(tmp_path)
+
+    def and_merge(header_of):
+        def look(path):
+            with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
+                memory.load_dimension(15)
+                memory.compact(15)
+            return header_of(path)
+
+        return look
+
+    # Private: the moment between the list and the look.
+    with inject.around("jessy_mem.doctor._header_of", and_merge):
+        assert jm.examine(tmp_path) == []
+    assert [path.name for path in folder.iterdir()] == ["region.mmap"]
+
+
+def test_what_is_gone_by_then_is_not_removed(tmp_path):
+    folder = grown(tmp_path)
+    (folder / "region.mmap").unlink()
+    findings = jm.examine(tmp_path)
+    assert [each.removable for each in findings] == [True, True]
+    findings[0].path.unlink()
+    assert jm.clean(findings) == findings[1:]
+
+
 def kinds(base) -> list[tuple[str, str]]:
     return [(str(finding.path.relative_to(base)), finding.kind) for finding in jm.examine(base)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -24,9 +25,12 @@ class FakeTable:
         self.answers: dict[int, str | Exception] = {}
         self.seen: int | None = -1
         self.n_names = 0
+        self.names_error: OSError | None = None
+        self.meanwhile = lambda dimension, generation: None  # what others do while one is taken up
 
     def _take_up(self, dimension, generation):
         self.taken.append((dimension, generation))
+        self.meanwhile(dimension, generation)
         answer = self.answers.get(dimension)
         if isinstance(answer, Exception):
             raise answer
@@ -37,6 +41,8 @@ class FakeTable:
 
     def _forget_names(self):
         self.n_names += 1
+        if self.names_error is not None:
+            raise self.names_error
 
     def _set_gate(self, seen):
         self.seen = seen
@@ -121,6 +127,35 @@ def test_a_failure_is_logged_once_and_stops_nothing(tmp_path, told, caplog):
     assert (16, 4) in table.taken
     table.answers[15] = "changed"
     assert followed.refresh(table).changed == [15, 16]
+
+
+def test_names_that_cannot_be_read_are_logged_and_stop_nothing(tmp_path, told, caplog):
+    table, followed = FakeTable(), following(tmp_path)
+    table.answers = {20: "added"}
+    told.append(20, "added", 1)
+    table.names_error = OSError(errno.EIO, "I/O error")
+    with caplog.at_level(logging.WARNING):
+        assert followed.stop(table)
+    assert [record.getMessage() for record in caplog.records] == [
+        "names that other processes gave or freed are not known: [Errno 5] I/O error"
+    ]
+    assert table.seen == told.sequence
+    assert not followed.stop(table)
+
+
+def test_who_tells_all_the_time_stops_nobody_for_good(tmp_path, told):
+    """What is told while others are followed is followed, too; but not for ever: the rest is the next access's."""
+    table, followed = FakeTable(), following(tmp_path)
+    told.append(20, "changed", 1)
+    table.meanwhile = lambda dimension, generation: told.append(dimension, "changed", generation + 1)
+    assert followed.stop(table)
+    n_rounds = len(table.taken)
+    assert table.taken == [(20, generation + 1) for generation in range(n_rounds)]
+    assert table.seen == told.sequence - 1
+    table.meanwhile = lambda dimension, generation: None
+    assert followed.stop(table)
+    assert table.taken[n_rounds:] == [(20, n_rounds + 1)]
+    assert table.seen == told.sequence
 
 
 def test_callbacks_are_told_outside_of_the_lock(tmp_path, told, caplog):
@@ -496,6 +531,22 @@ def test_snapshot_is_of_one_moment(two):
     for ask in (lambda: then[first, 0], then.layers, lambda: len(then), lambda: (first, 0) in then):
         with pytest.raises(jm.ManagerClosed):
             ask()
+
+
+def test_snapshots_of_two_managers_are_each_its_own(tmp_path):
+    """The inner one is of another manager: what this one reads is as it was when its own began."""
+
+    def read(memory):
+        return memory[15, 0].text
+
+    with manager(tmp_path / "one") as one, manager(tmp_path / "two") as two:
+        for memory, text in ((one, "1"), (two, "2")):
+            memory.ensure_dimension("tea", [jm.LayerSpec(text=text)])
+        with one.snapshot(), two.snapshot():
+            for memory in (one, two):
+                memory.update_layer((15, 0), jm.LayerSpec(text="new"))
+            assert (read(one), read(two)) == ("1", "2")
+        assert (read(one), read(two)) == ("new", "new")
 
 
 def test_snapshot_reads_like_its_manager(world):

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from unittest import mock
@@ -100,7 +101,8 @@ def test_map_gives_the_lowest_of_several():
 def test_names_are_read_from_the_headers_of_sound_files(tmp_path):
     write(tmp_path, 15, "one")
     write(tmp_path, 16, "e\u0301")
-    for dimension, damage in ((17, b""), (18, b"x" * 300), (19, None)):
+    no_text = write(tmp_path, 23, "no text").read_bytes().replace(b"no text", b"no \xff\xff\xff\xff")
+    for dimension, damage in ((17, b""), (18, b"x" * 300), (19, None), (23, no_text)):
         path = write(tmp_path, dimension, "damaged")
         path.unlink()
         if damage is None:
@@ -110,7 +112,7 @@ def test_names_are_read_from_the_headers_of_sound_files(tmp_path):
     (tmp_path / "D20").mkdir()
     os.rename(write(tmp_path, 22, "of another"), tmp_path / "D20" / "region.mmap")
     (tmp_path / "D21").symlink_to("nowhere")
-    assert dimensions_in(tmp_path) == list(range(15, 23))
+    assert dimensions_in(tmp_path) == list(range(15, 24))
     assert list(stored_names(str(tmp_path), dimensions_in(tmp_path))) == [(15, "one"), (16, "\u00e9")]
 
 
@@ -412,7 +414,18 @@ def test_line_that_was_torn_is_passed_over(tmp_path, cut):
     assert one.find("c") == 17
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 5000, b"\n\n\n", b"x", b"\xff" * 3000 + b"\n", journal.line("?", 1, 2)])
+NO_TEXT = b"= 15 \xff"  # under a checksum that is right
+TAILS = [
+    b"\0" * 5000,
+    b"\n\n\n",
+    b"x",
+    b"\xff" * 3000 + b"\n",
+    journal.line("?", 1, 2),
+    b"%08x %b\n" % (zlib.crc32(NO_TEXT), NO_TEXT),
+]
+
+
+@pytest.mark.parametrize("tail", TAILS)
 def test_what_is_no_line_is_passed_over(tmp_path, tail):
     one = register(tmp_path)
     one.reserve("a", "reserve", for_all=True)

@@ -144,6 +144,21 @@ def test_replacement_is_another_file_of_the_same_mode(tmp_path, way):
     assert files_below(tmp_path) == ["file"]
 
 
+def test_file_in_the_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MappingError, match="Not a directory") as told:
+        NewFile(str(tmp_path / "file" / "region.mmap")).publish((b"x",))
+    assert told.value.errno == errno.ENOTDIR
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_bytes_that_the_system_cannot_fetch_are_read_by_us(tmp_path, inject):
+    """A piece is of a mapped file whose pages went: its end asks for them, not the write."""
+    with inject(OSError(errno.EFAULT, "Bad address"), "os.write", for_good=False):
+        NewFile(str(tmp_path / "region.mmap")).publish((b"one", b"two"))
+    assert (tmp_path / "region.mmap").read_bytes() == b"onetwo"
+
+
 def test_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path, way):
     outside = tmp_path / "outside"
     outside.write_bytes(b"theirs")
@@ -515,6 +530,43 @@ def test_write_that_failed_is_told_until_its_file_is_replaced(tmp_path):
             assert (told.value.errno, told.value.filename) == (errno.EIO, str(path))
     publish([b"again"], path)
     batch.sync()
+
+
+def test_what_another_wrote_beside_is_synced_first_and_its_failure_told(tmp_path):
+    """A delta that lies on another process's delta is nothing without that."""
+    batch, other, fsync = Batch(), Batch(), os.fsync
+    other.publish(NewFile(tmp_path / "theirs"), [b"x"])
+    batch.publish(NewFile(tmp_path / "ours"), [b"x"])
+    inode = (tmp_path / "theirs").stat().st_ino
+
+    def fails(fd):
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(errno.EIO, "I/O error")
+        fsync(fd)
+
+    with mock.patch("os.fsync", fails), pytest.raises(MappingError) as told:
+        batch.sync()
+    assert (told.value.errno, told.value.filename) == (errno.EIO, str(tmp_path / "ours"))
+
+
+def test_file_that_is_replaced_while_it_is_synced_waits_again(tmp_path, inject):
+    batch, path = Batch(), tmp_path / "a"
+    batch.publish(NewFile(path), [b"x"])
+
+    def and_another(fsync):
+        def call(fd):
+            fsync(fd)
+            if path.exists():
+                path.unlink()
+                batch.publish(NewFile(path), [b"y"])
+
+        return call
+
+    with inject.around("os.fsync", and_another):
+        batch.sync()
+    assert len(batch) == 1
+    batch.sync()
+    assert (len(batch), path.read_bytes()) == (0, b"y")
 
 
 def test_child_can_use_a_batch_that_a_thread_was_syncing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -200,6 +201,11 @@ def test_number_of_a_killed_process_is_free(tmp_path, end):
     number, fd = claim_number(str(tmp_path))
     os.close(fd)
     assert number == 0
+
+
+def test_claim_that_fails_leaves_no_descriptor(tmp_path, inject):
+    with inject(OSError(errno.ENOLCK, "No locks available"), "fcntl.flock"), pytest.raises(OSError, match="No locks"):
+        claim_number(str(tmp_path))
 
 
 def test_number_is_not_claimed_through_a_link(tmp_path):

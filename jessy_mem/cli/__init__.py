@@ -29,6 +29,7 @@ COMMANDS = {
     "forget": "Remove a learned dimension for good.",
     "inspect": "Show what a region file, or a whole base folder, holds.",
     "map": "Show which dimensions lie where, on the terminal or as a page.",
+    "top": "Watch a base folder, and the processes that use it.",
     "cat": "Write the content of one layer to standard output.",
     "verify": "Compare every byte with its checksum, and list all damage.",
     "doctor": "Find (and clean) what crashes and copies left in a base folder.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 
@@ -12,7 +11,7 @@ from parallel import prepare
 from world import World
 
 from helpers import HAS_PROC, Holdings, RegionFiles
-from jessy_mem import compression
+from jessy_mem import ReplayResult, compression, plot_advice
 
 _FAILED = pytest.StashKey[bool]()
 _last: list[Holdings] = []  # after the last test, which is before the next one: to look costs a millisecond
@@ -89,10 +88,10 @@ def without_zstd(inject):
     forget()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def matplotlib(tmp_path_factory):
     """Skips without matplotlib; draws once, because it keeps the files of its fonts open."""
     pytest.importorskip("matplotlib")
-    figure = importlib.import_module("matplotlib.figure").Figure()
-    figure.add_subplot().set_title("text $x$")
-    figure.savefig(tmp_path_factory.mktemp("plot") / "warm.png")
+    result = ReplayResult("lru", 200, 2, 3, 200, 300, 1)
+    plot_advice([result], tmp_path_factory.mktemp("plot") / "warm.svg")
+    plot_advice([result], tmp_path_factory.mktemp("plot") / "warm.png")

@@ -26,6 +26,7 @@ from jessy_mem._core.registry import now_ticks, own_access_layer, record_since
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
+from jessy_mem.cooling import give_back
 from jessy_mem.errors import ConsciousnessError, LayerNotFound, MappingError, OutOfBounds, RegionNotFound, legible
 from jessy_mem.following import ChangeCallback, Changes, Following
 from jessy_mem.ids import IdRegister
@@ -524,6 +525,25 @@ class MmapManager(RegionTable):
         at = self._checked(address)
         with self._lock:
             return self._catalogue.addressed().resolve(at)
+
+    # Memory
+
+    def trim(self, *, keep_bytes: int = 0) -> int:
+        """Let this process shrink, with all views alive: give pages of mapped files back, and free blocks of the pool.
+
+        The page cache keeps the pages, so the next read of one gets it back without reading the disk. It ends when no
+        more than `keep_bytes` are left in this process. All stays mapped and charged; what is in memory for lack of a
+        file (blocks, simulations, copies) stays. Returns the bytes that went. ValueError. Thread-safe; nobody waits.
+        """
+        return give_back(self, keep_bytes, to_system=False)
+
+    def cool(self, *, keep_bytes: int = 0) -> int:
+        """As `trim`, and the page cache lets go of the pages too: the next read of one reads the disk.
+
+        Pages that other processes have mapped stay in the cache, and all of them where the system cannot do it (Linux
+        before 5.4), or where the file is another user's. Thread-safe; nobody waits.
+        """
+        return give_back(self, keep_bytes, to_system=True)
 
     # Numbers
 

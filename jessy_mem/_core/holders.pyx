@@ -31,6 +31,7 @@ from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
 from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.mapping cimport Mapping
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport checked_stack
@@ -293,3 +294,11 @@ cdef class Holders:
             mapped_bytes += n_pages * jm_page_bytes()
             resident_bytes += n_resident * jm_page_bytes()
         return mapped_bytes, resident_bytes, decompressed_bytes, table_bytes
+
+    def mappings(self):
+        """What all that is loaded or held is mapped by; none of it holds a dimension: list of Mapping."""
+        cdef Image image
+        cdef list images = [image for region in self.regions.values() for image in (<MmapRegion> region).stack]
+        images += [each for each in [reference() for reference in self.retired] if each is not None]
+        owners = [image.bytes.base for image in images]
+        return [each for each in owners if isinstance(each, Mapping)]

@@ -11,16 +11,33 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from jessy_mem._core.c.os_memory cimport jm_os_copy_over, jm_os_map_file, jm_os_map_zeroed, jm_os_protect, jm_page_bytes
+from jessy_mem._core.c.atomic cimport jm_cas_acq_rel, jm_load_acquire, jm_store_release
+from jessy_mem._core.c.os_memory cimport (
+    jm_os_copy_over,
+    jm_os_give_back,
+    jm_os_map_file,
+    jm_os_map_zeroed,
+    jm_os_own_pages,
+    jm_os_protect,
+    jm_page_bytes,
+)
 from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_memoryview
+from jessy_mem._core.c.thread cimport jm_thread_yield
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove
 
 
 cdef enum:
     LARGE_BYTES = 1048576  # what is larger is mapped
+
+# Whose pages a Mapping of a file has. Of a copy none may be given back, for they are nowhere else; so who gives back and
+# who copies shut each other out.
+cdef enum:
+    OF_FILE = 0
+    GIVEN_BACK = 1  # just now
+    COPIED = 2      # or being copied
 
 
 cdef bint is_whole(int64_t guard) noexcept nogil:
@@ -82,14 +99,44 @@ cdef class Mapping:
 
     def move(self):
         """Put a private copy of the file's bytes in their place, at the same address; False if some are gone."""
-        cdef int failed
+        cdef int failed = 0
+        cdef uint64_t found = OF_FILE
         if self.guard < 0:
             return False
         with nogil:
-            failed = jm_os_copy_over(self.base, self.n_bytes, is_whole, self.guard)
+            while not jm_cas_acq_rel(&self.pages, &found, COPIED) and found != COPIED:
+                found = OF_FILE
+                jm_thread_yield()
+            if found != COPIED:
+                failed = jm_os_copy_over(self.base, self.n_bytes, is_whole, self.guard)
+                if failed:
+                    jm_store_release(&self.pages, OF_FILE)
         if failed < 0:
             raise OSError(errno, os.strerror(errno))
         return failed == 0
+
+    def give_back(self, *, bint to_system=False):
+        """Take the pages of a file out of this process; who reads one gets it again. With `to_system` out of the page
+        cache, too. Nothing happens to other memory, or to a copy; nor where the system refuses. Waits for nobody."""
+        cdef uint64_t found = OF_FILE
+        if self.guard >= 0:
+            with nogil:
+                if jm_cas_acq_rel(&self.pages, &found, GIVEN_BACK):
+                    jm_os_give_back(self.base, self.n_bytes, to_system)
+                    jm_store_release(&self.pages, OF_FILE)
+
+    def own_bytes(self, int pagemap=-1):
+        """Bytes that this process has in memory of a file, and that `give_back` would give back; `pagemap` is the open
+        /proc/self/pagemap, without which they are those that are in memory for whomever. OSError."""
+        cdef uint64_t n_pages = 0
+        cdef int failed
+        if self.guard < 0 or jm_load_acquire(&self.pages) == COPIED:
+            return 0
+        with nogil:
+            failed = jm_os_own_pages(pagemap, self.base, self.n_bytes, &n_pages)
+        if failed:
+            raise OSError(errno, os.strerror(errno))
+        return n_pages * jm_page_bytes()
 
     def __reduce__(self):
         raise TypeError("a Mapping cannot be copied or pickled")

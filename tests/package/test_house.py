@@ -18,7 +18,7 @@ from jessy_mem.manager import MmapManager
 PACKAGE = Path(jessy_mem.__file__).parent
 MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 FACE = "manager.py"  # what a user calls: two thirds of it are the documentation of short methods
-MAX_FACE_LINES, MAX_METHOD_LINES = 670, 15
+MAX_FACE_LINES, MAX_METHOD_LINES = 690, 15
 
 # Storeys of the compiled core are folders. A module may import what stands on a lower one; on its own, what stands
 # before it. A new module gets its place here, as low as it can stand.
@@ -31,8 +31,8 @@ HOUSE = """
     errors leases sealed given sizes units looks notebook notices compression eviction layout stats trace
     config context locking durable unlinked publish batch journal names register ids prose advice addresses
     pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
-    files protos relief learning ending report pickling map_page memory_map manager plots workers exporters archive
-    doctor
+    files protos relief learning ending cooling report pickling map_page memory_map manager plots workers exporters
+    archive doctor
 """.split()
 STRANGERS = [  # objects that meet through the buffer protocol or in the registry, and do not know each other
     ("_core.pool", "_core.region"),

@@ -163,6 +163,18 @@ static inline int jm_os_discard(void *base, size_t n_bytes)
 #endif
 }
 
+/* Take the pages of a mapping of a file out of this process; the next read of one gets it from the file again. They stay in
+   the page cache, or with `to_system` leave it, too, where the system does that for us. Never of memory that is no file's:
+   its content would be lost. 0, or -1 with errno. */
+static inline int jm_os_give_back(void *base, size_t n_bytes, int to_system)
+{
+#if defined(MADV_PAGEOUT)
+    if (to_system)
+        madvise(base, n_bytes, MADV_PAGEOUT); /* a kernel without it refuses, and what follows is done all the same */
+#endif
+    return madvise(base, n_bytes, MADV_DONTNEED);
+}
+
 /* Widen [address, address + n_bytes) to whole pages. */
 static inline void jm_page_span(const void *address, size_t n_bytes, void **first, size_t *span_bytes)
 {
@@ -197,6 +209,34 @@ static inline int jm_os_resident_pages(const void *address, size_t n_bytes, uint
             return -1;
         for (i = 0; i < chunk; i++)
             *n_resident += in_memory[i] & 1;
+    }
+    return 0;
+}
+
+/* Count the pages of a range that this process has, as /proc/self/pagemap says, which is open as `pagemap`; -1: those that are
+   in memory for whomever. 0, or -1 with errno. */
+static inline int jm_os_own_pages(int pagemap, const void *address, size_t n_bytes, uint64_t *n_own)
+{
+    enum { CHUNK_PAGES = 512 };
+    const uint64_t IS_PRESENT = 1ull << 63;
+    uint64_t entries[CHUNK_PAGES], n_pages;
+    void *first;
+    size_t span_bytes, page_bytes = jm_page_bytes(), done = 0, i;
+    if (pagemap < 0)
+        return jm_os_resident_pages(address, n_bytes, &n_pages, n_own);
+    jm_page_span(address, n_bytes, &first, &span_bytes);
+    n_pages = span_bytes / page_bytes;
+    *n_own = 0;
+    while (done < n_pages) {
+        size_t chunk = n_pages - done < CHUNK_PAGES ? n_pages - done : CHUNK_PAGES;
+        off_t at = (off_t)(((uintptr_t)first / page_bytes + done) * sizeof *entries);
+        ssize_t n_read = pread(pagemap, entries, chunk * sizeof *entries, at);
+        if (n_read < (ssize_t)sizeof *entries)
+            return -1;
+        chunk = (size_t)n_read / sizeof *entries;
+        for (i = 0; i < chunk; i++)
+            *n_own += (entries[i] & IS_PRESENT) != 0;
+        done += chunk;
     }
     return 0;
 }

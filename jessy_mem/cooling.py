@@ -1,0 +1,51 @@
+"""Cooling: pages of mapped files go back to the system while everything stays mapped, and views stay what they are.
+
+Only pages that are a file's go, for a file has them still: never what was copied, simulated, learned or allocated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from jessy_mem import given
+from jessy_mem.table import RegionTable
+
+__all__ = ["give_back"]
+
+
+def give_back(table: RegionTable, keep_bytes: int, to_system: bool) -> int:
+    """Give pages back until no more than `keep_bytes` of mapped files are this process's, and free blocks of the pool.
+
+    With `to_system` they leave the page cache, too. Returns the bytes that this process does not have any more. No lock
+    is held while the system works.
+    """
+    keep_bytes = given.integer_in("keep_bytes", keep_bytes, 0, 1 << 62)
+    with table._lock:
+        table._check_open()
+        mappings = table._holders.mappings()
+    n_given = 0
+    with _pagemap() as pagemap:
+        sizes = [mapping.own_bytes(pagemap) for mapping in mappings]
+        excess_bytes = sum(sizes) - keep_bytes
+        for mapping, n_bytes in zip(mappings, sizes, strict=True):
+            if n_given >= excess_bytes:
+                break
+            if n_bytes:
+                mapping.give_back(to_system=to_system)
+                n_given += max(n_bytes - mapping.own_bytes(pagemap), 0)  # who reads meanwhile has some again
+    return n_given + table._pool.trim()
+
+
+@contextmanager
+def _pagemap() -> Iterator[int]:
+    """Which pages this process has, as an open file; -1 where nobody says."""
+    fd = -1
+    with suppress(OSError):
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        if fd >= 0:
+            os.close(fd)

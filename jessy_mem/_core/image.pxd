@@ -37,8 +37,6 @@ cdef class Image:
     cdef bint says_what(self, Image other)
     # Position of a layer in `layers`, or -1. It may be a tombstone: ask entry_is_tombstone.
     cdef int64_t find_layer(self, uint64_t layer) noexcept nogil
-    # The same for any int; TypeError if `layer` is none.
-    cdef int64_t find_number(self, object layer) except -2
     # Compare the content of one layer with its checksum, once; ChecksumMismatch or InvalidRegion.
     cdef int check_content(self, uint32_t i) except -1
     # The same, always.

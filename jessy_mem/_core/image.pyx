@@ -16,7 +16,6 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno as c_errno
@@ -240,12 +239,6 @@ cdef class Image:
             else:
                 high = middle
         return low if low < self.n_layers and self.layers[low].layer == layer else -1
-
-    cdef int64_t find_number(self, layer) except -2:
-        try:
-            return self.find_layer(PyNumber_Index(layer))  # a conversion alone would cut a float off
-        except OverflowError:
-            return -1
 
     cdef int check_content(self, uint32_t i) except -1:
         if self.extended and not self.trusted and not jm_flag_load_acquire(&self.layers[i].verified):

@@ -58,6 +58,8 @@ def test_path_refuses_what_is_no_layer(arguments, error):
 def test_values_are_frozen_and_have_no_dict(value):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, dataclasses.fields(value)[0].name, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        delattr(value, dataclasses.fields(value)[0].name)
     assert not hasattr(value, "__dict__")
 
 

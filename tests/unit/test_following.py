@@ -111,6 +111,8 @@ def test_who_follows_nobody_tells_of_its_own(tmp_path):
     assert other.look(FakeTable())
     assert not followed.look(table)
     assert followed.refresh(table) == Changes()
+    assert not Changes()
+    assert Changes(removed=[15])
     assert table.taken == [(15, None), (16, None)]
 
 

@@ -198,3 +198,19 @@ def test_evicted_dimensions_count_as_loaded(tmp_path):
         assert evicted_dimensions(memory) == {evicted}, "to ask maps nothing"
         assert bytes(memory[evicted, 1]) == content_of(evicted, 1, n_bytes=MIB)
         assert sum(view.n_bytes for view in memory.values()) == 6 * MIB, "one after the other, they come and go"
+
+
+def test_dimension_that_goes_while_its_attributes_are_read_is_not_found(tmp_path, inject):
+    def and_forget(has_attributes):
+        def read(layers, layer_id, *more):
+            if layer_id in memory:
+                memory.forget(layer_id.dimension)
+            return has_attributes(layers, layer_id, *more)
+
+        return read
+
+    with manager(tmp_path) as memory:
+        memory.ensure_dimension("tea", [jm.LayerSpec(text="a", attributes={"lang": "en"})])
+        # Private: the moment between what was found and the look at its attributes.
+        with inject.around("jessy_mem.reading._has_attributes", and_forget):
+            assert memory.layers(where={"lang": "en"}) == []

@@ -1304,6 +1304,35 @@ def test_restart_finds_the_whole_name(tmp_path, name):
         assert memory.load_dimension(dimension).name == name
 
 
+def test_name_without_a_layer_has_nothing_to_compact_or_change(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = memory.ensure_dimension("empty")
+        with pytest.raises(jm.RegionNotFound, match="no layer yet"):
+            memory.compact(dimension)
+        for change in (
+            lambda: memory.update_layer((dimension, 0), spec(1)),
+            lambda: memory.remove_layer((dimension, 0)),
+        ):
+            with pytest.raises(jm.LayerNotFound, match="no layer yet"):
+                change()
+        assert memory.append_layer(dimension, spec(1)) == (dimension, 0)
+
+
+def test_what_lies_in_the_way_and_cannot_go_is_named(tmp_path):
+    """A delta of its name would lie on the new base; nothing is published as long as it is there."""
+    with manager(tmp_path) as memory:
+        dimension = learn(memory)
+        leftover = tmp_path / f"D{dimension}" / "delta-0000000000000005.mmap"
+        leftover.mkdir(parents=True)
+        with pytest.raises(jm.MappingError, match="directory") as told:
+            memory.crystallize(dimension)
+        assert told.value.filename == str(leftover)
+        assert check(memory, dimension) == "pool"
+        leftover.rmdir()
+        memory.crystallize(dimension)
+        assert check(memory, dimension) == "mmap"
+
+
 @pytest.mark.parametrize("follow", ["auto", "never"])
 def test_base_folder_that_is_removed_is_made_again(tmp_path, follow):
     """Who follows lets go of what was in it as soon as it looks, which a reader does by the clock; others read on."""

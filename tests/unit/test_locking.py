@@ -115,6 +115,14 @@ def test_stopped_process_is_named_by_who_waited_long_enough(path, holder):
     assert told.value.errno == errno.ETIMEDOUT
 
 
+def test_locks_of_other_kinds_tell_of_no_holder(path, holder, tmp_path):
+    with (tmp_path / "other").open("w") as other:
+        fcntl.lockf(other, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeout) as told:
+            FolderLock(path, 0).__enter__()
+    assert told.value.holder_pid == holder.pid
+
+
 def test_holder_that_the_system_does_not_tell_is_another_process(path, holder):
     with mock.patch("pathlib.Path.read_text", side_effect=OSError), pytest.raises(LockTimeout) as told:
         FolderLock(path, 0).__enter__()
@@ -257,6 +265,14 @@ def test_who_may_write_into_the_folder_may_write_the_file(tmp_path, mode):
     assert facts.st_gid == base.stat().st_gid
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="who may give a folder to any group")
+def test_file_is_of_the_group_of_its_folder(tmp_path):
+    os.chown(tmp_path, -1, os.getegid() + 1)
+    with FolderLock(str(tmp_path / "lock")):
+        pass
+    assert (tmp_path / "lock").stat().st_gid == os.getegid() + 1
+
+
 def test_locks_that_do_nothing_are_known(path):
     lock = FolderLock(path)
     with lock:
@@ -389,6 +405,30 @@ def test_process_is_alive_until_it_ends():
 )
 def test_what_is_no_key_of_a_process_of_now_is_not_alive(key):
     assert not is_alive(key)
+
+
+@pytest.mark.parametrize(
+    ("error", "alive"),
+    [(None, True), (PermissionError(errno.EPERM, "not ours"), True), (ProcessLookupError(errno.ESRCH, "none"), False)],
+)
+def test_without_proc_a_process_is_asked_whether_it_takes_signals(error, alive, inject):
+    _, _, surroundings = process_key().split(".", 2)
+    key = f"{os.getppid()}.1.{surroundings}"
+    assert not is_alive(key)  # it was started at another time
+    asked = []
+
+    def kill(pid, number):
+        asked.append((pid, number))
+        if error is not None:
+            raise error
+
+    with (
+        inject(FileNotFoundError(errno.ENOENT, "no /proc"), "pathlib.Path.read_text"),
+        inject.instead("os.path.isdir", lambda path: False),
+        inject.instead("os.kill", kill),
+    ):
+        assert is_alive(key) is alive
+    assert asked == [(os.getppid(), 0)]
 
 
 def test_process_of_another_container_of_this_machine_is_taken_to_be_alive():

@@ -1647,6 +1647,34 @@ def test_keywords_overwritten_after_the_check_leave_the_dimension_unfound(world,
     assert "cannot be found by keyword" in caplog.text
 
 
+def test_dimension_that_another_thread_loads_while_it_is_ensured_is_that_one(world, inject):
+    def and_first(load):
+        def loaded(memory, dimension, path=None, **options):
+            if not options and str(dimension) not in memory.dump_state()["regions"]:
+                load(memory, dimension)
+            return load(memory, dimension, path, **options)
+
+        return loaded
+
+    world.write(1)
+    with manager(world) as memory:
+        # The call inside the call: another thread comes before it.
+        with inject.around("jessy_mem.MmapManager.load_dimension", and_first):
+            region = memory.load_dimension(1, exist_ok=True)
+        assert memory.region(1) is region
+
+
+def test_keywords_overwritten_before_it_is_evicted_leave_the_dimension_unfound(tmp_path, caplog):
+    with manager(tmp_path) as memory:
+        memory.ensure_dimension("tea", [jm.LayerSpec(text="a", keywords=["moon"])])
+        with (tmp_path / "D15" / "region.mmap").open("r+b") as file:
+            file.seek(256)
+            file.write(b"\xff" * 30)
+        evict(memory, 15)
+        assert memory.layers(keyword="moon") == []
+    assert "cannot be found by keyword" in caplog.text
+
+
 # Kinds that were met in the field ----------------------------------------------------------------------------------
 
 

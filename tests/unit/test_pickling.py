@@ -208,6 +208,10 @@ def test_views_without_a_manager_share_one_mapping_and_let_it_go(world):
     assert mapped(path) == 1
     again = pickle.loads(sent_region)
     assert (again.path, again.generation, bytes(again.layer(3))) == (path, 1, content_of(1, 3))
+    path.unlink()
+    with pytest.raises(jm.LayerNotFound, match="is gone"):
+        pickle.loads(sent)
+    assert bytes(views[0]) == content_of(1, 0)
     del views, again
     assert mapped(path) == 0
 

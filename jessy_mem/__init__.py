@@ -24,7 +24,7 @@ from jessy_mem import errors
 
 try:
     from jessy_mem._core.latency import LatencyHistogram
-except ImportError as error:
+except ImportError as error:  # pragma: no cover -- seen in copies of the package and in other interpreters only
     if "interpreter" in str(error):  # CPython's words, or Cython's
         raise ImportError(
             "jessy_mem is loaded once in a process, and by no interpreter with a lock (GIL) of its own: its memory, "

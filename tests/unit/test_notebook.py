@@ -48,6 +48,7 @@ def memory(base):
         yield manager
 
 
+@pytest.mark.thread_unsafe(reason="its threads would learn one name, or shorten a file that others read")
 def test_manager_shows_the_memory_map_and_its_numbers(memory):
     memory.create_proto_dimension("learned <b>", [jm.LayerSpec(text="tea")])
     page = shown(memory)
@@ -104,6 +105,7 @@ def test_contexts_report_and_leases(memory):
     assert "budget" in shown(memory.get_stats()).words
 
 
+@pytest.mark.thread_unsafe(reason="its threads would learn one name, or shorten a file that others read")
 def test_what_is_closed_damaged_or_gone_is_shown_with_the_reason(base):
     with jm.MmapManager(base_path=base, simulation="never") as memory:
         memory.load_dimension(1)

@@ -14,6 +14,8 @@ from jessy_mem.eviction import POLICIES
 from jessy_mem.plots import plot_advice, plot_budget, plot_latency, plot_map
 from jessy_mem.trace import Access
 
+pytestmark = pytest.mark.thread_unsafe(reason="matplotlib keeps the files of its fonts open, for each thread")
+
 
 def reads(names: str, n_bytes: int = 100) -> list[Access]:
     """Accesses to dimensions named by letters."""

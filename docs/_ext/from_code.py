@@ -172,10 +172,11 @@ def spelled(annotation: ast.expr, kind: type) -> str:
 
 
 def member(kind: type, name: str) -> Iterator[str]:
-    for base in kind.__mro__:
-        if name in vars(base):
-            break
-    said = statements(class_statement(base).body, name) if base.__module__.startswith("jessy_mem") else []
+    owners = [base for base in kind.__mro__ if name in vars(base)]
+    ours = [base for base in owners if base.__module__.startswith("jessy_mem")]
+    # A class may be given a method of its own that stands in the source of a base.
+    base = next((each for each in ours if statements(class_statement(each).body, name)), owners[0])
+    said = statements(class_statement(base).body, name) if base in ours else []
     thing = inspect.getattr_static(kind, name)
     thing = thing.__func__ if isinstance(thing, (classmethod, staticmethod)) else thing
     if said and isinstance(said[0], ast.FunctionDef):

@@ -338,7 +338,7 @@ class Oracle:
         self.count["loads"] += 1
         return None
 
-    def access(self, dimension: int, layer: int, n_copies: int = 0, hold: bool = False, in_many: bool = False):
+    def access(self, dimension: int, layer: int, n_copies: int = 0, hold: bool = False):
         generation = self.restore(dimension)
         if not isinstance(generation, Generation):
             return generation
@@ -346,8 +346,7 @@ class Oracle:
             return jm.LayerNotFound
         with self.holding(generation):
             if layer in generation.seen:
-                # Of many, those that are stored as they are read need no view: they are counted and not timed.
-                self.count["untimed" if in_many and layer not in generation.payloads else "hits"] += 1
+                self.count["hits"] += 1
             elif self.see(generation, layer):
                 if layer in generation.payloads:
                     self.settle()
@@ -472,7 +471,7 @@ class Oracle:
             "evictable_bytes": evictable,
             "pinned_bytes": pinned,
             "peak_usage_bytes": self.peak,
-            "access_count": count["hits"] + count["untimed"] + count["first_touches"],
+            "access_count": count["hits"] + count["first_touches"],
             "load_count": count["loads"],
             "allocation_count": count["allocations"],
             "deallocation_count": count["deallocations"],

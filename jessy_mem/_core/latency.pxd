@@ -22,10 +22,10 @@ cdef class LatencyHistogram:
 
     # Count and time one event. Lock-free, from any thread.
     cdef void record_ns(self, uint64_t t_ns) noexcept nogil
-    # Count one event without a time (record_latency=False).
-    cdef void record_untimed(self) noexcept nogil
-    # The same of many.
-    cdef void record_many_untimed(self, uint64_t n_events) noexcept nogil
+    # Count events that were timed together, each with its share of the time. Lock-free, from any thread.
+    cdef void record_together(self, uint64_t n_events, uint64_t total_ns) noexcept nogil
+    # Count events without a time (record_latency=False).
+    cdef void record_untimed(self, uint64_t n_events) noexcept nogil
     # Events since the histogram was made, timed or not; reset() does not lower it.
     cdef uint64_t count_events(self) noexcept nogil
 

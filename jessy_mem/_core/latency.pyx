@@ -193,10 +193,12 @@ cdef class LatencyHistogram:
         else:
             shard_record_shared(self.share(), t_ns, self.limit_ns)
 
-    cdef void record_untimed(self) noexcept nogil:
-        self.record_many_untimed(1)
+    cdef void record_together(self, uint64_t n_events, uint64_t total_ns) noexcept nogil:
+        # In the shared shard whoever it is: in an own one each event has its turn to wait.
+        if n_events:
+            shard_record_shared(self.share(), total_ns // n_events, self.limit_ns, n_events)
 
-    cdef void record_many_untimed(self, uint64_t n_events) noexcept nogil:
+    cdef void record_untimed(self, uint64_t n_events) noexcept nogil:
         cdef Shard *shard = self.shards[jm_thread_row()]
         if likely(shard != NULL):
             own_add(&shard.untimed, n_events)

@@ -48,7 +48,7 @@ cdef class BlockLender(LayerRegistry):
         if begin_ticks:
             self._allocations.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         else:
-            self._allocations.record_untimed()
+            self._allocations.record_untimed(1)
         if jm_unlikely(jm_load_relaxed(&self._pool.arena.ledger.levels)):
             self._settle()
         return block
@@ -63,7 +63,7 @@ cdef class BlockLender(LayerRegistry):
         if begin_ticks:
             self._deallocations.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         else:
-            self._deallocations.record_untimed()
+            self._deallocations.record_untimed(1)
 
     def _allocate(self, n_bytes, segment):
         """A block that the pool did not have at once, after making room for it. The table knows better."""

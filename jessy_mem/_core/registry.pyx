@@ -307,7 +307,7 @@ cdef class LayerRegistry:
         """What is to be copied of many layers, held until it is; those that were read before make no view."""
         cdef Gathered gathered = Gathered.__new__(Gathered)
         cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
-        cdef uint64_t n_hits = 0
+        cdef uint64_t n_hits = 0, apart_ticks = 0, from_ticks  # apart: reads that are timed for themselves
         cdef tuple stack = None
         cdef object dimension = None  # whose stack that is
         if type(layer_ids) is not list and type(layer_ids) is not tuple:
@@ -330,10 +330,15 @@ cdef class LayerRegistry:
                     if stack is not None and gather_read(gathered, stack, PyTuple_GET_ITEM(layer_id, 1)):
                         n_hits += 1
                         continue
+                from_ticks = jm_clock_ticks() if self._timed else 0
                 gathered.add_view(self.read(layer_id))
+                apart_ticks += jm_clock_ticks() - from_ticks if self._timed else 0
                 dimension = None  # reading may have changed what is mapped
         finally:
-            self._hits.record_many_untimed(n_hits)
+            if self._timed:
+                self._hits.record_together(n_hits, jm_clock_ns(begin_ticks, jm_clock_ticks() - apart_ticks))
+            else:
+                self._hits.record_untimed(n_hits)
         return gathered
 
     cdef tuple stack_to_read(self, dimension):
@@ -441,7 +446,7 @@ cdef void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) n
     if timed:
         histogram.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
     else:
-        histogram.record_untimed()
+        histogram.record_untimed(1)
 
 
 def record_since(LatencyHistogram histogram not None, uint64_t begin_ticks, bint timed):

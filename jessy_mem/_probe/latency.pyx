@@ -216,7 +216,7 @@ def untimed_cost_ns(LatencyHistogram histogram not None, size_t n):
     with nogil:
         begin_ns = jm_clock_monotonic_ns()
         for _i in range(n):
-            histogram.record_untimed()
+            histogram.record_untimed(1)
         end_ns = jm_clock_monotonic_ns()
     return (end_ns - begin_ns) / <double> n
 
@@ -227,7 +227,7 @@ cdef void record_all(Worker *me) noexcept nogil:
     for i in range(task.n_values):
         (<LatencyHistogram> task.histogram).record_ns(task.values[i])
     for _i in range(task.n_untimed):
-        (<LatencyHistogram> task.histogram).record_untimed()
+        (<LatencyHistogram> task.histogram).record_untimed(1)
 
 
 def record_threads(

@@ -349,7 +349,7 @@ class Run:
             error, views = None, []
             for layer_id in layers:
                 # Where each access is traced, many are read one by one.
-                error = error or self.oracle.access(*layer_id, hold=True, in_many=not self.scenario.trace)
+                error = error or self.oracle.access(*layer_id, hold=True)
                 if error is None:
                     views.append((self.oracle.accessed, layer_id[1]))
             for generation, layer in views:

@@ -111,7 +111,8 @@ cdef inline void shard_record_own(Shard *shard, uint64_t t_ns, uint64_t limit_ns
         jm_store_relaxed(&shard.max_ns, t_ns)
 
 
-cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit_ns) noexcept nogil:
+cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit_ns, uint64_t n=1) noexcept nogil:
+    """Count `n` events that took `t_ns` each; for any thread."""
     cdef unsigned int bucket
     cdef uint64_t bit
     if t_ns <= limit_ns:
@@ -119,10 +120,10 @@ cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit
         bit = <uint64_t> 1 << (bucket // GROUP_BUCKETS)
         if not jm_load_relaxed(&shard.groups) & bit:
             jm_or_acq_rel(&shard.groups, bit)
-        jm_add_relaxed(shard.counts + bucket, 1)
+        jm_add_relaxed(shard.counts + bucket, n)
     else:
-        jm_add_relaxed(&shard.overflow, 1)
-    jm_add_relaxed(&shard.sum_ns, t_ns)
+        jm_add_relaxed(&shard.overflow, n)
+    jm_add_relaxed(&shard.sum_ns, n * t_ns)
     jm_max_relaxed(&shard.not_min_ns, ~t_ns)
     jm_max_relaxed(&shard.max_ns, t_ns)
 

@@ -276,6 +276,8 @@ cdef class LayerRegistry:
             region = self._restore(dimension, layer)
             if region is None:
                 raise LayerNotFound(dimension, layer)
+        else:
+            self.mark(region, dimension)  # also for a layer that it has not
         edition = jm_load_acquire(&region.edition)
         view = region.find_view(layer)
         if view is None:

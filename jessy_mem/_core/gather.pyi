@@ -1,5 +1,8 @@
+from typing import final
+
 from typing_extensions import Buffer
 
+@final
 class Gathered:
     @property
     def n_bytes(self) -> int: ...

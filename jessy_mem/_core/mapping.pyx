@@ -32,8 +32,8 @@ from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove
 cdef enum:
     LARGE_BYTES = 1048576  # what is larger is mapped
 
-# Whose pages a Mapping of a file has. Of a copy none may be given back, for they are nowhere else; so who gives back and
-# who copies shut each other out.
+# Whose pages a Mapping of a file has. Of a copy none may be given back, for they are nowhere else; so who gives
+# back and who copies shut each other out.
 cdef enum:
     OF_FILE = 0
     GIVEN_BACK = 1  # just now

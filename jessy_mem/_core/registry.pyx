@@ -244,11 +244,11 @@ cdef class LayerRegistry:
         if taken:
             if self.round == LAST_ROUND:
                 self.forget_rounds()
-            jm_short_store_release(&self.round, self.round % LAST_ROUND + 1)  # 0: that of a view that was not read again
+            jm_short_store_release(&self.round, self.round % LAST_ROUND + 1)  # 0: of a view that was not read again
         return dict.fromkeys(taken)
 
     cdef int forget_rounds(self) except -1:
-        """Before rounds begin anew: no view keeps the number of an old one, and would be taken for one that was read."""
+        """Before rounds begin anew: no view keeps the number of an old one, or it were taken for one that was read."""
         cdef MmapRegion region
         cdef LayerView view
         for region in list(self.regions.values()):

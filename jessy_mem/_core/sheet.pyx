@@ -6,7 +6,7 @@ not the dimension. A sheet that is finished is never changed: another takes its 
     facts    layer 0: Hz, created_ns, begin, end | layer 3: ...
     words    7 4 | 4 9 12 |                        begin and end of each layer are positions here
 """
-from math import inf
+import math
 
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -40,7 +40,7 @@ cdef class Sheet:
         if self.facts == NULL or self.words == NULL:
             raise MemoryError
         self.room_for_words = max(n_words, 1)
-        self.oldest_ns, self.lowest_hz = LATEST_NS, inf
+        self.oldest_ns, self.lowest_hz = LATEST_NS, math.inf
         return 0
 
     cdef void add(self, uint32_t layer, float hz, uint64_t created_ns) noexcept:
@@ -118,7 +118,7 @@ cdef Sheet merged(Sheet old, Sheet come, uint32_t begin, uint32_t end, set remov
 
 cdef bint read_range(frequency, since_ns, before_ns, Range *wanted) except -1:
     """Read the conditions; False if nothing can meet them."""
-    low, high = (-inf, inf) if frequency is None else bounds_of(frequency)
+    low, high = (-math.inf, math.inf) if frequency is None else bounds_of(frequency)
     oldest = 0 if since_ns is None else moment("since_ns", since_ns)
     newest = LATEST_NS if before_ns is None else moment("before_ns", before_ns) - 1
     if not (low <= high and oldest <= newest and newest >= 0 and oldest <= LATEST_NS):  # nor if a bound is NaN

@@ -12,7 +12,7 @@ removes them, so a folder shows the whole truth at each moment, and the names ar
 a base that is newer than they are holds all they stand for, and one that has gone meanwhile shows that there is
 something newer, and all begins again.
 
-The folder is opened once, and all is found in it, so that all is of one folder; unless links are followed, it is no link,
+The folder is opened once, and all is found in it, so that all is of one folder; unless links are followed it is none,
 and no file in it is one.
 
 A file that has its name before it is on the disk (batch.py) bears a mark in its mode until it is. If a power cut tore
@@ -49,7 +49,6 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef object warn = logging.getLogger("jessy_mem").warning
 cdef set told = set()  # torn deltas that were told of; each once, however often it is passed over
-
 
 
 cdef tuple checked_stack(tuple stack):
@@ -269,7 +268,8 @@ def open_stack(
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
     returns the charge, or raises. An immutable base has no deltas. `bare` remembers dimensions that had none, so that
-    neither the folder is listed nor opened again while names in it stay what they were. `guard`, `metadata_limit_bytes` and `follow_links` are those of `map_file`; without the last the folder is no link either.
+    neither the folder is listed nor opened again while names in it stay what they were. `guard`,
+    `metadata_limit_bytes` and `follow_links` are those of `map_file`; without the last the folder is no link either.
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None

@@ -7,7 +7,7 @@ from jessy_mem._core.image cimport Image
 cdef class LayerView:
     cdef object __weakref__
     cdef Image image                 # keeps the bytes, or (compressed) what they came from
-    cdef object payload              # (owner of decompressed bytes, its size), or None; of a copy, the view that it is of
+    cdef object payload              # (owner of decompressed bytes, its size), or None; of a copy, its view
     cdef object known_attributes     # a read-only mapping, once asked for; None before, and if nested
     cdef const uint8_t *data         # inside image or payload
     cdef Py_ssize_t size_bytes

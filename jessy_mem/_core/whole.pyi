@@ -1,12 +1,12 @@
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-def whole(act: Callable[..., T], *args: object, repair: Callable[[], object] | None = None) -> T: ...
-def mended(act: Callable[[], T], repair: Callable[[], object]) -> T: ...
+def whole(act: Callable[..., _T], *args: object, repair: Callable[[], object] | None = None) -> _T: ...
+def mended(act: Callable[[], _T], repair: Callable[[], object]) -> _T: ...
 
 class Lock:
     def __exit__(
@@ -16,9 +16,9 @@ class Lock:
 class Descriptor:
     @property
     def fd(self) -> int: ...
-    def __init__(
-        self, path: str | os.PathLike[str], flags: int, mode: int = 0o666, dir_fd: int | None = None
-    ) -> None: ...
+    def __new__(
+        cls, path: str | os.PathLike[str], flags: int, mode: int = 0o666, dir_fd: int | None = None
+    ) -> Self: ...
     def close(self) -> None: ...
     def __enter__(self) -> int: ...
     def __exit__(

@@ -1,7 +1,7 @@
 """Steps that happen or do not, whatever interrupts them.
 
 Python looks for signals (Ctrl-C) in its own functions only: when one begins, when a loop goes back, and when a call of
-something compiled returns. What is compiled is one step, but for the Python functions that it calls; so here is where an
+something compiled returns. What is compiled is one step, but for the Python functions that it calls; so here an
 interrupt in those is met. It is whatever is raised and is no Exception: KeyboardInterrupt, SystemExit.
 """
 import os
@@ -59,8 +59,8 @@ cdef class Lock:
 
 cdef class Descriptor:
     """Descriptor(path, flags, mode=0o666, dir_fd=None)\n--\n
-    An open file, `fd`, that is closed by `close`, by leaving it, or with its last reference: an interrupt that comes before
-    it has a name loses nothing. As a context manager it gives `fd`. OSError.
+    An open file, `fd`, that is closed by `close`, by leaving it, or with its last reference: an interrupt that comes
+    before it has a name loses nothing. As a context manager it gives `fd`. OSError.
     """
     cdef readonly int fd
 

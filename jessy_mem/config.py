@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from jessy_mem import given
 from jessy_mem.layout import MemoryLayout, default_layout
-from jessy_mem.sizes import DEFAULT_POOLS, check_pools, check_total_mb, size_bytes
+from jessy_mem.sizes import DEFAULT_POOLS, MAX_SIZE_MB, check_pools, check_total_mb, parse_size_mb, size_bytes
 
 __all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
 
@@ -56,6 +56,8 @@ class MemoryOptions(TypedDict, total=False):
     scrub: bool
     record_latency: bool
     trace: bool
+    pressure_source: str | os.PathLike[str]
+    pressure_keep_mb: int | float | str
 
 
 class MemoryFields(MemoryOptions, total=False):
@@ -133,6 +135,12 @@ class MemoryConfig:
         Record how long operations take; without it everything is still counted.
     trace : bool
         Note where views are taken, for ``leases()``; it makes each access slower.
+    pressure_source : str or path-like
+        Who tells that the memory of the whole system is short, upon which ``cool()`` is done: "psi" (the kernel, by
+        ``/proc/pressure/memory``), "systemd" (by ``MEMORY_PRESSURE_WATCH``), a path (a ``memory.pressure`` of a cgroup,
+        or a FIFO), "auto" (systemd or the kernel, whichever there is) or "none". MappingError if it is not there.
+    pressure_keep_mb : int, float or str
+        How much of the mapped files stays in this process then.
 
     Numbers may be of any type: numpy scalars, Decimal, Fraction. ValueError names the first field that is wrong.
 
@@ -167,6 +175,8 @@ class MemoryConfig:
     scrub: bool = False
     record_latency: bool = True
     trace: bool = False
+    pressure_source: str | os.PathLike[str] = "none"
+    pressure_keep_mb: int | float | str = 0
 
     def __post_init__(self) -> None:
         for field, check in _CHECKS.items():
@@ -192,6 +202,12 @@ class MemoryConfig:
     def max_metadata_bytes(self) -> int:
         """The most that is read of a file before it is mapped, in bytes."""
         return size_bytes("max_metadata_mb", self.max_metadata_mb)
+
+    @property
+    def pressure_keep_bytes(self) -> int:
+        """How much of the mapped files stays in this process when memory is short, in bytes."""
+        assert not isinstance(self.pressure_keep_mb, str)
+        return int(self.pressure_keep_mb * (1 << 20))
 
     @property
     def plan(self) -> MemoryLayout:
@@ -238,6 +254,7 @@ class MemoryConfig:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {
             "base_path": os.fspath(self.base_path),
+            "pressure_source": os.fspath(self.pressure_source),
             "layout": None if self.layout is None else repr(self.layout),
             "pool_configs": [list(pool) for pool in self.pool_configs],
         }
@@ -302,6 +319,20 @@ def _base_path(value: Any) -> str:
         raise ValueError(f"{value!r} cannot be made absolute: {error}") from None
 
 
+def _pressure_source(value: Any) -> str:
+    name = os.fsdecode(value)
+    if name not in ("none", "psi", "systemd", "auto") and ("/" not in name or "\0" in name):
+        raise ValueError(f"{value!r} is not one of none, psi, systemd, auto, nor a path with a slash")
+    return name
+
+
+def _keep_mb(value: Any) -> int | float:
+    size_mb = parse_size_mb(value)
+    if not 0 <= size_mb <= MAX_SIZE_MB:
+        raise ValueError(f"{value!r} is not a size of 0 to {MAX_SIZE_MB} MiB")
+    return size_mb
+
+
 def _layout(value: Any) -> MemoryLayout | None:
     if value is None or isinstance(value, MemoryLayout):
         return value
@@ -348,4 +379,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "scrub": given.flag,
     "record_latency": given.flag,
     "trace": given.flag,
+    "pressure_source": _pressure_source,
+    "pressure_keep_mb": _keep_mb,
 }

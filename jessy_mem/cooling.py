@@ -5,14 +5,20 @@ Only pages that are a file's go, for a file has them still: never what was copie
 
 from __future__ import annotations
 
+import logging
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from jessy_mem import given
+from jessy_mem.errors import ManagerClosed, MappingError
 from jessy_mem.table import RegionTable
+from jessy_mem.watching import Watch, source_of
 
-__all__ = ["give_back"]
+__all__ = ["give_back", "watch_for"]
+
+logger = logging.getLogger("jessy_mem")
 
 
 def give_back(table: RegionTable, keep_bytes: int, to_system: bool) -> int:
@@ -36,6 +42,34 @@ def give_back(table: RegionTable, keep_bytes: int, to_system: bool) -> int:
                 mapping.give_back(to_system=to_system)
                 n_given += max(n_bytes - mapping.own_bytes(pagemap), 0)  # who reads meanwhile has some again
     return n_given + table._pool.trim()
+
+
+def watch_for(table: RegionTable) -> Watch | None:
+    """What gives pages back when the source of the configuration tells of pressure; None: there is none.
+
+    MappingError for a source that cannot be watched, but "auto", of which it is logged. It keeps no table alive.
+    """
+    config, reference = table.config, weakref.ref(table)
+
+    def cool() -> bool:
+        it = reference()
+        if it is None:
+            return False
+        try:
+            n_bytes = give_back(it, config.pressure_keep_bytes, to_system=True)
+        except ManagerClosed:
+            return False
+        logger.info("memory of the system is short: %d bytes were given back", n_bytes)
+        return True
+
+    try:
+        source = source_of(os.fspath(config.pressure_source))
+        return None if source is None else Watch(source, cool)
+    except MappingError as error:
+        if config.pressure_source != "auto":
+            raise
+        logger.info("memory pressure of the system is not watched: %s", error)
+        return None
 
 
 @contextmanager

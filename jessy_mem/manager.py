@@ -26,7 +26,7 @@ from jessy_mem._core.registry import now_ticks, own_access_layer, record_since
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
-from jessy_mem.cooling import give_back
+from jessy_mem.cooling import give_back, watch_for
 from jessy_mem.errors import ConsciousnessError, LayerNotFound, MappingError, OutOfBounds, RegionNotFound, legible
 from jessy_mem.following import ChangeCallback, Changes, Following
 from jessy_mem.ids import IdRegister
@@ -121,6 +121,7 @@ class MmapManager(RegionTable):
             self._follow_page(page)
         renew_in_child(self)
         self._following.catch_up(self)  # with what was told meanwhile; it calls all of the table, which stands now
+        self._watch = watch_for(self)
         ending.keep_open(self)
 
     # Loading
@@ -606,6 +607,13 @@ class MmapManager(RegionTable):
         "raise" if there are any, and the error of one that cannot be written: the manager stays open then.
         """
         ending.close(self)
+        if self._watch is not None:
+            self._watch.close()
+
+    def _let_go(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        super()._let_go()
 
     def __del__(self) -> None:
         if ending is not None:  # else the interpreter takes its modules apart, and all was saved before

@@ -7,6 +7,7 @@ from typing import Any
 
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.region import MmapRegion
+from jessy_mem.cgroups import group_memory
 from jessy_mem.learning import Learner
 from jessy_mem.stats import LatencySummary, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import RegionTable
@@ -88,7 +89,8 @@ def _residency(table: RegionTable, pool_used_bytes: int) -> Residency:
     table_bytes += table._hits.n_bytes + table._first_touches.n_bytes
     committed_bytes = table._pool.committed_bytes()
     other_bytes = max(pool_used_bytes - decompressed_bytes, 0)  # read at different moments
-    return Residency(mapped_bytes, resident_bytes, committed_bytes, other_bytes, decompressed_bytes, table_bytes)
+    own = mapped_bytes, resident_bytes, committed_bytes, other_bytes, decompressed_bytes, table_bytes
+    return Residency(*own, *group_memory())
 
 
 def _summary(histogram: LatencyHistogram) -> LatencySummary:

@@ -39,8 +39,11 @@ class Residency:
     pool_used_bytes: int  # blocks in use, but for those of compressed layers
     decompressed_bytes: int  # blocks of compressed layers
     metadata_bytes: int  # the library's own tables of layers and counters
+    group_limit_bytes: int | None = None  # of this process's cgroup (v2) and those around it, the lowest memory.max
+    group_high_bytes: int | None = None  # the lowest memory.high, above which the system slows them down
+    group_used_bytes: int | None = None  # memory of the cgroup, all its processes and their page cache included
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int | None]:
         """The fields by name; JSON-serialisable."""
         return dataclasses.asdict(self)
 

@@ -28,8 +28,8 @@ OBJECTS = """
     latency stack sheet index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
-    errors leases sealed given sizes units looks notebook notices compression eviction layout stats trace
-    config context locking durable unlinked publish batch journal names register ids prose advice addresses
+    errors leases sealed given sizes units cgroups looks notebook notices compression eviction layout stats trace
+    config context locking watching durable unlinked publish batch journal names register ids prose advice addresses
     pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
     files protos relief learning ending cooling report pickling map_page memory_map manager plots workers exporters
     archive doctor

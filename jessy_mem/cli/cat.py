@@ -37,26 +37,37 @@ Examples:
 @click.option("--raw", is_flag=True, help="Send the bytes as they are to a terminal too.")
 def command(file: Path, layer: str, raw: bool) -> None:
     path, number = _find(file, layer)
-    with jm.MmapRegion(None, path) as region, memoryview(region.layer(number)) as content:
-        chunks = (content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES))
+    with jm.MmapRegion(None, path) as region:
+        chunks = _chunks(region.layer(number))
         if raw or not sys.stdout.isatty():
             with delivering():
                 sys.stdout.flush()
-                for chunk in chunks:
+            for chunk in chunks:
+                with delivering():
                     _write(sys.stdout.buffer, chunk)
+            with delivering():
                 sys.stdout.buffer.flush()
         else:
             for text in _shown(chunks):
                 write(text)
 
 
-def _write(out: BinaryIO, chunk: memoryview) -> None:
+def _chunks(layer: jm.LayerView) -> Iterator[bytes]:
+    """The content, piece by piece: copies, for of a mapped page that is gone the system would write nothing."""
+    for at in range(0, layer.n_bytes, CHUNK_BYTES):
+        chunk = bytes(layer[at : at + CHUNK_BYTES])
+        layer[at + len(chunk) - 1]  # read by the library, which says whether the file has all bytes up to here
+        yield chunk
+
+
+def _write(out: BinaryIO, chunk: bytes) -> None:
     """Write all of `chunk`; unbuffered output may take a part of it."""
-    while chunk:
-        chunk = chunk[out.write(chunk) :]
+    left = memoryview(chunk)
+    while left:
+        left = left[out.write(left) :]
 
 
-def _shown(chunks: Iterator[memoryview]) -> Iterator[str]:
+def _shown(chunks: Iterator[bytes]) -> Iterator[str]:
     """The content as text that a terminal shows and does not obey."""
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     held = ""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
-from jessy_mem.cli.paths import EXISTING_FOLDER
+from jessy_mem.cli.paths import EXISTING_FOLDER, dimension_of
 from jessy_mem.cli.streams import Command
 
 HELP = """Find stray temporary files, empty folders, damaged regions, deltas that lie on nothing or are in their base
@@ -18,6 +20,8 @@ already, and folders, ids and names that do not agree.
 Every byte of every region is read. --clean removes stray temporary files, empty folders, deltas that have no base, or
 whose generation is not larger than their base's, and what a power cut tore before it was on the disk. The exit status
 is 1 if a problem is there, or is left after --clean.
+
+The last line tells how a manager with guard="auto" would guard the dimensions, and why it would have no lease of some.
 """
 
 
@@ -30,6 +34,7 @@ def command(base: Path, cleaning: bool, as_json: bool) -> int:
         findings = jm.examine(base, report)
     removed = jm.clean(findings) if cleaning else []
     left = [finding for finding in findings if finding not in removed]
+    guard = _guard(base)
     if as_json:
         screen.print_json(
             {
@@ -39,11 +44,45 @@ def command(base: Path, cleaning: bool, as_json: bool) -> int:
                 "removed": [finding.to_dict() for finding in removed],
                 "freed_bytes": sum(finding.n_bytes for finding in removed),
                 "removable_bytes": sum(finding.n_bytes for finding in left if finding.removable),
+                "guard": guard,
             }
         )
     else:
         _show(base, left, removed)
+        guards = ", ".join(f"{n} by {kind}" for kind, n in guard["auto"].items() if n)
+        if guards:
+            told = f'guard="auto" would guard {guards}' + (f": {guard['why']}" if guard["why"] else "")
+            screen.console().print(screen.text(told, style="dim"), soft_wrap=True)
     return 1 if left else 0
+
+
+def _guard(base: Path) -> dict[str, Any]:
+    """How many dimensions a manager with ``guard="auto"`` would guard how, and why not all mutable ones by a lease."""
+    guards = dict.fromkeys(("lease", "copy", "reads"), 0)
+    why = None
+    dimensions = sorted(filter(None, (dimension_of(folder.name) for folder in base.iterdir())))
+    with contextlib.ExitStack() as leased:  # all at once, as a manager has them
+        for dimension in dimensions:
+            path = jm.region_path(base, dimension)
+            try:
+                region = jm.MmapRegion(None, path, verify="never", guard="auto")
+            except jm.ConsciousnessError:  # found above
+                continue
+            guards[region.guard] += 1
+            if region.guard == "lease":
+                leased.enter_context(region)
+            elif region.guard == "reads":
+                why = why or _refusal(path)
+    return {"auto": guards, "why": why}
+
+
+def _refusal(path: str | Path) -> str | None:
+    """Why there is no lease of a region file."""
+    try:
+        jm.MmapRegion(None, path, verify="never", guard="lease").close()
+    except jm.MappingError as error:
+        return error.strerror
+    return None
 
 
 def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None:

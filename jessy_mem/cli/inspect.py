@@ -17,7 +17,10 @@ from jessy_mem.cli.paths import EXISTING, REGION, is_absent, reason, region_file
 from jessy_mem.cli.streams import Command
 
 N_LAYERS_SHOWN = 200
-GUARDS = {"reads": "mapped; what is read of it is right or an error", "copy": "a copy that nobody can change"}
+GUARDS = {  # an inspection takes no lease: `doctor` tells whether one is to be had
+    "reads": "mapped; what is read of it is right or an error",
+    "copy": "a copy that nobody can change",
+}
 NEVER_HERE = ("access", "first touch", "pool", "changes")  # nothing of the kind happens in an inspection
 
 
@@ -209,7 +212,7 @@ def _inspect_base(base: Path, as_json: bool) -> int:
 
 
 def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Table:
-    headings = ["", "~dimension", "?>layers", ">size", "?>slot", "Hz", "?>generation", "?>deltas", "?"]
+    headings = ["", "~dimension", "?>layers", ">size", "?>slot", "Hz", "?>generation", "?>deltas", "?guard"]
     rows = [
         (
             f"D{facts['id']:02d}",
@@ -220,7 +223,7 @@ def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Tabl
             _band(facts),
             str(facts["generation"]),
             str(len(facts["files"]) - 1 or ""),
-            "immutable" if facts["immutable"] else "",
+            f"{facts['guard']}, immutable" if facts["immutable"] else facts["guard"],
         )
         for facts in regions
     ]

@@ -57,6 +57,19 @@ def archive(base, tmp_path):
 
 
 class TestExport:
+    @pytest.mark.parametrize("file", [DELTA, BASE])
+    def test_a_file_that_is_shortened_between_its_checksum_and_its_writing(self, file, base, tmp_path):
+        path = base / file
+
+        def shorten(done, total):
+            if done == total:
+                os.truncate(path, 0)
+
+        with pytest.raises(jm.RegionTruncated) as caught:
+            jm.export_base(base, tmp_path / "out.tar", shorten)
+        assert caught.value.path == str(path)
+        assert [each.name for each in tmp_path.iterdir()] == ["base"]
+
     def test_other_tools_can_read_it(self, base, archive, tmp_path):
         (tmp_path / "out").mkdir()
         subprocess.run(["tar", "-xf", archive, "-C", tmp_path / "out"], check=True)

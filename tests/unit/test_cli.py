@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -457,6 +459,22 @@ class TestCat:
         fails(run("cat", base, "0"), 2, "region.mmap")
         fails(run("cat", base, "D09/L0"), 2, "D09")
 
+    @pytest.mark.parametrize("n_left", [0, 1 << 20, (2 << 20) + 100])
+    def test_a_file_that_is_shortened_while_it_is_written_out(self, n_left, tmp_path):
+        """What was written by then is of the file, and then the file is named, not an address of this process."""
+        content = b"tea " * (1 << 20)  # of which a pipe takes a part
+        path = jm.RegionBuilder(15, "Tea").add_layer(jm.LayerSpec(content=content)).write(tmp_path / "region.mmap")
+        command = [sys.executable, "-m", "jessy_mem", "cat", str(path), "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            first = os.read(process.stdout.fileno(), 1)
+            os.truncate(path, n_left)
+            rest, said = process.communicate(timeout=HUNG_S)
+        assert process.returncode == 1
+        assert said.startswith(f"error: {path}: ".encode())
+        assert b"ddress" not in said
+        assert b"as when it was mapped" in said
+        assert content.startswith(first + rest)
+
     def test_damage_is_not_printed(self, base):
         flip(base / "D03" / "region.mmap")
         result = run("cat", base / "D03", "1")
@@ -533,6 +551,26 @@ class TestDoctor:
         result = run("doctor", base)
         assert result.exit_code == 0
         assert "sound" in result.stdout
+
+    def test_what_the_guard_auto_would_be_here(self, base, monkeypatch):
+        """D14 is immutable, and so copied whatever the guard."""
+        with jm.MmapRegion(3, jm.region_path(base, 3), guard="auto") as region:
+            expected = region.guard
+        guard = json_of(run("doctor", base, "--json"))["guard"]
+        assert guard["auto"] == {"lease": 0, "reads": 0} | {expected: 1, "copy": 1}
+        assert (guard["why"] is None) == (expected == "lease")
+        assert f'guard="auto" would guard 1 by {expected}' in run("doctor", base).stdout.replace("1 by copy, ", "")
+        none = {"lease": 0, "copy": 1, "reads": 1}
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (0, 0))
+        guard = json_of(run("doctor", base, "--json"))["guard"]
+        assert guard["auto"] == none
+        assert "half of the descriptors" in guard["why"] or expected == "reads"
+        monkeypatch.delattr(fcntl, "F_SETLEASE", raising=False)
+        assert json_of(run("doctor", base, "--json"))["guard"] == {
+            "auto": none, "why": "this system gives no leases of files"
+        }  # fmt: skip
+        told = "would guard 1 by copy, 1 by reads: this system gives no leases of files"
+        assert told in run("doctor", base).stdout
 
     def test_stray_files_are_found_told_and_removed(self, base):
         strays = [base / "D03" / ".region.mmap.0123456789abcdef.tmp", base / ".x.fedcba9876543210.tmp"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
 import pytest
 from commands import fails, flip, json_of, run
 
 import jessy_mem as jm
+from jessy_mem.cli import ask
 
 pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 
@@ -201,3 +203,25 @@ class TestSimulation:
             place.write_text("x")
         status, word = (2, "is a file") if what == "a file" else (1, "holds no dimension")
         fails(run("ask", place, "word"), status, word)
+
+
+def test_a_file_that_is_shortened_after_it_was_searched(tmp_path, monkeypatch):
+    path = (
+        jm.RegionBuilder(15, "Tea")
+        .add_layer(jm.LayerSpec(text="tea " * 9000, keywords=["tea"]))
+        .write(jm.region_path(tmp_path, 15))
+    )
+    navigate = ask.KeywordNavigator.navigate
+
+    def shortened(self, query):
+        found = navigate(self, query)
+        os.truncate(path, 0)
+        return found
+
+    # between the search and the reading, where no callback is
+    monkeypatch.setattr(ask.KeywordNavigator, "navigate", shortened)
+    result = run("ask", tmp_path, "tea")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert f"D15/L0 cannot be shown: {path}: " in result.stderr
+    assert "as when it was mapped" in result.stderr

@@ -249,14 +249,17 @@ class MmapManager(RegionTable):
         found = index.find(dimension, keyword, frequency, name, since_ns, before_ns)
         return found if where is None else with_attributes(self, found, where, self._notices)
 
-    def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
+    def load_contexts(
+        self, paths: Iterable[NavigationPath], *, strict: bool = False, prefetch: bool = False
+    ) -> ContextCollection:
         """The layers of all paths as text, in path order; a layer named twice is there twice.
 
         A layer that cannot be found is logged, skipped and listed in ``.missing``; with `strict` its LayerNotFound is
-        raised.
+        raised. With `prefetch` the pages of all layers are asked for before the first is read: for files that are not
+        in memory.
         """
         self._check_open()
-        return contexts_of(self, paths, strict, self._notices)
+        return contexts_of(self, paths, strict, self._notices, prefetch)
 
     def read_many(
         self, layer_ids: Iterable[tuple[int, int]], *, out: Any = None, threads: int | None = None

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from jessy_mem import given
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
-from jessy_mem.errors import InvalidRegion, LayerNotFound, OutOfBounds
+from jessy_mem.errors import ConsciousnessError, InvalidRegion, LayerNotFound, OutOfBounds
 from jessy_mem.layout import LayerId
 from jessy_mem.notices import Notices
 
@@ -29,9 +30,12 @@ MAX_THREADS = 64
 
 
 def contexts_of(
-    layers: LayerRegistry, paths: Iterable[NavigationPath], strict: bool, notices: Notices
+    layers: LayerRegistry, paths: Iterable[NavigationPath], strict: bool, notices: Notices, prefetch: bool
 ) -> ContextCollection:
-    """The layers of all paths as text; one that cannot be found is listed as missing, or raised if `strict`."""
+    """The layers of all paths as text; one that cannot be found is listed as missing, or raised if `strict`.
+
+    With `prefetch` the pages of all are asked for before the first is read.
+    """
 
     def load(layer_id: LayerId) -> LoadedContext | None:
         try:
@@ -41,7 +45,21 @@ def contexts_of(
                 raise
             return None
 
+    if prefetch:
+        paths = list(paths)
+        _ask_for(layers, paths)
     return ContextCollection.collect(paths, load, notices)
+
+
+def _ask_for(layers: LayerRegistry, paths: Iterable[NavigationPath]) -> None:
+    """Let the system read in the layers of all paths, side by side; returns at once. What is not there is left out."""
+    wanted: dict[int, dict[int, None]] = {}
+    for dimension, layer in itertools.chain.from_iterable(path.layers for path in paths):
+        wanted.setdefault(dimension, {})[layer] = None
+    for dimension, numbers in wanted.items():
+        with suppress(ConsciousnessError):  # whoever reads it says so
+            region = layers._regions.get(dimension) or layers._restore(dimension, next(iter(numbers)))
+            region.prefetch(filter(region._has_layer, numbers))
 
 
 def copied(

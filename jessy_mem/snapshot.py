@@ -122,10 +122,12 @@ class Snapshot(LayerRegistry):
             found = sorted(found + [each for each in self._changed.find(*asked) if each.dimension in changed])
         return with_attributes(self, found, where, table._notices)
 
-    def load_contexts(self, paths: Iterable[NavigationPath], *, strict: bool = False) -> ContextCollection:
+    def load_contexts(
+        self, paths: Iterable[NavigationPath], *, strict: bool = False, prefetch: bool = False
+    ) -> ContextCollection:
         """What `MmapManager.load_contexts` would have given then."""
         self._check_open()
-        return contexts_of(self, paths, strict, self._open_table()._notices)
+        return contexts_of(self, paths, strict, self._open_table()._notices, prefetch)
 
     def read_many(
         self, layer_ids: Iterable[tuple[int, int]], *, out: Any = None, threads: int | None = None

@@ -198,3 +198,22 @@ def test_pages_leave_this_process_alone_or_the_cache_too(world):
         memory.cool()
         assert own_file_bytes() == 0
         assert memory[1, 0] == content_of(1, 0, n_bytes=256 * PAGE)
+
+
+@needs_proc
+def test_prefetch_asks_for_all_layers_and_changes_nothing_that_is_read(world):
+    """Also of what is not there, or has no such layer."""
+    world.write_all(1, 2, 3, n_layers=2, n_bytes=4 * PAGE)
+    paths = [jm.NavigationPath(1, [(1, 0), (2, 1), (1, 0)]), jm.NavigationPath(3, [(1, 7), (3, 0), (8, 0)])]
+    with manager(world) as memory:
+        memory.load_all()
+        plain = memory.load_contexts(paths)
+        found = memory.load_contexts(iter(paths), prefetch=True)
+        assert [each.content for each in found] == [each.content for each in plain]
+        assert found.missing == plain.missing == (jm.LayerId(1, 7), jm.LayerId(8, 0))
+        with pytest.raises(jm.LayerNotFound):
+            memory.load_contexts(paths, strict=True, prefetch=True)
+        with memory.snapshot() as then:
+            assert len(then.load_contexts(paths, prefetch=True)) == len(plain)
+        memory.unload_dimension(2)
+        assert (2, 1) in memory.load_contexts(paths, prefetch=True).missing

@@ -1,6 +1,7 @@
 """Extensions, compiler directives and build profiles; everything else is in pyproject.toml.
 
-``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan``, ``tsan`` or ``fuzz``.
+``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan``, ``tsan``, ``fuzz`` or
+``coverage``.
 """
 
 import gzip
@@ -26,6 +27,7 @@ PROFILES = {  # name: (compile flags, link flags, Cython directives); debug chec
         {},
     ),
     "tsan": (["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"], {}),
+    "coverage": (["-O0", "-g0", "--coverage", "-fprofile-update=atomic", "-fprofile-abs-path"], ["--coverage"], {}),
     "fuzz": (["-O1", "-g0", "-fsanitize-coverage=trace-pc,trace-cmp"], [], {}),  # counted by .ci/sanitizers
 }
 DIRECTIVES = {
@@ -63,7 +65,7 @@ class BuildExt(build_ext):
         self.distribution.ext_modules[:] = cythonize(
             self.distribution.ext_modules,
             build_dir=f"build/cython-{profile}",
-            emit_linenums=profile == "debug",  # what fails, and a debugger, names the line of the .pyx
+            emit_linenums=profile in ("debug", "coverage"),  # what fails, a debugger and gcov name lines of the .pyx
             compiler_directives={**DIRECTIVES, **directives},
             shared_utility_qualified_name=SHARED,
             annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),

@@ -204,6 +204,22 @@ def test_nothing_happens_to_what_was_copied(kind, tmp_path):
         assert region.guard == ("copy" if kind == "immutable" else "reads")
 
 
+def test_system_that_knows_no_holes_copies_all(tmp_path, inject):
+    def seek(lseek):
+        def call(fd, at, how):
+            if how in (os.SEEK_HOLE, os.SEEK_DATA):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return lseek(fd, at, how)
+
+        return call
+
+    path = tmp_path / "region"
+    path.write_bytes(stored("extended"))
+    with inject.around("os.lseek", seek), jm.MmapRegion(15, path, guard="copy") as region:
+        assert (region.guard, region.verify()) == ("copy", [])
+        assert region.layer(0).text == layer_text(0)
+
+
 def test_copy_is_compared_with_its_checksums(tmp_path):
     data = bytearray(stored("extended"))
     data[-1] ^= 1

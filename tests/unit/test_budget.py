@@ -115,6 +115,14 @@ def test_a_ledger_has_at_most_eight_segments():
         Ledger(10, {str(i): 10 for i in range(9)})
 
 
+@pytest.mark.parametrize("at", range(3))
+def test_a_threshold_of_nothing_is_none(at):
+    thresholds = [75.0, 85.0, 95.0]
+    thresholds[at] = 0.0
+    with pytest.raises(ValueError, match="thresholds: 0"):
+        Ledger(100, SEGMENTS, tuple(thresholds))
+
+
 def test_refusal_names_the_bound_that_binds(ledger):
     ledger.reserve("core", 50)
     ledger.reserve("reserve", 40)

@@ -497,6 +497,17 @@ def test_packed_bytes_are_published_as_they_are(tmp_path):
 
 
 @needs_zstd
+def test_passages_are_compressed_with_the_text_they_go_on(region_file):
+    passages = [Passage.of("größe, ").repeated(50)] * 2
+    made = add_continued(RegionBuilder(1, "x"), LayerSpec(text="a, ", compress=True), passages)
+    text = "a, " + "größe, " * 100
+    with MmapRegion(1, region_file(made.to_bytes())) as region:
+        assert region.layer(0).text == text
+    layer = read_region(made.to_bytes()).layers[0]
+    assert (layer.codec, layer.raw_size, layer.characters) == (1, len(text.encode()), len(text))
+
+
+@needs_zstd
 def test_compressed_layer_is_read_as_it_was(region_file):
     text = "the same words again and again, " * 500
     data = (

@@ -284,6 +284,20 @@ def test_evicted_dimension_is_read_as_it_is_now(two):
         other.access_layer((first, 0))
 
 
+def test_evicted_dimension_that_changed_and_is_damaged_is_not_found_and_told_of(tmp_path, caplog):
+    with manager(tmp_path) as one, manager(tmp_path) as other:
+        dimension = one.ensure_dimension("tea", [spec("a")])
+        assert other.layers() == [(dimension, 0)]
+        evict(other, dimension)
+        one.append_layer(dimension, spec("b"))
+        with (tmp_path / f"D{dimension}" / "region.mmap").open("r+b") as file:
+            file.seek(84)
+            file.write(b"NO MAGIC")
+        assert other.layers() == []
+        assert f"the layers of D{dimension} cannot be found" in caplog.text
+        assert one.layers() == [(dimension, 0), (dimension, 1)]
+
+
 def test_unloaded_dimension_does_not_come_back(two):
     one, other, first = two
     other.unload_dimension(first)

@@ -1318,6 +1318,16 @@ def test_name_without_a_layer_has_nothing_to_compact_or_change(tmp_path):
         assert memory.append_layer(dimension, spec(1)) == (dimension, 0)
 
 
+def test_name_that_was_there_stays_when_its_first_layer_fails(tmp_path, inject):
+    with manager(tmp_path) as memory:
+        dimension = memory.ensure_dimension("empty")
+        with inject(OSError(errno.ENOSPC, "No space left on device"), "os.write"), pytest.raises(jm.MappingError):
+            memory.ensure_dimension("empty", [spec(1)])
+        assert memory.find("empty") == dimension
+        assert memory.ensure_dimension("empty", [spec(1)]) == dimension
+        assert memory.layers(dimension) == [(dimension, 0)]
+
+
 def test_what_lies_in_the_way_and_cannot_go_is_named(tmp_path):
     """A delta of its name would lie on the new base; nothing is published as long as it is there."""
     with manager(tmp_path) as memory:

@@ -214,6 +214,23 @@ def test_forked_child_ends_nothing_that_is_late_in_its_parent(tmp_path):
         assert saved(tmp_path) == [f"D{dimension}"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forked_child_forgets_for_itself_what_is_its_parents(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = learn(memory)
+        pid = os.fork()
+        if pid == 0:
+            is_left = True
+            try:
+                memory.forget(dimension)
+                is_left = (dimension, 0) in memory
+            finally:
+                os._exit(is_left)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert (dimension, 0) in memory
+        assert memory.find(memory.region(dimension).name) == dimension
+
+
 @pytest.mark.parametrize("fault", ["raise", "disk full"])
 def test_last_reference_that_loses_something_warns(tmp_path, fault, caplog):
     held = [manager(tmp_path, on_close="raise" if fault == "raise" else "crystallize")]

@@ -134,9 +134,9 @@ class Protos:
     def begin(self, dimension: int, packed: PackedRegion, block: Block) -> bool:
         """Make `packed`, copied to `block`, a new proto-dimension; False if something else is there."""
         packed.renumber(dimension)
+        image = _image_in(block, packed, dimension)
         self.n_bytes[dimension] = block.capacity  # before others can find it, and remove it
         self.foreign.discard(dimension)
-        image = _image_in(block, packed, dimension)
         done = False
         try:
             done = self.table._exchange(dimension, None, (image,))

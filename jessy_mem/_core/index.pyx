@@ -295,7 +295,7 @@ cdef class LayerIndex:
             while end < come.n_layers and come.facts[end].layer >> SHEET_BITS == shelf:
                 end += 1
             begins[shelf] = begin, end
-        for shelf in named | begins.keys():
+        for shelf in sorted(named | begins.keys()):  # as what a word has is ascending, so is what goes
             begin, end = begins.get(shelf, (0, 0))
             sheet = sheets.pop(shelf, None)
             if sheet is not None or begin != end:

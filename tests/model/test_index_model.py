@@ -7,7 +7,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from world import World, manager
 
@@ -123,6 +123,7 @@ steps = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps, asked=conditions)
+@example(steps=[("proto", 1, 39935), ("crystallize", 15, 0)], asked={})  # layers of several sheets
 def test_the_index_is_current_after_every_change(tmp_path_factory, steps, asked):
     """Loads, unloads, reloads, files that change, and learning, against a dict of what readers must find."""
     world = World(tmp_path_factory.mktemp("changing"))

@@ -21,6 +21,7 @@ from jessy_mem.errors import (
     MappingError,
     RegionNotFound,
 )
+from jessy_mem.locking import renew_in_child
 from jessy_mem.notices import Notices
 from jessy_mem.protos import Protos
 
@@ -48,8 +49,12 @@ class Relief:
         self._on_full = on_full
         self._drop = drop
         self._callbacks: tuple[EvictCallback, ...] = ()
-        self._callbacks_lock = threading.Lock()
         self._notices = Notices()
+        self._renew()
+        renew_in_child(self)
+
+    def _renew(self) -> None:
+        self._callbacks_lock = threading.Lock()
 
     def on_evict(self, callback: EvictCallback) -> None:
         with self._callbacks_lock:

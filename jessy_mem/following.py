@@ -28,6 +28,7 @@ from typing import Protocol
 
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.registry import LayerRegistry
+from jessy_mem._core.whole import whole
 from jessy_mem.errors import ConsciousnessError
 from jessy_mem.growth import Announce
 
@@ -257,18 +258,20 @@ class Following:
     @contextmanager
     def inside(self, table: Followed, snapshot: LayerRegistry) -> Iterator[None]:
         """Let this thread, or task, read in `snapshot`."""
-        entry = (self, snapshot)
-        with self._lock:
-            self._snapshots.add(snapshot)
-            self._set_gate(table)
-        _inside.set((*_inside.get(), entry))
         try:
+            with self._lock:
+                self._snapshots.add(snapshot)
+                self._set_gate(table)
+            _inside.set((*_inside.get(), (self, snapshot)))
             yield
         finally:
-            _inside.set(tuple(each for each in _inside.get() if each is not entry))
-            with self._lock:
-                self._snapshots.discard(snapshot)
-                self._set_gate(table)
+            whole(self._leave, table, snapshot)
+
+    def _leave(self, table: Followed, snapshot: LayerRegistry) -> None:
+        with self._lock:
+            self._snapshots.discard(snapshot)
+            self._set_gate(table)
+        _inside.set(tuple([each for each in _inside.get() if each[1] is not snapshot]))
 
     def snapshot(self) -> LayerRegistry | None:
         """The innermost snapshot that this thread, or task, reads in."""

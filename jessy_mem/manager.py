@@ -23,6 +23,7 @@ from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, own_access_layer, record_since
+from jessy_mem._core.whole import whole
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
@@ -310,7 +311,7 @@ class MmapManager(RegionTable):
             with self._following.inside(self, snapshot):
                 yield snapshot
         finally:
-            snapshot._end()
+            whole(snapshot._end)
             self._following.tell(self)
 
     # The Mapping; what follows from these three is LayerRegistry's

@@ -3,14 +3,18 @@
 It looks for signals when a Python function begins, when a loop goes back, and when a call of something compiled
 returns; never between two other instructions. So a `with` that takes a lock cannot lose it, but what a call gave can be
 lost before it is stored. What compiled code of the library does is one step but for the Python functions it calls.
+
+What is raised after a call belongs to that call: inside a `with`, its end is reached. Here it can only be raised at the
+next instruction; so where that is in another block, as after ``return f()`` in a `with`, it is not raised.
 """
 
 from __future__ import annotations
 
 import dis
 import sys
+from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import jessy_mem
@@ -18,6 +22,17 @@ import jessy_mem
 PACKAGE = str(Path(jessy_mem.__file__).parent)
 _LOOKS = {dis.opmap[name] for name in ("RESUME", "JUMP_BACKWARD")}
 _CALLS = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX", "CALL_KW") if name in dis.opmap}
+
+
+@cache
+def _blocks(code: CodeType) -> list[tuple[int, int, int]]:
+    """Where instructions that are in a block begin and end, and what is done when they raise."""
+    entries = dis._parse_exception_table(code)  # no public function reads the table
+    return [(each.start, each.end, each.target) for each in entries]
+
+
+def _block(code: CodeType, at: int) -> int | None:
+    return next((target for start, end, target in _blocks(code) if start <= at < end), None)
 
 
 class Interrupt:
@@ -53,8 +68,10 @@ class Interrupt:
 
     def _step(self, frame: FrameType, event: str, _arg: Any) -> Any:
         if event == "opcode":
-            last, self._last[frame] = self._last[frame], frame.f_code.co_code[frame.f_lasti]
-            if last in _LOOKS or last in _CALLS:
+            code, at, last = frame.f_code, frame.f_lasti, self._last[frame]
+            self._last[frame] = at
+            done = code.co_code[last] if last >= 0 else None
+            if done in _LOOKS or (done in _CALLS and _block(code, last) == _block(code, at)):
                 self._point(frame)
         elif event == "exception":  # a call that raises: nobody looks before the handler
             self._last[frame] = -1

@@ -165,7 +165,7 @@ cdef class LayerIndex:
 
     def put(self, dimension, facts, str name=""):
         """Index a dimension, in place of what was known of it; facts are (layer, depth, Hz, keywords, ...)."""
-        self.replace(dimension, unicodedata.normalize("NFC", name), self.sheet_of_facts(list(facts)), None)
+        self.replace(dimension, unicodedata.normalize("NFC", name), self.sheet_of_facts([each for each in facts]), None)
 
     def put_stack(self, dimension, tuple stack not None, str name=""):
         """The same from the files of the dimension; InvalidRegion if keywords were overwritten, RegionTruncated."""

@@ -313,7 +313,7 @@ cdef class LayerRegistry:
         cdef tuple stack = None
         cdef object dimension = None  # whose stack that is
         if type(layer_ids) is not list and type(layer_ids) is not tuple:
-            layer_ids = list(layer_ids)
+            layer_ids = [each for each in layer_ids]  # list() would believe any length that it says
         gathered.reserve(len(layer_ids))
         if begin_ticks > jm_load_relaxed(&self.look_ticks):
             self._look_from(begin_ticks)

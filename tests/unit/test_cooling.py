@@ -15,6 +15,8 @@ from helpers import HAS_PROC
 from jessy_mem import compression
 from jessy_mem._core.mapping import Mapping
 
+pytestmark = pytest.mark.thread_unsafe(reason="what is resident is of the process")
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 needs_proc = pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
 ways = pytest.mark.parametrize("way", ["trim", "cool"])

@@ -158,6 +158,7 @@ def test_what_is_closed_does_not_travel(world):
     assert bytes(travelled(region.layer(0))) == content_of(1, 0), "a view outlives its manager"
 
 
+@pytest.mark.thread_unsafe(reason="the managers that are open are of the process")
 def test_a_manager_whose_file_is_gone_does_not_arrive_and_leaves_nothing_open(world):
     world.write_all(1, 2)
     with manager(world) as memory:

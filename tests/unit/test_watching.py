@@ -18,6 +18,8 @@ from helpers import HAS_PROC, HUNG_S
 from jessy_mem.cgroups import GroupMemory, group_memory
 from jessy_mem.watching import Watch, source_of
 
+pytestmark = pytest.mark.thread_unsafe(reason="threads are of the process")
+
 THREAD = "jessy_mem pressure"
 
 

@@ -103,13 +103,20 @@ static inline void jm_disown(PyObject *each)
 }
 
 /* The same for an object to which there is one reference, which is the caller's now, and which its maker, another
-   thread, cannot come by: it goes when the caller drops it. One that can be had by a weak reference is left as it is. */
+   thread, cannot come by: it goes when the caller drops it. One that can be had by a weak reference is left as it is.
+
+   Its maker may just have let go of a reference of its own, which is a store without a fence: what it read of the object
+   before that is done with on processors that keep reads before later stores, as x86 does. On others the object waits
+   for its maker, and so it does for ThreadSanitizer, which knows only what C promises. */
 static inline void jm_adopt(PyObject *each)
 {
-#ifdef Py_GIL_DISABLED
-    if (each->ob_ref_local == 1 && each->ob_ref_shared == 0 && each->ob_tid != _Py_ThreadId()) {
-        each->ob_tid = 0;
-        Py_SET_REFCNT(each, 1);
+#if defined(Py_GIL_DISABLED) && (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
+    if (__atomic_load_n(&each->ob_ref_local, __ATOMIC_ACQUIRE) == 1
+        && __atomic_load_n(&each->ob_ref_shared, __ATOMIC_ACQUIRE) == 0
+        && __atomic_load_n(&each->ob_tid, __ATOMIC_RELAXED) != _Py_ThreadId()) {
+        __atomic_store_n(&each->ob_tid, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&each->ob_ref_local, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&each->ob_ref_shared, _Py_REF_SHARED(1, _Py_REF_MERGED), __ATOMIC_RELAXED);
     }
 #else
     (void)each;

@@ -37,5 +37,6 @@ cdef class Shelf:
     # Payload copies made by the Readers there are.
     cdef uint64_t count_copies(self) noexcept
     # Let changes know of a Reader's nook, and no more.
+    cdef bint has_no_nook(self) noexcept
     cdef void add_nook(self, Nook *nook) noexcept
     cdef void remove_nook(self, Nook *nook) noexcept

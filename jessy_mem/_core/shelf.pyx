@@ -17,7 +17,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
-from jessy_mem._core.c.atomic cimport jm_load_acquire, jm_load_relaxed, jm_short_store_relaxed, jm_store_release
+from jessy_mem._core.c.atomic cimport (
+    jm_load_acquire, jm_load_relaxed, jm_ptr_load_acquire, jm_ptr_store_release, jm_short_store_relaxed,
+    jm_store_release
+)
 from jessy_mem._core.c.doors cimport (
     jm_change_begin, jm_change_end, jm_door_wait, jm_hall_begin, jm_hall_end, jm_hall_enter, jm_hall_leave,
     jm_hall_lock, jm_hall_unlock
@@ -94,7 +97,7 @@ cdef class Shelf:
         cdef Nook *nook
         cdef void *view
         cdef uint64_t key
-        if self.flat.n_used == 0 and self.nooks == NULL:
+        if self.flat.n_used == 0 and self.has_no_nook():
             return 0
         jm_hall_lock(&self.hall)
         try:
@@ -117,7 +120,7 @@ cdef class Shelf:
         cdef PyObject *view
         cdef PyObject *copied
         cdef Py_ssize_t n_own = 0, n_copied
-        if self.nooks == NULL:
+        if self.has_no_nook():
             return 0
         self.change_begin()
         jm_hall_lock(&self.hall)
@@ -164,10 +167,13 @@ cdef class Shelf:
         jm_hall_unlock(&self.hall)
         return n_copies
 
+    cdef bint has_no_nook(self) noexcept:
+        return jm_ptr_load_acquire(<void **> &self.nooks) == NULL
+
     cdef void add_nook(self, Nook *nook) noexcept:
         jm_hall_lock(&self.hall)
         nook.next = self.nooks
-        self.nooks = nook
+        jm_ptr_store_release(<void **> &self.nooks, nook)
         jm_hall_unlock(&self.hall)
 
     cdef void remove_nook(self, Nook *nook) noexcept:
@@ -175,5 +181,5 @@ cdef class Shelf:
         jm_hall_lock(&self.hall)
         while place[0] != nook:
             place = &place[0].next
-        place[0] = nook.next
+        jm_ptr_store_release(<void **> place, nook.next)
         jm_hall_unlock(&self.hall)

@@ -92,6 +92,10 @@ static inline uint16_t jm_short_load_acquire(const uint16_t *p) { return __atomi
 static inline void jm_short_store_release(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void jm_short_store_relaxed(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 
+/* Of any type: words that are CPython's. */
+#define jm_any_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define jm_any_store_relaxed(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+
 /* Index of the lowest set bit; word must not be 0. */
 static inline unsigned jm_ctz(uint64_t word) { return (unsigned)__builtin_ctzll(word); }
 static inline unsigned jm_clz(uint64_t word) { return (unsigned)__builtin_clzll(word); }

@@ -4,6 +4,8 @@
 
 #include <Python.h>
 
+#include "atomic.h"
+
 /* A new reference to dict[key]; NULL without an exception if there is none, NULL with one if the key cannot be hashed.
    Safe against a concurrent change of the dict, with and without the GIL. */
 static inline PyObject *jm_dict_get(PyObject *dict, PyObject *key)
@@ -111,12 +113,12 @@ static inline void jm_disown(PyObject *each)
 static inline void jm_adopt(PyObject *each)
 {
 #if defined(Py_GIL_DISABLED) && (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
-    if (__atomic_load_n(&each->ob_ref_local, __ATOMIC_ACQUIRE) == 1
-        && __atomic_load_n(&each->ob_ref_shared, __ATOMIC_ACQUIRE) == 0
-        && __atomic_load_n(&each->ob_tid, __ATOMIC_RELAXED) != _Py_ThreadId()) {
-        __atomic_store_n(&each->ob_tid, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&each->ob_ref_local, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&each->ob_ref_shared, _Py_REF_SHARED(1, _Py_REF_MERGED), __ATOMIC_RELAXED);
+    if (jm_any_load_acquire(&each->ob_ref_local) == 1
+        && jm_any_load_acquire(&each->ob_ref_shared) == 0
+        && jm_any_load_acquire(&each->ob_tid) != _Py_ThreadId()) {
+        jm_any_store_relaxed(&each->ob_tid, 0);
+        jm_any_store_relaxed(&each->ob_ref_local, 0);
+        jm_any_store_relaxed(&each->ob_ref_shared, _Py_REF_SHARED(1, _Py_REF_MERGED));
     }
 #else
     (void)each;

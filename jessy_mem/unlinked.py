@@ -60,6 +60,3 @@ class Unlinked:
             file, n_bytes = self._held.popleft()
             self.n_bytes -= n_bytes
             file.close()
-
-    def __del__(self) -> None:
-        self.let_go()

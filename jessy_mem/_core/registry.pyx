@@ -320,6 +320,8 @@ cdef class LayerRegistry:
             self._look()
         try:
             for layer_id in layer_ids:
+                if gathered.n_layers == gathered.room:
+                    break  # a list of the caller's has grown meanwhile
                 if (
                     is_layer_id(layer_id)
                     and jm_load_acquire(self.word) == jm_load_acquire(&self.seen)

@@ -237,3 +237,16 @@ def test_any_choice_in_any_order(readable, data):
     batch = memory.read_many(wanted, out=out, threads=data.draw(st.sampled_from([1, 1, 2, 5])))
     assert parts(batch) == contents(memory, wanted)
     assert out == b"".join(contents(memory, wanted))
+
+
+def test_a_list_that_grows_meanwhile_is_read_as_long_as_it_was(memory):
+    wanted = [(15, 0), (15, 2)]
+
+    class Growing:
+        def __index__(self):
+            wanted.extend([(15, 0)] * 1000)
+            return 1
+
+    wanted.insert(1, (15, Growing()))
+    assert parts(memory.read_many(wanted)) == [LAYERS[0], LAYERS[1], LAYERS[2]]
+    assert len(wanted) == 1003

@@ -9,6 +9,7 @@ import threading
 
 import inside
 import pytest
+from changing import evict, load_again, reload, update
 from world import content_of, generation_of, manager
 
 import jessy_mem as jm
@@ -165,26 +166,6 @@ def test_cycle_with_its_manager_is_collected(world):
 def test_cannot_be_pickled(memory):
     with pytest.raises(TypeError, match="one thread"):
         pickle.dumps(memory.reader())
-
-
-def update(memory, world):
-    memory.update_layer((1, 0), jm.LayerSpec(content=content_of(1, 0, 2)))
-
-
-def reload(memory, world):
-    world.write(1, generation=2)
-    memory.reload_dimension(1)
-
-
-def load_again(memory, world):
-    world.write(1, generation=2)
-    memory.unload_dimension(1)
-    memory.load_dimension(1)
-
-
-def evict(memory, world):
-    world.write(1, generation=2)
-    inside.evict(memory, 1)
 
 
 def by_another(memory, world):

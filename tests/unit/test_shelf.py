@@ -6,29 +6,10 @@ import random
 
 import inside
 import pytest
+from changing import evict, load_again, reload, update
 from world import content_of, generation_of, manager
 
 import jessy_mem as jm
-
-
-def update(memory, world):
-    memory.update_layer((1, 0), jm.LayerSpec(content=content_of(1, 0, 2)))
-
-
-def reload(memory, world):
-    world.write(1, generation=2)
-    memory.reload_dimension(1)
-
-
-def load_again(memory, world):
-    world.write(1, generation=2)
-    memory.unload_dimension(1)
-    memory.load_dimension(1)
-
-
-def evict(memory, world):
-    world.write(1, generation=2)
-    inside.evict(memory, 1)
 
 
 def compact(memory, world):

@@ -22,6 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none
 from jessy_mem._core.format cimport RECORD_TAIL_BYTES, LayerEntry, RecordHead
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_inside, span_is_ascii, span_is_utf8
@@ -158,7 +159,7 @@ cdef class LayerIndex:
         return len(self.by_text)
 
     def has_layer(self, dimension, layer):
-        cdef Known known = self.known.get(dimension)
+        cdef Known known = jm_dict_get_or_none(self.known, dimension)
         cdef int64_t number = layer_number(layer)
         cdef Sheet sheet = None if known is None or number < 0 else sheet_at(known, number)
         return sheet is not None and has(sheet, sheet.position(number), number)
@@ -392,7 +393,7 @@ cdef class LayerIndex:
         dimensions = None if dimension is None and name is None else self.dimensions_of(dimension, name)
         if keyword is None:
             return self.all_in(dimensions, &wanted if in_range else NULL)
-        word = self.by_text.get(str.lower(keyword) if str.isascii(keyword) else fold(keyword))
+        word = jm_dict_get_or_none(self.by_text, str.lower(keyword) if str.isascii(keyword) else fold(keyword))
         return [] if word is None else self.all_of(word, dimensions, &wanted if in_range else NULL)
 
     cdef list all_of(self, Word word, dimensions, const Range *wanted):
@@ -407,7 +408,7 @@ cdef class LayerIndex:
         for holding in holdings_of(word, dimensions):
             dimension = dimension_of(holding)
             numbers = numbers_of(holding, &n)
-            known = None if wanted == NULL else self.known.get(dimension)
+            known = None if wanted == NULL else jm_dict_get_or_none(self.known, dimension)
             sheet = None
             for i in range(n):
                 if wanted != NULL:

@@ -25,7 +25,7 @@ from jessy_mem._core.c.atomic cimport (
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.doors cimport jm_door_begin, jm_door_end, jm_door_enter, jm_door_leave
-from jessy_mem._core.c.pycompat cimport jm_adopt, jm_layer_key, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_adopt, jm_dict_get_or_none, jm_layer_key, jm_stolen
 from jessy_mem._core.c.thread cimport jm_thread_serial
 from jessy_mem._core.kernels.flat cimport (
     GONE, Cell, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put
@@ -93,12 +93,12 @@ cdef class Reader:
         cdef LayerRegistry registry = self.opened()
         cdef uint16_t round = jm_short_load_acquire(&registry.round)  # before the region is marked as read in it
         cdef LayerView view = registry.read(layer_id)
-        cdef MmapRegion region = registry.regions.get(view.image.dimension_id)
+        cdef MmapRegion region = jm_dict_get_or_none(registry.regions, view.image.dimension_id)
         cdef uint64_t seen
         if region is None:
             return view
         seen = jm_load_acquire(&region.edition)
-        if region.views.get(view.id[1]) is not view:  # one of a snapshot, or of what has changed meanwhile
+        if jm_dict_get_or_none(region.views, view.id[1]) is not view:  # of a snapshot, or of what has changed meanwhile
             return view
         return self.keep(view, region, seen, round)
 

@@ -38,7 +38,7 @@ from jessy_mem._core.c.atomic cimport (
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
 from jessy_mem._core.c.doors cimport jm_hall_enter, jm_hall_leave
-from jessy_mem._core.c.pycompat cimport jm_layer_key, jm_own_method, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
 from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
@@ -144,10 +144,10 @@ cdef class LayerRegistry:
             view = self.stop_at_gate(layer_id, begin_ticks)
             if view is not None:
                 return view
-        region = self.regions.get(<object> PyTuple_GET_ITEM(layer_id, 0))
+        region = jm_dict_get_or_none(self.regions, <object> PyTuple_GET_ITEM(layer_id, 0))
         if region is not None:
             edition = jm_load_acquire(&region.edition)
-            view = region.views.get(<object> PyTuple_GET_ITEM(layer_id, 1))
+            view = jm_dict_get_or_none(region.views, <object> PyTuple_GET_ITEM(layer_id, 1))
         if view is not None:
             self.shelve(view, region, edition)
             self.visit(region, view)
@@ -210,7 +210,7 @@ cdef class LayerRegistry:
         self._timed = other._timed
 
     cdef int trace_access(self, LayerView view) except -1:
-        cdef MmapRegion region = self.regions.get(view.image.dimension_id)
+        cdef MmapRegion region = jm_dict_get_or_none(self.regions, view.image.dimension_id)
         cdef tuple tracers
         n_bytes = view.image.n_bytes if region is None else region.size
         with cython.critical_section(self):
@@ -238,7 +238,7 @@ cdef class LayerRegistry:
         cdef list taken = self.visits[:]
         del self.visits[:len(taken)]  # readers go on appending
         for dimension in taken:
-            region = self.regions.get(dimension)
+            region = jm_dict_get_or_none(self.regions, dimension)
             if region is not None:
                 jm_flag_store_relaxed(&region.visited, 0)
         if taken:
@@ -269,7 +269,7 @@ cdef class LayerRegistry:
         cdef uint64_t edition
         cdef bint is_here
         dimension, layer = layer_id
-        region = self.regions.get(dimension)
+        region = jm_dict_get_or_none(self.regions, dimension)
         is_here = region is not None
         if not is_here:
             # Not marked as visited: to eviction, a region is visited when it is read again after it came.
@@ -347,7 +347,7 @@ cdef class LayerRegistry:
 
     cdef tuple stack_to_read(self, dimension):
         """The files of a dimension that is mapped, which is marked as read; None if it is not."""
-        cdef MmapRegion region = self.regions.get(dimension)
+        cdef MmapRegion region = jm_dict_get_or_none(self.regions, dimension)
         if region is None:
             return None
         self.mark(region, dimension)

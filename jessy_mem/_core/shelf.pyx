@@ -120,12 +120,14 @@ cdef class Shelf:
         cdef PyObject *view
         cdef PyObject *copied
         cdef Py_ssize_t n_own = 0, n_copied
+        cdef list layers
         if self.has_no_nook():
             return 0
+        layers = list(views)  # not while others spin for the lock: it may wait, and the collector wait for them
         self.change_begin()
         jm_hall_lock(&self.hall)
         try:
-            for layer in list(views):
+            for layer in layers:
                 n_copied, copied = 0, NULL
                 nook = self.nooks
                 while nook != NULL:

@@ -31,7 +31,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
-from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_disown
 from jessy_mem._core.c.os_folder cimport jm_folder_facts
 from jessy_mem._core.format cimport MAX_LAYERS, RECORD_TAIL_BYTES, LayerEntry, RecordHead, entry_is_tombstone
 from jessy_mem._core.folder cimport facts_key, folder_of, generations_in, identity_in, open_folder
@@ -273,7 +273,7 @@ def open_stack(
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
-    cdef tuple stack, known = None if bare is None else bare.get(dimension_id)
+    cdef tuple stack, known = None if bare is None else jm_dict_get_or_none(bare, dimension_id)
     cdef bint listable = deltas and not immutable
     cdef jm_folder_facts facts
     cdef int folder = -1

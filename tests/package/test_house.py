@@ -143,6 +143,20 @@ def test_nogil_is_never_without_noexcept(path):
     assert not bare
 
 
+# Dicts that compiled code asks with get(), which Cython makes of a borrowed reference: without the GIL, another thread
+# may take away what was found before it is counted. So each is one that nobody else changes then; others are asked with
+# jm_dict_get_or_none.
+ASKED_ALONE = {
+    "_core.holders": {"self.regions": "the caller holds the table's lock"},
+    "_core.index": {
+        "self.by_text": "by who changes the index, and the owner locks",
+        "self.known": "the same",
+        "begins": "a local one",
+        "word.holders)": "by who changes the index, and the owner locks",
+    },
+    "_core.packing": {"passages": "the caller's own"},
+}
+
 # What no typed memoryview can be, in the declarations of the objects: each with its reason.
 POINTERS = {
     "guard.base": "an address to watch, whoever owns the memory; nothing is read through it",
@@ -267,6 +281,17 @@ def test_systems_and_compilers_are_known_in_headers_only():
     assert not [named(path) for path in SOURCES if asked.search(without_text(path.read_text()))]
     asked = re.compile(r"__atomic_\w+\(")
     assert [named(path) for path in PACKAGE.rglob("*.h") if asked.search(path.read_text())] == ["_core/c/atomic.h"]
+
+
+def test_dicts_that_others_change_are_not_asked_for_what_is_borrowed():
+    asked = {
+        module_of(path): set(re.findall(r"([\w.]+\)?)\.get\(", without_text(path.read_text())))
+        for path in COMPILED
+        if path.suffix == ".pyx"
+    }
+    assert {module: names for module, names in asked.items() if names} == {
+        module: set(reasons) for module, reasons in ASKED_ALONE.items()
+    }
 
 
 def test_slots_are_those_of_the_plan():

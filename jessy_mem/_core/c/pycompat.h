@@ -19,6 +19,13 @@ static inline PyObject *jm_dict_get(PyObject *dict, PyObject *key)
 #endif
 }
 
+/* The same, but None if there is none: dict.get(), which Cython would make of a borrowed reference. */
+static inline PyObject *jm_dict_get_or_none(PyObject *dict, PyObject *key)
+{
+    PyObject *value = jm_dict_get(dict, key);
+    return value == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : value;
+}
+
 /* The value of an int, if it lies in 0..MAX; else -1. `each` is an int or of a class derived from it. */
 static inline int64_t jm_number_below(PyObject *each, int64_t max)
 {

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 cdef extern from "c/pycompat.h":
     PyObject *jm_dict_get(object dict_, object key) except? NULL  # a new reference, or NULL: no such key
+    object jm_dict_get_or_none(object dict_, object key)  # dict.get, safe while others change it without the GIL
     uint64_t jm_layer_key(PyObject *layer_id) noexcept  # dimension << 16 | layer; 0: not two ints that can be one
     object jm_own_method(object kind, object inherited, object method)  # called faster on objects of that very class
     object jm_stolen(PyObject *each)  # the caller's reference, as an object

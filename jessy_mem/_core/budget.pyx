@@ -53,6 +53,7 @@ from jessy_mem._core.kernels.account cimport (
     account_lower,
     account_raise,
     credit_is_good,
+    gate_enter,
 )
 
 from jessy_mem.errors import error_of
@@ -62,7 +63,6 @@ REARM_POINTS = 5  # percent of the total below a threshold where it is armed aga
 
 cdef enum:
     MAX_ATTEMPTS = 4096   # of a snapshot
-    MAX_YIELDS = 4096     # until a move has ended
     N_SHARES = 512        # this part of what is easy is the most credit of one thread in one segment
     HEADROOM_SHARES = 8   # and this part of what is calm, which all 64 may have, lies between easy and calm
     RAISED = (1 << N_LEVELS) - 1  # the bits of levels
@@ -176,10 +176,12 @@ cdef class Ledger:
 
     cdef bint reserve_with_credit(self, Row *row, unsigned int segment, uint64_t n_bytes) noexcept nogil:
         """Reserve, and take credit for later reservations; False, and nothing has changed, if that is not easy."""
-        cdef uint64_t gate = jm_load_relaxed(&self.gate), word = jm_load_relaxed(&row.words[segment])
+        cdef uint64_t gate, word = jm_load_relaxed(&row.words[segment])
         cdef uint64_t step_bytes = min(self.credit_bytes / 2, self.credit_bytes - (word & BYTES))
         cdef uint64_t segment_bytes, total_bytes
         cdef bint fits = False
+        gate_enter(&self.gate, &self.fork)
+        gate = jm_load_relaxed(&self.gate)
         while True:
             if gate & CLOSED:
                 return False
@@ -248,9 +250,11 @@ cdef class Ledger:
             self.watch()
 
     cdef void call_in(self) noexcept nogil:
-        cdef uint64_t gate = jm_load_relaxed(&self.gate), after, generation, word
-        cdef unsigned int i, n_yields = 0, end = 0
+        cdef uint64_t gate, after, generation, word
+        cdef unsigned int i, n_looks = 0, end = 0
         cdef int k
+        gate_enter(&self.gate, &self.fork)
+        gate = jm_load_relaxed(&self.gate)
         while True:
             after = gate + MOVE + 1
             if not gate & CLOSED:
@@ -268,9 +272,9 @@ cdef class Ledger:
                 if word & BYTES:
                     self.take_back(k, word & BYTES)
         jm_sub_acq_rel(&self.gate, MOVE)
-        while jm_load_acquire(&self.gate) & MOVES and n_yields < MAX_YIELDS:
-            n_yields += 1
-            if n_yields % 8:
+        while jm_load_acquire(&self.gate) & MOVES:
+            n_looks += 1
+            if n_looks % 8:
                 jm_spin_pause()
             else:
                 jm_thread_yield()

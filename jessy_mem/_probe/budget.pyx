@@ -3,8 +3,10 @@ from libc.stdint cimport uint64_t
 
 from jessy_mem._core.budget cimport Ledger
 from jessy_mem._core.c.asserts cimport JM_CHECKED
-from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed
+from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed, jm_sub_acq_rel
+from jessy_mem._core.c.thread cimport jm_thread_yield
 from jessy_mem._core.c.typedefs cimport OK
+from jessy_mem._core.kernels.account cimport ANY, MOVE, account_raise
 from jessy_mem._probe.workers cimport Worker, next_random, run_workers, wait_for
 
 cdef enum:
@@ -89,6 +91,50 @@ def ledger_stress(
     task.n_bytes, task.n_rounds, task.before_bytes = n_bytes, n_rounds, ledger.used()
     counts = run_workers(ledger_job, &task, n_threads + 1, seed)[1:]
     return dict(zip(("granted", "refused", "looks", "violations"), counts))
+
+
+cdef void begin(Ledger ledger, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+    cdef uint64_t after
+    jm_add_acq_rel(&ledger.gate, MOVE)
+    account_raise(&ledger.segments[segment], n_bytes, ANY, ANY, &after)
+    account_raise(ledger.total, n_bytes, ANY, ANY, &after)
+
+
+cdef void end(Ledger ledger, unsigned int segment, uint64_t n_bytes) noexcept nogil:
+    ledger.take_back(segment, n_bytes)
+    jm_sub_acq_rel(&ledger.gate, MOVE)
+
+
+def begin_move(Ledger ledger not None, uint64_t n_bytes):
+    """As a thread that is interrupted while it takes credit: bytes are granted, and neither in use nor credit yet."""
+    begin(ledger, 0, n_bytes)
+
+
+def end_move(Ledger ledger not None, uint64_t n_bytes):
+    """The same thread goes on, and gives them back."""
+    end(ledger, 0, n_bytes)
+
+
+# One thread is interrupted for n_rounds turns of others while it takes credit; the other asks for the bytes in use.
+cdef void move_and_ask(Worker *me) noexcept nogil:
+    cdef LedgerTask *task = <LedgerTask *> me.task
+    cdef uint64_t _turn
+    if me.number == 0:
+        begin(<Ledger> task.ledger, 0, task.n_bytes)
+        jm_add_acq_rel(&task.n_done, 1)
+        for _turn in range(task.n_rounds):
+            jm_thread_yield()
+        end(<Ledger> task.ledger, 0, task.n_bytes)
+    else:
+        wait_for(&task.n_done, 1)
+        me.counts[0] = (<Ledger> task.ledger).used()
+
+
+def used_while_credit_is_taken(Ledger ledger not None, uint64_t n_bytes, uint64_t n_turns):
+    """The bytes in use that one thread is told while another takes credit, which lasts for so many turns of others."""
+    cdef LedgerTask task
+    task.ledger, task.n_segments, task.n_done, task.n_bytes, task.n_rounds = <void *> ledger, 1, 0, n_bytes, n_turns
+    return run_workers(move_and_ask, &task, 2)[1]
 
 
 # Wait until all threads of a two-thread job have come here for the n-th time.

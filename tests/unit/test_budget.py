@@ -1,11 +1,13 @@
 """Ledger and Charge: exact to the byte, all or nothing, and each crossing of a threshold told once."""
 
 import gc
+import os
 import weakref
 
 import pytest
 
 from jessy_mem._core.budget import LEVELS, REARM_POINTS, Charge, Ledger
+from jessy_mem._probe import budget as probe
 from jessy_mem.errors import LimitExceeded
 
 SEGMENTS = {"core": 60, "reserve": 50, "user": 20}
@@ -310,3 +312,30 @@ def test_a_charge_keeps_its_ledger():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_number_is_exact_however_long_a_thread_takes_its_credit():
+    ledger = Ledger(1 << 20, {"all": 1 << 20})
+    ledger.reserve("all", 1000)
+    assert probe.used_while_credit_is_taken(ledger, 512, n_turns=10_000) == 1000
+    assert used(ledger) == {"all": 1000}
+
+
+@pytest.mark.thread_unsafe(reason="forks")
+def test_a_child_does_not_wait_for_a_thread_that_it_does_not_have():
+    ledger = Ledger(1 << 20, {"all": 1 << 20})
+    ledger.reserve("all", 1000)
+    probe.begin_move(ledger, 512)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            seen = [ledger.used_bytes]
+            ledger.reserve("all", 3000)
+            seen.append(ledger.used_bytes)
+            ledger.release("all", 4000)
+            os._exit(seen != [1512, 4512] or used(ledger) != {"all": 512})  # too high by what was being granted
+        finally:
+            os._exit(99)
+    probe.end_move(ledger, 512)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert used(ledger) == {"all": 1000}

@@ -70,6 +70,19 @@ static inline unsigned jm_thread_number(void)
     return __builtin_expect(plus_1 != 0, 1) ? plus_1 - 1 : jm_thread_claim();
 }
 
+static uint64_t jm_forks; /* how many forks lie between this process and the one that began to count */
+static pthread_once_t jm_forks_once = PTHREAD_ONCE_INIT;
+
+static void jm_forked(void) { jm_add_acq_rel(&jm_forks, 1); }
+static void jm_forks_prepare(void) { pthread_atfork(NULL, NULL, jm_forked); }
+
+/* Differs between a process and a child that it forks after it has asked for the first time. */
+static inline uint64_t jm_fork_number(void)
+{
+    pthread_once(&jm_forks_once, jm_forks_prepare);
+    return jm_load_relaxed(&jm_forks);
+}
+
 static uint64_t jm_thread_serials;                  /* how many threads were given one */
 static JM_THREAD_LOCAL uint64_t jm_thread_serial_of; /* 0: this thread has none yet */
 

@@ -1,4 +1,4 @@
-"""A small number for each live thread; see thread.h."""
+"""A small number for each live thread, and one for each process of a family; see thread.h."""
 from libc.stdint cimport uint64_t
 
 cdef extern from "c/thread.h" nogil:
@@ -10,3 +10,4 @@ cdef extern from "c/thread.h" nogil:
     unsigned int jm_thread_end() noexcept
     void jm_thread_yield() noexcept
     uint64_t jm_thread_serial() noexcept  # no other thread has it, or had it
+    uint64_t jm_fork_number() noexcept  # a forked child has another one than who asked before

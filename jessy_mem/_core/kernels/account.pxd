@@ -27,13 +27,23 @@ every later generation, because that changes the word; so who has called in find
 open gate, by a CAS of the same word that closes it: who has called in sees each move that began before, and waits.
 While he has called in the generation stays, and nobody has read it from an open gate: all credit is 0. The total passes
 `calm_bytes` upward only there, and credit is used only by who found the total not above it after he had read the gate;
-so above `calm_bytes` nobody has credit, and granted is used. All levels and ceilings lie above it. A waiter gives up on
-a move that does not end, for its thread may be the parent's in a forked child: then a number may be too high by a step.
+so above `calm_bytes` nobody has credit, and granted is used. All levels and ceilings lie above it. A forked child may
+find moves of threads that it does not have: before the first of its own they are forgotten (`gate_enter`), and what
+they had raised stays so, a step each.
 """
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.asserts cimport jm_assert
-from jessy_mem._core.c.atomic cimport jm_cas_weak_acq_rel, jm_load_relaxed, jm_sub_acq_rel
+from jessy_mem._core.c.atomic cimport (
+    jm_and_acq_rel,
+    jm_cas_acq_rel,
+    jm_cas_weak_acq_rel,
+    jm_load_acquire,
+    jm_load_relaxed,
+    jm_store_release,
+    jm_sub_acq_rel,
+)
+from jessy_mem._core.c.thread cimport jm_fork_number, jm_thread_yield
 
 cdef enum:
     MAX_SEGMENTS = 8
@@ -94,3 +104,17 @@ cdef inline uint64_t account_lower(Account *account, uint64_t n_bytes) noexcept 
 cdef inline bint credit_is_good(uint64_t word, uint64_t gate) noexcept nogil:
     """Whether a word of credit is of the generation of a gate that is open."""
     return not gate & CLOSED and (word ^ gate) < GENERATION
+
+
+cdef inline void gate_enter(uint64_t *gate, uint64_t *fork) noexcept nogil:
+    """Before a move: in a forked child those of its parent's threads are forgotten. `fork` is twice the number of the
+    process that the moves are of, and 1 more while they are forgotten."""
+    cdef uint64_t own = jm_fork_number() << 1, seen = jm_load_acquire(fork)
+    while seen != own:
+        if seen == own | 1:  # by another thread
+            jm_thread_yield()
+            seen = jm_load_acquire(fork)
+        elif jm_cas_acq_rel(fork, &seen, own | 1):
+            jm_and_acq_rel(gate, ~MOVES)
+            jm_store_release(fork, own)
+            seen = own

@@ -1,7 +1,8 @@
 """What loaded layers take of memory that is not their files': anonymous memory, and what Python allocates.
 
 Each is measured in an interpreter of its own that has done the same before with something small. What is allowed is
-more than twice what is needed, so that what an allocator keeps for later does not matter.
+more than twice what is needed, so that what an allocator keeps for later does not matter; without the GIL, where memory
+is given back when all threads have passed by, it may keep more once in a while, so the least of a few counts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ pytestmark = [
     pytest.mark.thread_unsafe(reason="all of it happens in other processes"),
     pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's smaps_rollup"),
 ]
+
+N_RUNS = 1 if getattr(sys, "_is_gil_enabled", lambda: True)() else 4
 
 MEASURE = """
 import gc, json, sys, tracemalloc
@@ -63,9 +66,10 @@ def write(base, dimension, n_layers):
 
 
 def measured(*arguments):
+    """Layers, how many were found, and the bytes when they were loaded and when they were asked for."""
     command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=True)
-    return json.loads(done.stdout)
+    runs = [subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=True) for _ in range(N_RUNS)]
+    return [min(each) for each in zip(*[json.loads(done.stdout) for done in runs], strict=True)]
 
 
 @pytest.mark.parametrize("how", [(), ("traced",)])

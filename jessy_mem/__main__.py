@@ -1,5 +1,5 @@
 """``python -m jessy_mem``: the command line."""
 
-from jessy_mem.cli import main
+from jessy_mem.cli import run
 
-main(prog_name="python -m jessy_mem")
+run("python -m jessy_mem")

@@ -8,6 +8,7 @@ reader that goes away 141, as for other tools. What cannot be said on standard e
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import warnings
@@ -18,9 +19,9 @@ import click
 
 import jessy_mem as jm
 from jessy_mem.cli.paths import Problems, reason
-from jessy_mem.cli.streams import OutputLost, delivering, finish, give_up, prepare, say, tell
+from jessy_mem.cli.streams import OWN_PROCESS, OutputLost, delivering, finish, give_up, prepare, say, tell
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 COMMANDS = {
     "demo": "Build, map, read and learn on the bundled content, and measure it.",
@@ -137,3 +138,11 @@ reader of a pipe went away.
 @click.version_option(jm.__version__, prog_name="jessy-mem", message="%(prog)s %(version)s")
 def main() -> None:
     pass
+
+
+def run(prog_name: str | None = None) -> None:
+    """`main` for a process that ends with it: a command that reads lets the system forbid it to write.
+
+    Not so with JESSY_MEM_LANDLOCK=0 in the environment, for whoever must write at the end, as coverage does.
+    """
+    main(prog_name=prog_name, obj=None if os.environ.get("JESSY_MEM_LANDLOCK") == "0" else OWN_PROCESS)

@@ -13,9 +13,9 @@ from rich.console import Console
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.navigator import KeywordNavigator, WeightedMean
 from jessy_mem.cli.paths import EXISTING_FOLDER, is_absent, reason, region_files
-from jessy_mem.cli.streams import Command
 
 N_LINES = 6
 MAX_TEXT_COLUMNS = 96
@@ -33,7 +33,7 @@ Example:
 """
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(cls=ReadingCommand, help=HELP)
 @click.argument("base", type=EXISTING_FOLDER)
 @click.argument("words", nargs=-1, required=True)
 @click.option("-n", "--most", default=3, show_default=True, type=click.IntRange(min=1), help="Show so many layers.")

@@ -13,8 +13,9 @@ import click
 
 import jessy_mem as jm
 from jessy_mem.cli.escape import escaped
+from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING, region_file
-from jessy_mem.cli.streams import Command, delivering, write
+from jessy_mem.cli.streams import delivering, write
 
 CHUNK_BYTES = 1 << 20
 
@@ -31,7 +32,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(cls=ReadingCommand, help=HELP)
 @click.argument("file", type=EXISTING)
 @click.argument("layer")
 @click.option("--raw", is_flag=True, help="Send the bytes as they are to a terminal too.")

@@ -11,8 +11,8 @@ import click
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING_FOLDER, dimension_of
-from jessy_mem.cli.streams import Command
 
 HELP = """Find stray temporary files, empty folders, damaged regions, deltas that lie on nothing or are in their base
 already, and folders, ids and names that do not agree.
@@ -25,7 +25,7 @@ The last line tells how a manager with guard="auto" would guard the dimensions, 
 """
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(cls=ReadingCommand, unless="cleaning", help=HELP)
 @click.argument("base", type=EXISTING_FOLDER)
 @click.option("--clean", "cleaning", is_flag=True, help="Remove what is not needed, nothing else.")
 @screen.json_option

@@ -13,8 +13,8 @@ from rich.table import Table
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING, REGION, is_absent, reason, region_file, region_files
-from jessy_mem.cli.streams import Command
 
 N_LAYERS_SHOWN = 200
 GUARDS = {  # an inspection takes no lease: `doctor` tells whether one is to be had
@@ -32,7 +32,7 @@ a region of BASE cannot be loaded.
 """
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(cls=ReadingCommand, help=HELP)
 @click.argument("target", metavar="FILE|BASE", type=EXISTING)
 @click.option("--layers", "with_attributes", is_flag=True, help="Of each layer: its attributes, date and tokens too.")
 @screen.json_option

@@ -11,8 +11,8 @@ from rich.text import Text
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING_FOLDER, FILE, region_files
-from jessy_mem.cli.streams import Command
 
 N_SHOWN = 200  # dimensions of the table
 MAX_BAR = 100  # columns
@@ -30,7 +30,7 @@ if a file of BASE cannot be read.
 """
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(cls=ReadingCommand, out="out", help=HELP)
 @click.argument("base", type=EXISTING_FOLDER)
 @click.option("--html", "out", metavar="OUT.html", type=FILE, help="Write a page, which may be looked at anywhere.")
 @screen.json_option

@@ -19,7 +19,9 @@ import click
 
 from jessy_mem.cli.escape import escaped
 
-__all__ = ["Command", "OutputLost", "delivering", "finish", "give_up", "prepare", "say", "tell", "write"]
+__all__ = ["OWN_PROCESS", "Command", "OutputLost", "delivering", "finish", "give_up", "prepare", "say", "tell", "write"]
+
+OWN_PROCESS = object()  # the context's object where the process ends with the command
 
 
 class OutputLost(Exception):

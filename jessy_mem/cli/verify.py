@@ -9,8 +9,8 @@ import click
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING, REGION, region_file, region_files
-from jessy_mem.cli.streams import Command
 
 HELP = """Compare every byte of a region FILE, or of all regions under BASE, with its checksum.
 
@@ -19,7 +19,7 @@ exit status is 1 if there is any.
 """
 
 
-@click.command(cls=Command, help=HELP)
+@click.command(cls=ReadingCommand, help=HELP)
 @click.argument("target", metavar="FILE|BASE", type=EXISTING)
 @screen.json_option
 def command(target: Path, as_json: bool) -> int:

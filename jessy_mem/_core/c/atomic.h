@@ -93,6 +93,7 @@ static inline void jm_short_store_release(uint16_t *p, uint16_t v) { __atomic_st
 static inline void jm_short_store_relaxed(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 
 /* Of any type: words that are CPython's. */
+#define jm_any_load_relaxed(p) __atomic_load_n(p, __ATOMIC_RELAXED)
 #define jm_any_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define jm_any_store_relaxed(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
 

@@ -95,17 +95,64 @@ static inline Py_ssize_t jm_dict_shared_values(PyObject *dict, Py_ssize_t *n_val
     return n_shared;
 }
 
-/* Let an object go with its last reference, whichever thread drops that. Without the GIL, references of the thread that
-   made an object are counted apart, and one that another thread drops last waits until its maker runs Python again: an
-   idle thread would keep mapped and charged what others evicted. For an object that no other thread knows yet. */
+/* Letting go of an object without the thread that made it. Without the GIL, references of that thread are counted apart,
+   and an object whose last reference another thread drops waits until its maker runs Python again: an idle thread would
+   keep mapped and charged what others evicted. No public function says that an object has no maker any more, so private
+   fields are written, with what _Py_ExplicitMergeRefcount leaves in them: on versions whose sources were read and that
+   are tested, and where an object of ours that is treated so is freed as it must be. Elsewhere objects wait. */
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
+#define JM_DISOWNS 1
+#else
+#define JM_DISOWNS 0
+#endif
+
+#if JM_DISOWNS
+static inline void jm_merge(PyObject *each, Py_ssize_t n_references)
+{
+    jm_any_store_relaxed(&each->ob_tid, 0);
+    jm_any_store_relaxed(&each->ob_ref_local, 0);
+    jm_any_store_relaxed(&each->ob_ref_shared, _Py_REF_SHARED(n_references, _Py_REF_MERGED));
+}
+
+static void jm_note_the_end(PyObject *capsule) { *(int *)PyCapsule_GetPointer(capsule, NULL) = 1; }
+
+/* 1 if CPython frees what was merged with its last reference, and no sooner; -1 if it does not; 0: no memory to try. */
+static int jm_try_to_disown(void)
+{
+    int has_ended = 0, works;
+    PyObject *each = PyCapsule_New(&has_ended, NULL, jm_note_the_end);
+    if (each == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    works = each->ob_tid == _Py_ThreadId() && each->ob_ref_local == 1 && each->ob_ref_shared == 0;
+    Py_INCREF(each);
+    if (works)
+        jm_merge(each, Py_REFCNT(each));
+    works = works && Py_REFCNT(each) == 2;
+    Py_DECREF(each);
+    works = works && Py_REFCNT(each) == 1 && !has_ended;
+    Py_DECREF(each);
+    return works && has_ended ? 1 : -1;
+}
+
+/* Whether to disown anything; tried once in each module. */
+static inline int jm_may_disown(void)
+{
+    static int may;
+    if (__builtin_expect(jm_any_load_relaxed(&may) == 0, 0))
+        jm_any_store_relaxed(&may, jm_try_to_disown());
+    return jm_any_load_relaxed(&may) > 0;
+}
+#endif
+
+/* Let an object go with its last reference, whichever thread drops that: all references are in the count that every
+   thread uses. For an object that no other thread knows yet. */
 static inline void jm_disown(PyObject *each)
 {
-#ifdef Py_GIL_DISABLED
-    Py_ssize_t n_references = Py_REFCNT(each);
-    if (each->ob_tid == _Py_ThreadId()) {
-        each->ob_tid = 0;
-        Py_SET_REFCNT(each, n_references); /* all in the count that every thread uses */
-    }
+#if JM_DISOWNS
+    if (each->ob_tid == _Py_ThreadId() && jm_may_disown())
+        jm_merge(each, Py_REFCNT(each));
 #else
     (void)each;
 #endif
@@ -119,14 +166,11 @@ static inline void jm_disown(PyObject *each)
    for its maker, and so it does for ThreadSanitizer, which knows only what C promises. */
 static inline void jm_adopt(PyObject *each)
 {
-#if defined(Py_GIL_DISABLED) && (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
+#if JM_DISOWNS && (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
     if (jm_any_load_acquire(&each->ob_ref_local) == 1
         && jm_any_load_acquire(&each->ob_ref_shared) == 0
-        && jm_any_load_acquire(&each->ob_tid) != _Py_ThreadId()) {
-        jm_any_store_relaxed(&each->ob_tid, 0);
-        jm_any_store_relaxed(&each->ob_ref_local, 0);
-        jm_any_store_relaxed(&each->ob_ref_shared, _Py_REF_SHARED(1, _Py_REF_MERGED));
-    }
+        && jm_any_load_acquire(&each->ob_tid) != _Py_ThreadId() && jm_may_disown())
+        jm_merge(each, 1);
 #else
     (void)each;
 #endif

@@ -162,7 +162,8 @@ class RegionBuilder:
 
     Not thread-safe: one builder, one thread.
 
-    >>> data = RegionBuilder(15, "Humor").add_layer(LayerSpec(text="a joke", keywords=("joke",))).to_bytes()
+    >>> returns = LayerSpec(text="Returns are free for 30 days.", keywords=["returns"])
+    >>> data = RegionBuilder(15, "policies").add_layer(returns).to_bytes()
     >>> data[84:97]
     b'JESSY_MMAP_V1'
     """

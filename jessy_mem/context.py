@@ -86,16 +86,16 @@ class ContextCollection(Sequence[LoadedContext]):
     A slice is a ContextCollection too; it has nothing missing. Equal if contexts and missing are. Immutable, so safe to
     share between threads. From the seed.
 
-    >>> smile = LoadedContext(LayerId(1, 0), "A smile spreads.", 1.6, ("smile",), 0, "mmap")
-    >>> contexts = ContextCollection([smile], missing=[LayerId(5, 0)])
+    >>> returns = LoadedContext(LayerId(15, 0), "Returns are free.", 1.6, ("returns",), 0, "mmap")
+    >>> contexts = ContextCollection([returns], missing=[LayerId(16, 0)])
     >>> len(contexts), contexts.total_bytes, contexts.frequencies
-    (1, 16, array([1.6], dtype=float32))
+    (1, 17, array([1.6], dtype=float32))
     >>> print(contexts.format())
-    ## D01/L0 (depth 0, 1.60 Hz, mmap; keywords: smile)
+    ## D15/L0 (depth 0, 1.60 Hz, mmap; keywords: returns)
     <BLANKLINE>
-    A smile spreads.
+    Returns are free.
     <BLANKLINE>
-    Not available: D05/L0
+    Not available: D16/L0
     """
 
     __slots__ = ("_contexts", "missing")
@@ -205,9 +205,9 @@ class LayerBatch:
     ``data[offsets[i]:offsets[i + 1]]``, which ``batch[i]`` returns without a copy. Safe to read from every thread.
 
     >>> import numpy as np
-    >>> batch = LayerBatch(np.frombuffer(b"smiletears", np.uint8), np.array([0, 5, 10]))
+    >>> batch = LayerBatch(np.frombuffer(b"lampdesk", np.uint8), np.array([0, 4, 8]))
     >>> len(batch), bytes(batch[-1])
-    (2, b'tears')
+    (2, b'desk')
     """
 
     data: NDArray[np.uint8]

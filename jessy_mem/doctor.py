@@ -90,7 +90,7 @@ def region_files(region: MmapRegion) -> list[RegionFile]:
     >>> import tempfile
     >>> from jessy_mem import LayerSpec, RegionBuilder
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = RegionBuilder(15, "Humor").add_layer(LayerSpec(text="x")).write(Path(folder, "region.mmap"))
+    ...     path = RegionBuilder(15, "policies").add_layer(LayerSpec(text="x")).write(Path(folder, "region.mmap"))
     ...     [(file.generation, file.n_added, file.n_removed) for file in region_files(MmapRegion(15, path))]
     [(1, 1, 0)]
     """

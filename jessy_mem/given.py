@@ -91,8 +91,8 @@ def words(value: Iterable[Any]) -> tuple[str, ...]:
 
     TypeError for one str, which is an iterable of its letters, and for anything in it that is no str.
 
-    >>> words({"tears", "smile"}), words(word.lower() for word in ["Tears", "Smile"])
-    (('smile', 'tears'), ('tears', 'smile'))
+    >>> words({"returns", "lamp"}), words(word.lower() for word in ["Returns", "Lamp"])
+    (('lamp', 'returns'), ('returns', 'lamp'))
     """
     if isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"{value!r} is not a sequence of str")

@@ -62,10 +62,10 @@ class MemoryMap:
     >>> import tempfile
     >>> from jessy_mem import LayerSpec, RegionBuilder, region_path
     >>> with tempfile.TemporaryDirectory() as base:
-    ...     _ = RegionBuilder(15, "tea").add_layer(LayerSpec(text="She likes tea.")).write(region_path(base, 15))
+    ...     _ = RegionBuilder(15, "policies").add_layer(LayerSpec(text="Free.")).write(region_path(base, 15))
     ...     made = MemoryMap.of_folder(base)
     >>> [(entry.name, entry.n_layers, entry.segment) for entry in made.present]
-    [('tea', 1, 'reserve')]
+    [('policies', 1, 'reserve')]
     """
 
     base_path: str  # the folder

@@ -27,8 +27,8 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about th
 def checked_name(name: str) -> str:
     """`name` as it is kept and compared; TypeError or ValueError if it cannot be one.
 
-    >>> checked_name("user:ann")
-    'user:ann'
+    >>> checked_name("customer:ann")
+    'customer:ann'
     """
     if not isinstance(name, str):
         raise TypeError(f"name: {type(name).__name__} is not a str")

@@ -1,6 +1,6 @@
 """LayerIndex: which layers have a keyword, a frequency or an age.
 
-    by_text  "joke" --> Word --> numbers of layers by dimension: bytes, or a dict of bytes where several have it
+    by_text  "lamp" --> Word --> numbers of layers by dimension: bytes, or a dict of bytes where several have it
                          ^
     known    15 -------> Known: name, sheets --> facts: layer, Hz, created_ns, and numbers of words
                                      +---------> ...

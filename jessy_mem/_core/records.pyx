@@ -43,8 +43,8 @@ cdef class LoadedContext(Record):
     `frequency` is in Hz; `source` is ``"mmap"``, ``"pool"`` or ``"simulated"``. It owns its text: nothing that happens
     to the region changes it. Immutable, so safe to share between threads. From the seed.
 
-    >>> LoadedContext(LayerId(1, 0), "A smile spreads.", 1.6, ("smile",), 0, "mmap").n_bytes
-    16
+    >>> LoadedContext(LayerId(15, 0), "Returns are free.", 1.6, ("returns",), 0, "mmap").n_bytes
+    17
     """
 
     layer_id: LayerId  # which layer it is

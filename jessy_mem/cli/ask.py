@@ -29,7 +29,7 @@ takes its place. The exit status is 1 if nothing is shown.
 
 \b
 Example:
-  jessy-mem ask BASE "what does a habit do to memory"
+  jessy-mem ask BASE "are returns free"
 """
 
 

@@ -20,7 +20,7 @@ from jessy_mem.cli.plan_map import plan_map
 from jessy_mem.cli.source import read_source
 from jessy_mem.cli.streams import Command
 
-JOKE = "A memory walks into a bar. The barman asks: the usual? The memory says: I was hoping you could tell me."
+RETURNS = "Returns are free for 30 days. What was sent back is refunded within a week, to whoever paid for it."
 LOW_HZ, HIGH_HZ, BAND_COLUMNS = 0.0, 4.5, 18
 
 
@@ -100,19 +100,19 @@ def _dimension_facts(region: jm.MmapRegion) -> dict[str, Any]:
 
 def _learn(memory: jm.MmapManager) -> dict[str, Any]:
     """Learn a dimension, read it from the pool, make it a file, and read it from there."""
-    spec = jm.LayerSpec(text=JOKE, frequency=2.2, keywords=("joke", "bar", "memory"))
-    humor = memory.create_proto_dimension("Humor", [spec])
-    before = memory.access_layer((humor, 0))
-    path = memory.crystallize(humor)
-    after = memory.access_layer((humor, 0))
+    spec = jm.LayerSpec(text=RETURNS, frequency=2.2, keywords=("returns", "refund"))
+    policies = memory.create_proto_dimension("policies", [spec])
+    before = memory.access_layer((policies, 0))
+    path = memory.crystallize(policies)
+    after = memory.access_layer((policies, 0))
     return {
-        "id": humor,
-        "name": "Humor",
+        "id": policies,
+        "name": "policies",
         "source_before": before.source,
         "source_after": after.source,
         "same_bytes": bytes(before) == bytes(after),
         "size_bytes": path.stat().st_size,
-        "found_by_keyword": [str(layer) for layer in memory.layers(keyword="joke")],
+        "found_by_keyword": [str(layer) for layer in memory.layers(keyword="returns")],
     }
 
 

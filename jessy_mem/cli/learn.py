@@ -25,7 +25,7 @@ written unless every FILE is sound.
 
 \b
 Example:
-  jessy-mem learn BASE user:ann notes.md
+  jessy-mem learn BASE customer:ann notes.md --user
 """
 
 

@@ -92,7 +92,7 @@ def _candidates(source: Path) -> list[Path]:
 
 
 def _name_of(folder: Path) -> str:
-    """The name of the dimension in the name of its folder, such as D15-Humor; empty if there is none."""
+    """The name of the dimension in the name of its folder, such as D15-policies; empty if there is none."""
     return unicodedata.normalize("NFC", folder.name.partition("-")[2].strip())
 
 

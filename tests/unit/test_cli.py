@@ -709,7 +709,7 @@ class TestDemo:
         assert (demo.returncode, demo.stderr) == (0, b"")
         for planned in jm.default_layout().dimensions.values():
             assert re.search(rf"^D{planned.id:02d}  {planned.name} ", text, re.MULTILINE)
-        for words in ("56 layers", "payload copies: 0", "280 MiB", "Learned D15 Humor in the pool", "reads the same"):
+        for words in ("56 layers", "payload copies: 0", "280 MiB", "Learned D15 policies in", "reads the same"):
             assert words in text.replace(" \n", " ")
         for target in ("<100 ms", "<50 ms", "<1 ms", "<10 us"):
             assert target in text

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import doctest
 import json
 import math
 import pickle
@@ -12,9 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-import jessy_mem._core.latency as latency
 from helpers import HAS_PROC
-from jessy_mem._core import records
 from jessy_mem._core.latency import LatencyHistogram, clock_name, clock_resolution_ns
 from jessy_mem._probe import latency as probe
 from jessy_mem.stats import LatencySummary
@@ -444,9 +441,3 @@ def test_clock_tells_its_name_and_resolution():
 def test_import_does_not_import_numpy():
     code = "import jessy_mem._core.latency as m, sys; m.LatencyHistogram().summary(); sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.thread_unsafe(reason="doctest looks at one module at a time")
-@pytest.mark.parametrize(("module", "n_examples"), [(latency, 9), (records, 2)])
-def test_examples_of_the_docstrings_run(module, n_examples):
-    assert doctest.testmod(module, raise_on_error=True).attempted >= n_examples

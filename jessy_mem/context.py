@@ -191,7 +191,9 @@ class ContextCollection(Sequence[LoadedContext]):
             (each.layer_id, f"{each.frequency:.3g}", each.source, ", ".join(each.keywords), each.content[:80])
             for each in self._contexts
         )
-        heading = f"{len(self):,} contexts" + (f"; not available: {len(self.missing):,}" if self.missing else "")
+        heading = f"{len(self):,} context{'s' * (len(self) != 1)}" + (
+            f"; not available: {len(self.missing):,}" if self.missing else ""
+        )
         missing = [("not available", ", ".join(map(str, self.missing[:N_SHOWN])))] if self.missing else []
         headings = ("layer", "Hz", "source", "keywords", "content")
         return facts(heading, missing) + listing(headings, rows, len(self), "contexts")

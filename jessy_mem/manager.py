@@ -569,7 +569,7 @@ class MmapManager(RegionTable):
             return {"stats": self.get_stats(residency=True).to_dict(), **state_of(self)}
 
     def leases(self) -> list[Lease]:
-        """What others hold of loaded and of retired generations, largest first."""
+        """What others hold of loaded and of retired generations, largest first; a notebook shows it as a table."""
         self._check_open()
         return self._leases()
 

@@ -14,6 +14,7 @@ from jessy_mem.units import format_bytes, format_ns
 __all__ = [
     "LatencySummary",
     "Lease",
+    "Leases",
     "LoadReport",
     "MemoryStats",
     "PoolClassStats",
@@ -72,6 +73,24 @@ class Lease:
             *(("taken at", site) for site in self.taken_at),
         ]
         return facts(f"D{self.dimension:02d}, generation {self.generation}", rows)
+
+
+class Leases(list[Lease]):
+    """What ``leases()`` gives: a list, which a notebook shows as a table."""
+
+    @never_fails
+    def _repr_html_(self) -> str:
+        headings = ["dimension", "generation", "size", "views held", "retired"]
+        if any(each.taken_at for each in self):
+            headings.append("taken at")
+        rows = (
+            (f"D{each.dimension:02d}", each.generation, format_bytes(each.n_bytes), f"{each.n_views:,}",
+             "yes" if each.retired else "no", ", ".join(each.taken_at))[: len(headings)]
+            for each in self
+        )  # fmt: skip
+        n_bytes = format_bytes(sum(each.n_bytes for each in self))
+        told = f"<div><b>{len(self):,} lease{'s' * (len(self) != 1)}, {n_bytes}</b></div>"
+        return told + (listing(headings, rows, len(self), "leases") if self else "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from jessy_mem.layout import MemoryLayout
 from jessy_mem.notices import Notices
 from jessy_mem.opening import Opener, Place, Stack
 from jessy_mem.pressure import Pressure
-from jessy_mem.stats import Lease, format_bytes
+from jessy_mem.stats import Lease, Leases, format_bytes
 from jessy_mem.trace import CallSites, Tracers
 from jessy_mem.victims import Victims
 
@@ -185,7 +185,7 @@ class RegionTable(BlockLender):
     def _leases(self) -> list[Lease]:
         with self._lock:
             found = [Lease(*each, taken_at=self._sites.of(each[0])) for each in self._holders.leases()]
-        return sorted(found, key=lambda lease: -lease.n_bytes)
+        return Leases(sorted(found, key=lambda lease: -lease.n_bytes))
 
     # Entering and leaving; the caller holds the lock
 

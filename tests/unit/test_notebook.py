@@ -14,7 +14,7 @@ import jessy_mem as jm
 from jessy_mem import notebook
 from jessy_mem.context import ContextCollection, LoadedContext
 from jessy_mem.layout import LayerId
-from jessy_mem.stats import Lease, LoadReport
+from jessy_mem.stats import Lease, Leases, LoadReport
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror='a' \x1b[2J\u202e\">&amp;"
 
@@ -103,6 +103,31 @@ def test_contexts_report_and_leases(memory):
     assert "… and 80 more dimensions" in shown(report).words
     assert "retired" in shown(Lease(1, 2, 4096, 3, True, (HOSTILE,))).words
     assert "budget" in shown(memory.get_stats()).words
+
+
+def test_leases_are_a_list_that_is_shown_as_a_table(memory):
+    with_site = [Lease(dimension, 2, 4096, 3, True, (HOSTILE,)) for dimension in range(1, 31)]
+    page = shown(Leases(with_site))
+    assert "30 leases, 120.0 KiB" in page.words
+    assert "… and 10 more leases" in page.words
+    assert "taken at" in page.words
+    assert page.tags.count("tr") == 1 + notebook.N_SHOWN
+    assert shown(Leases()).words == "0 leases, 0 B"
+
+
+@pytest.mark.thread_unsafe(reason="the leases are those of the whole manager")
+def test_leases_of_a_manager(memory):
+    assert (memory.leases(), shown(memory.leases()).words) == ([], "0 leases, 0 B")
+    held = memory.access_layer((1, 0))
+    (lease,) = found = memory.leases()
+    assert found == [lease]
+    assert isinstance(found, list)
+    assert repr(found) == f"[{lease!r}]"
+    page = shown(found)
+    assert "1 lease, " in page.words
+    assert "taken at" not in page.words
+    assert lease.n_views == 1
+    assert held.id == (1, 0)
 
 
 @pytest.mark.thread_unsafe(reason="its threads would learn one name, or shorten a file that others read")

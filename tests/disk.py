@@ -1,4 +1,4 @@
-"""A disk of one's own, whose power can be cut: an ext4 in a file, mounted through a loop device. Needs root."""
+"""A disk of one's own, whose power can be cut: a file system in a file, mounted through a loop device. Needs root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN
 FLUSHES, LOSES_DATA, LOSES_JOURNAL = 0, 1, 2  # all is written; only the journal; nothing that is not on the disk
-IMAGE_BYTES = 64 << 20
+KINDS = {"ext4": (64 << 20, "-F"), "xfs": (300 << 20, "-f")}  # how large, no xfs can be smaller, and how to insist
 PATH = f"{os.environ.get('PATH', '')}:/sbin:/usr/sbin"
 
 
@@ -28,18 +28,19 @@ def cut(folder: int, how: int) -> None:
 class Disk:
     """A mounted disk, in `place`; `restart` is what comes after a power cut. CannotMount says why there is none."""
 
-    def __init__(self, place: Path) -> None:
-        if os.geteuid() != 0 or shutil.which("mkfs.ext4", path=PATH) is None:
-            raise CannotMount("it needs root and mkfs.ext4")
+    def __init__(self, place: Path, kind: str = "ext4") -> None:
+        (image_bytes, insisting), maker = KINDS[kind], f"mkfs.{kind}"
+        if os.geteuid() != 0 or shutil.which(maker, path=PATH) is None:
+            raise CannotMount(f"it needs root and {maker}")
         self.folder = place / "disk"
         self.folder.mkdir()
-        in_memory = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 * IMAGE_BYTES
+        in_memory = os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 * image_bytes
         self.place = tempfile.TemporaryDirectory(dir="/dev/shm" if in_memory else place)
         self.image = Path(self.place.name, "image")
         with self.image.open("wb") as file:
-            file.truncate(IMAGE_BYTES)
+            file.truncate(image_bytes)
         try:
-            run("mkfs.ext4", "-q", "-F", self.image)
+            run(maker, "-q", insisting, self.image)
             self.mount()
         except CannotMount:
             self.place.cleanup()

@@ -1,7 +1,7 @@
 """The power is cut before each system call of a dimension's life, on a disk: what was acknowledged is there, all whole.
 
-What is simulated is in tests/unit/test_power_cut.py; here an ext4 of its own is shut down (FS_IOC_SHUTDOWN), so that
-what its journal and its caches had not written is lost, and mounted again.
+What is simulated is in tests/unit/test_power_cut.py; here an ext4 or xfs of its own is shut down (FS_IOC_SHUTDOWN), so
+that what its journal and its caches had not written is lost, and mounted again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.thread_unsafe(reason="it mounts a disk")
 SHORT_FORM = 12  # so many of the calls
 
 
-@pytest.fixture
-def disk(tmp_path):
+@pytest.fixture(params=["ext4", "xfs"])
+def disk(tmp_path, request):
     try:
-        made = Disk(tmp_path)
+        made = Disk(tmp_path, request.param)
     except CannotMount as error:
         pytest.skip(f"no disk of our own: {error}")
     yield made

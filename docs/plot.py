@@ -1,28 +1,48 @@
-"""python docs/plot.py: the measurements of docs/benchmarks.md as a picture, benchmarks.svg, and as text in README.md.
+"""python docs/plot.py: what was measured, as tables in docs/benchmarks.md, as pictures there, and as text in README.md.
 
-Both are drawn from the table that `jessy-mem bench` prints, on a scale of powers of ten; a test holds them to it.
+The first picture and the text of README.md are drawn from the table that `jessy-mem bench` prints, which stands in
+docs/benchmarks.md. The rest comes from docs/measured, of which each file is what a command printed:
+
+    jessy-mem bench --peers --json > docs/measured/peers.json
+
+A test holds all of it to what was measured. Pictures are readable on light and on dark ground: text in a grey between
+both.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+from jessy_mem.cli.screen import duration, ratio
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 UNITS_NS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
 LEAST_NS, MOST_NS = 10.0, 1e8
+TICKS = ("10 ns", "100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms")
 ROW = re.compile(r"^\| ([^|]+) \| ([\d.]+ \w+) \| [^|]+ \| ([\d.]+ \w+)? *\|$", re.MULTILINE)
 FENCE = re.compile(r"(?<=<!-- python docs/plot.py -->\n\n```text\n).*?(?=```)", re.DOTALL)
 COLUMNS = 42  # of the bars in text: six for each power of ten
 WIDTH, LABEL, BAR, LINE = 760, 210, 470, 24  # of the picture, in its own units
+OURS, OTHERS, TARGET = "#2a78d6", "#909090", "#d55e00"
 
 
 def measured() -> list[tuple[str, str, str]]:
     """Operation, median and target, if it has one, as the first table of docs/benchmarks.md says."""
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     begin = text.index("| operation | median |")
     return ROW.findall(text[begin : text.index("\n\n", begin)])
+
+
+def printed(name: str) -> Any:
+    """What a command printed."""
+    return json.loads((DOCS / "measured" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def share(time: str) -> float:
@@ -43,37 +63,127 @@ def in_text() -> str:
     return "\n".join([*lines, "", "│ the target; six columns to the right is ten times as long\n"])
 
 
-def as_svg() -> str:
-    """Readable on light and on dark ground: text in a grey between both."""
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def picture(title: str, height: float, parts: Sequence[str]) -> str:
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        'font-family="sans-serif" font-size="13" fill="#808080">'
+    )
+    return "\n".join([head, f"<title>{title}</title>", *parts, "</svg>\n"])
+
+
+def ticks(labels: Sequence[str], height: float) -> Iterator[str]:
+    """Lines from the top to the bottom of the bars, each with what it stands for."""
+    for i, label in enumerate(labels):
+        x = LABEL + i * BAR / (len(labels) - 1)
+        yield f'<path d="M{x:.0f} {LINE}V{height - LINE / 2:.0f}" stroke="#808080" stroke-opacity=".35"/>'
+        yield f'<text x="{x:.0f}" y="16" text-anchor="middle" font-size="11">{label}</text>'
+
+
+def bar(
+    y: float, name: str, where: float, label: str, target: float | None = None, colour: str = OURS
+) -> Iterator[str]:
+    """A row: its name, a bar to `where` of the scale, what it stands for, and a mark at the target."""
+    length = max(where, 0.002) * BAR
+    yield f'<text x="{LABEL - 8}" y="{y + 16:.0f}" text-anchor="end">{name}</text>'
+    yield f'<rect x="{LABEL}" y="{y + 4:.0f}" width="{length:.0f}" height="16" fill="{colour}"/>'
+    if target is not None:
+        x = LABEL + target * BAR
+        yield f'<path d="M{x:.0f} {y + 2:.0f}v20" stroke="{TARGET}" stroke-width="3"/>'
+    yield f'<text x="{LABEL + length + 6:.0f}" y="{y + 16:.0f}">{label}</text>'
+
+
+def heading(y: float, title: str) -> str:
+    return f'<text x="0" y="{y + 16:.0f}" font-weight="bold">{title}</text>'
+
+
+def of_targets() -> str:
     rows = measured()
     height = (len(rows) + 2) * LINE
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'font-family="sans-serif" font-size="13" fill="#808080">',
-        "<title>Median times of the operations, on a scale of powers of ten, with their targets</title>",
-    ]
-    for i, tick in enumerate(("10 ns", "100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms")):
-        x = LABEL + i * BAR / 7
-        parts.append(f'<path d="M{x:.0f} {LINE}V{height - LINE / 2:.0f}" stroke="#808080" stroke-opacity=".35"/>')
-        parts.append(f'<text x="{x:.0f}" y="16" text-anchor="middle" font-size="11">{tick}</text>')
+    parts = [*ticks(TICKS, height)]
     for i, (name, median, target) in enumerate(rows):
-        y, length = (i + 1) * LINE, share(median) * BAR
-        parts.append(f'<text x="{LABEL - 8}" y="{y + 16}" text-anchor="end">{name}</text>')
-        parts.append(f'<rect x="{LABEL}" y="{y + 4}" width="{length:.0f}" height="16" fill="#2a78d6"/>')
-        if target:
-            x = LABEL + share(target) * BAR
-            parts.append(f'<path d="M{x:.0f} {y + 2}v20" stroke="#d55e00" stroke-width="3"/>')
-        parts.append(f'<text x="{LABEL + length + 6:.0f}" y="{y + 16}">{median}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+        parts += bar((i + 1) * LINE, name, share(median), median, share(target) if target else None)
+    return picture("Median times of the operations, on a scale of powers of ten, with their targets", height, parts)
+
+
+def of_peers() -> str:
+    """What reads, each question by itself."""
+    answers = [
+        each for each in printed("peers")["answers"] if "layer" in each["question"] or "call" in each["question"]
+    ]
+    parts, y = [], LINE
+    for question, of_one in groupby(answers, key=lambda each: each["question"]):
+        parts.append(heading(y, question))
+        y += LINE
+        for each in of_one:
+            least = duration(each["least_ns"])
+            colour = OURS if each["ratio"] is None else OTHERS
+            parts += bar(y, each["peer"], share(least), least, colour=colour)
+            y += LINE
+    height = y + LINE
+    return picture(
+        "Least times to read, of this library and of others, on a scale of powers of ten",
+        height,
+        [*ticks(TICKS, height), *parts],
+    )
+
+
+PICTURES = {"benchmarks.svg": of_targets, "peers.svg": of_peers}
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def table(headings: str, rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, "|" + "---|" * (headings.count("|") - 1), *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def peers() -> str:
+    rows = []
+    for question, of_one in groupby(printed("peers")["answers"], key=lambda each: each["question"]):
+        for i, each in enumerate(of_one):
+            times = duration(each["least_ns"]), duration(each["median_ns"])
+            compared = "" if each["ratio"] is None else ratio(each["ratio"])
+            rows.append(("" if i else question, each["peer"], f"`{each['how']}`", *times, compared))
+    return table("| operation | with | by | least | median | ours / its |", rows)
+
+
+TABLES = {"peers": peers}
+
+
+def page() -> str:
+    """docs/benchmarks.md with its tables."""
+
+    def fill(place: re.Match[str]) -> str:
+        return f"<!-- {place[1]} -->\n\n{TABLES[place[1]]()}\n\n<!-- -->"
+
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    text, n = re.subn(r"<!-- (\w+) -->\n.*?<!-- -->", fill, text, flags=re.DOTALL)
+    if n != len(TABLES):
+        raise SystemExit("docs/benchmarks.md has not one place for each table")
+    return text
+
+
+def front() -> str:
+    """README.md with its plot."""
+    text, n = FENCE.subn(lambda _: in_text(), (ROOT / "README.md").read_text(encoding="utf-8"))
+    if n != 1:
+        raise SystemExit("README.md has no place for the plot")
+    return text
+
+
+def files() -> dict[Path, str]:
+    """All that is drawn, and what it shall be."""
+    drawn = {DOCS / name: made() for name, made in PICTURES.items()}
+    return {ROOT / "README.md": front(), DOCS / "benchmarks.md": page()} | drawn
 
 
 def main() -> None:
-    (ROOT / "docs" / "benchmarks.svg").write_text(as_svg(), encoding="utf-8")
-    readme = ROOT / "README.md"
-    text, n = FENCE.subn(lambda _: in_text(), readme.read_text(encoding="utf-8"))
-    if n != 1:
-        raise SystemExit("README.md has no place for the plot")
-    readme.write_text(text, encoding="utf-8")
+    for path, content in files().items():
+        path.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":

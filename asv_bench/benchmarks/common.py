@@ -5,9 +5,6 @@ Shared data is made once and must not be changed.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import ctypes.util
 import itertools
 import os
 import statistics
@@ -18,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import jessy_mem as jm
@@ -83,24 +79,6 @@ def next_content(source: Iterator[bytes], n_bytes: int) -> bytes:
         text += next(source)
     whole = bytes(text[:n_bytes]).decode(errors="ignore").encode()
     return whole + b"\n" * (n_bytes - len(whole))
-
-
-def peer(name: str) -> ctypes.CDLL:
-    """The C library lib``name``.so that is compared with; NotImplementedError, which asv shows, where it is missing.
-
-    It is looked for in the folder that JESSY_BENCH_PEERS names, where cmeel's packages put theirs, and in the system.
-    """
-    folders = [os.environ.get("JESSY_BENCH_PEERS", ""), f"{sysconfig.get_path('platlib')}/cmeel.prefix/lib"]
-    for path in [*(f"{folder}/lib{name}.so" for folder in folders if folder), ctypes.util.find_library(name)]:
-        with contextlib.suppress(OSError):
-            if path:
-                return ctypes.CDLL(path)
-    raise NotImplementedError(f"the peer, lib{name}, is not installed")
-
-
-def address_of(function: Any) -> int:
-    """Where a function of a C library lies, for _probe.peers."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def prefault(data) -> int:

@@ -7,18 +7,13 @@ tick, since whatever disturbs one only adds to it.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import timeit
 from collections.abc import Callable
 
 import numpy as np
 
 from jessy_mem._core.latency import LatencyHistogram, clock_resolution_ns
 from jessy_mem._probe import latency as probe
-from jessy_mem._probe import peers
-
-from . import common
 
 SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
 N_LOOP = 1_000 if SMALL else 20_000
@@ -61,38 +56,6 @@ class Record:
         return least(probe.time_nothing_cost_ns, self.histogram, N_LOOP)
 
 
-class Peer:
-    """record_ns beside hdr_record_value of HdrHistogram_c, with two significant figures, in one run. Bar: 1.0 x."""
-
-    unit = "x"
-
-    def setup(self) -> None:
-        library = common.peer("hdr_histogram")
-        library.hdr_init.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
-        self.theirs = ctypes.c_void_p()
-        if library.hdr_init(1, 60_000_000_000, 2, ctypes.byref(self.theirs)):
-            raise MemoryError
-        library.hdr_close.argtypes = [ctypes.c_void_p]
-        self.close, self.record = library.hdr_close, common.address_of(library.hdr_record_value)
-        self.ours = LatencyHistogram()
-
-    def teardown(self) -> None:
-        self.close(self.theirs)
-
-    def ratio(self, values: np.ndarray) -> float:
-        n_rounds, ours, theirs = max(N_LOOP // 4096, 1), float("inf"), float("inf")
-        for _ in range(N_LEAST):
-            ours = min(ours, probe.record_cost_ns(self.ours, values, n_rounds))
-            theirs = min(theirs, peers.record_cost_ns(self.record, self.theirs.value, values, n_rounds))
-        return ours / theirs
-
-    def track_ratio_of_accesses(self) -> float:
-        return self.ratio(ACCESSES_NS)
-
-    def track_ratio_of_loads(self) -> float:
-        return self.ratio(LOADS_NS)
-
-
 class TimeAnEvent:
     """What timing adds to an event of about that many nanoseconds: the same loop with and without."""
 
@@ -111,39 +74,6 @@ class TimeAnEvent:
         ]
         timed, bare = (min(side) for side in zip(*pairs, strict=True))
         return timed - bare
-
-
-class FromPython:
-    """Both sides of "15 times faster than HdrHistogram_py's record_value"; the ratio is taken in one run."""
-
-    def setup(self) -> None:
-        try:
-            from hdrh.histogram import HdrHistogram
-        except ImportError:
-            raise NotImplementedError("the peer, hdrhistogram, is not installed") from None
-        self.ours = LatencyHistogram()
-        self.theirs = HdrHistogram(1, 60_000_000_000, 2)
-        self.values = [1234, 56_789, 42] * (1 if SMALL else 1000)
-
-    def run_ours(self) -> None:
-        record = self.ours.record
-        for value in self.values:
-            record(value)
-
-    def run_theirs(self) -> None:
-        record = self.theirs.record_value
-        for value in self.values:
-            record(value)
-
-    def time_record(self) -> None:
-        self.run_ours()
-
-    def time_record_hdrhistogram(self) -> None:
-        self.run_theirs()
-
-    def track_times_faster(self) -> float:
-        ours, theirs = (min(timeit.repeat(run, number=1, repeat=N_LEAST)) for run in (self.run_ours, self.run_theirs))
-        return theirs / ours
 
 
 class Read:

@@ -4,7 +4,6 @@ Figures of nanoseconds are looped in C by _probe/pool. Ratios compare both sides
 that a busy machine disturbs both alike. Nothing here touches the blocks, except where the name says so.
 """
 
-import ctypes
 import mmap
 import os
 import random
@@ -18,12 +17,9 @@ import jessy_mem as jm
 from jessy_mem._core.budget import Ledger
 from jessy_mem._core.pool import PoolAllocator
 from jessy_mem._probe.budget import ledger_pairs_ns
-from jessy_mem._probe.peers import allocator_pairs_ns
 from jessy_mem._probe.pool import BitmapProbe, pool_failure_ns, pool_pairs_ns
 from jessy_mem.errors import MemoryError as PoolMemoryError
 from jessy_mem.sizes import DEFAULT_POOLS
-
-from . import common
 
 MIB = 1 << 20
 BLOCK_SIZES = tuple(block_size for _, block_size in DEFAULT_POOLS)
@@ -119,48 +115,6 @@ class Interface:
         return speedup_of_two_threads(pool_pairs_ns, self.pool, n_bytes, N_PAIRS)
 
     track_speedup_of_two_threads.unit = "x"
-
-
-class Peers:
-    """claim_block and release_block beside malloc and free of glibc and of mimalloc, in one run. Bar: 1.0 x the better.
-
-    Of a class, the block is not touched by anybody; without mimalloc, glibc is the better.
-    """
-
-    params = BLOCK_SIZES
-    param_names = ("n_bytes",)
-
-    def setup(self, n_bytes):
-        self.pool = PoolAllocator()
-        libc = ctypes.CDLL(None)
-        self.glibc = common.address_of(libc.malloc), common.address_of(libc.free)
-
-    def mimalloc(self):
-        library = common.peer("mimalloc")
-        return common.address_of(library.mi_malloc), common.address_of(library.mi_free)
-
-    def least_ns(self, n_bytes, *allocators):
-        """Of the pool, and of each of `allocators`, taken in turns."""
-        least = [float("inf")] * (1 + len(allocators))
-        for _ in range(N_REPEATS):
-            turns = [pool_pairs_ns(self.pool, n_bytes, N_PAIRS)]
-            turns += [allocator_pairs_ns(*each, n_bytes, N_PAIRS) for each in allocators]
-            least = [min(pair) for pair in zip(least, turns, strict=True)]
-        return least
-
-    def track_ratio_to_glibc(self, n_bytes):
-        ours, glibc = self.least_ns(n_bytes, self.glibc)
-        return ours / glibc
-
-    def track_ratio_to_mimalloc(self, n_bytes):
-        ours, theirs = self.least_ns(n_bytes, self.mimalloc())
-        return ours / theirs
-
-    def track_ratio_to_the_better(self, n_bytes):
-        ours, *theirs = self.least_ns(n_bytes, self.glibc, self.mimalloc())
-        return ours / min(theirs)
-
-    track_ratio_to_glibc.unit = track_ratio_to_mimalloc.unit = track_ratio_to_the_better.unit = "x"
 
 
 class SharedLedger:
@@ -285,23 +239,6 @@ class Manager:
         return self.ratio_to("bytearray(4096)")
 
     track_ratio_to_the_pool.unit = track_ratio_to_bytearray.unit = "x"
-
-
-class Pyarrow:
-    """The third of the others, where it is installed."""
-
-    params = BLOCK_SIZES
-    param_names = ("n_bytes",)
-
-    def setup(self, n_bytes):
-        try:
-            import pyarrow
-        except ImportError as error:
-            raise NotImplementedError("pyarrow is not installed") from error
-        self.allocate_buffer = pyarrow.allocate_buffer
-
-    def time_allocate_buffer(self, n_bytes):
-        self.allocate_buffer(n_bytes)
 
 
 class Creation:

@@ -27,8 +27,10 @@ __all__ = [
     "Measurements",
     "Ratio",
     "Timing",
+    "loops_for",
     "machine",
     "measure",
+    "quiet",
     "write_big_region",
 ]
 
@@ -36,6 +38,7 @@ BIG_BYTES = (16 << 20) - (64 << 10)  # content of the largest region that fits i
 N_LAYERS = 4
 BLOCK_BYTES = 10_000
 CREATION_NS = 1e6  # what making a manager may take: a hundredth of its target
+MAX_LOOPS = 1 << 22
 N_ROUNDS = 5
 N_RUNS = 40  # in each round; short ones: what else the machine does hits few of them, and the median none
 HOW = f"warm; medians of {N_RUNS} runs, the best of {N_ROUNDS} rounds"
@@ -111,7 +114,7 @@ def measure(base: Path, with_details: bool = False) -> Measurements:
     """The five targets and the ratios, and what they leave out `with_details`, on a base folder that holds the region
     of `write_big_region`."""
     rounds = []
-    with _quiet():
+    with quiet():
         for _ in range(N_ROUNDS):
             with jm.MmapManager(base_path=base, simulation="never") as memory:
                 targets = _targets(memory, base)
@@ -264,6 +267,15 @@ def _loops(timer: timeit.Timer, n_loops: int, per_loop: int = 1) -> list[float]:
     return [timer.timeit(n_loops) * 1e9 / (n_loops * per_loop) for _ in range(N_RUNS)]
 
 
+def loops_for(run: Callable[[int], float], turn_ns: float) -> int:
+    """How many calls take about `turn_ns` together, and one at least; `run` tells the ns of one of so many."""
+    n_loops = 1
+    run(n_loops)  # cold
+    while (t_ns := min(run(n_loops), run(n_loops)) * n_loops) < turn_ns / 4 and n_loops < MAX_LOOPS:
+        n_loops *= 4
+    return max(1, min(MAX_LOOPS, round(n_loops * turn_ns / max(t_ns, 1.0))))
+
+
 def _in_turn(ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
     """The medians of two things that take turns."""
     pairs = [(ours(), bare()) for _ in range(N_RUNS)]
@@ -271,7 +283,7 @@ def _in_turn(ours: Callable[[], float], bare: Callable[[], float]) -> tuple[floa
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the garbage collector out of what is measured."""
     gc.collect()
     gc.disable()

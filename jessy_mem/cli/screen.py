@@ -32,6 +32,7 @@ __all__ = [
     "json_option",
     "print_json",
     "progress_bar",
+    "ratio",
     "ratio_table",
     "size",
     "table",
@@ -118,14 +119,14 @@ def ratio_table(out: Console, ratios: Sequence[Ratio]) -> Table:
     """What the library costs against the bare thing."""
     rows = [
         (
-            ratio.name,
-            duration(ratio.ours_ns),
-            f"{duration(ratio.bare_ns)} {ratio.bare}",
-            f"{ratio.ratio:.2f} x",
-            f"<= {ratio.bound:g} x",
-            verdict(ratio.met),
+            each.name,
+            duration(each.ours_ns),
+            f"{duration(each.bare_ns)} {each.bare}",
+            f"{each.ratio:.2f} x",
+            f"<= {each.bound:g} x",
+            verdict(each.met),
         )
-        for ratio in ratios
+        for each in ratios
     ]
     title = "Against the bare thing, in the same run"
     return table(out, title, ["~", ">here", "?bare", ">ratio", "?>bound", ""], rows)
@@ -159,15 +160,25 @@ def size(n_bytes: int) -> str:
 def duration(t_ns: float) -> str:
     """A time for a column.
 
-    >>> duration(74.9), duration(28_603), duration(100e6)
-    ('75 ns', '28.6 us', '100 ms')
+    >>> duration(2.24), duration(74.9), duration(28_603), duration(100e6)
+    ('2.2 ns', '75 ns', '28.6 us', '100 ms')
     """
     value = t_ns
     for unit in ("ns", "us", "ms", "s"):
         if round(value, 1) < 1000 or unit == "s":
             break
         value /= 1000
-    return f"{value:.0f} {unit}" if unit == "ns" or value >= 100 or float(value).is_integer() else f"{value:.1f} {unit}"
+    digits = 0 if value >= (10 if unit == "ns" else 100) or float(value).is_integer() else 1
+    return f"{value:.{digits}f} {unit}"
+
+
+def ratio(value: float) -> str:
+    """Two digits that count, however far apart both sides are.
+
+    >>> ratio(161.96), ratio(1.066), ratio(0.0271), ratio(0.00036)
+    ('162 x', '1.07 x', '0.027 x', '0.00036 x')
+    """
+    return f"{value:.0f} x" if value >= 10 else f"{value:.2f} x" if value >= 0.1 else f"{value:.2g} x"
 
 
 def band(frequencies: Sequence[float]) -> str:

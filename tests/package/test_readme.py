@@ -58,12 +58,18 @@ def test_two_workers_are_what_its_line_cuts_out_of_the_page(tmp_path):
     assert "FastAPI(" in cut
 
 
-def test_plots_show_what_was_measured():
-    """`python docs/plot.py` would change nothing; what it draws follows the table of docs/benchmarks.md."""
+def test_plots_and_tables_show_what_was_measured():
+    """`python docs/plot.py` would change nothing."""
     plot = runpy.run_path(str(README.parent / "docs" / "plot.py"))
-    assert plot["in_text"]() in README.read_text(encoding="utf-8")
-    picture = (README.parent / "docs" / "benchmarks.svg").read_text(encoding="utf-8")
-    assert plot["as_svg"]() == picture
-    assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
+    files = plot["files"]()
+    for path, content in files.items():
+        assert path.read_text(encoding="utf-8") == content, f"{path.name}: run `python docs/plot.py`"
+    pictures = [content for path, content in files.items() if path.suffix == ".svg"]
+    assert len(pictures) == len(plot["PICTURES"])
+    for picture in pictures:
+        assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
+    assert plot["in_text"]() in files[README]
+    page = files[README.parent / "docs" / "benchmarks.md"]
+    assert all(f"]({name})" in page for name in plot["PICTURES"])
     assert len(plot["measured"]()) == 12
     assert [round(plot["share"](time), 3) for time in ("10 ns", "1 us", "100 ms")] == [0, 0.286, 1]

@@ -44,6 +44,7 @@ who has them mapped from the system, as far as it tells. Budget, pressure, laten
 those that publish them in Prometheus's multiprocess mode they are read from the folder that --metrics names.
 
 Readers are processes that have a dimension mapped, memory is how much of its files is there now, whoever reads them.
+How often a dimension is read is counted nowhere: that would cost each access.
 
 Keys: q ends it, left and right choose the order, up and down move through the dimensions. Where standard input or
 output is no terminal, it looks once, like --once; then the exit status is 1 if a file of BASE cannot be read.

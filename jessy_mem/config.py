@@ -13,7 +13,15 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from jessy_mem import given
 from jessy_mem.layout import MemoryLayout, default_layout
-from jessy_mem.sizes import DEFAULT_POOLS, MAX_SIZE_MB, check_pools, check_total_mb, parse_size_mb, size_bytes
+from jessy_mem.sizes import (
+    DEFAULT_POOLS,
+    MAX_GUARD_SAMPLE,
+    MAX_SIZE_MB,
+    check_pools,
+    check_total_mb,
+    parse_size_mb,
+    size_bytes,
+)
 
 __all__ = ["MemoryConfig", "MemoryFields", "MemoryOptions"]
 
@@ -54,6 +62,7 @@ class MemoryOptions(TypedDict, total=False):
     max_metadata_mb: int | float | str
     strict_classes: bool
     scrub: bool
+    guard_sample: int
     record_latency: bool
     trace: bool
     pressure_source: str | os.PathLike[str]
@@ -131,6 +140,9 @@ class MemoryConfig:
         Each size class of the pool keeps within its own size; else one that is full borrows from a larger one.
     scrub : bool
         Blocks of the pool are zeroed when they are given back.
+    guard_sample : int
+        One in so many blocks of the pool, 1000 for example, lies before a page that faults, so that native code which
+        writes past its block ends there, and not in a neighbour; it takes the next larger block. 0: none.
     record_latency : bool
         Record how long operations take; without it everything is still counted.
     trace : bool
@@ -173,6 +185,7 @@ class MemoryConfig:
     max_metadata_mb: int | float | str = 256
     strict_classes: bool = False
     scrub: bool = False
+    guard_sample: int = 0
     record_latency: bool = True
     trace: bool = False
     pressure_source: str | os.PathLike[str] = "none"
@@ -273,6 +286,13 @@ def _seed(value: Any) -> int:
     if isinstance(given.scalar(value), bool):
         raise ValueError(f"{value!r} is not an int")
     return given.integer(value)
+
+
+def _sample(value: Any) -> int:
+    n = _seed(value)
+    if not 0 <= n <= MAX_GUARD_SAMPLE:
+        raise ValueError(f"{value!r} is not in 0..{MAX_GUARD_SAMPLE}")
+    return n
 
 
 def _number(value: Any) -> float:
@@ -377,6 +397,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "max_metadata_mb": check_total_mb,
     "strict_classes": given.flag,
     "scrub": given.flag,
+    "guard_sample": _sample,
     "record_latency": given.flag,
     "trace": given.flag,
     "pressure_source": _pressure_source,

@@ -11,6 +11,7 @@ __all__ = ["DEFAULT_POOLS", "MAX_SIZE_MB", "check_pools", "check_total_mb", "par
 
 DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
 MAX_SIZE_MB = 1 << 26  # 64 TiB
+MAX_GUARD_SAMPLE = 2**32 - 1
 MIN_BLOCK_BYTES = 64
 MAX_CLASSES = 32  # as in _core/arena.pxd, checked at import
 

@@ -80,6 +80,7 @@ class RegionTable(BlockLender):
             config.total_bytes / (1 << 20),
             strict_classes=config.strict_classes,
             scrub=config.scrub,
+            guard_sample=config.guard_sample,
             ledger=self._ledger,
             segment=segment,
         )

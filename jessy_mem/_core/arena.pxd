@@ -14,11 +14,14 @@ cdef enum:
     MIN_BLOCK_BYTES = 64
     MAX_CLASSES = 32     # block sizes of 64 bytes to 128 GiB
 
+cdef enum:
+    GUARDED = 0x40000000  # in a block's class: behind its bytes is a page that faults
+
 
 cdef struct PoolBlock:         # a claimed block, or run of blocks
     void *address
     Py_ssize_t n_bytes         # asked for
-    uint64_t capacity_bytes    # charged, and writable
+    uint64_t capacity_bytes    # writable, and charged; of a guarded block more is charged, see `charged_bytes`
     unit_index_t unit          # where it begins in the arena
     uint64_t tag               # odd; that of its first unit while this claim lives
     uint32_t size_class        # a run belongs to the largest class
@@ -43,7 +46,8 @@ cdef struct Share:             # what one thread knows of one class: a cache lin
     Tally used                 # blocks; in the last share of a thread: units of all classes
     uint64_t n_borrowed        # blocks outside their home
     uint64_t requested_bytes
-    uint64_t[3] padding
+    uint64_t n_unguarded       # claims since the last that was guarded; in the last share of a thread
+    uint64_t[2] padding
 
 
 cdef class Arena:
@@ -68,11 +72,14 @@ cdef class Arena:
     cdef int64_t slack_units    # what one thread may keep from the sum of all classes
     cdef uint64_t n_padding     # bits claimed for ever
     cdef uint64_t limit_bytes
+    cdef uint64_t plain_bytes   # blocks up to that need no further look: the limit; 0 where some are guarded
+    cdef uint64_t guard_sample  # one in so many blocks gets a guard; 0: none
     cdef uint64_t ceiling_bytes  # atomic; bound of the ledger's total for new blocks
     cdef Ledger ledger          # None: the arena is no larger than the limit, so a claimed bit is the reservation
     cdef bint owns_ledger       # and nobody else charges it
     cdef bint strict
     cdef bint scrub
+    cdef bint clears            # whether something is to be done with what a block leaves: scrub, or a guard
 
     # Fill in *block: OK, LIMIT_EXCEEDED or NO_FREE_BLOCK. n_bytes must not be 0; segment is one of the ledger's.
     cdef Status claim(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil
@@ -80,6 +87,8 @@ cdef class Arena:
     cdef Status release(self, const PoolBlock *block) noexcept nogil
     # The same for the only holder of this claim, who knows that it was not released before.
     cdef void give_back(self, const PoolBlock *block) noexcept nogil
+    # What the ledger has for a block: its capacity, or all of the larger block that a guarded one lies in.
+    cdef uint64_t charged_bytes(self, const PoolBlock *block) noexcept nogil
     # Bytes of claimed units (and of those held for a moment). Never above the limit.
     cdef uint64_t used_bytes(self) noexcept nogil
     # Give the pages of free units back: how many bytes of them were in memory.
@@ -87,6 +96,8 @@ cdef class Arena:
 
     cdef uint32_t class_of(self, uint64_t n_bytes) noexcept nogil
     cdef uint64_t charge_of(self, uint64_t n_bytes) noexcept nogil
+    cdef bint claim_guarded(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil
+    cdef PoolBlock clear(self, const PoolBlock *block) noexcept nogil
     cdef unit_index_t search(self, uint32_t k, uint64_t n_bytes, Share *shares) noexcept nogil
     cdef void account(self, const PoolBlock *block, Share *shares, int sign, bint shared) noexcept nogil
     # What all threads know of a class, added up, blocks in use as `used.delta`; for number n_classes: units of all.
@@ -95,5 +106,7 @@ cdef class Arena:
 
 
 # An arena for the classes `homes`, a list of (block bytes, home bytes), smallest first, checked by the caller. Nothing
-# is claimed. MappingError when the system refuses the address space.
-cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, Ledger ledger)
+# is claimed. MappingError when the system refuses the address space. Where it knows no guards, there are none.
+cdef Arena arena_of(
+    list homes, uint64_t limit_bytes, bint strict, bint scrub, uint64_t guard_sample, Ledger ledger
+)

@@ -15,6 +15,7 @@ HAZARDS
   the ledger is charged before the search and refunded when that fails.
 - A late release must not free the next owner's block. Each claim leaves an odd tag at its first unit and takes it
   along; a release must first swap that very tag. Whoever wins it owns the bits until they are cleared.
+- A guard is in a block that is claimed, and nowhere else: it stands after the claim and goes before the release.
 - Trim and runs claim units that they give back at once. A claim that finds nothing while such a hold is under way says
   nothing about the arena, so it looks again.
 """
@@ -34,7 +35,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_relaxed,
     jm_unlikely,
 )
-from jessy_mem._core.c.os_memory cimport jm_os_discard, jm_os_resident_pages, jm_page_bytes
+from jessy_mem._core.c.os_memory cimport jm_os_discard, jm_os_guard_pages, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_end, jm_thread_number
 from jessy_mem._core.c.typedefs cimport (
     DOUBLE_FREE,
@@ -98,8 +99,12 @@ cdef class Arena:
         cdef unit_index_t unit = -1
         if jm_unlikely(n_bytes > charge_bytes):
             charge_bytes = self.charge_of(n_bytes)
-        if jm_unlikely(charge_bytes > self.limit_bytes):
-            return LIMIT_EXCEEDED
+        if jm_unlikely(charge_bytes > self.plain_bytes):
+            if charge_bytes > self.limit_bytes:
+                return LIMIT_EXCEEDED
+            if self.claim_guarded(charge_bytes, segment, block):
+                block.n_bytes = n_bytes
+                return OK
         if self.ledger is not None and self.ledger.reserve_bytes(
             segment, charge_bytes, jm_load_relaxed(&self.ceiling_bytes)
         ) != OK:
@@ -124,6 +129,41 @@ cdef class Arena:
         jm_store_relaxed(&self.tags[unit], block.tag)
         self.account(block, shares, 1, number == JM_MAX_THREADS)
         return OK
+
+    # One in `guard_sample` blocks of a thread lies at the beginning of one that is larger by a page at least, and that
+    # page faults. False if it is not this one's turn, or there is no room for it: the block is one like others then.
+    cdef bint claim_guarded(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil:
+        cdef Share *share = &self.shares[jm_thread_number() * (self.n_classes + 1) + self.n_classes]
+        cdef uint64_t n = jm_load_relaxed(&share.n_unguarded) + 1, page_bytes = jm_page_bytes()
+        jm_store_relaxed(&share.n_unguarded, n)
+        if n < self.guard_sample or n_bytes & (page_bytes - 1):
+            return False
+        jm_store_relaxed(&share.n_unguarded, <uint64_t> -1)  # nor is it the turn of the larger one
+        if self.claim(n_bytes + page_bytes, segment, block) != OK:
+            return False
+        if jm_os_guard_pages(<char *> block.address + n_bytes, page_bytes, True) != 0:
+            self.give_back(block)
+            return False
+        block.capacity_bytes = n_bytes
+        block.size_class |= GUARDED
+        return True
+
+    cdef uint64_t charged_bytes(self, const PoolBlock *block) noexcept nogil:
+        return self.charge_of(block.capacity_bytes + (jm_page_bytes() if block.size_class & GUARDED else 0))
+
+    # Take away what the owner of a block left, and the guard: the block as the books have it.
+    cdef PoolBlock clear(self, const PoolBlock *block) noexcept nogil:
+        cdef PoolBlock whole = block[0]
+        cdef int failed
+        if block.size_class & GUARDED:
+            failed = jm_os_guard_pages(<char *> block.address + block.capacity_bytes, jm_page_bytes(), False)
+            jm_assert(not failed, block.unit, block.capacity_bytes)
+            whole.capacity_bytes = self.charged_bytes(block)
+            whole.n_bytes = block.capacity_bytes + jm_page_bytes()
+            whole.size_class ^= GUARDED
+        if self.scrub:
+            memset(whole.address, 0, whole.capacity_bytes)
+        return whole
 
     # Look wherever the class may, again as long as others hold units for a moment: the first unit, or -1.
     cdef unit_index_t search(self, uint32_t k, uint64_t n_bytes, Share *shares) noexcept nogil:
@@ -165,11 +205,13 @@ cdef class Arena:
     cdef void give_back(self, const PoolBlock *block) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
         cdef Status status
+        cdef PoolBlock whole
         jm_assert(span_inside(block.unit, block.capacity_bytes >> self.unit_order, self.n_units), block.unit, 0)
         jm_assert(jm_load_relaxed(&self.tags[block.unit]) - block.tag <= 1, block.unit, block.tag)
         jm_store_relaxed(&self.tags[block.unit], block.tag + 1)
-        if self.scrub:
-            memset(block.address, 0, block.capacity_bytes)
+        if self.clears:
+            whole = self.clear(block)
+            block = &whole
         self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_MAX_THREADS)
         status = bitmap_release(self.words, self.summary, block.unit, block.capacity_bytes >> self.unit_order)
         jm_assert(not status, block.unit, block.capacity_bytes)
@@ -254,7 +296,9 @@ cdef uint64_t to_line(uint64_t n_words) noexcept nogil:
     return (n_words + LINE_WORDS - 1) & ~<uint64_t> (LINE_WORDS - 1)
 
 
-cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, Ledger ledger):
+cdef Arena arena_of(
+    list homes, uint64_t limit_bytes, bint strict, bint scrub, uint64_t guard_sample, Ledger ledger
+):
     cdef Arena arena = Arena()
     cdef uint64_t home_bytes = sum([n_bytes for _, n_bytes in homes])
     cdef PoolClass *each
@@ -281,7 +325,15 @@ cdef Arena arena_of(list homes, uint64_t limit_bytes, bint strict, bint scrub, L
                 arena.class_of_log2[i] = k
     arena_place_homes(arena, homes)
     arena_map(arena)
+    if guard_sample and knows_guards(&arena.memory[0]):
+        arena.guard_sample = guard_sample
+    arena.plain_bytes = 0 if arena.guard_sample else limit_bytes
+    arena.clears = scrub or arena.guard_sample != 0
     return arena
+
+
+cdef bint knows_guards(void *memory) noexcept:
+    return jm_os_guard_pages(memory, jm_page_bytes(), True) == 0 == jm_os_guard_pages(memory, jm_page_bytes(), False)
 
 
 # Give each class its home, largest first, and the order in which it looks elsewhere.

@@ -32,6 +32,7 @@ class PoolAllocator:
         *,
         strict_classes: bool = False,
         scrub: bool = False,
+        guard_sample: int = 0,
         ledger: Ledger | None = None,
         segment: str = "pool",
     ) -> None: ...

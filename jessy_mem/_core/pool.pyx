@@ -10,7 +10,7 @@ from cpython.object cimport PyObject
 from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 
-from jessy_mem._core.arena cimport MAX_CLASSES, MIN_BLOCK_BYTES, Arena, PoolBlock, Share, arena_of
+from jessy_mem._core.arena cimport GUARDED, MAX_CLASSES, MIN_BLOCK_BYTES, Arena, PoolBlock, Share, arena_of
 from jessy_mem._core.budget cimport Ledger
 from jessy_mem._core.c.atomic cimport (
     jm_flag_load_acquire,
@@ -26,7 +26,7 @@ from jessy_mem._core.kernels.bitmap cimport Zone, bitmap_count_free, bitmap_long
 
 import os
 
-from jessy_mem import sizes
+from jessy_mem import given, sizes
 from jessy_mem._core.records import PoolClassStats, PoolStats
 from jessy_mem.errors import ManagerClosed, error_of
 
@@ -116,10 +116,10 @@ cdef class Block:
 
     def __repr__(self):
         what = "" if self.state else "freed "
-        return f"<{what}Block of {self.held.n_bytes} bytes (capacity {self.held.capacity_bytes})>"
+        return f"<{what}Block of {self.held.n_bytes} bytes (capacity {self.capacity})>"
 
     def __sizeof__(self):
-        return object.__sizeof__(self) + (0 if self.freed else self.held.capacity_bytes)
+        return object.__sizeof__(self) + (0 if self.freed else self.capacity)
 
     @property
     def n_bytes(self):
@@ -128,8 +128,10 @@ cdef class Block:
 
     @property
     def capacity(self):
-        """The bytes that are charged: the whole block, or all blocks of a run."""
-        return self.held.capacity_bytes
+        """The bytes that are charged: the whole block, or all blocks of a run, the guard included."""
+        if self.arena is None:
+            return 0
+        return self.arena.charged_bytes(&self.held)
 
     @property
     def freed(self):
@@ -144,7 +146,7 @@ cdef int block_free(Block block) except -1:
             raise BufferError(f"{state - 1} views of the block are alive; release them before it is freed")
         if block.arena is None:  # Block.__new__(Block): nothing was ever held
             raise error_of(DOUBLE_FREE, 0, 0)
-        block_bytes = block.arena.classes[block.held.size_class].block_bytes
+        block_bytes = block.arena.classes[block.held.size_class & ~<uint32_t> GUARDED].block_bytes
         raise error_of(DOUBLE_FREE, block_bytes, block.held.unit * block.arena.unit_bytes // block_bytes)
     if block.arena.scrub:
         with nogil:
@@ -157,7 +159,8 @@ cdef int block_free(Block block) except -1:
 @cython.final
 @cython.no_gc  # holds an Arena and a name
 cdef class PoolAllocator:
-    """PoolAllocator(pools=None, limit_mb=280, *, strict_classes=False, scrub=False, ledger=None, segment="pool")\n--\n
+    """PoolAllocator(pools=None, limit_mb=280, *, strict_classes=False, scrub=False, guard_sample=0, ledger=None,
+    segment="pool")\n--\n
     A pool of blocks of a few power-of-two sizes in anonymous memory that is committed when first used.
 
     Parameters
@@ -171,6 +174,11 @@ cdef class PoolAllocator:
         Keep each class within its own size. Otherwise a full class borrows, next larger class first.
     scrub : bool
         Zero a block when it is freed.
+    guard_sample : int
+        One in so many blocks that a thread claims lies before a page that nobody may touch: who writes past its end,
+        as only native code can, gets a SIGSEGV then and there, instead of writing into a neighbour. Such a block takes
+        a larger one, with a page more at least, which is charged. Blocks that are no whole pages are never guarded. 0:
+        none; nor are there any where the system has none (before Linux 6.13).
     ledger : Ledger, optional
         A budget to share: blocks are charged to its `segment`, and `limit_mb` bounds the single request only.
     segment : str
@@ -204,6 +212,7 @@ cdef class PoolAllocator:
         *,
         strict_classes=False,
         scrub=False,
+        guard_sample=0,
         Ledger ledger=None,
         str segment="pool",
     ):
@@ -217,12 +226,13 @@ cdef class PoolAllocator:
             limit_bytes = int(sizes.check_total_mb(limit_mb) * MIB_BYTES)
         except ValueError as error:
             raise ValueError(f"limit_mb: {error}") from None
+        n_guarded = given.integer_in("guard_sample", guard_sample, 0, sizes.MAX_GUARD_SAMPLE)
         homes = [(block_bytes, int(size_mb * MIB_BYTES)) for size_mb, block_bytes in classes]
         if not strict_classes:
             fit_homes(homes, limit_bytes)
         self.segment = 0 if ledger is None else ledger.segment_index(segment)
         self.segment_name = segment
-        self.arena = arena_of(homes, limit_bytes, strict_classes, scrub, ledger)
+        self.arena = arena_of(homes, limit_bytes, strict_classes, scrub, n_guarded, ledger)
         jm_flag_store_release(&self.is_open, 1)
 
     cdef Status claim_block(self, uint64_t n_bytes, PoolBlock *block) noexcept nogil:

@@ -27,6 +27,7 @@ PLANS = {
     "commons": (((1, 4096), (1, 65536)), 6, {}),
     "blocks of many words": (((1, 64), (1, 4096), (2, 262144)), 4, {}),
     "scrub": (FOUR, 16, {"scrub": True}),
+    "guards": (FOUR, 6, {"guard_sample": 3}),
 }
 
 

@@ -86,6 +86,7 @@ FIELDS = {
     ),
     "strict_classes": (False, [(True, True)], [0, 1, None, "no"]),
     "scrub": (False, [(True, True), (np.True_, True), (np.array(True), True)], [0, 1, None, "no"]),
+    "guard_sample": (0, [(1000, 1000), (np.uint8(7), 7), (2**32 - 1, 2**32 - 1)], [-1, 2**32, 1.0, "1", None, True]),
     "record_latency": (True, [(False, False)], [0, 1, None, "no"]),
     "trace": (False, [(True, True)], [0, 1, None, "no"]),
     "pressure_source": ("none", [("psi", "psi"), (Path("/a/b"), "/a/b"), ("./fifo", "./fifo")], ["no", "", 1, None]),

@@ -1,9 +1,12 @@
 """PoolAllocator and Block: sizes, limits, borrowing, runs, errors."""
 
+import ctypes
 import errno
 import gc
 import mmap
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -399,6 +402,107 @@ def test_scrub_zeroes_a_freed_block():
         memoryview(block)[:] = b"s" * n_bytes
         block.free()
         assert bytes(pool.allocate(n_bytes)) == bytes(n_bytes)
+
+
+# -- guards -----------------------------------------------------------------------------------------------------------
+
+
+def faults(block, offset):
+    """Whether what lies `offset` bytes behind the first of a block is no memory, as the system finds that reads it."""
+    out, into = os.pipe()
+    try:
+        os.write(into, (ctypes.c_char * 1).from_address(ctypes.addressof(ctypes.c_char.from_buffer(block)) + offset))
+    except OSError as error:
+        return error.errno == errno.EFAULT
+    finally:
+        os.close(out)
+        os.close(into)
+    return False
+
+
+@pytest.fixture(scope="module")
+def has_guards():
+    pool = PoolAllocator(SMALL, 4, guard_sample=1)
+    if pool.allocate(4096).capacity == 4096:
+        pytest.skip("this system has no guard pages")
+
+
+GUARDED = [(4096, 4096, 16384), (10_000, 16384, 65536), (65537, 262144, 524288), (262145, 524288, 786432)]
+
+
+@pytest.mark.parametrize(("n_bytes", "writable", "charge"), GUARDED)
+def test_guarded_block_ends_at_a_page_that_faults(has_guards, n_bytes, writable, charge):
+    pool = PoolAllocator(SMALL, 4, guard_sample=1)
+    block = pool.allocate(n_bytes)
+    assert (block.n_bytes, block.capacity, pool.usage()[0]) == (n_bytes, charge, charge)
+    assert pool.stats().used_bytes == charge
+    assert not faults(block, writable - 1)
+    assert faults(block, writable)
+    assert faults(block, writable + mmap.PAGESIZE - 1)
+    assert not faults(block, writable + mmap.PAGESIZE)
+    pool.trim()
+    assert faults(block, writable)
+    block.free()
+    assert pool.usage()[0] == 0
+    with pytest.raises(errors.DoubleFree):
+        block.free()
+
+
+@pytest.mark.parametrize("scrub", [False, True])
+def test_guard_goes_with_its_block(has_guards, scrub):
+    pool = PoolAllocator(SMALL, 4, guard_sample=1, scrub=scrub)
+    for block in fill(pool, 4096)[0]:
+        memoryview(block)[:] = b"g" * 4096
+        block.free()
+    for block in fill(pool, MIB)[0]:
+        assert not any(faults(block, offset) for offset in range(0, MIB, 4096))
+        memoryview(block)[:] = b"f" * MIB
+    del block
+    assert pool.usage()[0] == 0
+    assert all(each.n_used == each.n_borrowed == each.requested_bytes == 0 for each in pool.stats().classes)
+
+
+def test_one_in_so_many_blocks_is_guarded(has_guards):
+    pool = PoolAllocator(SMALL, 4, guard_sample=10)
+    blocks = [pool.allocate(4096) for _ in range(100)]
+    assert [faults(block, 4096) for block in blocks] == [i % 10 == 9 for i in range(100)]
+
+
+def test_where_there_is_no_room_for_a_guard_a_block_has_none(has_guards):
+    ledger = Ledger(3 * 4096, {"pool": 3 * 4096})
+    pool = PoolAllocator(((1, 4096),), 1, guard_sample=1, ledger=ledger)
+    blocks, error = fill(pool, 4096)
+    assert isinstance(error, errors.LimitExceeded)
+    assert [block.capacity for block in blocks] == [8192, 4096]
+    assert [faults(block, 4096) for block in blocks] == [True, False]
+
+
+def test_blocks_that_are_no_whole_pages_have_no_guard(has_guards):
+    pool = PoolAllocator(((1, 64), (1, 16384)), 2, guard_sample=1)
+    assert (pool.allocate(64).capacity, pool.allocate(65).capacity) == (64, 32768)
+    assert len(fill(pool, 64)[0]) > 1000
+
+
+def test_native_code_that_writes_past_its_block_ends_there(has_guards):
+    code = (
+        "import ctypes; from jessy_mem._core.pool import PoolAllocator\n"
+        "block = PoolAllocator(guard_sample=1).allocate(4096)\n"
+        "ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(block)), 1, 4097)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -signal.SIGSEGV
+
+
+@pytest.mark.thread_unsafe(reason="it forks")
+def test_forked_child_has_the_guards_of_its_parent(has_guards):
+    pool = PoolAllocator(SMALL, 4, guard_sample=1)
+    block = pool.allocate(4096)
+    child = os.fork()
+    if child == 0:
+        was = faults(block, 4096)
+        block.free()
+        os._exit(0 if was and pool.usage()[0] == 0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert faults(block, 4096)
 
 
 def test_repr_is_short(pool):

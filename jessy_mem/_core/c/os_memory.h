@@ -150,6 +150,19 @@ static inline void *jm_os_map_zeroed(size_t n_bytes, int huge, int reserve)
 /* Let nobody write to a page-aligned range of this process again. 0, or -1 with errno. */
 static inline int jm_os_protect(void *base, size_t n_bytes) { return mprotect(base, n_bytes, PROT_READ); }
 
+/* Let each access to a page-aligned anonymous range be a fault (SIGSEGV), or none any more; what was in it is lost, and the
+   mapping stays one. 0, or -1 with errno, as of a kernel before Linux 6.13. */
+static inline int jm_os_guard_pages(void *base, size_t n_bytes, int stand)
+{
+#if defined(__linux__)
+    enum { GUARD_INSTALL = 102, GUARD_REMOVE = 103 };
+    return madvise(base, n_bytes, stand ? GUARD_INSTALL : GUARD_REMOVE);
+#else
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
 /* Give the pages of a page-aligned anonymous range back; they read as zero afterwards. 0, or -1 with errno. */
 static inline int jm_os_discard(void *base, size_t n_bytes)
 {

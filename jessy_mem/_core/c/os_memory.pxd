@@ -23,6 +23,7 @@ cdef extern from "c/os_memory.h" nogil:
     int jm_os_map_over(void *base, size_t n_bytes, int fd, bint is_writable) noexcept
     void *jm_os_map_zeroed(size_t n_bytes, bint huge, bint reserve) noexcept
     int jm_os_protect(void *base, size_t n_bytes) noexcept
+    int jm_os_guard_pages(void *base, size_t n_bytes, bint stand) noexcept
     int jm_os_discard(void *base, size_t n_bytes) noexcept
     int jm_os_give_back(void *base, size_t n_bytes, bint to_system) noexcept
     int jm_os_own_pages(int pagemap, const void *address, size_t n_bytes, uint64_t *n_own) noexcept

@@ -132,7 +132,7 @@ def _of_one_moment(base_path: str) -> tuple[dict[int, Stack], dict[int, Consciou
     """The stacks of a base folder, and those that cannot be opened."""
     os.listdir(base_path)  # or why not
     try:
-        with IdRegister(base_path, default_layout()).locked():
+        with IdRegister(base_path, default_layout()):
             return _opened(base_path)
     except MappingError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -367,8 +367,7 @@ class _Importer:
         """Let the register know the names, before there are files that have them."""
         for dimension, name in names.items():
             self._ids.note(dimension, normalize("NFC", name))
-        with self._ids.locked(durable=True):
-            pass
+        self._ids.sync()
 
     def put(self, dimension: int, images: Stack) -> None:
         """Publish a dimension; it is replaced if that was asked for."""

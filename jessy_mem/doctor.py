@@ -211,7 +211,8 @@ def clean(findings: Iterable[Finding]) -> list[Finding]:
             by_base.setdefault(finding.base_path, []).append(finding)
     for base, strays in by_base.items():
         # The ids of the folders stay given.
-        with IdRegister(os.fspath(base), default_layout()).locked(durable=True):
+        with IdRegister(os.fspath(base), default_layout()) as ids:
+            ids.sync()
             removed += [finding for finding in strays if _remove(finding)]
     return removed
 

@@ -87,7 +87,7 @@ class Files:
     def locked(self) -> Iterator[None]:
         """Hold the folder's lock. If the disk refuses anything it may be full: what was unlinked is let go then."""
         try:
-            with self._ids.locked():
+            with self._ids:
                 yield
         except MappingError:
             self.unlinked.let_go()

@@ -200,13 +200,14 @@ class Following:
     def announce(self, table: Followed, dimension: int, what: str, generation: int) -> None:
         """Tell others of a change of this process's own. Under the folder's lock; takes the table's."""
         with self._lock:
-            if self._follows:
-                self._page.open(create=True)
+            if self._is_behind():
                 self.catch_up(table, own=dimension)
             number = self._page.append(dimension, what, generation)  # type: ignore[arg-type]
             if number == self._number + 1:
                 self._number = number
-            self._set_gate(table)
+                self._set_gate(table)
+            else:  # the page is new, or another
+                self.catch_up(table, own=dimension)
 
     def announcer(self, reference: weakref.ref[Followed]) -> Announce:
         """Tells others what a table did; also at the end of that, when nobody but the page is left to tell it to."""

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
-from jessy_mem import journal
+from jessy_mem._core.folder import is_there
 from jessy_mem._core.whole import Descriptor
 from jessy_mem.errors import LimitExceeded
+from jessy_mem.journal import Event
 from jessy_mem.layout import dimension_folder, region_file
 from jessy_mem.locking import process_key
 from jessy_mem.names import checked_name, dimensions_in, dimensions_of, stored_names
@@ -43,28 +42,18 @@ class IdRegister(Register):
 
     # Ids
 
-    @contextmanager
-    def locked(self, durable: bool = False) -> Iterator[None]:
-        """Hold the folder's lock; MappingError if the folder cannot be written, LockTimeout.
-
-        `durable`: what was given is on the disk before, so that an id does not come back when its folder is removed.
-        """
-        self._begin()
-        try:
-            if durable:
-                with self._errors():
-                    self._append([])
-                    os.fsync(self._lock.descriptor)
-            yield
-        finally:
-            self._lock.__exit__(None, None, None)
+    def sync(self) -> None:
+        """Make durable what was given, so that an id does not come back when its folder is removed; MappingError."""
+        with self, self._errors():
+            self._append()
+            os.fsync(self._lock.descriptor)
 
     def give(self, segment: str) -> int:
         """The next id of "reserve" or "user", never to be given again in this folder; it has no name yet.
 
         LimitExceeded when there is none left, LockTimeout, MappingError.
         """
-        with self._writing():
+        with self, self._errors():
             while True:
                 dimension = self._free_id(segment)
                 if self._claim(dimension, FOR_ALL, ""):
@@ -75,29 +64,35 @@ class IdRegister(Register):
 
         It keeps the name while this process lives or it has a region file, or, with `for_all`, until it is released. Of
         any number of processes and threads that ask at once, one gets a new id, and the others the same one. Durable
-        with the file, or with `locked(durable=True)`. Raises ValueError, TypeError, LimitExceeded, LockTimeout,
+        with the file, or by `sync`. Raises ValueError, TypeError, LimitExceeded, LockTimeout,
         MappingError.
         """
         name = checked_name(name)
         if not self._has_scanned:
             self.refresh()  # what takes long is read without the lock
-        with self._writing():
-            if not self._has_scanned:
-                self.scan()
-            while True:
-                holder = self._holder(name)
-                if holder is None:
-                    holder = self._planned.get(name)
-                if holder is not None:
-                    return Reservation(holder, False)
-                dimension = self._free_id(segment)
-                if self._claim(dimension, FOR_ALL if for_all else process_key(), name):
-                    return Reservation(dimension, True)
+        try:
+            with self:
+                return self._reserve(name, segment, FOR_ALL if for_all else process_key())
+        except OSError as error:
+            self._raise(error)
+
+    def _reserve(self, name: str, segment: str, owner: str) -> Reservation:
+        if not self._has_scanned:
+            self.scan()
+        while True:
+            holder = self._holder(name)
+            if holder is None:
+                holder = self._planned.get(name)
+            if holder is not None:
+                return Reservation(holder, False)
+            dimension = self._free_id(segment)
+            if self._claim(dimension, owner, name):
+                return Reservation(dimension, True)
 
     def release(self, dimension: int, durable: bool = True) -> None:
         """Let the name of a dimension be free, and its id stay given, before its file is removed."""
-        with self._writing():
-            self._append([journal.line("-", dimension)])
+        with self, self._errors():
+            self._append(Event("-", dimension))
             with self._mutex:
                 self._names.remove(dimension)
             if durable:
@@ -198,7 +193,7 @@ class IdRegister(Register):
         with self._mutex:
             while (dimension := self._names.by_name.get(name)) is not None:
                 is_kept = self._is_kept(dimension)  # asked first: its last deed may have been the file
-                if os.path.lexists(region_file(self._base_path, dimension)):
+                if is_there(region_file(self._base_path, dimension)):
                     self._unsure.discard(dimension)
                 elif not is_kept:
                     self._names.remove(dimension)
@@ -215,7 +210,7 @@ class IdRegister(Register):
                 behind = self._behind(free)
                 if behind is not None:
                     free = behind
-                elif free in self._layout.dimensions or os.path.lexists(f"{self._base_path}/{dimension_folder(free)}"):
+                elif free in self._layout.dimensions or is_there(f"{self._base_path}/{dimension_folder(free)}"):
                     free += 1
                 else:
                     return free

@@ -39,6 +39,15 @@ class Event(NamedTuple):
     nonce: str = ""
     name: str = ""
 
+    def line(self) -> bytes:
+        """The line that says it."""
+        kind, dimension, last, owner, nonce, name = self
+        if kind == "+":
+            return line(kind, dimension, owner, nonce, name)
+        if kind == "=":
+            return line(kind, dimension, name)
+        return line(kind, dimension, last) if kind == "^" else line(kind, dimension)
+
 
 def first_line(free: tuple[int, int]) -> bytes:
     """The first line, in its 44 bytes."""
@@ -58,7 +67,9 @@ def free_ids(data: bytes) -> tuple[int, int] | None:
 def line(kind: str, *fields: object) -> bytes:
     """A line of the journal; the last field may be any text."""
     *others, last = map(str, fields)
-    rest = " ".join([kind, *others, last.replace("%", "%25").replace("\n", "%0A")]).encode()
+    if "%" in last or "\n" in last:
+        last = last.replace("%", "%25").replace("\n", "%0A")
+    rest = " ".join([kind, *others, last]).encode()
     return b"%08x %b\n" % (zlib.crc32(rest), rest)
 
 

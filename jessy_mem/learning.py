@@ -133,8 +133,7 @@ class Learner:
                         self._release(dimension)
                     raise
             elif is_new and self._config.durability == "each":
-                with self.ids.locked(durable=True):
-                    pass
+                self.ids.sync()
         return dimension
 
     def find(self, name: str) -> int | None:
@@ -360,6 +359,7 @@ class Learner:
             for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
                 self._release(dimension)
             self.files.unlinked.let_go()
+            self.ids.close()
 
     def end_for_good(self) -> None:
         """The same, and nothing is learned after it: nobody would save it."""

@@ -1,7 +1,9 @@
 """The lock of a base folder: one writer at a time, whatever process; and whether a process that wrote is still there.
 
 The lock is flock on one file. It belongs to the open file, which a forked child shares: so the descriptor is closed in
-each child, where that unlocks nothing, and the lock goes with the process that took it, however that ends.
+each child, where that unlocks nothing, and the lock goes with the process that took it, however that ends. Who has
+taken it once keeps the file open, for to open it takes longer than to lock it; each time it is looked at whether it is
+still the one of that name.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
+from jessy_mem._core.folder import facts_at
 from jessy_mem._core.whole import Descriptor, Lock, whole
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 
@@ -96,13 +99,15 @@ class FolderLock(Lock):
     """The lock on a file of a folder, made if it is missing. A context manager that gives the descriptor.
 
     A thread may take it again while it has it. Safe between threads, processes and forks. A child that was forked
-    inside has not got it.
+    inside has not got it. The file stays open until `close`, or the lock's end.
     """
 
     def __init__(self, path: str, timeout_s: float | None = 10.0) -> None:
         self.path = path
         self.timeout_s = timeout_s
         self.excludes = True  # False on a file system whose locks do nothing; known when it was taken once
+        self.inode = -1  # of the file
+        self.n_bytes = -1  # of it, when it was locked; -1: it is held longer, and may have grown
         self._is_tried = False
         self._renew()
         renew_in_child(self)
@@ -116,6 +121,7 @@ class FolderLock(Lock):
         """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
         if self._mutex._is_owned():  # type: ignore[attr-defined]
             self._depth += 1
+            self.n_bytes = -1
             return self.descriptor
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
@@ -127,7 +133,8 @@ class FolderLock(Lock):
             return self.descriptor
         except BaseException:
             if self._mutex._is_owned():  # type: ignore[attr-defined]
-                whole(self._let_in)
+                whole(self._drop)
+                whole(self._leave)
             raise
 
     def _leave(self) -> None:
@@ -137,8 +144,9 @@ class FolderLock(Lock):
             self._let_in()  # else this is a child that was forked inside
 
     def _let_in(self) -> None:
-        """Drop the file, and let other threads in; begun again, it goes on where it was."""
-        self._drop()
+        """Unlock the file, and let other threads in; begun again, it goes on where it was."""
+        if self._file is not None:
+            self._file.unlock()
         self._depth = 0
         _busy.discard(self)
         _waiting.pop(self, None)
@@ -147,22 +155,41 @@ class FolderLock(Lock):
         for act in _after_release:
             act()
 
+    def close(self) -> None:
+        """Let go of the file, unless a thread has the lock just now."""
+        if self._mutex.acquire(blocking=False):
+            try:
+                if not self._depth:
+                    self._drop()
+            finally:
+                self._mutex.release()
+
     def adopt(self, file: OwnFile) -> None:
         """Go on with another open file, locked already, that takes the place of this one. The lock is held."""
+        inode = os.fstat(file.fd).st_ino
         old, self._file = self._file, file
+        self.inode = inode
         if old is not None:
             old.close()
 
     @property
     def descriptor(self) -> int:
         """That of the file, while the lock is held; -1: it is not."""
+        return self._fd if self._depth else -1
+
+    @property
+    def _fd(self) -> int:
         return -1 if self._file is None else self._file.fd
 
     def is_current(self) -> bool:
-        """Whether the file that is held is still the one of that name."""
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path, follow_symlinks=False))
-        return False
+        """Whether the file that is held is still the one of that name; LinkRefused if it has other names, too."""
+        facts = facts_at(self.path)
+        if facts is None or facts[0] != self.inode:
+            return False
+        if facts[1] > 1:
+            raise LinkRefused(self.path)
+        self.n_bytes = facts[2]
+        return True
 
     def renew(self) -> None:
         """Hold the file that has the name now, instead of the one that had it."""
@@ -171,14 +198,12 @@ class FolderLock(Lock):
 
     def _take(self, deadline: float | None) -> None:
         while True:
-            inode = self._open()
-            self._wait(inode, deadline)
-            try:
-                if os.stat(self.path, follow_symlinks=False).st_ino == inode:
-                    break
-            except FileNotFoundError:
-                pass
-            self._drop()  # the file was replaced while this thread waited
+            if self._file is None:
+                self._open()
+            self._wait(deadline)
+            if self.is_current():
+                break
+            self._drop()  # the file was replaced meanwhile
         if not self._is_tried:
             self.excludes = self._is_refused_to_another()
             self._is_tried = True
@@ -191,49 +216,51 @@ class FolderLock(Lock):
                 return True
         return False
 
-    def _open(self) -> int:
-        """Open the file; its inode."""
+    def _open(self) -> None:
+        """Open the file, which is made if it is missing."""
         try:
             try:
                 self._file = open_file(self.path, _OPEN_FLAGS)
             except FileNotFoundError:
                 with suppress(FileExistsError):  # another was faster
                     self._file = open_file(self.path, _OPEN_FLAGS | os.O_CREAT | os.O_EXCL)
-                    share(self.descriptor, os.path.dirname(self.path))
+                    share(self._fd, os.path.dirname(self.path))
                 if self._file is None:
                     self._file = open_file(self.path, _OPEN_FLAGS)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
                 raise LinkRefused(self.path) from error
             raise
-        facts = os.fstat(self.descriptor)
+        facts = os.fstat(self._fd)
         if not stat.S_ISREG(facts.st_mode):
             raise MappingError(errno.EINVAL, "it is no regular file", self.path)
         if facts.st_nlink > 1:
             raise LinkRefused(self.path)
-        return facts.st_ino
+        self.inode = facts.st_ino
 
-    def _wait(self, inode: int, deadline: float | None) -> None:
+    def _wait(self, deadline: float | None) -> None:
         """Lock the file, after those of this process that wait for it already.
 
         Who asks again and again would else keep them out for ever: they get to run while it has the lock, and waits.
         """
         pause_s = _FIRST_PAUSE_S
-        while not (self._is_next(inode) and self._is_locked()):
+        while not (self._is_next() and self._is_locked()):
             left_s = pause_s if deadline is None else deadline - time.monotonic()
             if left_s <= 0:
-                raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self.descriptor))
-            _waiting.setdefault(self, inode)
+                raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self._fd))
+            _waiting.setdefault(self, self.inode)
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1)))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
         _waiting.pop(self, None)
 
-    def _is_next(self, inode: int) -> bool:
-        return next((each for each, of in list(_waiting.items()) if of == inode), self) is self
+    def _is_next(self) -> bool:
+        if not _waiting:
+            return True
+        return next((each for each, inode in list(_waiting.items()) if inode == self.inode), self) is self
 
     def _is_locked(self) -> bool:
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -250,10 +277,13 @@ class OwnFile(Descriptor):
     Closing alone would leave it locked while a child of a bare fork() of C has it.
     """
 
-    def close(self) -> None:
+    def unlock(self) -> None:
         if self.fd >= 0:
             with suppress(OSError):
                 fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        self.unlock()
         with _gate:
             super().close()
 

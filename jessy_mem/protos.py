@@ -142,7 +142,7 @@ class Protos:
             done = self.table._exchange(dimension, None, (image,))
         finally:
             # Who was interrupted does not know whether it is there.
-            region = self.table._known(dimension)
+            region = None if done else self.table._known(dimension)
             if not (done or (isinstance(region, MmapRegion) and region._stack[0] is image)):
                 del self.n_bytes[dimension]
             del image, region  # a traceback would go on holding them

@@ -14,15 +14,18 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from jessy_mem import journal
+from jessy_mem._core.folder import is_there
+from jessy_mem._core.whole import Lock
 from jessy_mem.durable import make_folder, sync_folder
 from jessy_mem.errors import ConsciousnessError, MappingError
+from jessy_mem.journal import Event
 from jessy_mem.layout import MemoryLayout, region_file
 from jessy_mem.locking import FolderLock, is_alive, open_file, process_key, renew_in_child, share
 from jessy_mem.names import NameMap, dimensions_in
@@ -40,8 +43,12 @@ _MOST_MEANWHILE_BYTES = 8 << 20
 _SMALL_BYTES, _BYTES_EACH = 64 << 10, 256  # written anew from there on, when it has more than that for each name
 
 
-class Register:
-    """The register of one base folder: IdRegister (ids.py) without what is asked of it."""
+class Register(Lock):
+    """The register of one base folder: IdRegister (ids.py) without what is asked of it.
+
+    As a context manager: inside, the folder is locked, and what others wrote was read. MappingError if the folder
+    cannot be written, LockTimeout.
+    """
 
     def __init__(self, base_path: str, layout: MemoryLayout, lock_timeout_s: float | None = 10.0) -> None:
         self._base_path = base_path
@@ -49,6 +56,7 @@ class Register:
         self._layout = layout
         self._planned = {planned.name: planned.id for planned in layout.dimensions.values()}
         self._lock = FolderLock(self._path, lock_timeout_s)
+        self._leave = self._lock._leave
         self._names = NameMap()
         self._given: dict[int, int] = {}  # what the journal says is given: first id -> the one behind the last
         self._nonces: dict[int, str] = {}  # of the claims of what has no file yet
@@ -80,18 +88,7 @@ class Register:
         self._inode = self._size = -1  # as the file was when it was read last
         self._has_scanned = False
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        self._begin()
-        try:
-            yield
-        except OSError as error:
-            self._raise(error)
-        finally:
-            self._lock.__exit__(None, None, None)
-
-    def _begin(self) -> None:
-        """Lock the register and read it to its end."""
+    def __enter__(self) -> Self:
         try:
             try:
                 fd = self._lock.__enter__()
@@ -101,13 +98,18 @@ class Register:
         except OSError as error:
             self._raise(error)
         try:
-            self._follow(fd)
+            self._follow(fd, None if self._lock.n_bytes < 0 else (self._lock.inode, self._lock.n_bytes))
             self._read_first_line()
         except BaseException as error:
             self._lock.__exit__(None, None, None)
             if isinstance(error, OSError):
                 self._raise(error)
             raise
+        return self
+
+    def close(self) -> None:
+        """Keep no file open; it can be used again."""
+        self._lock.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -121,25 +123,35 @@ class Register:
             raise error
         raise MappingError.of(error, self._path) from error
 
-    def _follow(self, fd: int, own: bytes | None = None) -> None:
-        """Read what is new in the journal; `own` is all that was written since, by this process."""
+    def _follow(self, fd: int, facts: tuple[int, int] | None = None) -> None:
+        """Read what is new in the journal; `facts` are its inode and its bytes, if they are known."""
         with self._mutex:
             try:
-                if own is None and not self._is_journal(fd):
-                    return
-                if own is not None and self._size == self._end:
-                    self._apply(own)
-                    self._end = self._size = self._end + len(own)
-                elif self._size != self._end or own is not None:
+                if self._is_journal(fd, facts) and self._size != self._end:
                     self._read_on(fd)
             except BaseException:
                 self._start_again()  # with all of it, for what was applied in part
                 raise
 
-    def _is_journal(self, fd: int) -> bool:
+    def _follow_own(self, fd: int, events: list[Event], n_bytes: int) -> None:
+        """The same, where this process has written all that is new: `events`, in so many bytes."""
+        with self._mutex:
+            try:
+                if self._size == self._end:
+                    self._apply(events)
+                    self._end = self._size = self._end + n_bytes
+                else:
+                    self._read_on(fd)
+            except BaseException:
+                self._start_again()
+                raise
+
+    def _is_journal(self, fd: int, facts: tuple[int, int] | None) -> bool:
         """Whether there is a journal; the state is made that of one that was not read yet, if it is another."""
-        facts = os.fstat(fd)
-        self._inode, self._size = facts.st_ino, facts.st_size
+        if facts is None:
+            info = os.fstat(fd)
+            facts = info.st_ino, info.st_size
+        self._inode, self._size = facts
         head = os.pread(fd, _JOURNAL + journal.HEAD_BYTES, 0)
         token = self._token if head[_JOURNAL:] == self._head[_JOURNAL:] else journal.token_of(head)
         self._head = head
@@ -150,7 +162,8 @@ class Register:
             for first, behind in self._given.items():
                 _extend(self._floor, first, behind)
             self._start_again()
-            self._inode, self._size, self._token, self._head = facts.st_ino, facts.st_size, token, head
+            self._token, self._head = token, head
+            self._inode, self._size = facts
             self._given, self._names, self._nonces = {}, NameMap(), {}
         return True
 
@@ -162,15 +175,15 @@ class Register:
             at += n_bytes
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
-                self._apply(whole)
+                self._apply(journal.events(whole))
             rest = rest if len(rest) < 1024 else b"\0"  # no line is that long
         self._is_torn = bool(rest)
         self._end = at - len(rest)
         self._size = at
 
-    def _apply(self, data: bytes) -> None:
+    def _apply(self, events: Iterable[Event]) -> None:
         names, me = self._names, process_key()
-        for event in journal.events(data):
+        for event in events:
             dimension = event.dimension
             if event.kind == "+":
                 if _end_of(self._given, dimension) is not None:
@@ -231,14 +244,14 @@ class Register:
         nonce = f"{self._stem}{next(self._numbers):x}"
         self._claims[nonce] = False
         try:
-            self._append([journal.line("+", dimension, owner, nonce, name)], dimension)
+            self._append(Event("+", dimension, 0, owner, nonce, name))
         finally:
             counts = self._claims.pop(nonce)
         self._shorten()
         return counts
 
-    def _append(self, lines: list[bytes], given: int = 0) -> None:
-        """Append lines, `given` being an id that they give, and read them."""
+    def _append(self, *told: Event) -> None:
+        """Append what happened, after what else is not told yet, and take it as read."""
         fd, before = self._lock.descriptor, []
         if self._token is None:
             self._follow(fd)  # where locks do nothing, another may have begun one
@@ -246,21 +259,18 @@ class Register:
             fd = self._write_anew()
         elif self._token is None:
             before = [journal.line("!", secrets.token_hex(8)), *self._everything()]
-        with self._mutex:
-            for dimension, name in list(self._unwritten.items()):
-                if name and not os.path.lexists(region_file(self._base_path, dimension)):
-                    del self._unwritten[dimension]  # forgotten since it was seen: its name is free again
-                    self._names.remove(dimension)
-                    continue
-                before.append(journal.line("=", dimension, name) if name else journal.line("-", dimension))
+        events = [*self._unwritten_events(), *told] if self._unwritten else list(told)
         self._own_line = b""  # if this is interrupted nothing is known of it
-        own_line = self._first_line(given)
+        own_line = self._first_line(max([event.dimension for event in told if event.kind == "+"], default=0))
         _write_all(fd, own_line, 0)
-        data = b"".join([b"\n" * self._is_torn, *before, *lines])
+        data = b"".join([b"\n" * self._is_torn, *before, *[event.line() for event in events]])
         if self._lock.excludes:
             _write_all(fd, data, max(self._size, _JOURNAL))
             self._own_line = own_line
-            self._follow(fd, None if self._token is None else data)
+            if self._token is None:
+                self._follow(fd)
+            else:
+                self._follow_own(fd, events, len(data))
             return
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
         try:
@@ -271,6 +281,18 @@ class Register:
         if not self._lock.is_current():  # another wrote it anew meanwhile
             self._lock.renew()
             self._follow(self._lock.descriptor)
+
+    def _unwritten_events(self) -> list[Event]:
+        """What the journal does not tell; a file that has gone since it was seen has no name any more."""
+        events = []
+        with self._mutex:
+            for dimension, name in list(self._unwritten.items()):
+                if name and not is_there(region_file(self._base_path, dimension)):
+                    del self._unwritten[dimension]
+                    self._names.remove(dimension)
+                else:
+                    events.append(Event("=" if name else "-", dimension, name=name))
+        return events
 
     def _first_line(self, given: int = 0) -> bytes:
         """What a process of before may give next."""
@@ -286,7 +308,7 @@ class Register:
         with self._mutex:
             for dimension, name in sorted(self._names.of.items()):
                 is_kept = self._is_kept(dimension)
-                if os.path.lexists(region_file(self._base_path, dimension)):
+                if is_there(region_file(self._base_path, dimension)):
                     lines.append(journal.line("=", dimension, name))
                 elif is_kept:
                     owner, nonce = self._names.owner_of[dimension], self._nonces.get(dimension, "-")

@@ -35,7 +35,7 @@ def is_locked_by_me(memory: jm.MmapManager) -> bool:
 
 def folder_locked(memory: jm.MmapManager) -> AbstractContextManager[None]:
     """The lock of the base folder, as a writer has it inside a call that is not over yet."""
-    return memory._ids.locked()
+    return memory._ids
 
 
 def stack_of(region: jm.MmapRegion) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ cdef class ChangePage:
     cdef bint is_mapped         # a file, not zeros
     cdef bint is_writable       # and changes can be written to it
 
+    cdef bint is_sound(self) noexcept
     cdef bint has_page(self, bint for_writing) noexcept
     cdef Found map_now(self, bint leaves) except *
     cdef Found map_file(self) noexcept

@@ -195,12 +195,18 @@ cdef class ChangePage:
             return True
         with cython.critical_section(self):
             return not (
-                self.is_mapped and is_our_kind(&facts)
+                self.is_sound() and is_our_kind(&facts)
                 and facts.device == self.device and facts.inode == self.inode
-                and memcmp(&self.words[0], <const char *> HEADER, HEADER_BYTES) == 0
-                and jm_load_relaxed(self.word) != 0
-                and not guard_damaged(self.guard)
             )
+
+    # Whether what is mapped looks like a page; whose it is by now, only the path says.
+    cdef bint is_sound(self) noexcept:
+        return (
+            self.is_mapped
+            and memcmp(&self.words[0], <const char *> HEADER, HEADER_BYTES) == 0
+            and jm_load_relaxed(self.word) != 0
+            and not guard_damaged(self.guard)
+        )
 
     def append(self, uint32_t dimension, str what not None, uint64_t generation):
         """Tell of a change that is done and visible. Returns its number, or 0 if there is no page to write it to.
@@ -219,13 +225,14 @@ cdef class ChangePage:
         if what not in KINDS:
             raise ValueError(f"{what!r} is none of {', '.join(KINDS)}")
         event |= <uint64_t> (KINDS.index(what) + 1) << 32
-        for _attempt in range(N_ATTEMPTS):  # once more if the file went meanwhile, or another took its place
-            if not self.open(create=True):
-                break
+        # It is written first, for the page is mostly there still: who has one that is not is told for nothing.
+        for _attempt in range(N_ATTEMPTS):
             with cython.critical_section(self):
-                sequence = self.write_entry(event, generation) if self.is_writable else 0
+                sequence = self.write_entry(event, generation) if self.is_writable and self.is_sound() else 0
             if sequence and not self.is_stale():
                 return sequence
+            if not self.open(create=True):
+                break
         return 0
 
     cdef uint64_t write_entry(self, uint64_t event, uint64_t generation) noexcept nogil:

@@ -9,6 +9,7 @@ from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_path_facts
 from jessy_mem._core.c.os_folder cimport jm_folder_facts, jm_os_folder_facts, jm_os_numbers_in, jm_os_open_folder_of
 
 from jessy_mem import layout
@@ -71,6 +72,22 @@ cdef object identity_in(int folder, str path, dimension_id, bint follow_links):
     except OSError as error:
         raise MappingError.of(error, path) from None
     return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def facts_at(str path not None):
+    """What stands at `path`, no link being followed, as (inode, links, bytes); None: nothing, or it may not be seen."""
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = encoded
+    cdef jm_file_facts facts
+    cdef int failed
+    with nogil:
+        failed = jm_os_path_facts(name, &facts)
+    return None if failed else (facts.inode, facts.n_links, facts.n_bytes)
+
+
+def is_there(str path not None):
+    """Whether anything stands at `path`: os.path.lexists without what Python makes of the answer."""
+    return facts_at(path) is not None
 
 
 def delta_generations(str path not None):

@@ -150,7 +150,7 @@ class TestExport:
             raise jm.MappingError(errno.EROFS, "Read-only file system", base)
 
         # Private: a folder without a lock, and the moment between two looks.
-        no_lock = inject.instead("jessy_mem.archive.IdRegister.locked", refuse)
+        no_lock = inject.instead("jessy_mem.archive.IdRegister.__enter__", refuse)
         # Again.
         with no_lock, inject.around("jessy_mem.archive._opened", and_change):
             assert jm.export_base(base, tmp_path / "x.tar").n_files == 3

@@ -72,6 +72,22 @@ def test_gate_is_open_up_to_what_was_followed(tmp_path, told):
     assert not followed.stop(table)
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["there was no page", "the page went"])
+def test_who_tells_on_a_new_page_has_followed_what_it_told(tmp_path, is_first):
+    """What is one's own is not taken up, and everything else is looked at once."""
+    table, followed = FakeTable(), following(tmp_path)
+    if not is_first:
+        followed.announce(table, 15, "added", 1)
+        table.taken.clear()
+        os.unlink(tmp_path / ".changes")
+    followed.announce(table, 15, "changed", 2)
+    page = ChangePage(tmp_path)
+    assert page.open()
+    assert (table.seen, table.taken) == (page.sequence, [(16, None)])
+    assert page.read_since(page.sequence - 1)[0] == [(15, "changed", 2)]
+    assert not followed.stop(table)
+
+
 @pytest.mark.parametrize("n_told", [RING_CHANGES, RING_CHANGES + 1])
 def test_everything_is_looked_at_when_the_ring_was_overrun(tmp_path, told, n_told):
     table, followed = FakeTable(), following(tmp_path)

@@ -54,6 +54,7 @@ def learner(table, tmp_path):
     learner = Learner(table, table.opener, IdRegister(os.fspath(tmp_path), LAYOUT), LAYOUT, jm.MemoryConfig())
     yield learner
     learner.files.unlinked.let_go()
+    learner.ids.close()
 
 
 def spec(text, **options):

@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 import jessy_mem as jm
+from helpers import HAS_PROC, open_files
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 from jessy_mem.ids import IdRegister
 from jessy_mem.locking import FolderLock, is_alive, process_key
@@ -229,6 +230,50 @@ def test_file_that_was_replaced_while_one_waited_is_not_the_lock(path, tmp_path)
     with mock.patch("fcntl.flock", replaces), lock as fd:
         assert os.path.samestat(os.fstat(fd), os.stat(path))
         assert os.fstat(fd).st_ino != seen[0]
+
+
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "replaced by a link", "linked from elsewhere"])
+def test_file_that_stays_open_is_the_lock_as_long_as_it_has_the_name(tmp_path, path, harm):
+    other = tmp_path / "other"
+    other.touch()
+    lock = FolderLock(path)
+    with lock as fd:
+        before = os.fstat(fd).st_ino
+    assert lock.descriptor == -1
+    with lock as fd:
+        assert os.fstat(fd).st_ino == before
+    if harm == "linked from elsewhere":
+        os.link(path, tmp_path / "another")
+    else:
+        os.unlink(path)
+    if harm == "replaced":
+        os.rename(other, path)
+    if harm == "replaced by a link":
+        os.symlink(other, path)
+    if "link" in harm:
+        with pytest.raises(LinkRefused):
+            lock.__enter__()
+        os.unlink(path)
+    with lock as fd:
+        assert os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+        assert is_locked(path)
+    assert not is_locked(path)
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
+@pytest.mark.thread_unsafe(reason="counts the descriptors of the process")
+def test_file_stays_open_until_it_is_let_go_of(path):
+    before, lock = open_files(), FolderLock(path)
+    with lock:
+        lock.close()  # not now
+        assert is_locked(path)
+    assert len(open_files()) == len(before) + 1
+    lock.close()
+    assert open_files() == before
+    with lock:
+        assert is_locked(path)
+    del lock
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder", "link to nothing"])
@@ -449,7 +494,7 @@ def test_register_waits_as_long_as_it_is_told(tmp_path):
             lambda: register.give("reserve"),
             lambda: register.reserve("name", "user"),
             lambda: register.release(15),
-            lambda: register.locked().__enter__(),
+            lambda: register.__enter__(),
         ):
             with pytest.raises(LockTimeout):
                 deed()

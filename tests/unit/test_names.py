@@ -496,6 +496,17 @@ def hostile_registers() -> list[bytes]:
     return rows
 
 
+@pytest.mark.parametrize("name", ["a b", "100 %", "%0A", "%250A", "two\nlines", " ", ""])
+def test_what_is_written_says_what_will_be_read(name):
+    told = [
+        journal.Event("+", 15, 0, "-", "n", name),
+        journal.Event("=", 16, name=name),
+        journal.Event("-", 17),
+        journal.Event("^", 18, 20),
+    ]
+    assert list(journal.events(b"".join([event.line() for event in told]))) == told
+
+
 def test_hostile_registers_give_no_id_twice(tmp_path):
     """Whatever stands in it: an id or LimitExceeded, none of a file, none given since, and names that agree."""
     for number, content in enumerate(hostile_registers()):

@@ -164,7 +164,7 @@ def test_file_is_whole_or_absent_after_a_kill_before_each_call(tmp_path, way):
 
 def test_names_of_processes_that_are_killed_at_random(tmp_path):
     """Four at a time; each tells what it was given. At the end everybody agrees."""
-    chance, given, for_all = random.Random(5), [], {}
+    chance, given, names_of = random.Random(5), [], {}  # id -> name, for those that were not released
     for round_number in range(12):
         children = []
         for number in range(4):
@@ -190,10 +190,11 @@ def test_names_of_processes_that_are_killed_at_random(tmp_path):
             for line in lines:
                 dimension, _, name = line.partition(" ")
                 if name == "-":
-                    for_all = {n: d for n, d in for_all.items() if d != int(dimension)}
+                    del names_of[int(dimension)]
                 else:
                     given.append(int(dimension))
-                    for_all[name] = int(dimension)
+                    names_of[int(dimension)] = name
+    for_all = {name: dimension for dimension, name in names_of.items()}
     assert len(given) > 100
     assert len(set(given)) == len(given), "an id was given twice"
     found = register(tmp_path).names()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -90,6 +91,8 @@ class Commands(click.Group):
         sys.exit(status)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        # As wide as the terminal, if it is narrower than the 50 columns that click takes at least.
+        extra.setdefault("terminal_width", max(20, min(shutil.get_terminal_size().columns, 80) - 2))
         with delivering():  # the help
             return super().make_context(*args, **extra)
 

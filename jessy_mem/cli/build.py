@@ -25,7 +25,7 @@ the plan; tags are keywords too, and keys that are not used are told of:
 \b
   ---
   frequency: 1.6
-  keywords: [returns, refund, "lost, or damaged"]
+  keywords: [returns, "lost, found"]
   depth: 0
   ---
 

@@ -204,7 +204,7 @@ def _inspect_base(base: Path, as_json: bool) -> int:
         for error in damaged.values():
             out.print(screen.text(("cannot be loaded  ", "bold red"), reason(error)), soft_wrap=True)
         if absent:
-            out.print(screen.text(f"not there: {', '.join(f'D{dimension:02d}' for dimension in absent)}", style="dim"))
+            out.print(screen.text(f"not there: {screen.dimensions(absent)}", style="dim"))
         out.print()
         rows = [(label, text) for label, text in stats.rows() if label not in NEVER_HERE]
         out.print(screen.facts("Memory with all of them loaded", rows))

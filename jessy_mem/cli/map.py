@@ -59,8 +59,11 @@ def show(found: jm.MemoryMap, out: Console) -> None:
         out.print(segment_bar(found, segment, min(out.width, MAX_BAR), out.options.ascii_only))
     out.print()
     out.print(_table(found, out))
+    empty = [entry.dimension for entry in found.entries if entry.state == "none"]
+    if empty:
+        out.print(screen.text(f"empty slots: {screen.dimensions(empty)}", style="dim"))
     out.print(screen.text("memory: how much of the files is there now; *: immutable", style="dim"))
-    more = len(found.entries) - N_SHOWN
+    more = len(found.present) - N_SHOWN
     if more > 0:
         out.print(f"... and {more:,} more; --json has them all")
     for entry in found.entries:
@@ -92,12 +95,12 @@ def _table(found: jm.MemoryMap, out: Console) -> Table:
         (
             f"D{entry.dimension:02d}",
             entry.name + (" *" if entry.immutable else ""),
-            "" if entry.state == "none" else screen.size(entry.n_bytes),
+            screen.size(entry.n_bytes),
             screen.size(entry.slot_bytes) if entry.slot_bytes else "",
             f"{entry.n_layers:,}" if entry.n_layers else "",
             f"{entry.n_deltas:,}" if entry.n_deltas else "",
             "damaged" if entry.problem else "" if entry.resident is None else f"{entry.resident:.0%}",
         )
-        for entry in found.entries[:N_SHOWN]
+        for entry in found.present[:N_SHOWN]
     ]
     return screen.table(out, "", headings, rows)

@@ -27,6 +27,7 @@ __all__ = [
     "Report",
     "band",
     "console",
+    "dimensions",
     "duration",
     "facts",
     "json_option",
@@ -72,6 +73,22 @@ def text(*parts: str | tuple[str, str], style: str = "") -> Text:
     return Text.assemble(
         *(escaped(part) if isinstance(part, str) else (escaped(part[0]), part[1]) for part in parts), style=style
     )
+
+
+def dimensions(ids: Iterable[int]) -> str:
+    """The ids in ascending order, three and more in a row as a range.
+
+    >>> dimensions([1, 2, 4, 5, 6, 1000])
+    'D01, D02, D04..D06, D1000'
+    """
+    runs: list[list[int]] = []
+    for dimension in sorted(ids):
+        if runs and dimension == runs[-1][-1] + 1:
+            runs[-1].append(dimension)
+        else:
+            runs.append([dimension])
+    named = [[f"D{dimension:02d}" for dimension in run] for run in runs]
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(run) for run in named)
 
 
 def wrapped(out: Console, content: str, width: int) -> list[Text]:

@@ -106,6 +106,13 @@ class TestFrame:
         assert result.stdout.startswith(f"Usage: main {name} ")
         assert len(result.stdout.splitlines()) > 5
 
+    @pytest.mark.parametrize("name", ["", *COMMANDS])
+    def test_help_fits_a_narrow_terminal(self, name):
+        result = run(*filter(None, [name]), "--help", env={"COLUMNS": "40"})
+        assert result.exit_code == 0
+        lines = [line for line in result.stdout.splitlines() if not line.startswith("    jessy-mem")]  # to be copied
+        assert max(map(len, lines)) <= 40
+
     def test_importing_the_library_imports_no_command_line(self):
         code = "import sys, jessy_mem; assert not {'click', 'rich', 'jessy_mem.cli'} & set(sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True, timeout=HUNG_S)
@@ -394,7 +401,7 @@ class TestInspect:
     def test_a_base_folder(self, base):
         result = run("inspect", base, env={"COLUMNS": "100"})
         assert result.exit_code == 0
-        for word in ("Intention", "Security", "not there: D01, D02, D04", "budget", "reserve"):
+        for word in ("Intention", "Security", "not there: D01, D02, D04..D13", "budget", "reserve"):
             assert word in result.stdout
 
     def test_a_base_folder_as_json(self, base):

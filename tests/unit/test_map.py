@@ -98,6 +98,15 @@ def test_map_fits_the_terminal(columns, locale, base):
     assert [bar.count("!") for bar in bars] == [1, 1, 0]
     assert bars[0][0] in "#█"
     assert b"\x1b" not in done.stdout
+    listed = [line for line in lines if re.match(r"D\d+ ", line)]
+    assert not [line for line in listed if line.startswith("D02")], "an empty slot is no row"
+
+
+def test_map_names_empty_slots_in_a_line(tmp_path):
+    jm.RegionBuilder(15, "policies").add_layer(jm.LayerSpec(text="x")).write(jm.region_path(tmp_path, 15))
+    result = run("map", tmp_path)
+    assert "empty slots: D01..D14" in result.stdout
+    assert [line[:3] for line in result.stdout.splitlines() if re.match(r"D\d", line)] == ["D15"]
 
 
 def test_map_has_colours_on_a_terminal_only(base):

@@ -208,7 +208,8 @@ def _head(seen: Seen, base: Path, out: Console) -> list[Text]:
 def _processes(seen: Seen) -> list[Text]:
     lines = [
         screen.text(
-            f"{process.pid:>9} {process.name:<9.9} {process.n_files:>5} file{'s' if process.n_files != 1 else ' '}{screen.size(process.n_bytes):>9}",
+            f"{process.pid:>9} {process.name:<9.9} {process.n_files:>5} "
+            f"{'file' if process.n_files == 1 else 'files':<5}{screen.size(process.n_bytes):>9}",
             (f"  {process.n_gone} of older versions" if process.n_gone else "", "yellow"),
         )
         for process in seen.processes[:N_PROCESSES]

@@ -1,4 +1,4 @@
-"""A memory manager for layered content: zero-copy layers of memory-mapped files under one hard budget.
+"""Texts that several processes read without a copy and add to: mapped files, under one hard limit of memory.
 
 ==============  ====================================================================================
 to              there is

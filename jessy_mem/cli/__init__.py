@@ -127,10 +127,10 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     say("warning", "yellow", str(message))
 
 
-HELP = """Layered content in memory-mapped files, under one hard budget.
+HELP = """Texts that several processes read without a copy and add to, in the files of a folder BASE.
 
-A dimension is a file BASE/Dnn/region.mmap, a layer is a slice of it with a depth, a frequency and keywords. Start with
-'jessy-mem demo'.
+A dimension is a file of texts that belong together, BASE/Dnn/region.mmap; a layer is one of them, with keywords, a
+depth and a frequency. Start with 'jessy-mem demo'.
 
 Exit status: 0 all is sound, 1 a problem was found or the result could not be written, 2 wrong use, 130 Ctrl-C, 141 the
 reader of a pipe went away.

@@ -6,6 +6,7 @@ is read, and what cannot be read is an entry that says why.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
@@ -275,22 +276,14 @@ def _entry_of(region: MmapRegion, layout: MemoryLayout, residency: bool) -> MapE
 def _in_folder(base: str, dimension: int, layout: MemoryLayout) -> MapEntry | None:
     """What a folder ``Dnn`` holds; None if that is nothing, or is gone by now."""
     path = region_file(base, dimension)
-    if not os.path.lexists(path):
-        folder = os.path.dirname(path)
-        if os.path.isdir(folder) or not os.path.lexists(folder):
-            return None
     try:
         with MmapRegion(dimension, path, verify="never") as region:
-            entry = _entry_of(region, layout, residency=True)
+            return _entry_of(region, layout, residency=True)
     except (ConsciousnessError, OSError) as error:
-        try:
+        folder, n_bytes = os.path.dirname(path), 0
+        if not os.path.lexists(path) and (os.path.isdir(folder) or not os.path.lexists(folder)):
+            return None
+        with contextlib.suppress(OSError):
             n_bytes = os.stat(path).st_size
-        except FileNotFoundError:
-            if not os.path.lexists(path):  # forgotten, just now
-                return None
-            n_bytes = 0
-        except OSError:
-            n_bytes = 0
         problem = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
         return _planned(layout, dimension, "damaged", n_bytes, problem=problem)
-    return entry

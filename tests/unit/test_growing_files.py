@@ -15,7 +15,9 @@ from world import MIB, World, content_of, evicted_dimensions, manager
 
 import jessy_mem as jm
 from helpers import Layer, extended_file, plain_file, read_region
+from jessy_mem.errors import AlreadyPublished
 from jessy_mem.growth import MAX_DELTAS, n_merged
+from jessy_mem.layout import UNSYNCED_MODE
 
 KIB = 1 << 10
 
@@ -555,6 +557,63 @@ def test_writers_that_no_lock_keeps_apart_lose_nothing(tmp_path):
                 one.append_layer(dimension, spec(50 + key))
         assert len(contents(one, dimension)) >= 4 + 79
     assert len(reopened(tmp_path, dimension)) == 4 + 80
+
+
+@pytest.mark.parametrize("call", ["os.link", "jessy_mem.opening.Opener.open_delta"])
+def test_change_that_is_merged_by_whom_no_lock_keeps_out_is_not_lost(tmp_path, inject, call):
+    """The name is free again, or what was published is part of another file, before this one looks."""
+    with mock.patch("fcntl.flock"), manager(tmp_path) as one, manager(tmp_path) as other:
+        dimension, done = file_of(one), []
+        other.load_dimension(dimension)
+
+        def around(plain):
+            def called(*args, **options):
+                if not done:
+                    done.append(True)
+                    other.append_layer(dimension, spec(60))
+                    other.compact(dimension)
+                return plain(*args, **options)
+
+            return called
+
+        with inject.around(call, around):
+            one.append_layer(dimension, spec(50))
+        found = contents(one, dimension)
+        assert sorted(found.values()) == sorted(content_of(key, key) for key in (*range(4), 50, 60))
+    assert reopened(tmp_path, dimension) == found
+
+
+def test_name_that_is_always_taken_is_an_error_and_no_endless_loop(tmp_path, inject, monkeypatch):
+    monkeypatch.setattr("jessy_mem.files.N_TRIES", 3)
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+        taken = inject(AlreadyPublished("delta"), "jessy_mem.publish.NewFile.publish")
+        with taken, pytest.raises(AlreadyPublished):
+            memory.append_layer(dimension, spec(50))
+        assert taken.n_calls == 3
+        assert len(contents(memory, dimension)) == 4
+
+
+def test_what_another_left_unsynced_is_synced_before_a_change_lies_on_it(tmp_path, inject):
+    with manager(tmp_path, durability="batch") as other, manager(tmp_path) as one:
+        dimension = file_of(other, n_bytes=10_000)
+        one.load_dimension(dimension)
+        with inject(OSError(errno.EIO, "I/O error"), "jessy_mem.files.sync_whole"), pytest.raises(jm.MappingError):
+            one.append_layer(dimension, spec(50))
+        assert files_of(tmp_path, dimension) == ["region.mmap"]
+        assert (tmp_path / "D15" / "region.mmap").stat().st_mode & UNSYNCED_MODE
+        one.append_layer(dimension, spec(50))
+        assert not (tmp_path / "D15" / "region.mmap").stat().st_mode & UNSYNCED_MODE
+    assert len(reopened(tmp_path, dimension)) == 5
+
+
+def test_of_many_in_a_batch_what_cannot_be_written_is_told_and_the_rest_is_there(tmp_path):
+    with manager(tmp_path, durability="batch", on_close="drop") as memory:
+        dimensions = [memory.create_proto_dimension(f"Number {i}", [spec(i)]) for i in range(3)]
+        (tmp_path / "D16").write_bytes(b"in the way")
+        with pytest.raises(jm.MappingError):
+            memory.crystallize_many()
+        assert [memory.region(each).source for each in dimensions] == ["mmap", "pool", "mmap"]
 
 
 def test_life_of_a_dimension(tmp_path):

@@ -19,7 +19,7 @@ import jessy_mem as jm
 from helpers import HAS_PROC, open_files
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 from jessy_mem.ids import IdRegister
-from jessy_mem.locking import FolderLock, is_alive, process_key
+from jessy_mem.locking import FolderLock, is_alive, is_busy, process_key
 
 HOLD = """
 import fcntl, sys
@@ -214,6 +214,37 @@ def test_interrupt_at_each_call_leaves_it_free(path, call):
     assert at
     with lock:
         assert is_locked(path)
+
+
+def test_file_that_another_makes_meanwhile_is_the_lock(path, inject):
+    open(path, "x").close()
+    inode = os.stat(path).st_ino
+    missing = inject(FileNotFoundError(errno.ENOENT, "not yet"), "jessy_mem.locking.open_file", for_good=False)
+    with missing, FolderLock(path) as fd:
+        assert os.fstat(fd).st_ino == inode
+
+
+def test_file_that_was_removed_while_one_waited_is_not_the_lock(path):
+    lock, flock, seen = FolderLock(path), fcntl.flock, []
+
+    def removes(fd, operation):
+        if operation & fcntl.LOCK_EX and not seen:
+            seen.append(os.unlink(path))
+        flock(fd, operation)
+
+    with mock.patch("fcntl.flock", removes), lock as fd:
+        assert os.path.samestat(os.fstat(fd), os.stat(path))
+        assert lock.is_current()
+        os.unlink(path)
+        assert not lock.is_current()
+
+
+def test_lock_is_busy_for_its_own_folder_only(path, tmp_path):
+    with FolderLock(path):
+        assert is_busy(tmp_path)
+        assert not is_busy(tmp_path.parent)
+        assert not is_busy(tmp_path / "none")
+    assert not is_busy(tmp_path)
 
 
 def test_file_that_was_replaced_while_one_waited_is_not_the_lock(path, tmp_path):

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pickle
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -345,6 +346,45 @@ def test_processes_that_ask_at_once_get_one_id_for_a_name_and_no_id_twice(tmp_pa
     assert len(set(of_names)) == 40 + 80
     assert len(set(given)) == 80
     assert all(is_new for _, own, _ in results for _, is_new in own)
+
+
+def test_name_that_another_takes_while_locks_do_nothing_is_its(tmp_path, inject):
+    """Both have looked; the claim that stands first in the register counts."""
+    one, other, first = register(tmp_path), register(tmp_path), []
+
+    def around(plain):
+        def append(fd, data, *place):
+            if not place and not first:
+                first.append(None)
+                first[:] = [other.reserve("name", "user", for_all=True)]
+            plain(fd, data, *place)
+
+        return append
+
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
+        assert one.reserve("name", "user", for_all=True) == (first[0].dimension, False)
+        assert one.give("user") > first[0].dimension
+    assert first[0].is_new
+
+
+def test_register_that_another_writes_anew_while_locks_do_nothing_is_read_on(tmp_path, inject):
+    one, path, replaced = register(tmp_path), tmp_path / LOCK_NAME, []
+
+    def around(plain):
+        def append(fd, data, *place):
+            plain(fd, data, *place)
+            if not place and not replaced:
+                replaced.append(path.stat().st_ino)
+                shutil.copyfile(path, tmp_path / "new")
+                os.rename(tmp_path / "new", path)
+
+        return append
+
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
+        first = one.reserve("first", "user", for_all=True)
+        second = one.reserve("second", "user", for_all=True)
+    assert path.stat().st_ino != replaced[0]
+    assert register(tmp_path).names() == {"first": first.dimension, "second": second.dimension}
 
 
 def test_others_read_only_what_is_new(tmp_path):

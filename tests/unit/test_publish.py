@@ -152,6 +152,13 @@ def test_file_in_the_place_of_the_folder_is_told(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
+def test_link_to_nowhere_in_the_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "D15").symlink_to("nowhere")
+    with pytest.raises(MappingError) as refused:
+        NewFile(tmp_path / "D15" / "region.mmap", follow_links=True).publish([b"x"])
+    assert (refused.value.errno, os.listdir(tmp_path)) == (errno.ENOTDIR, ["D15"])
+
+
 def test_bytes_that_the_system_cannot_fetch_are_read_by_us(tmp_path, inject):
     """A piece is of a mapped file whose pages went: its end asks for them, not the write."""
     with inject(OSError(errno.EFAULT, "Bad address"), "os.write", for_good=False):
@@ -257,6 +264,17 @@ def test_file_of_another_in_its_place_is_not_taken_back(tmp_path, content):
     assert not file.is_there()
     file.take_back()
     assert path.read_bytes() == content
+
+
+def test_nothing_is_taken_back_through_a_folder_that_became_a_link(tmp_path):
+    file = NewFile(tmp_path / "D15" / "region.mmap")
+    file.publish([b"ours"])
+    (tmp_path / "D15").rename(tmp_path / "outside")
+    (tmp_path / "D15").symlink_to("outside")
+    with pytest.raises(MappingError) as refused:
+        file.take_back()
+    assert refused.value.errno == errno.ELOOP
+    assert (tmp_path / "outside" / "region.mmap").read_bytes() == b"ours"
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "link", "mkdir", "fstat", "close"])

@@ -79,7 +79,7 @@ from jessy_mem._core.fault cimport (
     fault_set,
 )
 from jessy_mem._core.kernels.decimal cimport decimal_of
-from jessy_mem._core.kernels.span cimport span_align_up, span_inside, span_is_utf8, span_is_zero
+from jessy_mem._core.kernels.span cimport span_after_length, span_align_up, span_inside, span_is_utf8, span_is_zero
 
 cdef extern from *:
     """
@@ -461,18 +461,15 @@ cdef uint64_t format_head_checksum(const uint8_t[::1] head, uint64_t head_bytes)
 
 
 cdef tuple format_keywords(bytes record, uint32_t n_keywords):
-    cdef const char *base = record
+    cdef const uint8_t *base = record
+    cdef const uint8_t *word
     cdef uint64_t end = len(record) - RECORD_TAIL_BYTES
     cdef uint64_t at = sizeof(RecordHead)
-    cdef uint32_t length_bytes
+    cdef uint32_t n_bytes
     cdef list keywords = []
     for _ in range(n_keywords):
-        if not span_inside(at, 4, end):
+        word = span_after_length(base, end, &at, &n_bytes)
+        if word == NULL or not span_is_utf8(word, n_bytes):
             return None
-        memcpy(&length_bytes, base + at, 4)
-        at += 4
-        if not span_inside(at, length_bytes, end) or not span_is_utf8(<const uint8_t *> base + at, length_bytes):
-            return None
-        keywords.append(PyUnicode_DecodeUTF8(base + at, length_bytes, NULL))
-        at += length_bytes
+        keywords.append(PyUnicode_DecodeUTF8(<const char *> word, n_bytes, NULL))
     return tuple(keywords) if at == end else None

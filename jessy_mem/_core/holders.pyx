@@ -263,9 +263,7 @@ cdef class Holders:
         cdef list leases = []
         for dimension in list(self.regions):
             found = PyDict_GetItem(self.regions, dimension)
-            if found == NULL:
-                continue
-            n_held = n_holders(found)
+            n_held = 0 if found == NULL else n_holders(found)
             if n_held > 0:
                 generation = (<MmapRegion> found).generation
                 leases.append((dimension, generation, held_bytes((<MmapRegion> found).stack), n_held, False))

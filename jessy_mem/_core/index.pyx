@@ -25,7 +25,7 @@ from libc.string cimport memcpy
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none
 from jessy_mem._core.format cimport RECORD_TAIL_BYTES, LayerEntry, RecordHead
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.span cimport span_inside, span_is_ascii, span_is_utf8
+from jessy_mem._core.kernels.span cimport span_after_length, span_is_ascii, span_is_utf8
 from jessy_mem._core.sheet cimport SHEET_BITS, Known, Range, Sheet, has, meets, merged, read_range, sheet_at
 from jessy_mem._core.stack cimport Place, layer_number, stack_layers
 
@@ -48,7 +48,13 @@ cdef object fold = given.folded
 @cython.final
 @cython.no_gc
 cdef class Word:
-    pass
+    def __cinit__(self):
+        self.holders = {}
+
+
+cdef bint fits(Sheet sheet, uint32_t layer, const Range *wanted) noexcept:
+    cdef uint32_t at = sheet.position(layer)
+    return has(sheet, at, layer) and meets(&sheet.facts[at], wanted)
 
 
 # Numbers of layers ------------------------------------------------------------------------------------------------
@@ -127,8 +133,6 @@ cdef list holdings_of(Word word, dimensions):
     cdef list found
     with cython.critical_section(word):
         holders = word.holders
-    if holders is None:
-        return []
     found = [holders] if type(holders) is bytes else list(PyDict_Copy(holders).values())
     if dimensions is not None:
         found = [holding for holding in found if dimension_of(holding) in dimensions]
@@ -247,25 +251,22 @@ cdef class LayerIndex:
         cdef uint64_t end = image.layers[entry + 1].record_off_bytes - record_off_bytes
         cdef bytes record = image.copied(record_off_bytes, end, entry)
         cdef const uint8_t *base = <const uint8_t *> PyBytes_AS_STRING(record)
+        cdef const uint8_t *word
         cdef uint64_t at = sizeof(RecordHead)
-        cdef uint32_t length_bytes, _i
+        cdef uint32_t n_bytes, _i
         end -= RECORD_TAIL_BYTES
         for _i in range(image.layers[entry].n_keywords):
-            if not span_inside(at, 4, end):
-                raise image.changed_error(entry, "keyword")
-            memcpy(&length_bytes, base + at, 4)
-            at += 4
-            if not span_inside(at, length_bytes, end):
-                raise image.changed_error(entry, "keyword")
-            if span_is_ascii(base + at, length_bytes):
-                self.add_word(sheet, lowered(base + at, length_bytes))
-            elif span_is_utf8(base + at, length_bytes):
-                self.add_word(sheet, fold(PyUnicode_DecodeUTF8(<const char *> base + at, length_bytes, NULL)))
+            word = span_after_length(base, end, &at, &n_bytes)
+            if word != NULL and span_is_ascii(word, n_bytes):
+                self.add_word(sheet, lowered(word, n_bytes))
+            elif word != NULL and span_is_utf8(word, n_bytes):
+                self.add_word(sheet, fold(PyUnicode_DecodeUTF8(<const char *> word, n_bytes, NULL)))
             else:
-                raise image.changed_error(entry, "keyword")
-            at += length_bytes
-        if at != end:
-            raise image.changed_error(entry, "keyword")
+                break
+        else:
+            if at == end:
+                return 0
+        raise image.changed_error(entry, "keyword")
 
     cdef int forget_unused(self, Sheet sheet) except -1:
         """What `sheet`, which is given up, brought into being."""
@@ -274,7 +275,7 @@ cdef class LayerIndex:
         clear_marks(self.words, sheet)
         for i in range(sheet.n_words):
             word = self.words[sheet.words[i]]
-            if word is not None and word.holders is None:
+            if word is not None and not word.holders:
                 self.set_numbers(word, 0, None)
         return 0
 
@@ -359,13 +360,13 @@ cdef class LayerIndex:
                 holders[dimension] = numbers
             if len(holders) == 1:
                 (holders,) = holders.values()
-        elif holders is None or dimension_of(holders) == dimension:
-            holders = numbers
+        elif dimension_of(holders) == dimension:
+            holders = numbers or {}
         elif numbers is not None:
             holders = {dimension_of(holders): holders, dimension: numbers}
         with cython.critical_section(word):
             word.holders = holders
-        if holders is None:
+        if not holders:
             del self.by_text[word.text]
             self.words[word.number] = None
             self.free_numbers.append(word.number)
@@ -404,7 +405,6 @@ cdef class LayerIndex:
         cdef Py_ssize_t n, i
         cdef Known known
         cdef Sheet sheet
-        cdef uint32_t at
         for holding in holdings_of(word, dimensions):
             dimension = dimension_of(holding)
             numbers = numbers_of(holding, &n)
@@ -414,10 +414,7 @@ cdef class LayerIndex:
                 if wanted != NULL:
                     if sheet is None or sheet.facts[0].layer >> SHEET_BITS != numbers[i] >> SHEET_BITS:
                         sheet = None if known is None else sheet_at(known, numbers[i])
-                    if sheet is None:  # removed meanwhile
-                        continue
-                    at = sheet.position(numbers[i])
-                    if not has(sheet, at, numbers[i]) or not meets(&sheet.facts[at], wanted):
+                    if sheet is None or not fits(sheet, numbers[i], wanted):  # or was removed meanwhile
                         continue
                 add_id(found, dimension, numbers[i])
         return found
@@ -467,7 +464,7 @@ cdef bytes holding_in(Word word, dimension):
     """What a word has in a dimension, or None; for whoever changes it."""
     if type(word.holders) is dict:
         return (<dict> word.holders).get(dimension)
-    return word.holders if word.holders is not None and dimension_of(word.holders) == dimension else None
+    return word.holders if dimension_of(word.holders) == dimension else None
 
 
 cdef str lowered(const uint8_t *first, uint32_t n_bytes):

@@ -61,8 +61,7 @@ cdef extern from "Python.h":
 cdef extern from *:
     bint likely(bint condition) noexcept nogil  # a macro of every module that Cython writes
 
-if JM_MAX_THREADS + 2 != N_ROWS:
-    raise ImportError("latency.pxd and thread.h disagree about the number of rows")
+assert JM_MAX_THREADS + 2 == N_ROWS
 jm_clock_init()
 
 

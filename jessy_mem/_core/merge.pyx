@@ -20,7 +20,7 @@ from jessy_mem._core.format cimport (
     entry_is_tombstone,
 )
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.span cimport span_inside, span_is_utf8
+from jessy_mem._core.kernels.span cimport span_after_length, span_is_utf8
 from jessy_mem._core.mapping cimport memoryview_of
 from jessy_mem._core.packing cimport PackedRegion, Piece, measure_text, scratch_add
 
@@ -77,16 +77,13 @@ cdef inline const LayerEntry *chosen(const Source *sources, const Choice *choice
 
 
 cdef bint are_keywords(const uint8_t *first, uint64_t n_bytes, uint32_t n_keywords) noexcept nogil:
+    cdef const uint8_t *word
     cdef uint64_t at = 0
-    cdef uint32_t length_bytes
+    cdef uint32_t word_bytes
     while n_keywords:
-        if not span_inside(at, 4, n_bytes):
+        word = span_after_length(first, n_bytes, &at, &word_bytes)
+        if word == NULL or not span_is_utf8(word, word_bytes):
             return False
-        memcpy(&length_bytes, first + at, 4)
-        at += 4
-        if not span_inside(at, length_bytes, n_bytes) or not span_is_utf8(first + at, length_bytes):
-            return False
-        at += length_bytes
         n_keywords -= 1
     return at == n_bytes
 

@@ -35,8 +35,7 @@ cdef extern from "Python.h":
 
 cdef char *BYTES_FORMAT = "B"
 
-if MAX_CLASSES != sizes.MAX_CLASSES or MIN_BLOCK_BYTES != sizes.MIN_BLOCK_BYTES:
-    raise ImportError("arena.pxd and sizes.py disagree about the classes of a pool")
+assert MAX_CLASSES == sizes.MAX_CLASSES and MIN_BLOCK_BYTES == sizes.MIN_BLOCK_BYTES
 
 
 cdef int fit_homes(list homes, object limit_bytes) except -1:

@@ -351,10 +351,8 @@ cdef class MmapRegion:
         """
         cdef tuple stack = self.current()
         cdef Place place
-        for layer in [each.layer for each in self.layers()] if layers is None else layers:
+        for layer in stack_numbers(stack) if layers is None else layers:
             if not stack_find(stack, layer_number(layer), &place):
-                if layers is None:  # removed since they were listed
-                    continue
                 raise self.not_found(stack, layer)
             (<Image> PyTuple_GET_ITEM(stack, place.file)).prefetch(place.entry, wait)
         return self.residency()

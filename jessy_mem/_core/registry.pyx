@@ -273,9 +273,7 @@ cdef class LayerRegistry:
         is_here = region is not None
         if not is_here:
             # Not marked as visited: to eviction, a region is visited when it is read again after it came.
-            region = self._restore(dimension, layer)
-            if region is None:
-                raise LayerNotFound(dimension, layer)
+            region = <MmapRegion?> self._restore(dimension, layer)
         else:
             self.mark(region, dimension)  # also for a layer that it has not
         edition = jm_load_acquire(&region.edition)

@@ -1,5 +1,5 @@
 """Kernels on byte ranges: every comparison is in a form that cannot overflow."""
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 
@@ -13,6 +13,20 @@ cdef inline const uint8_t *span_slice(const uint8_t[::1] bytes, int64_t off_byte
     if bytes.shape[0] == 0 or off_bytes < 0 or n_bytes < 0 or not span_inside(off_bytes, n_bytes, bytes.shape[0]):
         return NULL
     return &bytes[0] + off_bytes
+
+
+cdef inline const uint8_t *span_after_length(
+    const uint8_t *base, uint64_t end, uint64_t *at, uint32_t *n_bytes
+) noexcept nogil:
+    """The bytes whose length, 4 bytes, stands at `*at`, which is moved behind them; NULL if they do not end by `end`."""
+    cdef uint64_t begin = at[0] + 4
+    if not span_inside(at[0], 4, end):
+        return NULL
+    memcpy(n_bytes, base + at[0], 4)
+    if not span_inside(begin, n_bytes[0], end):
+        return NULL
+    at[0] = begin + n_bytes[0]
+    return base + begin
 
 
 cdef inline uint64_t span_align_up(uint64_t n_bytes, uint64_t alignment_bytes) noexcept nogil:

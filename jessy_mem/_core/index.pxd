@@ -7,7 +7,7 @@ from jessy_mem._core.sheet cimport Range, Sheet
 
 cdef class Word:                 # a keyword, folded
     cdef str text
-    cdef object holders          # bytes, those of its only dimension, or a dict of such or of none; under critical_section(self)
+    cdef object holders          # bytes, of its only dimension, or a dict of any others; under critical_section(self)
     cdef uint32_t number         # position in LayerIndex.words
     # For whoever changes a dimension: numbers of its layers, ascending, in memory of his own.
     cdef uint16_t *gone

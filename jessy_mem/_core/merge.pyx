@@ -10,7 +10,6 @@ at the end whether it had them all the time.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
 
 from jessy_mem._core.format cimport (
     MAX_LAYERS,

@@ -559,6 +559,7 @@ def test_writers_that_no_lock_keeps_apart_lose_nothing(tmp_path):
     assert len(reopened(tmp_path, dimension)) == 4 + 80
 
 
+# Private: the moments before the file has its name, and before it is shown.
 @pytest.mark.parametrize("call", ["os.link", "jessy_mem.opening.Opener.open_delta"])
 def test_change_that_is_merged_by_whom_no_lock_keeps_out_is_not_lost(tmp_path, inject, call):
     """The name is free again, or what was published is part of another file, before this one looks."""
@@ -584,9 +585,10 @@ def test_change_that_is_merged_by_whom_no_lock_keeps_out_is_not_lost(tmp_path, i
 
 
 def test_name_that_is_always_taken_is_an_error_and_no_endless_loop(tmp_path, inject, monkeypatch):
-    monkeypatch.setattr("jessy_mem.files.N_TRIES", 3)
+    monkeypatch.setattr("jessy_mem.files.N_TRIES", 3)  # a hundred take longer
     with manager(tmp_path) as memory:
         dimension = file_of(memory)
+        # Private: others that take each name, always just before.
         taken = inject(AlreadyPublished("delta"), "jessy_mem.publish.NewFile.publish")
         with taken, pytest.raises(AlreadyPublished):
             memory.append_layer(dimension, spec(50))
@@ -598,6 +600,7 @@ def test_what_another_left_unsynced_is_synced_before_a_change_lies_on_it(tmp_pat
     with manager(tmp_path, durability="batch") as other, manager(tmp_path) as one:
         dimension = file_of(other, n_bytes=10_000)
         one.load_dimension(dimension)
+        # Private: of all that is synced the file of the other, and nothing else, is refused.
         with inject(OSError(errno.EIO, "I/O error"), "jessy_mem.files.sync_whole"), pytest.raises(jm.MappingError):
             one.append_layer(dimension, spec(50))
         assert files_of(tmp_path, dimension) == ["region.mmap"]

@@ -219,6 +219,7 @@ def test_interrupt_at_each_call_leaves_it_free(path, call):
 def test_file_that_another_makes_meanwhile_is_the_lock(path, inject):
     open(path, "x").close()
     inode = os.stat(path).st_ino
+    # Private: it was not there yet when this one looked.
     missing = inject(FileNotFoundError(errno.ENOENT, "not yet"), "jessy_mem.locking.open_file", for_good=False)
     with missing, FolderLock(path) as fd:
         assert os.fstat(fd).st_ino == inode

@@ -361,6 +361,7 @@ def test_name_that_another_takes_while_locks_do_nothing_is_its(tmp_path, inject)
 
         return append
 
+    # Private: the moment of what is appended.
     with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
         assert one.reserve("name", "user", for_all=True) == (first[0].dimension, False)
         assert one.give("user") > first[0].dimension
@@ -380,6 +381,7 @@ def test_register_that_another_writes_anew_while_locks_do_nothing_is_read_on(tmp
 
         return append
 
+    # Private: the moment of what is appended.
     with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
         first = one.reserve("first", "user", for_all=True)
         second = one.reserve("second", "user", for_all=True)

@@ -18,7 +18,7 @@ cdef inline const uint8_t *span_slice(const uint8_t[::1] bytes, int64_t off_byte
 cdef inline const uint8_t *span_after_length(
     const uint8_t *base, uint64_t end, uint64_t *at, uint32_t *n_bytes
 ) noexcept nogil:
-    """The bytes whose length, 4 bytes, stands at `*at`, which is moved behind them; NULL if they do not end by `end`."""
+    """The bytes behind their length, 4 bytes at `*at`, which is moved behind both; NULL if they do not end by `end`."""
     cdef uint64_t begin = at[0] + 4
     if not span_inside(at[0], 4, end):
         return NULL

@@ -53,14 +53,12 @@ def watch_for(table: RegionTable) -> Watch | None:
 
     def cool() -> bool:
         it = reference()
-        if it is None:
-            return False
-        try:
-            n_bytes = give_back(it, config.pressure_keep_bytes, to_system=True)
-        except ManagerClosed:
-            return False
-        logger.info("memory of the system is short: %d bytes were given back", n_bytes)
-        return True
+        with suppress(ManagerClosed):
+            if it is not None:
+                n_bytes = give_back(it, config.pressure_keep_bytes, to_system=True)
+                logger.info("memory of the system is short: %d bytes were given back", n_bytes)
+                return True
+        return False
 
     try:
         source = source_of(os.fspath(config.pressure_source))

@@ -127,7 +127,7 @@ def _watch(path: str, fd: int, events: int, end: int, act: Callable[[], bool], w
             found = ready[fd]
             if events == select.POLLIN and found & select.POLLIN:
                 with suppress(BlockingIOError):
-                    found = found if os.read(fd, 4096) else select.POLLHUP
+                    os.read(fd, 4096)
             if found & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
                 logger.warning("%s is gone: memory pressure is not watched any more", path)
                 return

@@ -20,6 +20,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 import xxhash
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.fault cimport (
     BAD_ATTRIBUTES_OFFSET,
     BAD_ATTRIBUTES_SIZE,
@@ -218,8 +219,7 @@ cdef bint end_record(
             return fault_set(fault, SHORT_METADATA, entry.layer, end, at + 4 + RECORD_TAIL_BYTES)
         if at > cursor.pause_at:
             return fault_set(fault, SHORT_HEAD, -1, at, at)
-        if not have(region, at, 4, fault):
-            return False
+        jm_assert(span_inside(at, 4, region.shape[0]), at, region.shape[0])  # it is in what was kept free behind `at`
         memcpy(&length_bytes, base + at, 4)
         if not span_inside(at + 4, <uint64_t> length_bytes + RECORD_TAIL_BYTES, end):
             return fault_set(fault, BAD_KEYWORD_LEN, entry.layer, length_bytes, end - at - 4 - RECORD_TAIL_BYTES)

@@ -153,8 +153,6 @@ def map_file(
                 raise OSError(errno.EAGAIN, "no lease: somebody opens it for writing")
         image.unsynced = facts.mode & UNSYNCED_MODE != 0
         return image
-    except MappingError:
-        raise
     except OSError as error:
         raise MappingError.of(error, text_path, n_bytes) from None
     finally:

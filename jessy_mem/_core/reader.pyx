@@ -95,18 +95,18 @@ cdef class Reader:
         cdef LayerView view = registry.read(layer_id)
         cdef MmapRegion region = jm_dict_get_or_none(registry.regions, view.image.dimension_id)
         cdef uint64_t seen
-        if region is None:
-            return view
-        seen = jm_load_acquire(&region.edition)
-        if jm_dict_get_or_none(region.views, view.id[1]) is not view:  # of a snapshot, or of what has changed meanwhile
-            return view
-        return self.keep(view, region, seen, round)
+        if region is not None:
+            seen = jm_load_acquire(&region.edition)
+            if jm_dict_get_or_none(region.views, view.id[1]) is view:
+                return self.keep(view, region, seen, round)
+        return view  # of a snapshot, or of what has changed meanwhile
 
     cdef LayerView keep(self, LayerView view, MmapRegion region, uint64_t seen, uint16_t round):
         cdef uint64_t key = jm_layer_key(<PyObject *> view.id)
         cdef LayerView own = None
         cdef PyObject *kept
-        while jm_door_enter(&self.shelf.hall, self.nook.door):
+        cdef int n_left = 2
+        while n_left and jm_door_enter(&self.shelf.hall, self.nook.door):
             kept = <PyObject *> flat_find(&self.nook.flat, key)
             if kept == NULL and own is not None and seen & 1 and jm_load_acquire(&region.edition) == seen:
                 if flat_has_room(&self.nook.flat) or flat_grow(&self.nook.flat):
@@ -119,9 +119,8 @@ cdef class Reader:
             jm_door_leave(self.nook.door)
             if kept != NULL:
                 return <LayerView> jm_stolen(kept)
-            if own is not None:
-                break
             own = copy_of(view)
+            n_left -= 1
         return view
 
     cdef LayerRegistry opened(self):

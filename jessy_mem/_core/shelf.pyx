@@ -49,15 +49,14 @@ cdef class Shelf:
         self, unsigned int row, uint64_t key, PyObject *view, const uint64_t *edition, uint64_t seen
     ) noexcept:
         cdef bint has_room = True
-        if not seen & 1 or not jm_hall_enter(&self.hall, row):
-            return
-        jm_hall_lock(&self.hall)
-        if jm_load_acquire(edition) == seen:
-            has_room = flat_has_room(&self.flat)
-            if has_room:
-                flat_put(&self.flat, key, view)
-        jm_hall_unlock(&self.hall)
-        jm_hall_leave(&self.hall, row)
+        if seen & 1 and jm_hall_enter(&self.hall, row):
+            jm_hall_lock(&self.hall)
+            if jm_load_acquire(edition) == seen:
+                has_room = flat_has_room(&self.flat)
+                if has_room:
+                    flat_put(&self.flat, key, view)
+            jm_hall_unlock(&self.hall)
+            jm_hall_leave(&self.hall, row)
         if not has_room:
             self.change_begin()
             jm_hall_lock(&self.hall)

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,9 +80,7 @@ class Commands(click.Group):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         prepare()
         try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
-                status = self._status(args, prog_name, complete_var, **extra)
+            status = self._status(args, prog_name, complete_var, **extra)
             finish()
         except OutputLost as lost:
             give_up(sys.stdout)
@@ -121,10 +118,6 @@ def _fail(messages: Sequence[str], status: int) -> int:
     for message in messages:
         say("error", "red", message)
     return status
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say("warning", "yellow", str(message))
 
 
 HELP = """Texts that several processes read without a copy and add to, in the files of a folder BASE.

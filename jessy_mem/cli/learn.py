@@ -69,8 +69,6 @@ def _read(files: Sequence[Path]) -> list[jm.LayerSpec]:
             problems += error.problems
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
     if problems:
         raise Problems(problems)
     for remark in unused_keys(unused):

@@ -100,7 +100,7 @@ class Top:
                     if wake in ready:
                         os.read(wake, 64)
                     if sys.stdin in ready:
-                        self._obey(os.read(sys.stdin.fileno(), 64))
+                        self._obey(_typed())
         return self._status
 
     def _drawn(self, seen: Seen) -> Group:
@@ -163,7 +163,15 @@ def _raw_keys() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it is gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _typed() -> bytes:
+    """What was typed; nothing if the terminal is gone."""
+    with contextlib.suppress(OSError):
+        return os.read(sys.stdin.fileno(), 64)
+    return b""
 
 
 # What is drawn --------------------------------------------------------------------------------------------------------

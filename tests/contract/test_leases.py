@@ -51,6 +51,25 @@ def path(tmp_path):
     return path
 
 
+def test_file_that_is_opened_for_writing_as_it_is_mapped_is_not_leased(path, inject):
+    def and_open(plain):
+        def taken(fd, name):
+            lease = plain(fd, name)
+            with pytest.raises(BlockingIOError):
+                os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            lease.serve()
+            return lease
+
+        return taken
+
+    # Private: the moment between the lease and the mapping.
+    with inject.around("jessy_mem._core.mapped.take_lease", and_open):
+        with pytest.raises(jm.MappingError, match="no lease: somebody opens it for writing"):
+            jm.MmapRegion(15, path, guard="lease")
+        with jm.MmapRegion(15, path, guard="auto") as region:
+            assert region.guard == "reads"
+
+
 def other(source: str) -> None:
     subprocess.run([sys.executable, "-c", f"import os; {source}"], check=True, timeout=600)
 

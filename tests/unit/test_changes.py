@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -10,11 +11,12 @@ import tempfile
 import threading
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import HAS_PROC, open_files
-from jessy_mem._core.changes import RING_CHANGES, ChangePage
+from jessy_mem._core.changes import RING_CHANGES, ChangePage, write_page
 from jessy_mem._probe import changes as probe
 
 FILE_BYTES = 4096 + 32 * RING_CHANGES
@@ -157,6 +159,29 @@ def test_mode_of_the_file_follows_the_folder(tmp_path, folder_mode, umask):
 
 
 # There is none ---------------------------------------------------------------------------------------------------
+
+
+def test_page_that_does_not_fit_on_the_disk_is_none(tmp_path, inject):
+    page = ChangePage(tmp_path)
+    with inject.around("os.write", lambda plain: lambda fd, data: plain(fd, data[:5000])):
+        assert not page.open(create=True)
+    assert os.listdir(tmp_path) == []
+    assert page.open(create=True)
+
+
+def test_page_that_cannot_be_of_the_folder_s_group_is_of_no_group(tmp_path, inject):
+    tmp_path.chmod(0o770)
+
+    def of_another_group(plain):
+        def stat(path, *args, **options):
+            facts = plain(path, *args, **options)
+            return SimpleNamespace(st_mode=facts.st_mode, st_gid=facts.st_gid + 1)
+
+        return stat
+
+    with inject(PermissionError(errno.EPERM, "not a member"), "os.fchown"), inject.around("os.stat", of_another_group):
+        write_page(str(tmp_path / ".changes"))
+    assert (tmp_path / ".changes").stat().st_mode & 0o777 == 0o600
 
 
 def test_no_page_is_a_word_that_never_changes(tmp_path):

@@ -442,6 +442,39 @@ def test_spoiled_page_costs_freshness_and_nothing_else(two, how):
     assert other.load_context((second, 0)).content == "new"
 
 
+def test_layer_that_is_missed_is_looked_for_on_the_page_of_now(two):
+    """Who made that never knew the page before, and so could not tell on it."""
+    one, other, first = two
+    assert other.load_context((first, 0)).content == "one"
+    os.unlink(one.config.base_path + "/.changes")
+    with manager(one.config.base_path) as new:
+        added = new.append_layer(first, spec("new"))
+    assert other.load_context(added).content == "new"
+
+
+def test_keywords_overwritten_as_they_are_followed_are_not_found(two, inject, caplog):
+    one, other, first = two
+
+    def and_overwrite(plain):
+        def mapped(path, *args, **options):
+            image = plain(path, *args, **options)
+            with open(path, "r+b") as file:
+                file.seek(256)
+                file.write(b"\xff" * 40)
+            return image
+
+        return mapped
+
+    assert other.layers(keyword="new") == []
+    one.append_layer(first, jm.LayerSpec(text="new", keywords=("new",)))
+    # Private: the moment after the file was checked.
+    with inject.around("jessy_mem._core.stack.map_file", and_overwrite):
+        other.refresh()
+    assert other.layers(keyword="new") == []
+    assert "cannot be found by keyword" in caplog.text
+    assert other.load_context((first, 0)).content == "one"
+
+
 def test_damaged_delta_leaves_what_was_there(two, caplog):
     one, other, first = two
     assert other.load_context((first, 0)).content == "one"
@@ -617,6 +650,24 @@ def test_writing_inside_a_snapshot_is_seen_after_it(two):
         assert one.load_context(added).content == "own"
     assert other[added].text == "own"
     assert other.get_stats().access_count > 0
+
+
+def test_questions_in_a_snapshot_are_of_its_moment(two):
+    one, other, first = two
+    second = one.ensure_dimension("second", [spec("two")])
+    third = one.ensure_dimension("third", [spec("three")])
+    other.refresh()
+    evict(other, third)
+    with other.snapshot() as then:
+        before = then.layers()
+        assert before == [(first, 0), (second, 0), (third, 0)]
+        other.append_layer(first, jm.LayerSpec(text="new", keywords=("new",)))
+        other.forget(second)
+        evict(other, first)
+        assert then.layers() == before
+        assert then.layers(keyword="new") == []
+        assert [then[each].text for each in before] == ["one", "two", "three"]
+    assert other.layers(keyword="new") == [(first, 1)]
 
 
 def test_snapshot_of_what_was_evicted(two):

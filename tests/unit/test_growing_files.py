@@ -402,10 +402,11 @@ def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
     with manager(tmp_path, total_mb) as memory:
         dimension = file_of(memory, 1, limit // 2)
         before = files_of(tmp_path, dimension)
-        with pytest.raises(jm.LimitExceeded, match="one dimension may have") as refused:
-            memory.append_layer(dimension, jm.LayerSpec(content=bytes(limit // 2)))
-        assert refused.value.limit_bytes == limit
-        assert files_of(tmp_path, dimension) == before
+        for n_bytes in (limit // 2, limit * 5 // 8):  # as a delta, or together with the base
+            with pytest.raises(jm.LimitExceeded, match="one dimension may have") as refused:
+                memory.append_layer(dimension, jm.LayerSpec(content=bytes(n_bytes)))
+            assert refused.value.limit_bytes == limit
+            assert files_of(tmp_path, dimension) == before
         # What it takes the place of goes, and so there is room.
         assert memory.update_layer((dimension, 0), jm.LayerSpec(content=bytes(limit * 3 // 4))) == (dimension, 0)
         assert files_of(tmp_path, dimension) == ["region.mmap"]
@@ -582,6 +583,26 @@ def test_change_that_is_merged_by_whom_no_lock_keeps_out_is_not_lost(tmp_path, i
         found = contents(one, dimension)
         assert sorted(found.values()) == sorted(content_of(key, key) for key in (*range(4), 50, 60))
     assert reopened(tmp_path, dimension) == found
+
+
+def test_dimension_that_is_evicted_before_its_change_is_shown_is_read_as_it_is(tmp_path, inject):
+    with manager(tmp_path) as memory:
+        dimension = file_of(memory)
+
+        def and_evict(plain):
+            def opened(*args):
+                delta = plain(*args)
+                evict(memory, dimension)
+                return delta
+
+            return opened
+
+        # Private: the moment between the opening of what was published and its place in the table.
+        with inject.around("jessy_mem.opening.Opener.open_delta", and_evict):
+            memory.append_layer(dimension, spec(50, keywords=("new",)))
+        assert evicted_dimensions(memory) == {dimension}
+        assert memory.layers(keyword="new") == [(dimension, 4)]
+        assert len(contents(memory, dimension)) == 5
 
 
 def test_name_that_is_always_taken_is_an_error_and_no_endless_loop(tmp_path, inject, monkeypatch):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 from attacks.files import with_keywords
 
 import jessy_mem as jm
 from helpers import Layer, extended_file, plain_file
-from jessy_mem._core.head import MAX_METADATA_BYTES
+from jessy_mem._core.head import MAX_METADATA_BYTES, Head
 
 
 def long_head(n_bytes: int) -> bytes:
@@ -75,6 +76,50 @@ def test_file_that_is_shortened_while_its_head_is_read_is_truncated(n_bytes, reg
     assert caught.value.found == f"{n_bytes} bytes"
 
 
+def test_file_that_is_shortened_between_two_reads_of_its_head_is_truncated(region_file, inject):
+    path = region_file(long_head(100_000))
+
+    def shorten(plain):
+        def preadv(fd, into, at):
+            os.truncate(path, 10_000)
+            return plain(fd, into, at)
+
+        return preadv
+
+    with inject.around("os.preadv", shorten), pytest.raises(jm.RegionTruncated, match="found 10000 bytes"):
+        jm.MmapRegion(None, path)
+
+
+def test_file_that_grew_after_its_first_bytes_were_read_is_opened_again_by_whoever_wants_it(region_file):
+    path = region_file(long_head(50_000))
+    with path.open("rb") as file, pytest.raises(jm.RegionTruncated, match="found 100 bytes"):
+        Head(file.fileno(), str(path), path.stat().st_size, file.read(100))
+
+
+def test_head_that_is_a_hole_is_not_read(region_file):
+    data = bytearray(long_head(100_000))
+    path = region_file(bytes(data[:4096]))
+    os.truncate(path, len(data))
+    with pytest.raises(jm.InvalidRegion) as refused:
+        jm.MmapRegion(None, path)
+    if "hole" not in str(refused.value):
+        pytest.skip("this file system does not tell of holes")
+
+
+def test_long_words_are_read_in_several_steps(region_file):
+    words = tuple(b"%d" % i * 1000 for i in range(1500))
+    with jm.MmapRegion(None, region_file(extended_file(layers=[Layer(0, b"x", 0, 1.0, words)]))) as region:
+        assert region.layer(0).keywords == tuple(word.decode() for word in words)
+
+
+def test_words_that_are_gone_with_the_end_of_the_file_are_told_of(region_file):
+    path = region_file(extended_file(layers=[Layer(i, b"", 0, 1.0, (b"w" * 1000,) * 50) for i in range(4)]))
+    with jm.MmapRegion(None, path) as region:
+        os.truncate(path, 4096)
+        with pytest.raises(jm.RegionTruncated):
+            region.layer(3)
+
+
 class Interrupted(Exception):
     pass
 
@@ -85,13 +130,18 @@ def test_long_head_can_be_interrupted(region_file):
     size = 64 << 20
     path = region_file(with_keywords((size - 300) // 4, size)[0] + bytes(size - 267))
 
-    def interrupt(*_):
-        raise Interrupted
+    here, wanted = sys._getframe(), []
+
+    def interrupt(_, frame):
+        if frame is here and wanted:  # once, and not where it can only be ignored, such as a destructor
+            wanted.clear()
+            raise Interrupted
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         with pytest.raises(Interrupted) as caught:
+            wanted.append(True)
             jm.MmapRegion(None, path)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -18,7 +18,18 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from inside import evict
-from world import IMMUTABLE, MIB, PLANNED, World, check_reading, check_states, content_of, generation_of, manager
+from world import (
+    IMMUTABLE,
+    MIB,
+    PLANNED,
+    World,
+    check_reading,
+    check_states,
+    content_of,
+    evicted_dimensions,
+    generation_of,
+    manager,
+)
 
 import jessy_mem as jm
 from helpers import HUNG_S, Holdings, Layer, extended_file, mapped_regions, plain_file, run_threads
@@ -1645,6 +1656,35 @@ def test_keywords_overwritten_after_the_check_leave_the_dimension_unfound(world,
             file.write(b"\xff" * 100)
         assert memory.layers(keyword="moon") == []
     assert "cannot be found by keyword" in caplog.text
+
+
+def test_what_was_read_is_passed_on_without_an_eviction_when_it_is_much(world, monkeypatch):
+    monkeypatch.setattr("jessy_mem.table.MIN_VISITS", -100)  # thousands of reads would take longer
+    world.write_all(1, 2, 3, 4, 5, n_bytes=50_000)
+    with manager(world, 1, eviction_policy="lru") as memory:
+        for dimension in (1, 2, 3):
+            memory.load_dimension(dimension)
+        memory.access_layer((1, 0))
+        memory.load_dimension(4)
+        memory.access_layer((2, 0))
+        memory.load_dimension(5)
+        assert evicted_dimensions(memory) == {3}
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_interrupt_while_a_dimension_comes_leaves_questions_that_are_right(world, inject, is_asked):
+    world.write_all(1, 2, keywords=(b"word",))
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        if is_asked:
+            assert len(memory.layers(keyword="word")) == 4
+            assert memory.address_of((1, 0)) >= 0
+        # Private: in the middle of what is one step.
+        interrupt = inject(KeyboardInterrupt(), "jessy_mem.catalogue.Catalogue.put", for_good=False)
+        with interrupt, pytest.raises(KeyboardInterrupt):
+            memory.load_dimension(2)
+        assert len(memory.layers(keyword="word")) == 8
+        assert memory.address_of((2, 0)) > memory.address_of((1, 0))
 
 
 def test_dimension_that_another_thread_loads_while_it_is_ensured_is_that_one(world, inject):

@@ -84,6 +84,13 @@ def test_numbers_of_every_kind_in_every_iterable(memory):
     assert memory.access_many([]) == []
 
 
+def test_offsets_have_their_room(memory):
+    gathered = memory._gather([(15, 0), (15, 1)])  # private: read_many gives it the room it needs
+    for n in (2, 4):
+        with pytest.raises(ValueError, match=f"target: room for {n} offsets, not 3"):
+            gathered.offsets(np.zeros(n, np.int64))
+
+
 @pytest.mark.parametrize("read", [jm.MmapManager.read_many, jm.MmapManager.access_many])
 @pytest.mark.parametrize(
     ("bad", "error"),

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from commands import fails, flip, json_of, on_terminal, run, spawn
+from inside import evict
 from pages import Page
 
 import jessy_mem as jm
@@ -66,7 +67,12 @@ def test_map_of_a_manager_knows_where_each_dimension_is(tmp_path):
         learned = memory.create_proto_dimension("x", [jm.LayerSpec(text="x")])
         block = memory.allocate(10_000)
         found = jm.MemoryMap.of(memory)
-        assert {entry.dimension: entry.state for entry in found.present} == {1: "file", 2: "simulated", learned: "pool"}
+        states = {1: "file", 2: "simulated", learned: "pool"}
+        assert {entry.dimension: entry.state for entry in found.present} == states
+        evict(memory, 1)
+        evicted = jm.MemoryMap.of(memory).present
+        assert {entry.dimension: entry.state for entry in evicted} == states | {1: "evicted"}
+        assert evicted[0].n_bytes == found.present[0].n_bytes
         assert "blocks, and what is held of older versions" in found.to_html()
         memory.deallocate(block)
         memory.forget(learned)
@@ -161,6 +167,24 @@ def test_page_of_many_dimensions_says_how_many_more(base):
     made = jm.MemoryMap("x", (jm.MapSegment("user", 0, 1 << 30, 40_960_000),), tuple(entries)).to_html()
     assert "… and 8,000 more" in made
     assert len(made) < 2_000_000
+
+
+def test_map_of_many_dimensions_says_how_many_more(tmp_path):
+    path = jm.RegionBuilder(1000, "x").add_layer(jm.LayerSpec(text="x")).write(jm.region_path(tmp_path, 1000))
+    for n in range(1001, 1300):
+        (tmp_path / f"D{n}").mkdir()
+        (tmp_path / f"D{n}" / "region.mmap").symlink_to(path)  # each says that it is another's
+    shown = run("map", tmp_path).stdout
+    assert "more; --json has them all" in shown
+    assert "D1299: " in shown
+
+
+def test_dimension_whose_file_leads_nowhere_is_damaged(tmp_path):
+    (tmp_path / "D15").mkdir()
+    (tmp_path / "D15" / "region.mmap").symlink_to("nowhere")
+    (tmp_path / "D16").mkdir()
+    (entry,) = jm.MemoryMap.of_folder(tmp_path).present
+    assert (entry.dimension, entry.state, entry.n_bytes) == (15, "damaged", 0)
 
 
 PROBE = """

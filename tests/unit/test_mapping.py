@@ -91,6 +91,13 @@ def test_pages_that_the_file_does_not_have_are_zeros(mapped):
     assert bytes(memoryview(mapping)) == b"x" * PAGE + bytes(2 * PAGE)
 
 
+def test_pages_that_the_system_does_not_tell_of_are_an_error(mapped, tmp_path):
+    mapping = mapped(3 * PAGE)
+    with (tmp_path / "pagemap").open("x+b") as nothing, pytest.raises(OSError, match=r"\[Errno"):
+        mapping.own_bytes(nothing.fileno())
+    assert Mapping(PAGE).move() is False, "it is no file's"
+
+
 def test_refusals(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(100))

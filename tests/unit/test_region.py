@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import jessy_mem as jm
 from helpers import (
     HAS_PROC,
     HUNG_S,
@@ -515,6 +516,19 @@ def test_file_changed_in_place_cannot_lead_a_reader_outside(region_file):
         assert region.layer(1).keywords == ()
         with pytest.raises(InvalidRegion, match="other bytes than at open"):
             region.layer(7)
+
+
+def test_attributes_overwritten_in_place_are_damage(region_file):
+    builder = jm.RegionBuilder(3, "Intention").add_layer(jm.LayerSpec(text="x", attributes={"key": "value"}))
+    data = builder.to_bytes()
+    path = region_file(data)
+    with MmapRegion(3, path) as region:
+        view = region.layer(0)
+        with path.open("r+b") as file:
+            file.seek(data.index(b"value"))
+            file.write(b"\xff")
+        with pytest.raises(InvalidRegion, match="attributes of layer 0: found other bytes than at open"):
+            _ = view.attributes
 
 
 def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):

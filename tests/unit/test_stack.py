@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.holders import Holders
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
+from jessy_mem._core.stack import is_torn, open_delta, open_stack, reopen_stack
 from jessy_mem.errors import (
     DimensionNotFound,
     InvalidRegion,
@@ -28,7 +29,7 @@ from jessy_mem.errors import (
     MappingError,
     OutOfBounds,
 )
-from jessy_mem.layout import LayerId, delta_file, has_deltas
+from jessy_mem.layout import UNSYNCED_MODE, LayerId, delta_file, has_deltas
 
 
 @pytest.fixture
@@ -445,6 +446,49 @@ def test_another_base_is_to_be_opened_anew_and_none_is_an_error(world):
     world.path(15).unlink()
     with pytest.raises(DimensionNotFound):
         reopened(stack, world)
+
+
+def test_base_that_leads_to_itself_is_an_error(world):
+    stack = open_stack(str(world.path(15)), 15)
+    world.path(15).unlink()
+    world.path(15).symlink_to("region.mmap")
+    with pytest.raises(MappingError) as refused:
+        reopen_stack(stack, str(world.path(15)), follow_links=True)
+    assert refused.value.errno == errno.ELOOP
+
+
+def test_delta_that_goes_as_it_is_looked_at_is_gone(world, inject):
+    stack = open_stack(str(world.path(15)), 15)
+    world.delta_path(15, 8).unlink()
+    gone = world.delta_path(15, 3)
+
+    def and_first(plain):
+        def stat(path, *args, **options):
+            if path == gone.name:
+                gone.unlink(missing_ok=True)
+            return plain(path, *args, **options)
+
+        return stat
+
+    with inject.around("os.stat", and_first):
+        assert reopen_stack(stack, str(world.path(15))) == stack[:1]
+
+
+def test_file_that_goes_as_it_is_looked_at_is_not_torn(world, inject):
+    path = world.path(15)
+    path.chmod(0o600 | UNSYNCED_MODE)
+
+    def and_then(plain):
+        def lstat(path):
+            facts = plain(path)
+            os.unlink(path)
+            return facts
+
+        return lstat
+
+    with inject.around("os.lstat", and_then):
+        assert not is_torn(str(path))
+    assert not path.exists()
 
 
 # A folder without deltas is not listed twice ----------------------------------------------------------------------

@@ -142,8 +142,27 @@ def test_arrows_choose_the_order_and_the_first_dimension(terminal):
     shown = top.until("q quit", at)
     assert "Emotion" in shown
     assert "tea" not in shown
+    top.type(b"\x1b[A")
+    top.until("tea", len(top.output))
     top.type(b"q")
     assert top.end() == 0
+
+
+def test_terminal_that_goes_ends_it(base):
+    parent, child = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "jessy_mem", "top", base, "--every", "60"]
+        shown, shows = pty.openpty()
+        process = subprocess.Popen(command, stdin=child, stdout=shows, stderr=shows, env=os.environ | {"TERM": "xterm"})
+        output = b""
+        while b"q quit" not in output:
+            output += os.read(shown, 65536)
+    finally:
+        os.close(child)
+        os.close(parent)
+    assert process.wait(HUNG_S) == 129
+    os.close(shown)
+    os.close(shows)
 
 
 def test_changes_of_other_processes_are_seen(base, terminal):
@@ -230,6 +249,8 @@ SERVICE = """
 import sys
 import jessy_mem as jm
 from jessy_mem.exporters import prometheus_collector
+from prometheus_client import Counter
+Counter("other", "of another library").inc()
 memory = jm.MmapManager(base_path=sys.argv[1], simulation="never")
 memory.load_dimension(15)
 held = [memory.access_layer((15, 0)) for _ in range(100)]
@@ -239,7 +260,7 @@ sys.stdin.read()
 """
 
 
-def test_numbers_that_processes_publish(base, tmp_path):
+def test_numbers_that_processes_publish(base, tmp_path, terminal):
     pytest.importorskip("prometheus_client")
     folder = tmp_path / "metrics"
     folder.mkdir()
@@ -253,11 +274,26 @@ def test_numbers_that_processes_publish(base, tmp_path):
     with service:
         assert service.stdout.readline() == b"ready\n"
         shown = run("top", base, env={"COLUMNS": "140", "PROMETHEUS_MULTIPROC_DIR": str(folder)}).stdout
+        top = terminal(base, "--metrics", folder, columns=60)
+        top.until("accesses/s")
+        top.until("evictions")
+        top.type(b"q")
+        assert top.end() == 0
         service.stdin.close()
     assert service.returncode == 0
     assert re.search(r"0/1 +91.9 KiB of 280 MiB ok +leased 91.9 KiB", shown)
     assert "p99" in shown
     assert str(service.pid) in shown
+    (folder / "counter_1.db").write_bytes(b"none")
+    assert f"{folder}: " in run("top", base, "--metrics", folder, env={"COLUMNS": "140"}).stdout
+
+
+def test_system_that_does_not_tell_of_processes(base, inject):
+    def around(plain):
+        return lambda path: path != "/proc/self" and plain(path)
+
+    with inject.around("os.path.isdir", around):
+        assert "this system does not tell" in run("top", base, env={"COLUMNS": "140"}).stdout
 
 
 def test_without_prometheus_client_it_says_which_extra(base, tmp_path, monkeypatch):

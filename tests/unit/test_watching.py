@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import queue
+import select
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from world import manager
 import jessy_mem as jm
 from helpers import HAS_PROC, HUNG_S
 from jessy_mem.cgroups import GroupMemory, group_memory
+from jessy_mem.cooling import watch_for
 from jessy_mem.watching import Watch, source_of
 
 pytestmark = pytest.mark.thread_unsafe(reason="threads are of the process")
@@ -80,6 +82,28 @@ def test_an_error_is_logged_and_ends_nothing(fifo, caplog):
         calls.get(timeout=HUNG_S)
     watch.close()
     assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError] * 2
+
+
+def test_source_that_goes_is_told_of_once_and_ends_it(fifo, inject, caplog):
+    read, write = os.pipe()
+    # Private: as a cgroup that is removed, whose file the kernel then calls broken.
+    with inject.instead("jessy_mem.watching._open", lambda source: (read, select.POLLIN)):
+        watch = Watch(source_of(str(fifo)), lambda: True)
+    (thread,) = watchers()
+    os.close(write)
+    thread.join(HUNG_S)
+    assert caplog.messages == [f"{fifo} is gone: memory pressure is not watched any more"]
+    watch.close()
+
+
+def test_watch_of_a_closed_manager_ends_by_itself(fifo, world):
+    with manager(world, pressure_source=str(fifo)) as memory:
+        watch = watch_for(memory)  # another, which the manager does not stop
+    (thread,) = watchers()
+    press(fifo)
+    thread.join(HUNG_S)
+    assert not thread.is_alive()
+    watch.close()
 
 
 def test_who_says_no_is_not_asked_again(fifo):

@@ -58,11 +58,11 @@ class Commands(SphinxDirective):
     def run(self):
         self.env.note_reread()
         group, name = jessy_mem.cli.main, "jessy-mem"
-        context = click.Context(group, info_name=name, max_content_width=100)
+        context = click.Context(group, info_name=name, max_content_width=80, **group.context_settings)
         sections = [self.section(name, group.get_help(context))]
         for each in group.list_commands(context):
             command = group.get_command(context, each)
-            told = command.get_help(click.Context(command, context, each, max_content_width=100))
+            told = command.get_help(click.Context(command, context, each, max_content_width=80))
             sections.append(self.section(f"{name} {each}", told))
         return sections
 

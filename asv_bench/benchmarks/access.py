@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import tempfile
-import threading
-import time
 import timeit
 
 import jessy_mem as jm
@@ -95,54 +93,6 @@ class Hit:
 
     track_ratio_to_dict_lookup.unit = track_ratio_with_an_id_at_hand.unit = "x"
     track_ratio_of_a_subscript.unit = track_ratio_of_a_method.unit = "x"
-
-
-class Readers:
-    """The same layers read by one thread and by two, each with keys of its own."""
-
-    params = ("manager", "Reader")
-    param_names = ("by",)
-    unit = "x"
-
-    def setup(self, by):
-        self.memory = jm.MmapManager(base_path=common.corpus(), simulation="never")
-        self.memory.load_all()
-
-    def teardown(self, by):
-        self.memory.close()
-
-    def accesses_per_s(self, by, n_threads):
-        """The most of some rounds."""
-        n_rounds, most = 100_000, 0.0
-        start = threading.Barrier(n_threads)
-        layers = self.memory.layers()[:8]
-
-        def read(spans):
-            reader = self.memory if by == "manager" else self.memory.reader()
-            keys = [(dimension, layer) for dimension, layer in layers]
-            for key in keys * 2:
-                reader[key]
-            start.wait()
-            begin = time.perf_counter()
-            for _ in range(n_rounds):
-                for key in keys:
-                    reader[key]
-            spans.append((begin, time.perf_counter()))
-
-        for _ in range(5):
-            spans: list[tuple[float, float]] = []
-            threads = [threading.Thread(target=read, args=(spans,)) for _ in range(n_threads)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            begins, ends = zip(*spans, strict=True)
-            most = max(most, n_threads * n_rounds * len(layers) / (max(ends) - min(begins)))
-        return most
-
-    def track_two_threads_beside_one(self, by):
-        """Without the GIL: bar 1.9 for a Reader."""
-        return self.accesses_per_s(by, 2) / self.accesses_per_s(by, 1)
 
 
 class Accounting:

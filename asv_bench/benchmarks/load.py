@@ -9,7 +9,6 @@ import os
 import tempfile
 import threading
 import time
-import tracemalloc
 from unittest import mock
 
 import jessy_mem as jm
@@ -264,55 +263,10 @@ class RefusedBesideReaders:
         return 100 * n_refused / self.n_loads
 
 
-class Evicted:
-    """What is remembered of a dimension that was evicted, in bytes: one layer, one keyword, the index never asked."""
-
-    n_dimensions = 100 if common.SMALL else 10_000
-    unit = "bytes"
-
-    def track_bytes_for_each(self):
-        with tempfile.TemporaryDirectory() as folder:
-            for dimension in range(15, 15 + self.n_dimensions):
-                small_region(folder, dimension)
-            with jm.MmapManager(1, base_path=folder, simulation="never") as memory:
-                memory.load_dimension(15)  # what is made once
-                memory.unload_dimension(15)
-                tracemalloc.start()
-                for dimension in range(15, 15 + self.n_dimensions):
-                    memory.load_dimension(dimension)
-                memory._evict_until(lambda: False)
-                n_bytes, _ = tracemalloc.get_traced_memory()
-                tracemalloc.stop()
-                assert memory.get_stats().active_regions == 0
-                return n_bytes / self.n_dimensions
-
-
 def small_region(base, dimension):
     """A region file of one small layer with a keyword of its own."""
     spec = jm.LayerSpec(content=b"x" * 1024, keywords=(f"word{dimension}",))
     return jm.RegionBuilder(dimension, "Small").add_layer(spec).write(jm.region_path(base, dimension))
-
-
-class PrivateMemory:
-    """What 148 MB loaded add to the memory that only this process has."""
-
-    unit = "bytes"
-
-    def track_private_bytes(self):
-        with jm.MmapManager(base_path=common.corpus(), simulation="never") as memory:
-            before = private_bytes()
-            memory.load_all()
-            return private_bytes() - before
-
-
-def private_bytes() -> int:
-    """Anonymous and dirty private pages of this process, from the kernel."""
-    n_bytes = 0
-    with open("/proc/self/smaps_rollup") as lines:
-        for line in lines:
-            if line.startswith(("Private_Dirty:", "Private_Clean:")):
-                n_bytes += int(line.split()[1]) * 1024
-    return n_bytes
 
 
 class TenThousand:

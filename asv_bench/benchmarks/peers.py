@@ -16,12 +16,14 @@ from jessy_mem.cli.questions import QUESTIONS, Missing, address_of, library, sca
 
 from .pool import BLOCK_SIZES, N_PAIRS, N_REPEATS
 
+SCALE = scale()
+
 
 @cache
 def measured():
     """Our least time over its, by question and library: all of it is one run, in which they take turns."""
     with tempfile.TemporaryDirectory() as folder:
-        answers, _ = ask(Path(folder), scale())
+        answers, _ = ask(Path(folder), SCALE)
     return {(answer.question, answer.peer): answer.ratio for answer in answers}
 
 

@@ -14,9 +14,7 @@ import timeit
 import numpy as np
 
 import jessy_mem as jm
-from jessy_mem._core.budget import Ledger
 from jessy_mem._core.pool import PoolAllocator
-from jessy_mem._probe.budget import ledger_pairs_ns
 from jessy_mem._probe.pool import BitmapProbe, pool_failure_ns, pool_pairs_ns
 from jessy_mem.errors import MemoryError as PoolMemoryError
 from jessy_mem.sizes import DEFAULT_POOLS
@@ -115,33 +113,6 @@ class Interface:
         return speedup_of_two_threads(pool_pairs_ns, self.pool, n_bytes, N_PAIRS)
 
     track_speedup_of_two_threads.unit = "x"
-
-
-class SharedLedger:
-    """Threads at one budget of 280 MiB, as in a manager: reserve and release alone, and around a block of the pool.
-
-    Bars: two threads 1.5 x one; 16 threads, where there are 16 cores, 8 x.
-    """
-
-    params = (4096, 262144)
-    param_names = ("n_bytes",)
-
-    def setup(self, n_bytes):
-        self.ledger = Ledger(280 * MIB, {"core": 168 * MIB, "reserve": 80 * MIB, "user": 32 * MIB}, (75.0, 85.0, 95.0))
-        self.pool = PoolAllocator(ledger=self.ledger, segment="reserve")
-
-    def track_pair_ns(self, n_bytes):
-        return best(ledger_pairs_ns, self.ledger, n_bytes, N_PAIRS)
-
-    track_pair_ns.unit = "ns"
-
-    def track_speedup_of_two_threads(self, n_bytes):
-        return speedup_of_two_threads(ledger_pairs_ns, self.ledger, n_bytes, N_PAIRS)
-
-    def track_speedup_of_two_threads_with_a_block(self, n_bytes):
-        return speedup_of_two_threads(pool_pairs_ns, self.pool, n_bytes, N_PAIRS)
-
-    track_speedup_of_two_threads.unit = track_speedup_of_two_threads_with_a_block.unit = "x"
 
 
 class Full:

@@ -34,6 +34,7 @@ cdef struct Recording:      # what the threads of one run record
     const uint64_t *values
     size_t n_values
     size_t n_untimed
+    size_t n_rounds
 
 
 def bucket(uint64_t value):
@@ -224,20 +225,26 @@ def untimed_cost_ns(LatencyHistogram histogram not None, size_t n):
 cdef void record_all(Worker *me) noexcept nogil:
     cdef const Recording *task = <const Recording *> me.task
     cdef size_t i, _i
-    for i in range(task.n_values):
-        (<LatencyHistogram> task.histogram).record_ns(task.values[i])
+    for _i in range(task.n_rounds):
+        for i in range(task.n_values):
+            (<LatencyHistogram> task.histogram).record_ns(task.values[i])
     for _i in range(task.n_untimed):
         (<LatencyHistogram> task.histogram).record_untimed(1)
 
 
 def record_threads(
-    LatencyHistogram histogram not None, const uint64_t[::1] values not None, unsigned int n_threads, size_t n_untimed=0
+    LatencyHistogram histogram not None, const uint64_t[::1] values not None, unsigned int n_threads,
+    size_t n_untimed=0, size_t n_rounds=1
 ):
-    """Let `n_threads` native threads, all alive at once, record all `values` and `n_untimed` events each."""
+    """Let `n_threads` native threads, all alive at once, record `n_rounds` times all `values`, and `n_untimed` events.
+
+    Returns what one event takes in each thread, in nanoseconds.
+    """
     cdef Recording task
     task.histogram, task.n_values, task.n_untimed = <void *> histogram, values.shape[0], n_untimed
+    task.n_rounds = n_rounds
     task.values = &values[0] if values.shape[0] else NULL
-    run_workers(record_all, &task, n_threads)
+    return run_workers(record_all, &task, n_threads)[0] / max(1, n_rounds * values.shape[0] + n_untimed)
 
 
 def forget_the_groups(LatencyHistogram histogram not None):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +14,8 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.measure import HOW, Ratio, Timing, machine, measure, write_big_region
 from jessy_mem.cli.peers import Answer, ask
-from jessy_mem.cli.questions import scale
+from jessy_mem.cli.questions import is_tiny, scale
+from jessy_mem.cli.scaling import N_ROUNDS, Scaling, gil_is_on, measure_threads, usable_cpus, usual_counts
 from jessy_mem.cli.streams import Command
 
 HELP = """Measure access, loading, the pool and statistics, warm, in a temporary folder.
@@ -23,18 +26,48 @@ the machine does makes the others slower. The repository's asv suite measures mo
 With --peers, the same questions about the same content to this library and to others that are installed: most of them
 are brought by "pip install 'jessy-mem[bench]'"; libraries of C are also looked for in the folder that JESSY_BENCH_PEERS
 names, where libhdr_histogram.so may lie, which no package has. A ratio below 1 says that ours takes less.
+
+With --threads, how much several threads do at once, over what one does alone.
 """
 INSTALL = "pip install 'jessy-mem[bench]'"
+MOST_THREADS = 256
 ROOMY = 110  # columns of a terminal from which the calls are shown, too
+
+
+class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """Numbers of threads, such as 1,2,4; nothing stands for those that are usual."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if value == "":
+            return usual_counts()
+        numbers = value.split(",")
+        if not all(re.fullmatch("[0-9]{1,3}", each) and 1 <= int(each) <= MOST_THREADS for each in numbers):
+            self.fail(f"{value!r} is not a list of numbers from 1 to {MOST_THREADS}, such as 1,2,4.", param, ctx)
+        return [int(each) for each in numbers]
 
 
 @click.command(cls=Command, help=HELP)
 @click.option("--peers", "with_peers", is_flag=True, help="Compare with other libraries.")
+@click.option(
+    "--threads",
+    "counts",
+    type=Counts(),
+    is_flag=False,
+    flag_value="",
+    metavar="[N,N...]",
+    help="Compare several threads with one: powers of two up to the CPUs, or as many as are given.",
+)
 @screen.json_option
-def command(with_peers: bool, as_json: bool) -> None:
+def command(with_peers: bool, counts: list[int] | None, as_json: bool) -> None:
+    if with_peers and counts:
+        raise click.UsageError("--peers and --threads are two measurements, ask for one of them.")
     with tempfile.TemporaryDirectory(prefix="jessy-mem-bench-") as folder:
         if with_peers:
             _bench_peers(Path(folder), as_json)
+        elif counts:
+            _bench_threads(Path(folder), counts, as_json)
         else:
             _bench(Path(folder), as_json)
 
@@ -115,3 +148,41 @@ def _show_answers(answers: list[Answer]) -> None:
         del headings[2]
         rows = [(*row[:2], *row[3:]) for row in rows]
     out.print(screen.table(out, "The same question to others, in the same run", headings, rows))
+
+
+def _bench_threads(base: Path, counts: list[int], as_json: bool) -> None:
+    found = measure_threads(base, counts, is_tiny())
+    how = f"the most of {N_ROUNDS} rounds, fewer where they are long"
+    if as_json:
+        screen.print_json(
+            {
+                "scaling": [each.to_dict() for each in found],
+                "gil": gil_is_on(),
+                "usable_cpus": usable_cpus(),
+                "machine": machine(),
+                "how": how,
+                "cpus": os.cpu_count(),
+            }
+        )
+    else:
+        _show_scaling(found)
+        gil = "with the GIL" if gil_is_on() else "without the GIL"
+        cpus = usable_cpus()
+        told = f"{machine()}, {gil}; {cpus} CPU{'s' if cpus > 1 else ''} that it may use; {how}"
+        screen.console().print(screen.text(told, style="dim"))
+
+
+def _show_scaling(found: list[Scaling]) -> None:
+    """One thread in calls a second, and how many times as much others do."""
+    out = screen.console()
+    counts = [n_threads for n_threads in found[0].per_s if n_threads > 1]
+    rows = [
+        (
+            each.operation,
+            screen.rate(each.per_s[1]),
+            *(screen.ratio(each.over_one[n_threads]) for n_threads in counts),
+        )
+        for each in found
+    ]
+    headings = ["~threads", ">1", *(f">{n_threads}" for n_threads in counts)]
+    out.print(screen.table(out, "Calls a second of one thread, and of more over one", headings, rows))

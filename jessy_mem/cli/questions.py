@@ -40,6 +40,7 @@ __all__ = [
     "Setting",
     "Way",
     "address_of",
+    "is_tiny",
     "library",
     "module",
     "scale",
@@ -96,9 +97,13 @@ class Scale:
         return range(self.n_small + self.n_large, self.n_small + self.n_large + self.n_many)
 
 
+def is_tiny() -> bool:
+    """Whether times shall mean nothing and come at once, as JESSY_BENCH_SMALL says, which tests set."""
+    return bool(os.environ.get("JESSY_BENCH_SMALL"))
+
+
 def scale() -> Scale:
-    """The usual one; with JESSY_BENCH_SMALL, as tests set it, one whose times mean nothing."""
-    return Scale(2, 4096, 2, 8192, 20, 2, 2e4, 2, 0) if os.environ.get("JESSY_BENCH_SMALL") else Scale()
+    return Scale(2, 4096, 2, 8192, 20, 2, 2e4, 2, 0) if is_tiny() else Scale()
 
 
 @dataclass(frozen=True, slots=True)

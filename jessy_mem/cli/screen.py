@@ -33,6 +33,7 @@ __all__ = [
     "json_option",
     "print_json",
     "progress_bar",
+    "rate",
     "ratio",
     "ratio_table",
     "size",
@@ -187,6 +188,18 @@ def duration(t_ns: float) -> str:
         value /= 1000
     digits = 0 if value >= (10 if unit == "ns" else 100) or float(value).is_integer() else 1
     return f"{value:.{digits}f} {unit}"
+
+
+def rate(per_s: float) -> str:
+    """How often something is done in a second.
+
+    >>> rate(812), rate(45_300), rate(22_340_000)
+    ('812 /s', '45.3 k/s', '22.3 M/s')
+    """
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if per_s >= size:
+            return f"{per_s / size:.1f} {unit}/s"
+    return f"{per_s:.0f} /s"
 
 
 def ratio(value: float) -> str:

@@ -126,7 +126,10 @@ def test_strangers_do_not_know_each_other(one, other):
 
 
 # Commands that measure: what takes nanoseconds is looped in C, and meets in native threads, through the doors.
-MEASURING = {"cli.peers": {"_probe.latency", "_probe.peers", "_probe.pool"}}
+MEASURING = {
+    "cli.peers": {"_probe.latency", "_probe.peers", "_probe.pool"},
+    "cli.scaling": {"_core.budget", "_probe.budget", "_probe.latency"},
+}
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if module_of(path)[:3] == "cli"], ids=named)

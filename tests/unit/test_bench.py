@@ -1,16 +1,17 @@
-"""``jessy-mem bench --peers``: what is compared is the same, and what is not installed is told."""
+"""``jessy-mem bench`` with ``--peers`` and ``--threads``: what is compared is the same, and what is missing is told."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import threading
 from contextlib import ExitStack
 from itertools import groupby
 
 import pytest
-from commands import json_of, run
+from commands import fails, json_of, run
 
-from jessy_mem.cli import bench, peers, questions
+from jessy_mem.cli import bench, peers, questions, scaling
 
 pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 SMALL = {"JESSY_BENCH_SMALL": "1"}
@@ -104,3 +105,47 @@ def test_each_reads_the_same_content(name, tiny, tmp_path):
                     assert bytes(ways[question].result()) == setting.contents[number]
         assert all(way.run(2) > 0 for way in ways.values())
         assert ways
+
+
+class TestThreads:
+    def test_each_operation_is_compared_with_one_thread(self):
+        report = json_of(run("bench", "--threads", "3,2", "--json", env=SMALL))
+        assert [each["operation"] for each in report["scaling"]] == list(scaling.OPERATIONS)
+        for each in report["scaling"]:
+            assert list(each["per_s"]) == list(each["over_one"]) == ["1", "2", "3"]
+            assert each["over_one"]["1"] == 1
+            assert each["over_one"]["3"] == each["per_s"]["3"] / each["per_s"]["1"] > 0
+        assert report["gil"] is getattr(sys, "_is_gil_enabled", lambda: True)()
+        assert report["usable_cpus"] == scaling.usable_cpus() >= 1
+
+    @pytest.mark.parametrize(("cpus", "counts"), [(1, [1, 2]), (2, [1, 2]), (3, [1, 2]), (16, [1, 2, 4, 8, 16])])
+    def test_usual_counts_are_powers_of_two_up_to_the_cpus(self, cpus, counts, monkeypatch):
+        monkeypatch.setattr(scaling, "usable_cpus", lambda: cpus)  # which this machine has not
+        assert scaling.usual_counts() == counts
+        assert bench.Counts().convert("", None, None) == counts
+
+    @pytest.mark.parametrize("columns", [40, 80, 140])
+    def test_table_fits_the_terminal(self, columns, monkeypatch):
+        per_s = {n_threads: 812.0 * n_threads**3 for n_threads in (1, 2, 4, 8, 16)}
+        found = [scaling.Scaling(operation, per_s) for operation in scaling.OPERATIONS]
+        # What is shown of figures, however long it takes to find them.
+        monkeypatch.setattr(bench, "measure_threads", lambda base, counts, is_tiny: found)
+        lines = run("bench", "--threads", env={"COLUMNS": str(columns)}).stdout.splitlines()
+        assert max(map(len, lines)) <= columns
+        if columns >= 80:
+            assert sum("812 /s" in line and "4096 x" in line for line in lines) == len(found)
+        assert any("GIL" in line for line in lines)
+
+    @pytest.mark.parametrize("wrong", ["0", "1,,2", "two", "257", "1,2.5"])
+    def test_what_are_no_numbers_is_wrong_use(self, wrong):
+        fails(run("bench", f"--threads={wrong}"), 2, "is not a list of numbers from 1 to 256")
+
+    def test_two_measurements_at_once_are_wrong_use(self):
+        fails(run("bench", "--threads", "--peers"), 2, "ask for one")
+
+    def test_a_thread_that_fails_is_told_and_nobody_waits_for_it(self):
+        # What no operation does: its setup fails in each thread but the first.
+        turns = iter([0])
+        failing = scaling._in_python("1", "next(turns)", turns=turns)
+        with pytest.raises((StopIteration, threading.BrokenBarrierError)):
+            failing.per_s(10, 3)

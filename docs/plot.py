@@ -4,6 +4,8 @@ The first picture and the text of README.md are drawn from the table that `jessy
 docs/benchmarks.md. The rest comes from docs/measured, of which each file is what a command printed:
 
     jessy-mem bench --peers --json > docs/measured/peers.json
+    jessy-mem bench --threads --json > docs/measured/threads.json
+    cd asv_bench && python -m benchmarks.scale > ../docs/measured/scale.json
 
 A test holds all of it to what was measured. Pictures are readable on light and on dark ground: text in a grey between
 both.
@@ -19,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jessy_mem.cli.screen import duration, ratio
+from jessy_mem.cli.screen import duration, rate, ratio, size
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -130,7 +132,60 @@ def of_peers() -> str:
     )
 
 
-PICTURES = {"benchmarks.svg": of_targets, "peers.svg": of_peers}
+def of_threads() -> str:
+    """Calls a second of several threads over those of one; the marks are at as many times as there are threads."""
+    scaling = printed("threads")["scaling"]
+    most = max(int(n_threads) for each in scaling for n_threads in each["over_one"])
+    parts, y = [], LINE
+    for each in scaling:
+        parts.append(heading(y, each["operation"]))
+        y += LINE
+        for n_threads, times in each["over_one"].items():
+            label = rate(each["per_s"]["1"]) if n_threads == "1" else ratio(times)
+            name, colour = ("1 thread", OTHERS) if n_threads == "1" else (f"{n_threads} threads", OURS)
+            parts += bar(y, name, times / most, label, int(n_threads) / most, colour)
+            y += LINE
+    height = y + LINE
+    scale = [f"{most * i / 4:g} x" for i in range(5)]
+    return picture("How much several threads do, over what one does", height, [*ticks(scale, height), *parts])
+
+
+def of_growth() -> str:
+    """A read among more and more layers, beside a dict of as many."""
+    parts, y = [], LINE
+    for of, of_one in groupby(printed("scale")["growth"], key=lambda each: each["of"]):
+        parts.append(heading(y, {"layers": "more layers", "dimensions": "more dimensions, of four layers each"}[of]))
+        y += LINE
+        for each in of_one:
+            n = f"{each['layers']:,} layers" if of == "layers" else f"{each['dimensions']:,} dimensions"
+            for name, key, colour in ((n, "ours_ns", OURS), ("a dict", "dict_ns", OTHERS)):
+                time = duration(each[key])
+                parts += bar(y, name, share(time), time, colour=colour)
+                y += LINE
+    height = y + LINE
+    title = "A read in an order by chance among more and more layers, and a lookup in a dict of as many"
+    return picture(title, height, [*ticks(TICKS, height), *parts])
+
+
+def of_touch() -> str:
+    parts, y = [], LINE
+    for each in printed("scale")["touch"]:
+        n = f"{size(each['bytes'])}"
+        for name, key, colour in ((f"{n}, first", "first_ns", OTHERS), (f"{n}, again", "hit_ns", OURS)):
+            time = duration(each[key])
+            parts += bar(y, name, share(time), time, colour=colour)
+            y += LINE
+    height = y + LINE
+    return picture("The first access of a layer, and a later one", height, [*ticks(TICKS, height), *parts])
+
+
+PICTURES = {
+    "benchmarks.svg": of_targets,
+    "peers.svg": of_peers,
+    "threads.svg": of_threads,
+    "growth.svg": of_growth,
+    "touch.svg": of_touch,
+}
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -151,7 +206,33 @@ def peers() -> str:
     return table("| operation | with | by | least | median | ours / its |", rows)
 
 
-TABLES = {"peers": peers}
+def threads() -> str:
+    rows = []
+    for each in printed("threads")["scaling"]:
+        one, *others = each["per_s"]
+        times = [ratio(each["over_one"][n_threads]) for n_threads in others]
+        rows.append((each["operation"], rate(each["per_s"][one]), *times))
+    return table(f"| threads | {' | '.join(each['per_s'])} |", rows)
+
+
+def growth() -> str:
+    rows = [
+        (f"{each['layers']:,}", f"{each['dimensions']:,}", duration(each["ours_ns"]), duration(each["dict_ns"]),
+         ratio(each["ours_ns"] / each["dict_ns"]))
+        for each in printed("scale")["growth"]
+    ]  # fmt: skip
+    return table("| layers | in dimensions | `access_layer` | `dict[k]` | ours / its |", rows)
+
+
+def touch() -> str:
+    rows = [
+        (size(each["bytes"]), duration(each["first_ns"]), duration(each["hit_ns"]))
+        for each in printed("scale")["touch"]
+    ]
+    return table("| a layer of | first access | later one |", rows)
+
+
+TABLES = {"peers": peers, "threads": threads, "growth": growth, "touch": touch}
 
 
 def page() -> str:

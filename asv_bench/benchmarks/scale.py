@@ -38,7 +38,7 @@ def write(base, n_layers, per_dimension, n_bytes=8):
 
 
 def loaded(base):
-    memory = jm.MmapManager(4000, base_path=base, simulation="never", record_latency=False)
+    memory = jm.MmapManager(4000, base_path=base, simulation="never")
     memory.load_all()
     return memory
 

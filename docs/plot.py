@@ -91,10 +91,13 @@ def bar(
     length = max(where, 0.002) * BAR
     yield f'<text x="{LABEL - 8}" y="{y + 16:.0f}" text-anchor="end">{name}</text>'
     yield f'<rect x="{LABEL}" y="{y + 4:.0f}" width="{length:.0f}" height="16" fill="{colour}"/>'
+    end = length
     if target is not None:
+        if 0 <= target * BAR - length < 50:  # the label would lie over the mark
+            end = target * BAR
         x = LABEL + target * BAR
         yield f'<path d="M{x:.0f} {y + 2:.0f}v20" stroke="{TARGET}" stroke-width="3"/>'
-    yield f'<text x="{LABEL + length + 6:.0f}" y="{y + 16:.0f}">{label}</text>'
+    yield f'<text x="{LABEL + end + 6:.0f}" y="{y + 16:.0f}">{label}</text>'
 
 
 def heading(y: float, title: str) -> str:

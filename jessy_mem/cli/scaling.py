@@ -27,7 +27,16 @@ from jessy_mem._probe.latency import record_threads
 from jessy_mem.cli.measure import loops_for, quiet
 from jessy_mem.cli.questions import LATENCIES_NS
 
-__all__ = ["N_ROUNDS", "OPERATIONS", "Scaling", "gil_is_on", "measure_threads", "usable_cpus", "usual_counts"]
+__all__ = [
+    "N_ROUNDS",
+    "OPERATIONS",
+    "Scaling",
+    "gil_is_on",
+    "in_python",
+    "measure_threads",
+    "usable_cpus",
+    "usual_counts",
+]
 
 N_ROUNDS, N_LEAST, MOST_S = 40, 3, 10.0  # rounds, as many as go into so many seconds
 N_LAYERS, LAYER_BYTES = 64, 4096
@@ -76,7 +85,7 @@ def usual_counts() -> list[int]:
     return [1 << i for i in range(max(2, usable_cpus().bit_length()))]
 
 
-def _in_python(statement: str, setup: str, **names: Any) -> Run:
+def in_python(statement: str, setup: str, **names: Any) -> Run:
     """Each thread runs `setup` for itself, and the statement once, before all begin."""
 
     def run(n_calls: int, n_threads: int) -> float:
@@ -126,24 +135,24 @@ def _record() -> Run:
 
 
 OPERATIONS: dict[str, Callable[[jm.MmapManager], Run]] = {
-    "access_layer, one layer, manager": lambda memory: _in_python(
+    "access_layer, one layer, manager": lambda memory: in_python(
         "access(k)", "access, k = memory.access_layer, (20, 0)", memory=memory
     ),
-    "the same, a Reader for each thread": lambda memory: _in_python(
+    "the same, a Reader for each thread": lambda memory: in_python(
         "access(k)", "access, k = memory.reader().access_layer, (20, 0)", memory=memory
     ),
-    f"read_many, {N_LAYERS} x {LAYER_BYTES >> 10} KiB": lambda memory: _in_python(
+    f"read_many, {N_LAYERS} x {LAYER_BYTES >> 10} KiB": lambda memory: in_python(
         "read(ids, out=out)",
         "read, ids, out = memory.read_many, memory.layers(), bytearray(n_bytes)",
         memory=memory,
         n_bytes=N_LAYERS * LAYER_BYTES,
     ),
-    "allocate 4 KiB and free": lambda memory: _in_python(
+    "allocate 4 KiB and free": lambda memory: in_python(
         "allocate(4096).free()", "allocate = memory.allocate", memory=memory
     ),
     "ledger, native": lambda _: _ledger(),
     "record a latency, native": lambda _: _record(),
-    "a dict for each thread": lambda _: _in_python("own[k]", "own, k = {(20, 0): object()}, (20, 0)"),
+    "a dict for each thread": lambda _: in_python("own[k]", "own, k = {(20, 0): object()}, (20, 0)"),
 }
 
 

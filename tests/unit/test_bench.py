@@ -146,6 +146,6 @@ class TestThreads:
     def test_a_thread_that_fails_is_told_and_nobody_waits_for_it(self):
         # What no operation does: its setup fails in each thread but the first.
         turns = iter([0])
-        failing = scaling._in_python("1", "next(turns)", turns=turns)
+        failing = scaling.in_python("1", "next(turns)", turns=turns)
         with pytest.raises((StopIteration, threading.BrokenBarrierError)):
             failing.per_s(10, 3)

@@ -27,8 +27,9 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.stack import is_torn, open_stack
+from jessy_mem._core.whole import Descriptor
 from jessy_mem.batch import Batch, publish_many, without_frames
-from jessy_mem.durable import sync_whole
+from jessy_mem.durable import open_folder, split, sync_whole
 from jessy_mem.errors import (
     AlreadyPublished,
     ConsciousnessError,
@@ -48,7 +49,6 @@ from jessy_mem.growth import (
     n_merged,
     packed_base,
     packed_delta,
-    pieces_of,
     room_for,
 )
 from jessy_mem.ids import IdRegister
@@ -128,8 +128,10 @@ class Files:
     def change(self, dimension: int, change: Change) -> Changes:
         """Change a dimension that has a file, or a name and no layer yet; what was changed."""
         for _ in range(N_TRIES - 1):
-            with contextlib.suppress(AlreadyPublished):  # it is a delta, and the next one is free
+            try:
                 return self._change(dimension, change)
+            except AlreadyPublished:  # it is a delta, and the next one is free
+                pass
         return self._change(dimension, change)
 
     def _change(self, dimension: int, change: Change) -> Changes:
@@ -201,10 +203,17 @@ class Files:
                 raise
             n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
-        self._publish_over(
-            dimension, images, n, generation, packed, lambda: self._is_read(dimension, region, changes, change)
-        )
-        self._show(dimension, region, n, generation, changes, change)
+        with _folder_of(place.path) as folder:
+            self._publish_over(
+                dimension,
+                images,
+                n,
+                generation,
+                packed,
+                lambda: self._is_read(dimension, region, changes, change),
+                folder,
+            )
+            self._show(dimension, region, n, generation, changes, change, folder)
         self.announce(dimension, "changed", generation)
 
     def compact(self, dimension: int) -> Path:
@@ -265,13 +274,15 @@ class Files:
         generation: int,
         packed: PackedRegion,
         is_read: Callable[[], bool],
+        folder: int = -1,
     ) -> None:
         """Publish what takes the place of the newest `n` files of a stack, and remove these.
 
-        `is_read` says whether that is what readers see now, and is asked where locks do nothing; else AlreadyPublished.
+        `folder` is that of the stack, if it is open. `is_read` says whether that is what readers see now, and is asked
+        where locks do nothing; else AlreadyPublished.
         """
         base, old = self._opener.place_of(dimension).path, images[len(images) - n :]
-        with pieces_of(packed) as pieces:
+        with contextlib.closing(packed.pieces()) as pieces:  # no traceback that is kept holds what they are of
             if n == len(images):
                 self.unlinked.hold(base)
                 replace(pieces, base)
@@ -281,7 +292,7 @@ class Files:
                 durable = self._batch is None or any(image.path not in self._batch for image in old)
                 if durable:
                     _make_durable(images[: len(images) - n])
-                file = NewFile(delta_file(base, generation))
+                file = NewFile(delta_file(base, generation), at=folder)
                 self.publish(file, pieces, durable)
                 if not self._ids.excludes and not is_read():
                     file.take_back()
@@ -306,11 +317,19 @@ class Files:
         )
 
     def _show(
-        self, dimension: int, region: MmapRegion, n: int, generation: int, changes: Changes, change: PackedRegion | None
+        self,
+        dimension: int,
+        region: MmapRegion,
+        n: int,
+        generation: int,
+        changes: Changes,
+        change: PackedRegion | None,
+        folder: int = -1,
     ) -> None:
         """Let readers see what was published: a change, together with the newest `n` files of a stack.
 
-        What does not fit into the budget is mapped on the next access: it is there.
+        `folder` is that of the stack, if it is open. What does not fit into the budget is mapped on the next access: it
+        is there.
         """
         opener, place, images = self._opener, self._opener.place_of(dimension), region._stack
         admit, exchange = self.table._admit, self.table._exchange
@@ -318,7 +337,7 @@ class Files:
             if n:
                 stack = opener.reopen(place, admit, images)
             else:
-                stack = (*images, opener.open_delta(place, admit, images, generation))
+                stack = (*images, opener.open_delta(place, admit, images, generation, folder))
             done = exchange(dimension, region, stack, changes.keys())
         except DimensionNotFound:  # where locks do nothing, another has merged it already
             done = False
@@ -338,6 +357,17 @@ def has_base(path: str) -> bool:
 def deltas_of(path: str, newest: int | None = None) -> list[str]:
     """The deltas beside the file of a dimension, oldest first; with `newest` those of no later generation."""
     return [delta_file(path, each) for each in delta_generations(path) if newest is None or each <= newest]
+
+
+def _folder_of(base: str) -> Descriptor:
+    """The open folder of a dimension; LinkRefused, MappingError."""
+    folder = split(base)[0]
+    try:
+        return open_folder(folder, follow_links=False)
+    except ConsciousnessError:
+        raise
+    except OSError as error:
+        raise MappingError.of(error, folder) from error
 
 
 def _make_durable(images: Iterable[Image]) -> None:

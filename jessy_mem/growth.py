@@ -10,8 +10,7 @@ together with the newest ones under it, so that no stack gets tall and none is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from jessy_mem._core.budget import Charge
@@ -24,7 +23,6 @@ from jessy_mem.builder import LayerSpec, now_ns
 from jessy_mem.errors import LimitExceeded
 from jessy_mem.evicted import Evicted
 from jessy_mem.opening import Place, Stack
-from jessy_mem.publish import Buffer
 from jessy_mem.stats import format_bytes
 
 __all__ = [
@@ -36,7 +34,6 @@ __all__ = [
     "n_merged",
     "packed_base",
     "packed_delta",
-    "pieces_of",
     "room_for",
 ]
 
@@ -117,16 +114,6 @@ def packed_delta(region: MmapRegion, changes: Changes) -> PackedRegion:
 def merged(images: Iterable[Image], as_base: bool, generation: int, change: PackedRegion | None = None) -> PackedRegion:
     """Files of a stack that follow each other, oldest first, and what changes them, as one."""
     return merge_images(tuple(images), as_base=as_base, generation=generation, created_ns=now_ns(), extra=change)
-
-
-@contextmanager
-def pieces_of(packed: PackedRegion) -> Iterator[Iterator[Buffer]]:
-    """The bytes of what is packed; afterwards no traceback that is kept holds what they are of."""
-    pieces = packed.pieces()
-    try:
-        yield pieces
-    finally:
-        pieces.close()
 
 
 def room_for(place: Place, total_bytes: int, n_bytes: int) -> None:

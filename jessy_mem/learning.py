@@ -219,8 +219,10 @@ class Learner:
         """Change a dimension, wherever it is; what was changed."""
         self._check_writable()
         with self.protos.lock:
-            with self.protos.growing(dimension):
-                changes = self._change_proto(dimension, change) if self._is_proto(dimension) else None
+            changes = None
+            if self._is_proto(dimension):
+                with self.protos.growing(dimension):
+                    changes = self._change_proto(dimension, change)
             if changes is None:
                 try:
                     changes = self.files.change(dimension, change)

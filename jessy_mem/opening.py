@@ -141,8 +141,8 @@ class Opener:
         self._notices.warn(tuple(damage), message)
         warnings.warn(legible(message), stacklevel=_levels_to_caller())
 
-    def open_delta(self, place: Place, admit: Admit, stack: Stack, generation: int) -> Image:
-        """The delta of `generation` that lies on `stack`, mapped and checked."""
+    def open_delta(self, place: Place, admit: Admit, stack: Stack, generation: int, folder: int = -1) -> Image:
+        """The delta of `generation` that lies on `stack`, mapped and checked; `folder`, if it is open, has both."""
         return open_delta(
             stack,
             place.path,
@@ -152,6 +152,7 @@ class Opener:
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
             follow_links=place.named or self._config.follow_links,
+            folder=folder,
         )
 
     def reopen(self, place: Place, admit: Admit, stack: Stack) -> Stack:

@@ -38,7 +38,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.files import Files
-from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, pieces_of, room_for
+from jessy_mem.growth import Changes, Table, merged, n_merged, packed_delta, room_for
 from jessy_mem.layout import MemoryLayout
 from jessy_mem.locking import renew_in_child
 from jessy_mem.opening import Opener, Stack
@@ -271,5 +271,5 @@ def _stored(proto: MmapRegion) -> Iterator[Iterable[Buffer]]:
         with memoryview(images[0]) as whole:
             yield [whole]
     else:
-        with pieces_of(merged(images, True, proto.generation)) as pieces:
+        with contextlib.closing(merged(images, True, proto.generation).pieces()) as pieces:
             yield pieces

@@ -84,10 +84,12 @@ class NewFile:
     Not to be shared between threads.
     """
 
-    __slots__ = ("_follow_links", "_identity", "_made", "_name", "folder", "path")
+    __slots__ = ("_at", "_follow_links", "_identity", "_made", "_name", "folder", "path")
 
-    def __init__(self, path: PathLike, follow_links: bool = False) -> None:
+    def __init__(self, path: PathLike, follow_links: bool = False, at: int = -1) -> None:
+        """`at` is the open folder, if the caller has it; not closed here, and needed until the file is written."""
         self.path = os.fspath(path)
+        self._at = at
         self.folder, self._name = split(path)
         self._follow_links = follow_links
         self._identity: Identity | None = None  # of what was written, set before it has its name
@@ -192,7 +194,7 @@ class NewFile:
         Not `durable`: it is marked as not being so (layout.UNSYNCED_MODE).
         """
         try:
-            draft = Draft(self.folder, self._name, self._follow_links, durable)
+            draft = Draft(self.folder, self._name, self._follow_links, durable, self._at)
         except FileNotFoundError:
             make_folders(self.folder, self._made)
             draft = Draft(self.folder, self._name, self._follow_links, durable)
@@ -219,15 +221,16 @@ class Draft:
 
     __slots__ = ("_file", "_folder", "fd", "folder", "name", "temporary")
 
-    def __init__(self, folder: str, name: str, follow_links: bool, durable: bool) -> None:
+    def __init__(self, folder: str, name: str, follow_links: bool, durable: bool, at: int = -1) -> None:
         self.name = name
         self.temporary = ""  # its name for a moment, if it has one
-        self._folder = open_folder(folder, follow_links)
-        self.folder = self._folder.fd
+        self._folder = open_folder(folder, follow_links) if at < 0 else None  # else it is the caller's
+        self.folder = at if self._folder is None else self._folder.fd
         try:
             self._file = self._open(0o666 if durable else 0o666 | UNSYNCED_MODE)
         except BaseException:
-            self._folder.close()  # now: the traceback keeps this object
+            if self._folder is not None:
+                self._folder.close()  # now: the traceback keeps this object
             raise
         self.fd = self._file.fd
 
@@ -281,7 +284,8 @@ class Draft:
             if self.temporary:
                 with contextlib.suppress(OSError):
                     os.unlink(self.temporary, dir_fd=self.folder)
-            self._folder.close()
+            if self._folder is not None:
+                self._folder.close()
 
 
 def temporary_name(name: str) -> str:

@@ -29,13 +29,13 @@ cdef bytes suffix = layout.DELTA_SUFFIX.encode()
 assert layout.DELTA_DIGITS == 16  # what os_folder.h counts
 
 
-cdef int open_folder(str path, uint64_t dimension_id, bint follow_links) except -1:
+cdef int open_folder(str path, uint64_t dimension_id, bint follow_links, bint is_listed) except -1:
     """The folder of the base file at `path`, for the caller to close."""
     cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
     cdef const char *base_path = encoded
     cdef int fd, failed = 0
     with nogil:
-        fd = jm_os_open_folder_of(base_path, follow_links)
+        fd = jm_os_open_folder_of(base_path, follow_links, is_listed)
         if fd < 0:
             failed = errno
     if fd >= 0:
@@ -92,10 +92,9 @@ def is_there(str path not None):
 
 def delta_generations(str path not None):
     """The generations of the deltas beside the base file at `path`, ascending; none if there is no folder."""
-    cdef jm_folder_facts facts
     cdef int folder
     try:
-        folder = open_folder(path, 0, True)
+        folder = open_folder(path, 0, True, True)
     except DimensionNotFound:
         return []
     except MappingError as error:
@@ -103,27 +102,29 @@ def delta_generations(str path not None):
             return []
         raise
     try:
-        return generations_in(folder, path, &facts)
+        return generations_in(folder, path, NULL, False)
     finally:
         close(folder)
 
 
-cdef list generations_in(int folder, str path, jm_folder_facts *facts):
+cdef list generations_in(int folder, str path, jm_folder_facts *facts, bint again):
     cdef const char *prefix_name = prefix
     cdef const char *suffix_name = suffix
     cdef uint64_t usual[USUAL_DELTAS]
     cdef uint64_t *numbers = usual
     cdef int64_t n = 0, room = USUAL_DELTAS
     cdef int failed = 0
-    facts.mtime_ns = 0
+    if facts != NULL:
+        facts.mtime_ns = 0
     try:
         while True:
             with nogil:
-                n = jm_os_numbers_in(folder, prefix_name, suffix_name, numbers, room, facts)
+                n = jm_os_numbers_in(folder, prefix_name, suffix_name, numbers, room, facts, again)
                 if n < 0:
                     failed = errno
             if n <= room:
                 break
+            again = True
             if numbers != usual:
                 free(numbers)
             room = 2 * n

@@ -36,5 +36,6 @@ def open_delta(
     guard: str = "reads",
     metadata_limit_bytes: int | None = None,
     follow_links: bool = True,
+    folder: int = -1,
 ) -> Image: ...
 def is_torn(path: str) -> bool: ...

@@ -287,11 +287,11 @@ def open_stack(
                 return (checked(image, verify),)
             image = None
         bare.pop(dimension_id, None)
-    folder = open_folder(path, dimension_id, follow_links) if listable or not follow_links else -1
+    folder = open_folder(path, dimension_id, follow_links, listable) if listable or not follow_links else -1
     facts.mtime_ns = 0
     try:
         while True:
-            listed = generations_in(folder, path, &facts) if listable else []
+            listed = generations_in(folder, path, &facts, before is not None) if listable else []
             try:
                 image = map_file(
                     path, dimension_id, admit=admit, immutable=immutable, guard=guard,
@@ -333,12 +333,11 @@ def reopen_stack(
     cdef Image base = checked_stack(stack)[0]
     cdef list listed, before = None
     cdef tuple kept, grown
-    cdef jm_folder_facts facts
-    cdef int folder = open_folder(path, base.dimension_id, follow_links)
+    cdef int folder = open_folder(path, base.dimension_id, follow_links, True)
     options = (admit, guard, metadata_limit_bytes, folder, follow_links)
     try:
         while True:
-            listed = generations_in(folder, path, &facts)
+            listed = generations_in(folder, path, NULL, before is not None)
             if base.identity is None or identity_in(folder, path, base.dimension_id, follow_links) != base.identity:
                 return None
             listed = [generation for generation in listed if generation > base.generation]
@@ -380,19 +379,20 @@ def open_delta(
     str guard="reads",
     metadata_limit_bytes=None,
     bint follow_links=True,
+    int folder=-1,
 ):
     """The delta of `generation` that lies on `stack`, whose base is the file at `path`, as an Image.
 
-    Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
+    `folder` is the open folder of both, if the caller has it. Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
     """
     cdef Image base = checked_stack(stack)[0]
-    cdef int folder = -1 if follow_links else open_folder(path, base.dimension_id, False)
-    options = (admit, guard, metadata_limit_bytes, folder, follow_links)
+    cdef int own = -1 if follow_links or folder >= 0 else open_folder(path, base.dimension_id, False, False)
+    options = (admit, guard, metadata_limit_bytes, max(folder, own), follow_links)
     try:
         return delta_on(stack, path, generation, verify, options)
     finally:
-        if folder >= 0:
-            close(folder)
+        if own >= 0:
+            close(own)
 
 
 cdef Image delta_on(tuple stack, str path, uint64_t generation, str verify, tuple options):

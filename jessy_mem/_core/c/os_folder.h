@@ -26,6 +26,7 @@
 #else
 #define JM_FOLDER (O_RDONLY | O_DIRECTORY | O_CLOEXEC)
 #endif
+#define JM_LISTED (O_RDONLY | O_DIRECTORY | O_CLOEXEC) /* to be listed, too */
 
 enum { JM_DIGITS = 16, JM_PATH_BYTES = 4096 };
 
@@ -71,12 +72,12 @@ static inline int64_t jm_mtime_ns(const struct stat *info)
 #endif
 }
 
-/* Open the folder of the file at `path`; if links are not followed, no link in the place of that folder itself. A
-   descriptor, or -1 with errno. */
-static inline int jm_os_open_folder_of(const char *path, int follows_links)
+/* Open the folder of the file at `path`, to be listed or only for what is in it; if links are not followed, no link in
+   the place of that folder itself. A descriptor, or -1 with errno. */
+static inline int jm_os_open_folder_of(const char *path, int follows_links, int is_listed)
 {
     char folder_path[JM_PATH_BYTES];
-    int flags = JM_FOLDER | (follows_links ? 0 : O_NOFOLLOW);
+    int flags = (is_listed ? JM_LISTED : JM_FOLDER) | (follows_links ? 0 : O_NOFOLLOW);
     return jm_folder_of(path, folder_path) == 0 ? open(folder_path, flags) : -1;
 }
 
@@ -157,9 +158,10 @@ static inline void jm_certain_facts(int fd, jm_folder_facts *facts)
 /* The numbers of all files "<prefix><16 digits><suffix>" in an open folder, in no order: how many there are, the
    first `room` of them in `numbers`; or -1 with errno. A folder of a few hundred files is read as it was at one moment:
    the system keeps it unchanged during a call, and one call gives 32 KiB of it. As long as jm_os_folder_facts says what
-   `facts` become, and the time is not 0, the answer is the same, and so is the file of each name. */
+   `facts` become (NULL: nobody asks), and the time is not 0, the answer is the same, and so is the file of each name.
+   `again`: it was listed before. */
 static inline int64_t jm_os_numbers_in(
-    int folder, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room, jm_folder_facts *facts)
+    int folder, const char *prefix, const char *suffix, uint64_t *numbers, int64_t room, jm_folder_facts *facts, int again)
 {
     int64_t n_found = 0;
     uint64_t number;
@@ -176,11 +178,11 @@ static inline int64_t jm_os_numbers_in(
         char bytes[32768];
     } buffer;
     long n_bytes, at;
-    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), failed;
-    if (fd < 0)
+    if (again && lseek(folder, 0, SEEK_SET) < 0)
         return -1;
-    jm_certain_facts(fd, facts);
-    while ((n_bytes = syscall(SYS_getdents64, fd, buffer.bytes, sizeof buffer.bytes)) > 0)
+    if (facts != NULL)
+        jm_certain_facts(folder, facts);
+    while ((n_bytes = syscall(SYS_getdents64, folder, buffer.bytes, sizeof buffer.bytes)) > 0)
         for (at = 0; at < n_bytes; at += ((const struct entry *)(buffer.bytes + at))->n_bytes) {
             number = jm_number_in(((const struct entry *)(buffer.bytes + at))->name, prefix, suffix);
             if (number) {
@@ -189,22 +191,20 @@ static inline int64_t jm_os_numbers_in(
                 n_found++;
             }
         }
-    failed = errno;
-    close(fd);
-    if (n_bytes < 0) {
-        errno = failed;
+    if (n_bytes < 0)
         return -1;
-    }
 #else
     struct dirent *each;
-    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(folder, ".", JM_LISTED); /* another, which the list closes */
     DIR *list = fd < 0 ? NULL : fdopendir(fd);
     if (list == NULL) {
         if (fd >= 0)
             close(fd);
         return -1;
     }
-    jm_certain_facts(fd, facts);
+    (void)again;
+    if (facts != NULL)
+        jm_certain_facts(fd, facts);
     while ((each = readdir(list)) != NULL) {
         number = jm_number_in(each->d_name, prefix, suffix);
         if (number) {

@@ -12,6 +12,6 @@ cdef tuple folder_of(str path, bint follow_links)
 cdef tuple facts_key(const jm_folder_facts *facts)
 # What `Image.identity` would be of the file of that name in an open folder; DimensionNotFound, MappingError.
 cdef object identity_in(int folder, str path, dimension_id, bint follow_links)
-# The generations of the deltas in an open folder, ascending; `facts`, or NULL, are those of it, with a time of 0 if it is
-# fresh. `again`: it was listed before.
+# The generations of the deltas in an open folder, ascending; `facts`, or NULL, are those of it, with a time of 0 if it
+# is fresh. `again`: it was listed before.
 cdef list generations_in(int folder, str path, jm_folder_facts *facts, bint again)

@@ -92,6 +92,16 @@ def map_file(
     `metadata_limit_bytes` are read before it is mapped; MAX_METADATA_BYTES by default. `folder` is the open folder that
     it lies in, if the caller has it; without `follow_links` a link in its place is LinkRefused.
     """
+    return mapped_file(
+        os.fspath(path), dimension_id, admit, below_bytes, immutable, delta, guard, metadata_limit_bytes, folder,
+        follow_links,
+    )
+
+
+cdef Image mapped_file(
+    str path, uint64_t dimension_id, admit, uint64_t below_bytes, bint immutable, bint delta, str guard,
+    metadata_limit_bytes, int folder, bint follow_links
+):
     cdef Fault fault
     cdef int fd, failed
     cdef jm_file_facts facts
@@ -99,19 +109,18 @@ def map_file(
     cdef Image image
     cdef bytes first = b""
     cdef object refusal = None, lease = None
-    cdef str text_path = os.fspath(path)
     try:
-        fd = open_file(text_path, folder, follow_links)
+        fd = open_file(path, folder, follow_links)
     except FileNotFoundError:
-        raise DimensionNotFound(dimension_id, text_path) from None
+        raise DimensionNotFound(dimension_id, path) from None
     except OSError as error:
-        if not follow_links and os.path.islink(text_path):
-            raise LinkRefused(text_path, "follow_links") from None
-        raise MappingError.of(error, text_path) from None
+        if not follow_links and os.path.islink(path):
+            raise LinkRefused(path, "follow_links") from None
+        raise MappingError.of(error, path) from None
     try:
         if guard in ("lease", "auto"):  # before anything is read: who wants to change it afterwards waits
             try:
-                lease = take_lease(fd, text_path)
+                lease = take_lease(fd, path)
             except OSError as error:
                 refusal = error if guard == "lease" else None
         try:  # which costs less than the fault that reading the mapping would
@@ -130,18 +139,18 @@ def map_file(
             raise refusal
         n_bytes = facts.n_bytes
         if n_bytes < HEADER_BYTES:
-            hint = advice(text_path, first)
-            raise RegionTruncated(text_path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
+            hint = advice(path, first)
+            raise RegionTruncated(path, "header", f"{n_bytes} bytes", "a file of at least 256 bytes", hint=hint)
         charge = admit(n_bytes, below_bytes) if admit is not None else None
         identity = (facts.device, facts.inode, facts.mtime_ns, n_bytes)
         mapping = map_descriptor(fd, n_bytes)
-        head = Head(fd, text_path, n_bytes, first, metadata_limit_bytes)
-        image = Image(mapping, text_path, dimension_id, "mmap", charge, identity, head)
+        head = Head(fd, path, n_bytes, first, metadata_limit_bytes)
+        image = Image(mapping, path, dimension_id, "mmap", charge, identity, head)
         if delta and not image.is_delta:
             fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
-            raise fault_error(&fault, text_path)
+            raise fault_error(&fault, path)
         if guard == "copy" or (guard != "none" and (immutable or image.immutable)):
-            image = sealed_image(fd, text_path, dimension_id, n_bytes, charge, identity, metadata_limit_bytes)
+            image = sealed_image(fd, path, dimension_id, n_bytes, charge, identity, metadata_limit_bytes)
             if image.immutable:
                 image.trusted = True
             elif immutable:
@@ -154,7 +163,7 @@ def map_file(
         image.unsynced = facts.mode & UNSYNCED_MODE != 0
         return image
     except OSError as error:
-        raise MappingError.of(error, text_path, n_bytes) from None
+        raise MappingError.of(error, path, n_bytes) from None
     finally:
         close(fd)
 

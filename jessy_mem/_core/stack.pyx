@@ -38,10 +38,10 @@ from jessy_mem._core.folder cimport facts_key, folder_of, generations_in, identi
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_slice
+from jessy_mem._core.mapped cimport mapped_file
 
 from jessy_mem import layout
 from jessy_mem._core.image import checked
-from jessy_mem._core.mapped import map_file
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
 
 cdef extern from "<unistd.h>" nogil:
@@ -277,11 +277,11 @@ def open_stack(
     cdef bint listable = deltas and not immutable
     cdef jm_folder_facts facts
     cdef int folder = -1
+    cdef Image image
     if known is not None:
         if listable and folder_of(path, follow_links) == known[0]:
-            image = map_file(
-                path, dimension_id, admit=admit, guard=guard, metadata_limit_bytes=metadata_limit_bytes,
-                follow_links=follow_links,
+            image = mapped_file(
+                path, dimension_id, admit, 0, False, False, guard, metadata_limit_bytes, -1, follow_links
             )
             if image.identity[:2] == known[1]:  # so no link was put in the place of the folder meanwhile
                 return (checked(image, verify),)
@@ -293,9 +293,8 @@ def open_stack(
         while True:
             listed = generations_in(folder, path, &facts, before is not None) if listable else []
             try:
-                image = map_file(
-                    path, dimension_id, admit=admit, immutable=immutable, guard=guard,
-                    metadata_limit_bytes=metadata_limit_bytes, folder=folder, follow_links=follow_links,
+                image = mapped_file(
+                    path, dimension_id, admit, 0, immutable, False, guard, metadata_limit_bytes, folder, follow_links
                 )
                 stack = (checked(image, verify),)
             except InvalidRegion as error:
@@ -383,7 +382,8 @@ def open_delta(
 ):
     """The delta of `generation` that lies on `stack`, whose base is the file at `path`, as an Image.
 
-    `folder` is the open folder of both, if the caller has it. Raises what `map_file` raises, and InvalidRegion if its header names another dimension or generation.
+    `folder` is the open folder of both, if the caller has it. Raises what `map_file` raises, and InvalidRegion if its
+    header names another dimension or generation.
     """
     cdef Image base = checked_stack(stack)[0]
     cdef int own = -1 if follow_links or folder >= 0 else open_folder(path, base.dimension_id, False, False)
@@ -399,9 +399,9 @@ cdef Image delta_on(tuple stack, str path, uint64_t generation, str verify, tupl
     cdef Image base = stack[0], image
     cdef str name = layout.delta_file(path, generation)
     admit, guard, metadata_limit_bytes, folder, follow_links = options
-    image = map_file(
-        name, base.dimension_id, admit=admit, below_bytes=stack_bytes(stack), delta=True, guard=guard,
-        metadata_limit_bytes=metadata_limit_bytes, folder=folder, follow_links=follow_links,
+    image = mapped_file(
+        name, base.dimension_id, admit, stack_bytes(stack), False, True, guard, metadata_limit_bytes, folder,
+        follow_links,
     )
     if image.generation != generation:
         raise InvalidRegion(name, "generation", image.generation, f"{generation}, which the name of the file says")
@@ -446,7 +446,7 @@ def is_torn(str path not None):
     if not is_unsynced(path):
         return False
     try:
-        checked(map_file(path, 0), "open")
+        checked(mapped_file(path, 0, None, 0, False, False, "reads", None, -1, True), "open")
     except InvalidRegion:
         return True
     except (DimensionNotFound, MappingError):

@@ -324,15 +324,15 @@ def test_a_refused_charge_leaves_nothing_open(world):
 def opened_while(world, inject, change):
     """The region of D15; `change(path)` happens before each of its files is opened."""
 
-    def changing(map_file):
-        def change_and_open(path, *args, **options):
+    def changing(open_file):
+        def change_and_open(path, *args):
             change(path)
-            return map_file(path, *args, **options)
+            return open_file(path, *args)
 
         return change_and_open
 
     # Private: the moment between the listing of a folder and the opening of a file.
-    with inject.around("jessy_mem._core.stack.map_file", changing):
+    with inject.around("jessy_mem._core.mapped.open_file", changing):
         return make_region(open_stack(str(world.path(15)), 15), False, bytearray)
 
 

@@ -1,39 +1,22 @@
 """No call of anything compiled, with any argument, ends the process: at worst it raises.
 
-Each module is tried in a process of its own. That process writes what it is about to do before it does it, so that the
-last line of one that died names the call.
+Each module is tried in a process of its own, see `anything`.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import importlib
-import inspect
-import itertools
-import operator
-import os
-import pickle
-import subprocess
-import sys
-import tempfile
-import weakref
-from pathlib import Path
+import signal
 
 import pytest
+from anything import MODULES, Trier, classes_of
 
-import jessy_mem
-
-PACKAGE = Path(jessy_mem.__file__).parent
-SUFFIXES = (".pyd", ".so")
-COMPILED = [path for path in PACKAGE.glob("_*/*") if path.suffix in SUFFIXES and not path.name.startswith("_")]
-MODULES = sorted({f"jessy_mem.{path.parent.name}.{path.name.partition('.')[0]}" for path in COMPILED})
+pytestmark = pytest.mark.thread_unsafe(reason="one process tries one module after the other")
 
 
-def classes_of(module_name: str) -> dict[str, type]:
-    """The classes that are made in a module."""
-    found = vars(importlib.import_module(module_name)).values()
-    return {each.__name__: each for each in found if inspect.isclass(each) and each.__module__ == module_name}
+@pytest.fixture(scope="module")
+def trier():
+    with Trier() as found:
+        yield found
 
 
 def test_all_that_is_compiled_is_found():
@@ -44,179 +27,17 @@ def test_all_that_is_compiled_is_found():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_all_that_is_compiled_takes_anything(module):
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, module], text=True, capture_output=True, env=environment
+def test_all_that_is_compiled_takes_anything(module, trier, tmp_path):
+    status, n_calls, last, errors = trier.tries(module, tmp_path)
+    assert status == 0, f"{status} after: {last}\n{errors[-2000:]}"
+    assert n_calls > 10
+
+
+def test_one_that_dies_tells_its_last_call(trier, tmp_path):
+    (tmp_path / "deadly.py").write_text(
+        "import ctypes\ndef die(*given): ctypes.string_at(8 if len(given) > 2 else b'')\n"
     )
-    assert done.returncode == 0, f"{done.returncode} after: {done.stdout[-300:]}\n{done.stderr[-2000:]}"
-    assert int(done.stdout.rsplit(None, 1)[-1]) > 10
-
-
-# The process that tries ---------------------------------------------------------------------------------------------
-
-LEFT_OUT = {"pairs_ns"}  # measures for as long as it is told to
-
-
-class Hostile:
-    """Gives itself out for a number, a buffer or a sequence, and is none."""
-
-    def __index__(self):
-        raise RuntimeError("no number")
-
-    def __len__(self):
-        return 1 << 40
-
-    def __getitem__(self, at):
-        raise RuntimeError("no sequence")
-
-    def __call__(self, *arguments):
-        return None
-
-
-def sound_objects(folder: Path) -> dict[str, object]:
-    """One object of each class that has been made rightly."""
-    import jessy_mem as jm
-    from jessy_mem._core import budget, changes, head, holders, mapped, mapping, pool, records, region, registry
-    from jessy_mem._probe.pool import BitmapProbe
-
-    path = jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="some text", keywords=("word",))).write(folder / "r")
-    ledger = budget.Ledger(1 << 20, {"a": 1 << 20})
-    allocator = pool.PoolAllocator(((1, 4096),), 1)
-    block = allocator.allocate(100)
-    opened = region.MmapRegion(1, path)
-    table = holders.Holders()
-    table.install(1, region.MmapRegion(1, path))
-    read = registry.LayerRegistry()
-    read._holders.install(1, region.MmapRegion(1, path))  # private: a registry alone loads nothing
-    read.access_layer((1, 0))
-    summary = records.LatencySummary(1, 1, 1, 1, 1, 1, 1.0)
-    return {
-        "Ledger": ledger, "Charge": budget.Charge(ledger, "a", 10), "PoolAllocator": allocator, "Block": block,
-        "ChangePage": changes.ChangePage(folder),
-        "Head": head.Head(os.open(path, os.O_RDONLY), str(path), 100, bytes(100)),
-        "Image": mapped.map_file(path, 1), "Mapping": mapping.Mapping(4096), "UnmapTogether": mapping.UnmapTogether(),
-        "MmapRegion": opened, "LayerView": opened.layer(0), "Holders": table, "LayerRegistry": read,
-        "LatencyHistogram": jm.LatencyHistogram(), "LatencySummary": summary,
-        "MemoryStats": jm.MmapManager().get_stats(),
-        "PoolStats": allocator.stats(), "PoolClassStats": allocator.stats().classes[0],
-        "SegmentStats": records.SegmentStats(1, 2, 3), "BitmapProbe": BitmapProbe(128),
-        "LoadedContext": records.LoadedContext(jm.LayerId(1, 0), "", 1.0, (), 0, "mmap"),
-    }  # fmt: skip
-
-
-def attempt(what: str, call) -> object:
-    """The result of `call`, or None if it raises, as it may."""
-    sys.stdout.write(f"{what}\n")
-    sys.stdout.flush()
-    attempt.n_calls += 1
-    try:
-        return call()
-    except Exception:
-        return None
-
-
-attempt.n_calls = 0
-
-
-def protocols(what: str, each: object) -> None:
-    """Everything that Python itself may do with an object."""
-    for name, use in USES.items():
-        attempt(f"{name}({what})", lambda use=use: use(each))
-
-
-USES = {
-    "repr": repr, "str": str, "hash": hash, "len": len, "bool": bool, "bytes": bytes, "int": int, "dir": dir,
-    "memoryview": memoryview, "sum": lambda it: sum(memoryview(it)), "weakref": weakref.ref, "size": sys.getsizeof,
-    "iter": lambda it: list(itertools.islice(iter(it), 3)), "in": lambda it: 1 in it, "index": lambda it: [1][it],
-    "equal": lambda it: (it == it, it != it, it == 0), "less": lambda it: it < it, "call": lambda it: it(),
-    "item": lambda it: it[0], "huge item": lambda it: it[2**70], "slice": lambda it: it[-5 : 1 << 40],
-    "set item": lambda it: operator.setitem(it, 0, 1), "delete item": lambda it: operator.delitem(it, 0),
-    "copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda it: pickle.loads(pickle.dumps(it)),
-    "asdict": dataclasses.asdict, "replace": dataclasses.replace,
-    "with": lambda it: it.__enter__() and it.__exit__(1, 2, 3),
-}  # fmt: skip
-
-
-def wrong_values(sound: dict[str, object]) -> list[object]:
-    bare = [
-        made for each in sound.values() if (made := attempt("new", lambda each=each: type(each).__new__(type(each))))
-    ]
-    return [
-        None, 0, -1, 7, 2**31, 2**70, -(2**70), True, 1.5, float("nan"), "", "name", b"", b"bytes", (), (1, 0), [],
-        [None], {}, {"a": 1}, {1: None}, object(), int, Hostile(), bytearray(8), memoryview(b"1234"),
-        lambda *given: None, *bare,
-    ]  # fmt: skip
-
-
-def try_callable(what: str, call, values: list[object]) -> None:
-    for n in range(4):
-        attempt(f"{what}: {n} times None", lambda n=n: call(*[None] * n))
-    attempt(f"{what}: 40 arguments", lambda: call(*[0] * 40))
-    attempt(f"{what}: unknown keyword", lambda: call(nobody_has_this=1))
-    for value in values:
-        for n in (1, 2, 3, 4):
-            attempt(f"{what}: {n} times {type(value).__name__}", lambda value=value, n=n: call(*[value] * n))
-        for given in (
-            (value, 0),
-            (0, value),
-            (1, value),
-            (value, "a", 1),
-            (1, value, 1),
-            (value, 1, "a"),
-            ("a", value),
-        ):
-            attempt(f"{what}: {type(value).__name__} among others", lambda given=given: call(*given))
-
-
-def try_object(what: str, each: object, values: list[object], but: tuple[str, ...] = ()) -> None:
-    protocols(what, each)
-    for name in dir(type(each)):
-        if name in LEFT_OUT or name in but or name in ("__class__", "__init_subclass__", "__subclasshook__"):
-            continue
-        value = attempt(f"getattr({what}, {name})", lambda name=name: getattr(each, name))
-        if callable(value):
-            try_callable(f"{what}.{name}", value, values)
-        else:
-            for other in values:
-                attempt(f"setattr({what}, {name})", lambda name=name, other=other: setattr(each, name, other))
-            attempt(f"delattr({what}, {name})", lambda name=name: delattr(each, name))
-    protocols(what, each)
-
-
-def try_class(cls: type, sound: dict[str, object], values: list[object]) -> None:
-    name = cls.__name__
-    try_callable(name, cls, values)
-    bare = attempt(f"{name}.__new__", lambda: cls.__new__(cls))
-    if bare is not None:
-        try_object(f"bare {name}", bare, values, but=("__init__",))
-        try_object(f"bare {name}", bare, values)
-    for value in values:  # what a constructor refused is used all the same
-        refused = attempt(f"{name}.__new__", lambda: cls.__new__(cls))
-        if refused is not None:
-            attempt(f"{name}.__init__", lambda each=refused, value=value: each.__init__(value, "a", 1, "b"))
-            try_object(f"refused {name}", refused, [None, 1], but=("__init__",))
-    if name in sound:
-        try_object(name, sound[name], values)
-
-
-def main(module_name: str) -> None:
-    module = importlib.import_module(module_name)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        sound = sound_objects(Path(folder))
-        values = [*wrong_values(sound), *sound.values()]
-        for cls in classes_of(module_name).values():
-            try_class(cls, sound, values)
-        if "._probe." in module_name:  # whose functions loop as long as one says
-            return
-        for name, function in list(vars(module).items()):
-            of_module = getattr(function, "__module__", module_name) == module_name
-            if callable(function) and not inspect.isclass(function) and of_module and name not in LEFT_OUT:
-                try_callable(name, function, values)
-
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # this folder
-    main(sys.argv[1])
-    sys.stdout.write(f"{attempt.n_calls}\n")
+    status, n_calls, last, errors = trier.tries("deadly", tmp_path)
+    assert (status, last) == (-signal.SIGSEGV, "die: 3 times None")
+    assert n_calls > 3
+    assert "Segmentation fault" in errors

@@ -17,11 +17,20 @@ from world import content_of, manager
 import jessy_mem as jm
 
 
-@pytest.mark.parametrize("durability", ["each", pytest.param("batch", marks=pytest.mark.slow)])
-def test_killed_before_each_system_call_of_a_life(tmp_path, durability):
+@pytest.mark.parametrize(
+    ("durability", "step"),
+    [
+        ("each", 8),
+        ("batch", 9),
+        pytest.param("each", 1, marks=pytest.mark.slow),
+        pytest.param("batch", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_before_a_system_call_of_a_life(tmp_path, durability, step):
+    """Before each `step`th of them; before every one in the slow form."""
     lives, seen = grower.lives(), set()
     with Learner() as learner:
-        for kill_before in range(10_000):
+        for kill_before in range(0, 10_000, step):
             base = tmp_path / f"{kill_before}"
             learner.begin(base, 0, kill_before=kill_before, durability=durability)
             status, told = learner.end()

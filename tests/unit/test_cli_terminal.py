@@ -187,22 +187,35 @@ def through_shell(call: list[str], redirected: str, places: dict[str, str]) -> t
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+def in_some_ways(calls: dict[str, list[str]], *ways: str):
+    """Each call in one of these ways, in the slow form in all of them: each is a program that starts."""
+    return pytest.mark.parametrize(
+        ("call", "way"),
+        [
+            pytest.param(call, way, id=f"{name}, {way}", marks=[pytest.mark.slow] * ((i + j) % len(ways) != 0))
+            for i, (name, call) in enumerate(calls.items())
+            for j, way in enumerate(ways)
+        ],
+    )
+
+
 class TestStreams:
-    def test_standard_output_that_is_closed_or_full_is_a_failure_in_one_line(self, call, places):
-        for redirected, reason in ((">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")):
-            status, _, errors = through_shell(call, redirected, places)
-            assert (status, errors) == (1, f"error: standard output: {reason}\n"), redirected
+    @in_some_ways(CALLS, ">&-", ">/dev/full")
+    def test_standard_output_that_is_closed_or_full_is_a_failure_in_one_line(self, call, way, places):
+        reason = {">&-": "Bad file descriptor", ">/dev/full": "No space left on device"}[way]
+        status, _, errors = through_shell(call, way, places)
+        assert (status, errors) == (1, f"error: standard output: {reason}\n")
 
-    def test_standard_error_that_is_closed_or_full_changes_nothing(self, call, places):
-        for redirected in ("2>&-", "2>/dev/full", "<&- 2>&-"):
-            status, output, _ = through_shell(call, redirected, places)
-            assert (status, bool(output)) == (0, True), redirected
+    @in_some_ways(CALLS, "2>&-", "2>/dev/full", "<&- 2>&-")
+    def test_standard_error_that_is_closed_or_full_changes_nothing(self, call, way, places):
+        status, output, _ = through_shell(call, way, places)
+        assert (status, bool(output)) == (0, True)
 
-    def test_both_at_once(self, call, places):
-        for redirected in (">&- 2>&-", ">/dev/full 2>/dev/full", ">&- 2>/dev/full"):
-            assert through_shell(call, redirected, places) == (1, "", ""), redirected
+    @in_some_ways(CALLS, ">&- 2>&-", ">/dev/full 2>/dev/full", ">&- 2>/dev/full")
+    def test_both_at_once(self, call, way, places):
+        assert through_shell(call, way, places) == (1, "", "")
 
+    @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
     def test_a_reader_that_is_gone_is_no_failure(self, call, places):
         """It has seen enough before the first byte was written."""
         read, write = os.pipe()
@@ -213,10 +226,12 @@ class TestStreams:
         assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", ">&- 2>&-"])
-@pytest.mark.parametrize("call", [["nonsense"], ["inspect", "nowhere"], []])
-def test_wrong_use_is_a_status_even_if_nobody_hears_of_it(call, redirected, places):
-    assert through_shell(call, redirected, places)[0] == 2
+WRONG = {"no command": ["nonsense"], "no folder": ["inspect", "nowhere"], "nothing": []}
+
+
+@in_some_ways(WRONG, "2>&-", "2>/dev/full", ">&- 2>&-")
+def test_wrong_use_is_a_status_even_if_nobody_hears_of_it(call, way, places):
+    assert through_shell(call, way, places)[0] == 2
 
 
 def test_no_region_becomes_standard_error(places):
@@ -229,24 +244,29 @@ def test_no_region_becomes_standard_error(places):
     assert subprocess.run(command, timeout=HUNG_S).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "env",
-    [
-        {"LC_ALL": "C", "PYTHONUTF8": "0"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"},
-        {"TERM": "dumb", "COLUMNS": "40"},
-    ],
-)
-def test_any_locale_will_do(env, tmp_path):
+QUESTIONS = {
+    "inspect": ["inspect"],
+    "ask": ["ask", "plain"],
+    "verify json": ["verify", "--json"],
+    "inspect json": ["inspect", "--json"],
+}
+LOCALES = {
+    "ASCII": {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    "not coerced": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "latin-1": {"LC_ALL": "POSIX", "PYTHONIOENCODING": "latin-1"},
+    "dumb terminal": {"TERM": "dumb", "COLUMNS": "40"},
+}
+
+
+@in_some_ways(QUESTIONS, *LOCALES)
+def test_any_locale_will_do(call, way, tmp_path):
     folder = os.fsencode(tmp_path) + b"/base\xff\xe9"
     base = os.fsdecode(folder)
     spec = jm.LayerSpec(text="Grüße aus 東京", keywords=["東京", "plain"])
     jm.RegionBuilder(15, "Größe").add_layer(spec).write(jm.region_path(base, 15))
-    for call in (["inspect"], ["ask", "plain"], ["verify", "--json"]):
-        command = [sys.executable, "-m", "jessy_mem", call[0], folder, *call[1:]]
-        done = subprocess.run(command, capture_output=True, env=os.environ | env, timeout=HUNG_S)
-        assert (done.returncode, done.stderr) == (0, b""), call
+    command = [sys.executable, "-m", "jessy_mem", call[0], folder, *call[1:]]
+    done = subprocess.run(command, capture_output=True, env=os.environ | LOCALES[way], timeout=HUNG_S)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_terminals_without_colour_get_none(tmp_path):

@@ -67,6 +67,7 @@ class MemoryOptions(TypedDict, total=False):
     trace: bool
     pressure_source: str | os.PathLike[str]
     pressure_keep_mb: int | float | str
+    text_cache_mb: int | float | str
 
 
 class MemoryFields(MemoryOptions, total=False):
@@ -153,6 +154,10 @@ class MemoryConfig:
         or a FIFO), "auto" (systemd or the kernel, whichever there is) or "none". MappingError if it is not there.
     pressure_keep_mb : int, float or str
         How much of the mapped files stays in this process then.
+    text_cache_mb : int, float or str
+        How much decoded text is kept, so that the ``.text`` of a layer that was decoded before costs a lookup. It is
+        part of the budget, charged as `allocate` is, and only as long as that passes no threshold; it goes before any
+        region is evicted. 0 keeps none.
 
     Numbers may be of any type: numpy scalars, Decimal, Fraction. ValueError names the first field that is wrong.
 
@@ -190,6 +195,7 @@ class MemoryConfig:
     trace: bool = False
     pressure_source: str | os.PathLike[str] = "none"
     pressure_keep_mb: int | float | str = 0
+    text_cache_mb: int | float | str = 0
 
     def __post_init__(self) -> None:
         for field, check in _CHECKS.items():
@@ -221,6 +227,12 @@ class MemoryConfig:
         """How much of the mapped files stays in this process when memory is short, in bytes."""
         assert not isinstance(self.pressure_keep_mb, str)
         return int(self.pressure_keep_mb * (1 << 20))
+
+    @property
+    def text_cache_bytes(self) -> int:
+        """How much decoded text is kept at most, in bytes."""
+        assert not isinstance(self.text_cache_mb, str)
+        return int(self.text_cache_mb * (1 << 20))
 
     @property
     def plan(self) -> MemoryLayout:
@@ -402,4 +414,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "trace": given.flag,
     "pressure_source": _pressure_source,
     "pressure_keep_mb": _keep_mb,
+    "text_cache_mb": _keep_mb,
 }

@@ -24,6 +24,8 @@ logger = logging.getLogger("jessy_mem")
 def give_back(table: RegionTable, keep_bytes: int, to_system: bool) -> int:
     """Give pages back until no more than `keep_bytes` of mapped files are this process's, and free blocks of the pool.
 
+    Texts that were kept go, too; they are not in the number, for when their memory is the system's again nobody says.
+
     With `to_system` they leave the page cache, too. Returns the bytes that this process does not have any more. No lock
     is held while the system works.
     """
@@ -31,6 +33,7 @@ def give_back(table: RegionTable, keep_bytes: int, to_system: bool) -> int:
     with table._lock:
         table._check_open()
         mappings = table._holders.mappings()
+    table._texts.clear()
     n_given = 0
     with _pagemap() as pagemap:
         sizes = [mapping.own_bytes(pagemap) for mapping in mappings]

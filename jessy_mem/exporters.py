@@ -97,7 +97,7 @@ def _quantiles(stats: MemoryStats) -> dict[tuple[str, ...], float]:
 
 FAMILIES = (
     _field("limit_bytes", "limit_bytes", "The budget."),
-    _field("allocated_bytes", "total_allocated_bytes", "Charged to the budget: mapped regions and pool blocks."),
+    _field("allocated_bytes", "total_allocated_bytes", "Charged to the budget: regions, pool blocks, kept texts."),
     _field("used_bytes", "total_used_bytes", "Layer content, and what the callers of pool blocks asked for."),
     _field("peak_bytes", "peak_usage_bytes", "The most that was ever charged to the budget."),
     Family(
@@ -148,6 +148,7 @@ FAMILIES = (
         lambda stats: {(str(each.block_size),): each.n_used for each in stats.pool.classes},
         ("block_size",),
     ),
+    _field("text_bytes", "text_bytes", "Decoded texts that are kept."),
     _field("accesses_total", "access_count", "Layers accessed."),
     _field("loads_total", "load_count", "Dimensions loaded or reloaded."),
     _field("allocations_total", "allocation_count", "Pool blocks allocated."),

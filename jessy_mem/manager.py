@@ -538,7 +538,8 @@ class MmapManager(RegionTable):
 
         The page cache keeps the pages, so the next read of one gets it back without reading the disk. It ends when no
         more than `keep_bytes` are left in this process. All stays mapped and charged; what is in memory for lack of a
-        file (blocks, simulations, copies) stays. Returns the bytes that went. ValueError. Thread-safe; nobody waits.
+        file (blocks, simulations, copies) stays. Returns the bytes that went; texts that were kept (`text_cache_mb`) go
+        beside that. ValueError. Thread-safe; nobody waits.
         """
         return give_back(self, keep_bytes, to_system=False)
 

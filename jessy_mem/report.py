@@ -43,6 +43,8 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
         pool = table._pool.stats()
         timed = {name: _summary(each) for name, each in histograms_of(table, learner, times).items()}
         used_bytes, limit_bytes, peak_bytes = total
+        text_bytes = min(table._texts.used_bytes, used_bytes - evictable_bytes - pinned_bytes)  # read a moment apart
+        evictable_bytes += text_bytes
         evicted = table._evicted
         if evicted.simulated:
             simulated = tuple(sorted({*simulated, *evicted.simulated}))
@@ -80,16 +82,17 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             simulated_dimensions=simulated,
             segments={name: SegmentStats(*numbers) for name, numbers in segments.items()},
             pool=pool,
-            residency=_residency(table, pool.used_bytes) if residency else None,
+            text_bytes=text_bytes,
+            residency=_residency(table, pool.used_bytes, text_bytes) if residency else None,
         )
 
 
-def _residency(table: RegionTable, pool_used_bytes: int) -> Residency:
+def _residency(table: RegionTable, pool_used_bytes: int, text_bytes: int) -> Residency:
     mapped_bytes, resident_bytes, decompressed_bytes, table_bytes = table._holders.residency()
     table_bytes += table._hits.n_bytes + table._first_touches.n_bytes
     committed_bytes = table._pool.committed_bytes()
     other_bytes = max(pool_used_bytes - decompressed_bytes, 0)  # read at different moments
-    own = mapped_bytes, resident_bytes, committed_bytes, other_bytes, decompressed_bytes, table_bytes
+    own = mapped_bytes, resident_bytes, committed_bytes, other_bytes, decompressed_bytes, table_bytes, text_bytes
     return Residency(*own, *group_memory())
 
 

@@ -30,8 +30,9 @@ __all__ = [
 class Residency:
     """What memory the budget really is, in bytes, that of retired generations which are still held included.
 
-    Mapped files, the pool and the library's tables are disjoint. Resident is part of mapped. Used and decompressed are
-    disjoint, and make up the pool's blocks in use; what of them was ever written to is part of committed.
+    Mapped files, the pool, kept texts and the library's tables are disjoint. Resident is part of mapped. Used and
+    decompressed are disjoint, and make up the pool's blocks in use; what of them was ever written to is part of
+    committed.
     """
 
     mapped_bytes: int  # of region files, page by page
@@ -40,6 +41,7 @@ class Residency:
     pool_used_bytes: int  # blocks in use, but for those of compressed layers
     decompressed_bytes: int  # blocks of compressed layers
     metadata_bytes: int  # the library's own tables of layers and counters
+    text_bytes: int = 0  # decoded texts that are kept (text_cache_mb), as sys.getsizeof counts them
     group_limit_bytes: int | None = None  # of this process's cgroup (v2) and those around it, the lowest memory.max
     group_high_bytes: int | None = None  # the lowest memory.high, above which the system slows them down
     group_used_bytes: int | None = None  # memory of the cgroup, all its processes and their page cache included

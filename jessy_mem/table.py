@@ -11,7 +11,6 @@ goes first, pressure.py whom to tell; and how to make room when eviction cannot 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -52,8 +51,6 @@ __all__ = ["RegionTable"]
 T = TypeVar("T")
 Relieve = Callable[["RegionTable", str, AllocationFailed | LimitExceeded, bool], bool]
 
-logger = logging.getLogger("jessy_mem")
-
 N_HOLDERS_NAMED = 5
 # Looks before a request is refused: readers that pass by hold what they read for a moment. Beside 4 readers one look
 # refused 29 % of all loads that had room, beside 16 it was 92 %; two refused 0.06 %, three none (RefusedBesideReaders).
@@ -85,6 +82,7 @@ class RegionTable(BlockLender):
             segment=segment,
         )
         self._lend_from(pool, segment)
+        self._texts = self._holders.keep_texts(self._ledger, segment, config.text_cache_bytes)
         self._pool._ceiling_bytes = int(config.total_bytes * config.critical_threshold / 100)
         self._allocators = {name: self._block_giver(name) for name in ceilings}
         self._lock = threading.RLock()
@@ -260,6 +258,7 @@ class RegionTable(BlockLender):
             while self._regions:
                 self._holders.remove(next(iter(self._regions)))
             self._evicted.clear()
+            self._texts.close()
             self._pool.close()
 
     def _exchange(
@@ -331,7 +330,8 @@ class RegionTable(BlockLender):
         """Evict until `n_bytes` more fit into `segment` and, with all others, into `bound_bytes`; whether they do.
 
         What cannot be reached is not begun: victims are chosen before the first is unmapped, and if all of them would
-        not do, all stay. So a walk over what may go, N_LOOKS times at most, precedes nothing but a refusal.
+        not do, all stay. So a walk over what may go, N_LOOKS times at most, precedes nothing but a refusal. Texts that
+        are kept go before that.
         """
 
         def is_here(dimension: int) -> bool:
@@ -345,6 +345,8 @@ class RegionTable(BlockLender):
                 total_excess_bytes = self._ledger.used_bytes + n_bytes - bound_bytes
                 if excess_bytes <= 0 and total_excess_bytes <= 0:
                     return True
+                if self._texts.shed(max(excess_bytes * (segment == self._pool_segment), total_excess_bytes)):
+                    continue
                 self._pass_visits()
                 victims, any_held = self._victims.choose(((excess_bytes, is_here), (total_excess_bytes, None)))
                 with UnmapTogether():
@@ -457,6 +459,7 @@ class RegionTable(BlockLender):
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
         if used_bytes >= self._pressure.evict_from_bytes:
             with self._lock:
+                self._texts.shed(used_bytes - int(self._pressure.evict_to_bytes))
                 self._evict_until(lambda: self._ledger.used_bytes <= self._pressure.evict_to_bytes)
         if crossings:
             self._pressure.tell(crossings, used_bytes)

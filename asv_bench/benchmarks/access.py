@@ -164,6 +164,43 @@ class Text:
     track_ratio_to_bare_decode.unit = "x"
 
 
+class KeptText:
+    """`view.text` of a layer of 4 KiB that was decoded before: with a cache of texts, and without."""
+
+    def setup(self):
+        self.managers = {
+            name: jm.MmapManager(base_path=common.corpus(), simulation="never", text_cache_mb=size_mb)
+            for name, size_mb in (("on", 16), ("off", 0))
+        }
+        self.key = jm.LayerId(1, 0)
+        self.names = {"key": self.key, "lookup": {}}
+        for name, memory in self.managers.items():
+            memory.load_dimension(1)
+            self.names[name] = memory[self.key]
+            self.names["lookup"][self.key] = self.names[name].text
+
+    def teardown(self):
+        self.names.clear()
+        for memory in self.managers.values():
+            memory.close()
+
+    def time_text_kept(self):
+        _ = self.names["on"].text
+
+    def time_text_decoded(self):
+        _ = self.names["off"].text
+
+    def time_load_context_kept(self):
+        self.managers["on"].load_context(self.key)
+
+    def track_ratio_to_dict_lookup(self):
+        """A kept ``view.text`` beside ``d[k]``, the key at hand: bar 2."""
+        least = least_ns(ours=("on.text", self.names), bare=("lookup[key]", self.names))
+        return least["ours"] / least["bare"]
+
+    track_ratio_to_dict_lookup.unit = "x"
+
+
 # The Universal Declaration of Human Rights, article 1, in letters that look like others.
 # ruff: noqa: RUF001
 SAMPLES = {

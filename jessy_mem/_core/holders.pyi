@@ -1,10 +1,13 @@
 from collections.abc import Iterable
 
+from jessy_mem._core.budget import Ledger
 from jessy_mem._core.image import Image
 from jessy_mem._core.mapping import Mapping
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.texts import TextCache
 
 class Holders:
+    def keep_texts(self, ledger: Ledger, segment: str, bound_bytes: int) -> TextCache: ...
     def install(self, dimension: int, region: MmapRegion) -> None: ...
     def remove(self, dimension: int) -> None: ...
     def restack(self, region: MmapRegion, stack: tuple[Image, ...]) -> list[int] | None: ...

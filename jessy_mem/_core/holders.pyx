@@ -24,7 +24,7 @@ import weakref
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
 from jessy_mem._core.c.os_memory cimport jm_page_bytes
@@ -35,6 +35,7 @@ from jessy_mem._core.mapping cimport Mapping
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.stack cimport checked_stack
+from jessy_mem._core.texts cimport TextCache
 
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
@@ -105,11 +106,26 @@ cdef class Holders:
         self.retired = []
         self.prune_at = MIN_RETIRED
 
+    def keep_texts(self, ledger, segment, bound_bytes):
+        """The TextCache of all that is installed from now on, which keeps nothing if it has no bytes for it."""
+        texts = TextCache(ledger, segment, bound_bytes)
+        if bound_bytes:
+            self.texts = texts
+        return texts
+
+    cdef int keep_texts_of(self, tuple stack) except -1:
+        cdef Image image
+        if self.texts is not None:
+            for image in stack:
+                if image.texts is None:
+                    image.texts = self.texts.of_image()
+        return 0
+
     def install(self, dimension, MmapRegion region not None):
         """Let readers of `dimension` find `region`, in place of the one before, if there was one."""
         cdef MmapRegion old = self.regions.get(dimension)
         cdef list dropped = []
-        region.current()  # ManagerClosed if it is closed, or was never opened
+        self.keep_texts_of(region.current())  # ManagerClosed if it is closed, or was never opened
         region.is_owned = True
         if old is not None:
             self.count(dimension, old, -1)
@@ -195,13 +211,25 @@ cdef class Holders:
         cdef tuple old = region.current()
         cdef list named
         dimension = base_of(old).dimension_id
+        self.keep_texts_of(checked_stack(stack))
         self.count(dimension, region, -1)
         try:
-            named = region.restack(checked_stack(stack))
+            named = region.restack(stack)
         finally:
             self.count(dimension, region, 1)
+        if self.texts is not None:
+            self.drop_texts(old, [image for image in stack if image not in old])
         self.retire([image for image in old if image not in stack])
         return named
+
+    cdef int drop_texts(self, tuple old, list added) except -1:
+        cdef Image image, below
+        cdef uint32_t i
+        for image in added:
+            for below in old:
+                for i in range(image.n_layers):
+                    below.texts.drop(image.layers[i].layer)
+        return 0
 
     def freed_bytes(self, dimension):
         """The bytes that come free when the dimension leaves the table: none as long as somebody holds it."""

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.format cimport Header, LayerEntry
 from jessy_mem._core.head cimport Head
+from jessy_mem._core.texts cimport KeptTexts
 
 
 cdef class Image:
@@ -32,6 +33,7 @@ cdef class Image:
     cdef readonly object identity    # (device, inode, mtime_ns, size) of the file, or None
     cdef object charge               # released after the buffer
     cdef object lease                # of the file that is mapped, or None
+    cdef KeptTexts texts             # of its layers; None where none are kept; set before readers find it
 
     # Whether it is what `other` is: the name, and the bytes behind the header.
     cdef bint says_what(self, Image other)

@@ -132,8 +132,10 @@ cdef class Reader:
 
     def load_context(self, layer_id):
         """What `MmapManager.load_context` returns; raises the same."""
-        context = context_of(self.read(layer_id))
-        own_add(&self.nook.n_copies, 1)
+        cdef bint is_copy
+        context = context_of(self.read(layer_id), &is_copy)
+        if is_copy:
+            own_add(&self.nook.n_copies, 1)
         return context
 
     def access_many(self, layer_ids, /):

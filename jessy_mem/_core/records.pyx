@@ -175,14 +175,14 @@ cdef class MemoryStats(Record):
     peak_usage_bytes, avg_access_latency_us, access_latency, first_touch_latency, load_latency,
     allocate_latency, deallocate_latency, crystallize_latency, access_count, load_count, allocation_count,
     deallocation_count, allocation_failures, crystallization_count, evictions, drops, copies, simulation_mode,
-    simulated_dimensions, segments, pool, residency=None)\n--\n
+    simulated_dimensions, segments, pool, residency=None, text_bytes=0)\n--\n
     The state of a manager at one moment; bytes, nanoseconds and counts since it was made.
 
     ``leased_bytes + evictable_bytes + pinned_bytes + available_bytes == limit_bytes``. ``str`` gives a table to read,
     ``to_dict`` plain values for machines.
     """
 
-    total_allocated_bytes: int  # mapped regions and pool blocks: what is charged to the budget
+    total_allocated_bytes: int  # mapped regions, pool blocks and kept texts: what is charged to the budget
     total_used_bytes: int  # layer content, and what the callers of pool blocks asked for
     limit_bytes: int  # the budget
     available_bytes: int  # what is left of it
@@ -192,7 +192,7 @@ cdef class MemoryStats(Record):
     layers_loaded: int  # those of all loaded dimensions
     active_regions: int  # that are mapped now
     leased_bytes: int  # held by views and blocks of users
-    evictable_bytes: int  # regions that could go to make room
+    evictable_bytes: int  # regions and kept texts that could go to make room
     pinned_bytes: int  # immutable and proto-dimensions
     peak_usage_bytes: int  # the most that was ever charged
     avg_access_latency_us: float  # the mean of access_latency, in microseconds
@@ -216,6 +216,7 @@ cdef class MemoryStats(Record):
     segments: Mapping  # a SegmentStats for each segment of the plan, by name
     pool: PoolStats  # the pool
     residency: Residency | None = None  # what memory it really is; None unless it was asked for
+    text_bytes: int = 0  # decoded texts that are kept (text_cache_mb)
 
     def to_dict(self):
         """All fields as JSON-serialisable values."""
@@ -241,7 +242,8 @@ cdef class MemoryStats(Record):
             (
                 "content",
                 f"{format_bytes(self.total_used_bytes)} in {self.layers_loaded} layers of "
-                f"{self.dimensions_loaded} dimensions, {self.active_regions} mapped",
+                f"{self.dimensions_loaded} dimensions, {self.active_regions} mapped"
+                + (f"; {format_bytes(self.text_bytes)} of text kept" if self.text_bytes else ""),
             ),
             ("access", f"{self.access_count:,} hits and first touches: {self.access_latency}"),
             ("first touch", str(self.first_touch_latency)),
@@ -267,7 +269,8 @@ cdef class MemoryStats(Record):
                     f"mapped {format_bytes(real.mapped_bytes)} ({format_bytes(real.resident_bytes)} resident), "
                     f"pool {format_bytes(real.pool_committed_bytes)} committed, "
                     f"{format_bytes(real.pool_used_bytes)} used, "
-                    f"decompressed {format_bytes(real.decompressed_bytes)}, tables {format_bytes(real.metadata_bytes)}",
+                    f"decompressed {format_bytes(real.decompressed_bytes)}, texts {format_bytes(real.text_bytes)}, "
+                    f"tables {format_bytes(real.metadata_bytes)}",
                 )
             )
         return rows

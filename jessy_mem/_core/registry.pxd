@@ -9,8 +9,8 @@ from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.view cimport LayerView
 
 
-# One layer as a LoadedContext.
-cdef object context_of(LayerView view)
+# One layer as a LoadedContext; whether its text is a copy that was made for it, and not one that was kept.
+cdef object context_of(LayerView view, bint *is_copy)
 # Count an event that began at `begin_ticks`, and time it if events are timed.
 cdef void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept
 

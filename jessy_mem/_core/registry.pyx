@@ -169,8 +169,10 @@ cdef class LayerRegistry:
 
         Raises what `access_layer` raises; UnicodeDecodeError, naming the layer, if it is not text. Thread-safe.
         """
-        context = context_of(self.read(layer_id))
-        jm_add_relaxed(&self.n_copies, 1)
+        cdef bint is_copy
+        context = context_of(self.read(layer_id), &is_copy)
+        if is_copy:
+            jm_add_relaxed(&self.n_copies, 1)
         return context
 
     cdef LayerView stop_at_gate(self, layer_id, uint64_t begin_ticks):
@@ -396,8 +398,8 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
     return view
 
 
-cdef object context_of(LayerView view):
-    return LoadedContext(view.id, view.decode(), view.frequency, view.keywords, view.depth, view.source)
+cdef object context_of(LayerView view, bint *is_copy):
+    return LoadedContext(view.id, view.read_text(is_copy), view.frequency, view.keywords, view.depth, view.source)
 
 
 cdef bint is_layer_id(object layer_id) noexcept:

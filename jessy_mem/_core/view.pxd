@@ -19,6 +19,8 @@ cdef class LayerView:
     cdef readonly object id          # LayerId
     cdef readonly tuple keywords
 
+    # The text: that which is kept, or a copy, which is kept if there is a cache with room for it.
+    cdef str read_text(self, bint *is_copy)
     # The content decoded from UTF-8; UnicodeDecodeError names the layer. Raises what check_read does.
     cdef str decode(self)
     # The same of what the file says is text; None if it is not what it says.

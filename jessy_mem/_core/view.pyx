@@ -10,6 +10,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
@@ -86,8 +87,12 @@ cdef class LayerView:
 
     @property
     def text(self):
-        """The content decoded from UTF-8: the one copy. UnicodeDecodeError names the layer if it is not text."""
-        return self.decode()
+        """The content decoded from UTF-8: the one copy. UnicodeDecodeError names the layer if it is not text.
+
+        Decoded anew each time, unless its manager keeps texts: `text_cache_mb` of the configuration.
+        """
+        cdef bint is_copy
+        return self.read_text(&is_copy)
 
     @property
     def attributes(self):
@@ -120,6 +125,15 @@ cdef class LayerView:
     def n_tokens(self):
         """Tokens of the text, as its writer counted them; 0 if it did not."""
         return 0 if self.image is None else self.image.layers[self.entry].n_tokens
+
+    cdef str read_text(self, bint *is_copy):
+        cdef str text
+        is_copy[0] = True
+        if self.image is None or self.image.texts is None:
+            return self.decode()
+        text = self.image.texts.find(<object> PyTuple_GET_ITEM(self.id, 1))
+        is_copy[0] = text is None
+        return self.image.texts.keep(<object> PyTuple_GET_ITEM(self.id, 1), self.decode()) if text is None else text
 
     cdef str decode(self):
         cdef str text

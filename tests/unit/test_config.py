@@ -91,6 +91,7 @@ FIELDS = {
     "trace": (False, [(True, True)], [0, 1, None, "no"]),
     "pressure_source": ("none", [("psi", "psi"), (Path("/a/b"), "/a/b"), ("./fifo", "./fifo")], ["no", "", 1, None]),
     "pressure_keep_mb": (0, [("16MB", 16), (0.5, 0.5), (0, 0)], [-1, "many", None, 1 << 30]),
+    "text_cache_mb": (0, [("16MB", 16), (0.5, 0.5), (0, 0)], [-1, "many", None, 1 << 30]),
 }  # fmt: skip
 
 

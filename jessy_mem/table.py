@@ -327,11 +327,10 @@ class RegionTable(BlockLender):
     # Making room
 
     def _make_room(self, segment: str, n_bytes: int, bound_bytes: int) -> bool:
-        """Evict until `n_bytes` more fit into `segment` and, with all others, into `bound_bytes`; whether they do.
+        """Evict, texts first, until `n_bytes` more fit into `segment`, and with all into `bound_bytes`: if they do.
 
         What cannot be reached is not begun: victims are chosen before the first is unmapped, and if all of them would
-        not do, all stay. So a walk over what may go, N_LOOKS times at most, precedes nothing but a refusal. Texts that
-        are kept go before that.
+        not do, all stay. So a walk over what may go, N_LOOKS times at most, precedes nothing but a refusal.
         """
 
         def is_here(dimension: int) -> bool:

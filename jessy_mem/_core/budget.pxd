@@ -2,7 +2,7 @@
 
 Kernels other modules call are the cdef methods; a cdef method takes segments as indices, Python takes names.
 """
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.typedefs cimport Status
 from jessy_mem._core.kernels.account cimport Account, Row
@@ -34,8 +34,6 @@ cdef class Ledger:
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil
     # Give back what reserve_bytes charged. Never fails.
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil
-    # What could be reserved in a segment without passing a threshold; below 0 if one is passed. Credit counts as used.
-    cdef int64_t spare_bytes(self, unsigned int segment) noexcept nogil
     # Bytes in use.
     cdef uint64_t used(self) noexcept nogil
 

@@ -22,7 +22,7 @@ from math import ceil, floor
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from jessy_mem._core.c.atomic cimport (
@@ -281,12 +281,6 @@ cdef class Ledger:
 
     cdef void reopen(self) noexcept nogil:
         jm_sub_acq_rel(&self.gate, 1)
-
-    cdef int64_t spare_bytes(self, unsigned int segment) noexcept nogil:
-        cdef uint64_t segment_bytes = jm_load_relaxed(&self.segments[segment].granted_bytes)
-        cdef uint64_t total_bytes = jm_load_relaxed(&self.total.granted_bytes)
-        cdef int64_t spare_bytes = self.segments[segment].limit_bytes - segment_bytes
-        return min(spare_bytes, <int64_t> (self.calm_bytes - total_bytes))
 
     cdef uint64_t used(self) noexcept nogil:
         cdef uint64_t total_bytes = jm_load_acquire(&self.total.granted_bytes)

@@ -1,5 +1,5 @@
 """The text cache: what layers were decoded to, kept within a bound and the budget."""
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from jessy_mem._core.budget cimport Ledger
 
@@ -37,6 +37,8 @@ cdef class TextCache:
 
     # A new image's.
     cdef KeptTexts of_image(self)
+    # What could be kept in addition without passing the bound or a threshold; below 0 if one is passed.
+    cdef int64_t spare_bytes(self) noexcept
     # Charge n_bytes, after older texts went if that makes room; False, and nothing is charged, if it does not.
     cdef bint charge(self, uint64_t n_bytes) except -1
     cdef void release(self, uint64_t n_bytes) noexcept

@@ -29,6 +29,7 @@ from jessy_mem._core.c.atomic cimport (
 )
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
 from jessy_mem._core.c.typedefs cimport OK
+from jessy_mem._core.kernels.account cimport Account
 
 cdef int64_t ALL = 1 << 62
 
@@ -149,10 +150,16 @@ cdef class TextCache:
         jm_disown(<PyObject *> texts.by_layer)
         return texts
 
+    cdef int64_t spare_bytes(self) noexcept:
+        cdef Account *account = &self.ledger.segments[self.segment]
+        cdef int64_t of_bound = jm_load_acquire(&self.bound_bytes) - jm_load_relaxed(&self.n_bytes)
+        cdef int64_t of_segment = account.limit_bytes - jm_load_relaxed(&account.granted_bytes)
+        cdef int64_t of_total = self.ledger.calm_bytes - jm_load_relaxed(&self.ledger.total.granted_bytes)
+        return min(of_bound, of_segment, of_total)
+
     cdef bint charge(self, uint64_t n_bytes) except -1:
         cdef uint64_t kept_bytes = jm_load_relaxed(&self.n_bytes), bound_bytes = jm_load_acquire(&self.bound_bytes)
-        cdef int64_t free_bytes = min(<int64_t> (bound_bytes - kept_bytes), self.ledger.spare_bytes(self.segment))
-        cdef int64_t missing_bytes = <int64_t> n_bytes - free_bytes
+        cdef int64_t missing_bytes = <int64_t> n_bytes - self.spare_bytes()
         if missing_bytes > 0:
             if missing_bytes > <int64_t> kept_bytes:
                 return False

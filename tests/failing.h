@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 
-enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, N_KINDS };
+enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, FSTAT, MINCORE, MADVISE, N_KINDS };
 
 static __thread int is_armed;
 static __thread long counts[N_KINDS]; /* calls of each kind since it was armed */
@@ -95,6 +95,11 @@ WRAP(MMAP, void *, MAP_FAILED, mmap, (void *at, size_t n, int may, int how, int 
      (at, n, may, how, fd, from))
 WRAP(MMAP, void *, MAP_FAILED, mmap64, (void *at, size_t n, int may, int how, int fd, off_t from),
      (at, n, may, how, fd, from))
+
+WRAP(FSTAT, int, -1, fstat, (int fd, void *into), (fd, into))
+WRAP(FSTAT, int, -1, fstat64, (int fd, void *into), (fd, into))
+WRAP(MINCORE, int, -1, mincore, (void *at, size_t n, unsigned char *into), (at, n, into))
+WRAP(MADVISE, int, -1, madvise, (void *at, size_t n, int advice), (at, n, advice))
 
 long syscall(long which, ...) /* openat2 has no function of its own */
 {

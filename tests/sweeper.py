@@ -41,9 +41,13 @@ KINDS = {
     "memfd_create": errno.EMFILE,
     "mmap": errno.ENOMEM,
     "clone": errno.EAGAIN,
+    "fstat": errno.EIO,
+    "mincore": errno.EAGAIN,
+    "madvise": errno.EAGAIN,
 }
 TYPED = (jm.ConsciousnessError, OSError, MemoryError)
 State = dict[str, object]
+MOST = 100  # calls of a kind in one call: of those in a loop some are enough
 PROTO, FILE, NAMED = 15, 16, "Stored"
 IMMUTABLE = 9
 
@@ -129,6 +133,8 @@ CALLS: dict[str, Callable[[Case], object]] = {
     "load_contexts": lambda case: case.memory.load_contexts([jm.NavigationPath(1, [(1, 0), (1, 1)])]),
     "layers": lambda case: case.memory.layers(keyword="word2"),
     "snapshot": lambda case: with_snapshot(case),
+    "prefetch": lambda case: case.memory.region(1).prefetch(wait=True),
+    "trim": lambda case: case.memory.trim(),
     "verify": lambda case: case.memory.region(1).verify(),
     "get_stats": lambda case: case.memory.get_stats(residency=True),
     "dump_state": lambda case: case.memory.dump_state(),
@@ -220,6 +226,7 @@ class Sweep:
     def run(self, kind: str, step: int) -> dict[str, object]:
         """What is wrong, after every `step`th call of a kind failed."""
         wrong, n = {}, 0
+        step = max(step, self.counts[kind] // MOST)
         begin = zlib.crc32(f"{self.name} {kind}".encode()) % step
         for at in range(begin, self.counts[kind], step):
             with self.case() as case:

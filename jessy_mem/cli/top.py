@@ -169,9 +169,10 @@ def _raw_keys() -> Iterator[None]:
 
 def _typed() -> bytes:
     """What was typed; nothing if the terminal is gone."""
-    with contextlib.suppress(OSError):
-        return os.read(sys.stdin.fileno(), 64)
-    return b""
+    typed = b""
+    with contextlib.suppress(OSError):  # for a moment it is an error
+        typed = os.read(sys.stdin.fileno(), 64)
+    return typed
 
 
 # What is drawn --------------------------------------------------------------------------------------------------------

@@ -348,7 +348,8 @@ def test_processes_that_ask_at_once_get_one_id_for_a_name_and_no_id_twice(tmp_pa
     assert all(is_new for _, own, _ in results for _, is_new in own)
 
 
-def test_name_that_another_takes_while_locks_do_nothing_is_its(tmp_path, inject):
+@pytest.mark.parametrize("kind", ["user", "reserve"])  # which would have the same id, or another
+def test_name_that_another_takes_while_locks_do_nothing_is_its(tmp_path, inject, kind):
     """Both have looked; the claim that stands first in the register counts."""
     one, other, first = register(tmp_path), register(tmp_path), []
 
@@ -363,7 +364,7 @@ def test_name_that_another_takes_while_locks_do_nothing_is_its(tmp_path, inject)
 
     # Private: the moment of what is appended.
     with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
-        assert one.reserve("name", "user", for_all=True) == (first[0].dimension, False)
+        assert one.reserve("name", kind, for_all=True) == (first[0].dimension, False)
         assert one.give("user") > first[0].dimension
     assert first[0].is_new
 

@@ -250,6 +250,22 @@ def with_a_delta_left(base):
         return dimension, delta, contents(memory, dimension)
 
 
+def test_words_overwritten_in_place_are_not_written_into_a_new_base(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = memory.ensure_dimension("Learned", [spec(0, keywords=("word",))])
+        memory.append_layer(dimension, spec(1, 10))
+        path = tmp_path / "D15" / "region.mmap"
+        facts = path.stat()
+        with path.open("r+b") as file:
+            file.seek(256 + 11)  # the length of the word
+            file.write(b"\xff")
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # else it is another file, and opened anew
+        before = files_of(tmp_path, dimension)
+        with pytest.raises(jm.InvalidRegion, match="keyword of layer 0: found other bytes than at open"):
+            memory.compact(dimension)
+        assert files_of(tmp_path, dimension) == before
+
+
 def test_deltas_that_a_crash_left_are_removed(tmp_path):
     dimension, _, expected = with_a_delta_left(tmp_path)
     with manager(tmp_path) as memory:

@@ -518,6 +518,23 @@ def test_file_changed_in_place_cannot_lead_a_reader_outside(region_file):
             region.layer(7)
 
 
+@pytest.mark.parametrize("length", [1, 5, 100])  # too little, into the next length, beyond the end
+def test_words_overwritten_in_place_are_damage(length, region_file):
+    builder = jm.RegionBuilder(3, "Intention").add_layer(jm.LayerSpec(text="x", keywords=("ab", "cd")))
+    path = region_file(builder.to_bytes())
+    with MmapRegion(3, path) as region:
+        with path.open("r+b") as file:
+            file.seek(256 + 11)  # the length of the first word
+            file.write(length.to_bytes(4, "little"))
+        with pytest.raises(InvalidRegion, match="keyword of layer 0: found other bytes than at open"):
+            region.layer(0)
+
+
+def test_path_with_a_zero_byte_is_no_path():
+    with pytest.raises(ValueError, match="null byte"):
+        map_file("region\0.mmap", 3)
+
+
 def test_attributes_overwritten_in_place_are_damage(region_file):
     builder = jm.RegionBuilder(3, "Intention").add_layer(jm.LayerSpec(text="x", attributes={"key": "value"}))
     data = builder.to_bytes()

@@ -241,10 +241,11 @@ def record_threads(
     Returns what one event takes in each thread, in nanoseconds.
     """
     cdef Recording task
+    cdef size_t n_events = n_rounds * <size_t> values.shape[0] + n_untimed
     task.histogram, task.n_values, task.n_untimed = <void *> histogram, values.shape[0], n_untimed
     task.n_rounds = n_rounds
     task.values = &values[0] if values.shape[0] else NULL
-    return run_workers(record_all, &task, n_threads)[0] / max(<size_t> 1, n_rounds * <size_t> values.shape[0] + n_untimed)
+    return run_workers(record_all, &task, n_threads)[0] / max(<size_t> 1, n_events)
 
 
 def forget_the_groups(LatencyHistogram histogram not None):

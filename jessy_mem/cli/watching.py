@@ -183,7 +183,7 @@ def _change(before: jm.MapEntry | None, after: jm.MapEntry | None) -> str:
     if after.state != before.state:
         return "damaged" if after.problem else "readable again"
     n_more = after.n_layers - before.n_layers
-    return f"{n_more:+,} layers" if n_more else "changed"
+    return f"{n_more:+,} layer{'s' * (abs(n_more) != 1)}" if n_more else "changed"
 
 
 def _mapped_files(pid: int, prefix: str) -> Iterator[tuple[str, int]]:

@@ -172,7 +172,7 @@ def test_changes_of_other_processes_are_seen(base, terminal):
         memory.load_dimension(15)
         view = memory.access_layer((15, 0))
         memory.append_layer(15, jm.LayerSpec(text="new"))
-        top.until("D15 tea: +1 layers")
+        top.until("D15 tea: +1 layer")
         top.until("Processes that map it: 1")
         learned = memory.ensure_dimension("cake", [jm.LayerSpec(text="x")])
         top.until("cake: added")

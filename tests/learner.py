@@ -231,9 +231,12 @@ def take_care(base: str, first_key: int, user: bool, care_s: float) -> None:
         while n_exports == 0 or time.monotonic() < deadline:
             kinds = {finding.kind for finding in jm.examine(base)}
             assert "damaged" not in kinds, kinds
-            n_exports += 1
             archive, there = Path(place, f"{n_exports}.tar"), Path(place, f"{n_exports}")
-            jm.export_base(base, archive)
+            try:
+                jm.export_base(base, archive)
+            except jm.LockTimeout:  # on a machine that is too busy for those that write
+                continue
+            n_exports += 1
             jm.import_base(archive, there)
             with manager(there, total_memory_mb=4000) as memory:
                 memory.load_all()

@@ -92,7 +92,7 @@ cdef class LayerView:
         Decoded anew each time, unless its manager keeps texts: `text_cache_mb` of the configuration.
         """
         cdef bint is_copy
-        return self.read_text(&is_copy)
+        return self.decode() if keeps_no_text(self) else self.read_text(&is_copy)
 
     @property
     def attributes(self):
@@ -129,7 +129,7 @@ cdef class LayerView:
     cdef str read_text(self, bint *is_copy):
         cdef str text
         is_copy[0] = True
-        if self.image is None or self.image.texts is None:
+        if keeps_no_text(self):
             return self.decode()
         text = self.image.texts.find(<object> PyTuple_GET_ITEM(self.id, 1))
         is_copy[0] = text is None
@@ -249,6 +249,10 @@ cdef class LayerView:
     def _repr_html_(self):
         from jessy_mem.notebook import view
         return view(self)
+
+
+cdef inline bint keeps_no_text(LayerView view) noexcept:
+    return view.image is None or view.image.texts is None
 
 
 cdef bint decode_into(

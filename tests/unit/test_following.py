@@ -456,19 +456,20 @@ def test_keywords_overwritten_as_they_are_followed_are_not_found(two, inject, ca
     one, other, first = two
 
     def and_overwrite(plain):
-        def mapped(path, *args, **options):
-            image = plain(path, *args, **options)
-            with open(path, "r+b") as file:
-                file.seek(256)
-                file.write(b"\xff" * 40)
-            return image
+        def opened(*args, **options):
+            stack = plain(*args, **options)
+            for path in World(one.config.base_path).path(first).parent.glob("delta-*.mmap"):
+                with open(path, "r+b") as file:
+                    file.seek(256)
+                    file.write(b"\xff" * 40)
+            return stack
 
-        return mapped
+        return opened
 
     assert other.layers(keyword="new") == []
     one.append_layer(first, jm.LayerSpec(text="new", keywords=("new",)))
     # Private: the moment after the file was checked.
-    with inject.around("jessy_mem._core.stack.map_file", and_overwrite):
+    with inject.around("jessy_mem.opening.reopen_stack", and_overwrite):
         other.refresh()
     assert other.layers(keyword="new") == []
     assert "cannot be found by keyword" in caplog.text

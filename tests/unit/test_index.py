@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import Layer, extended_file
@@ -202,6 +202,7 @@ QUESTION = st.tuples(st.none() | st.integers(1, 6), st.none() | WORDS, st.none()
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.none() | LAYERS, QUESTION), min_size=1, max_size=25))
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is none of the test's faults
 def test_like_a_search_through_everything(steps):
     index, known = LayerIndex(), {}
     for dimension, layers, question in steps:

@@ -90,7 +90,8 @@ def check_clock(name, found, before, count):
 def check(found, expected, before):
     """Each field of `found` is what the oracle expects; `before` is the snapshot of one step earlier."""
     fields = {field.name for field in dataclasses.fields(jm.MemoryStats)}
-    assert fields == {*expected, "avg_access_latency_us"}, "each field has a rule"
+    assert fields == {*expected, "avg_access_latency_us", "text_bytes"}, "each field has a rule"
+    assert found.text_bytes == 0, "text_bytes"  # none is kept by default
     for name in CLOCKS:
         check_clock(name, getattr(found, name), getattr(before, name), expected[name])
     assert found.avg_access_latency_us == found.access_latency.mean_ns / 1000, "avg_access_latency_us"
@@ -113,7 +114,7 @@ def check(found, expected, before):
     for k, each in enumerate(found.pool.classes):
         borrowed = classes[k][4] if k == 0 else each.n_borrowed
         assert dataclasses.astuple(each) == (*classes[k][:4], borrowed, *classes[k][5:]), "pool"
-    for name in fields - {*CLOCKS, "avg_access_latency_us", "residency", "segments", "pool"}:
+    for name in fields - {*CLOCKS, "avg_access_latency_us", "residency", "segments", "pool", "text_bytes"}:
         assert getattr(found, name) == expected[name], name
     check_states(found)
 

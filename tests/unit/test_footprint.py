@@ -1,8 +1,8 @@
 """What loaded layers take of memory that is not their files': anonymous memory, and what Python allocates.
 
 Each is measured in an interpreter of its own that has done the same before with something small. What is allowed is
-more than twice what is needed, so that what an allocator keeps for later does not matter. Without the GIL it keeps three
-times what the layers take, for a while, so there only what Python allocates is compared.
+more than twice what is needed, so that what an allocator keeps for later does not matter. Without the GIL it keeps
+three times what the layers take, for a while, so there only what Python allocates is compared.
 """
 
 from __future__ import annotations

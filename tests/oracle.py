@@ -485,6 +485,7 @@ class Oracle:
             "segments": {name: (self.used[name], CEILINGS[name], self.peaks[name]) for name in CEILINGS},
             "pool": (self.pool_used, self.limit_bytes, self.pool_peak, [self.pool_class(size) for size in self.pools]),
             "residency": self.residency(),
+            "text_bytes": 0,  # none is kept by default; tests/model/test_text_model.py has an oracle of those that are
         } | {name: count[events] if self.timed else 0 for name, events in CLOCKS.items()}
 
     def pool_class(self, block_size: int) -> tuple[int, ...]:

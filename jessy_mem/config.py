@@ -15,8 +15,8 @@ from jessy_mem import given
 from jessy_mem.layout import MemoryLayout, default_layout
 from jessy_mem.sizes import (
     DEFAULT_POOLS,
-    MAX_GUARD_SAMPLE,
     MAX_SIZE_MB,
+    check_guard_sample,
     check_pools,
     check_total_mb,
     parse_size_mb,
@@ -300,13 +300,6 @@ def _seed(value: Any) -> int:
     return given.integer(value)
 
 
-def _sample(value: Any) -> int:
-    n = _seed(value)
-    if not 0 <= n <= MAX_GUARD_SAMPLE:
-        raise ValueError(f"{value!r} is not in 0..{MAX_GUARD_SAMPLE}")
-    return n
-
-
 def _number(value: Any) -> float:
     """A number, or nan for what is none."""
     try:
@@ -409,7 +402,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "max_metadata_mb": check_total_mb,
     "strict_classes": given.flag,
     "scrub": given.flag,
-    "guard_sample": _sample,
+    "guard_sample": check_guard_sample,
     "record_latency": given.flag,
     "trace": given.flag,
     "pressure_source": _pressure_source,

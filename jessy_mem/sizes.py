@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 
 from jessy_mem import given
 
-__all__ = ["DEFAULT_POOLS", "MAX_SIZE_MB", "check_pools", "check_total_mb", "parse_size_mb", "size_bytes"]
+__all__ = [
+    "DEFAULT_POOLS",
+    "MAX_SIZE_MB",
+    "check_guard_sample",
+    "check_pools",
+    "check_total_mb",
+    "parse_size_mb",
+    "size_bytes",
+]
 
 DEFAULT_POOLS = ((32, 4096), (128, 16384), (80, 65536), (40, 262144))
 MAX_SIZE_MB = 1 << 26  # 64 TiB
@@ -43,6 +51,17 @@ def check_total_mb(total_mb: int | float | str) -> int | float:
     if not 0 < size_mb <= MAX_SIZE_MB or size_mb * _MIB < 1:
         raise ValueError(f"{total_mb!r} is not a size above 0 and at most {MAX_SIZE_MB} MiB")
     return size_mb
+
+
+def check_guard_sample(value: object) -> int:
+    """One in how many blocks of a pool is guarded, 0 for none; ValueError if it is no integer of 0..2**32 - 1."""
+    try:
+        n = -1 if isinstance(given.scalar(value), bool) else given.integer(value)
+    except TypeError:
+        n = -1
+    if not 0 <= n <= MAX_GUARD_SAMPLE:
+        raise ValueError(f"{value!r} is not in 0..{MAX_GUARD_SAMPLE}")
+    return n
 
 
 def size_bytes(field: str, size_mb: int | float | str) -> int:

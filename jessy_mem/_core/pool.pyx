@@ -26,7 +26,7 @@ from jessy_mem._core.kernels.bitmap cimport Zone, bitmap_count_free, bitmap_long
 
 import os
 
-from jessy_mem import given, sizes
+from jessy_mem import sizes
 from jessy_mem._core.records import PoolClassStats, PoolStats
 from jessy_mem.errors import ManagerClosed, error_of
 
@@ -225,13 +225,16 @@ cdef class PoolAllocator:
             limit_bytes = int(sizes.check_total_mb(limit_mb) * MIB_BYTES)
         except ValueError as error:
             raise ValueError(f"limit_mb: {error}") from None
-        n_guarded = given.integer_in("guard_sample", guard_sample, 0, sizes.MAX_GUARD_SAMPLE)
+        try:
+            sample = sizes.check_guard_sample(guard_sample)
+        except ValueError as error:
+            raise ValueError(f"guard_sample: {error}") from None
         homes = [(block_bytes, int(size_mb * MIB_BYTES)) for size_mb, block_bytes in classes]
         if not strict_classes:
             fit_homes(homes, limit_bytes)
         self.segment = 0 if ledger is None else ledger.segment_index(segment)
         self.segment_name = segment
-        self.arena = arena_of(homes, limit_bytes, strict_classes, scrub, n_guarded, ledger)
+        self.arena = arena_of(homes, limit_bytes, strict_classes, scrub, sample, ledger)
         jm_flag_store_release(&self.is_open, 1)
 
     cdef Status claim_block(self, uint64_t n_bytes, PoolBlock *block) noexcept nogil:

@@ -78,12 +78,11 @@ def _guard(base: Path) -> dict[str, Any]:
 
 def _refusal(path: str | Path) -> str | None:
     """Why there is no lease of a region file."""
-    why: str | None = None
     try:
         jm.MmapRegion(None, path, verify="never", guard="lease").close()
     except jm.MappingError as error:
-        why = error.strerror
-    return why
+        return error.strerror
+    return None
 
 
 def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None:

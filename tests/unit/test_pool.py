@@ -468,6 +468,12 @@ def test_one_in_so_many_blocks_is_guarded(has_guards):
     assert [faults(block, 4096) for block in blocks] == [i % 10 == 9 for i in range(100)]
 
 
+@pytest.mark.parametrize("sample", [-1, 2**32, 1.0, "1", None, True])
+def test_a_sample_is_what_the_configuration_takes(sample):
+    with pytest.raises(ValueError, match=r"guard_sample: .* is not in 0\.\.4294967295"):
+        PoolAllocator(SMALL, 4, guard_sample=sample)
+
+
 def test_where_there_is_no_room_for_a_guard_a_block_has_none(has_guards):
     ledger = Ledger(3 * 4096, {"pool": 3 * 4096})
     pool = PoolAllocator(((1, 4096),), 1, guard_sample=1, ledger=ledger)

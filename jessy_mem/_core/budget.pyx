@@ -63,6 +63,7 @@ REARM_POINTS = 5  # percent of the total below a threshold where it is armed aga
 
 cdef enum:
     MAX_ATTEMPTS = 4096   # of a snapshot
+    N_BUSY = 1024         # of these, before it pauses for longer
     N_SHARES = 512        # this part of what is easy is the most credit of one thread in one segment
     HEADROOM_SHARES = 8   # and this part of what is calm, which all 64 may have, lies between easy and calm
     RAISED = (1 << N_LEVELS) - 1  # the bits of levels
@@ -422,7 +423,7 @@ cdef class Ledger:
                 if self.read_used(used):
                     break
                 if i % 16 == 15:  # a thread may have been interrupted half-way, and needs a turn
-                    time.sleep(0)
+                    time.sleep(0 if i < N_BUSY else 0.0005)
         finally:
             self.reopen()
         return 0

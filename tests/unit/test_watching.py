@@ -166,7 +166,6 @@ def test_last_reference_ends_the_watching(world, fifo):
     assert not thread.is_alive()
 
 
-@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
 def links() -> list[str]:
     """What each descriptor of this process is open for."""
     found = []
@@ -176,6 +175,7 @@ def links() -> list[str]:
     return found
 
 
+@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
 def test_child_has_neither_thread_nor_descriptors(world, fifo):
     before = links()
     with manager(world, pressure_source=fifo) as memory:

@@ -95,7 +95,7 @@ def test_page_is_as_short_as_it_says():
     compile(code_of_page(), str(PAGE), "exec")
 
 
-IN_WORKER = """    with jm.MmapManager(base_path=base, simulation="never") as app.state.memory:  # one for each worker
+IN_WORKER = """    with jm.MmapManager(base_path=base, simulation="never") as app.state.memory:
         yield
 """
 BEFORE_FORK = """

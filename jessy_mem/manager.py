@@ -677,9 +677,11 @@ class MmapManager(RegionTable):
     # What a fork asks
 
     def _renew(self) -> None:
-        # A thread that is not in the child may hold the old lock. What it was changing is found as it left it.
-        self._lock = RLock()
+        # A thread that is not in the child may hold the old lock, and have left half done what it was changing.
+        is_whole, self._lock = self._lock.acquire(blocking=False), RLock()
         self._following.use_lock(self._lock)
+        if not is_whole:
+            self._catalogue.repair()
 
 
 Mapping.register(MmapManager)

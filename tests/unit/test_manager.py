@@ -1773,6 +1773,44 @@ def test_child_that_was_forked_while_another_thread_held_the_lock_goes_on(world,
         thread.join()
 
 
+@pytest.mark.thread_unsafe(reason="it forks")
+def test_child_that_is_forked_while_a_dimension_goes_finds_what_is_left(world, inject):
+    """Its region has gone, and the index does not know yet."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait_before(plain):
+        def remove(*args):
+            inside.set()
+            leave.wait()
+            return plain(*args)
+
+        return remove
+
+    world.write_all(1, 2)
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        found = memory.layers(frequency=(0, 1e6))
+        memory.load_dimension(2)
+        # Private: the moment between the region and the index.
+        with inject.around("jessy_mem.catalogue.Catalogue.remove", wait_before):
+            thread = threading.Thread(target=memory.unload_dimension, args=(2,))
+            thread.start()
+            inside.wait()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # that it forks beside threads is what is tried
+                pid = os.fork()
+            if pid == 0:
+                signal.alarm(60)
+                try:
+                    os._exit(not found or memory.layers(frequency=(0, 1e6)) != found)
+                finally:
+                    os._exit(99)
+            leave.set()
+            thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert memory.layers(frequency=(0, 1e6)) == found
+
+
 # Paths -------------------------------------------------------------------------------------------------------------
 
 

@@ -130,8 +130,11 @@ class Following:
         if self._page.is_stale():
             self._page.open()
 
-    def catch_up(self, table: Followed, own: int | None = None) -> bool:
-        """Follow all that was told but of the dimension `own`; whether anything was. Takes the lock."""
+    def catch_up(self, table: Followed, own: tuple[int, int] | None = None) -> bool:
+        """Follow all that was told; whether anything was. Takes the lock.
+
+        `own` is a dimension that this process changed, and the generation that it made and shows already.
+        """
         with self._lock:
             begin = self._number
             # Again, for what was looked at may be newer than what was told when it was begun.
@@ -143,7 +146,7 @@ class Following:
                     self._follow(table, dict.fromkeys(table._all_dimensions()), own)
                 else:
                     renamed = any(what != "changed" for _, what, _ in told)
-                    self._follow(table, {dimension: generation for dimension, _, generation in told}, own, renamed)
+                    self._follow(table, _newest(told), own, renamed)
                 self._number = newest
             self._set_gate(table)
             return self._number != begin
@@ -154,7 +157,7 @@ class Following:
             if self._follows and self._page.is_stale():
                 self._page.open()
             newest = self._page.sequence
-            found = self._follow(table, dict.fromkeys(table._all_dimensions()), None)
+            found = self._follow(table, dict.fromkeys(table._all_dimensions()))
             if self._follows:
                 self._number = newest
             self._set_gate(table)
@@ -164,7 +167,11 @@ class Following:
         return changes
 
     def _follow(
-        self, table: Followed, told: dict[int, int | None], own: int | None, renamed: bool = False
+        self,
+        table: Followed,
+        told: dict[int, int | None],
+        own: tuple[int, int] | None = None,
+        renamed: bool = False,
     ) -> dict[int, str]:
         """Look at the dimensions that were told of, and queue what it was; the caller holds the lock.
 
@@ -172,7 +179,7 @@ class Following:
         """
         found: dict[int, str] = {}
         for dimension, generation in told.items():
-            if dimension == own:
+            if own is not None and dimension == own[0] and generation is not None and 0 < generation <= own[1]:
                 continue
             try:
                 what = table._take_up(dimension, generation)
@@ -200,14 +207,15 @@ class Following:
     def announce(self, table: Followed, dimension: int, what: str, generation: int) -> None:
         """Tell others of a change of this process's own. Under the folder's lock; takes the table's."""
         with self._lock:
+            own = dimension, generation
             if self._is_behind():
-                self.catch_up(table, own=dimension)
+                self.catch_up(table, own)
             number = self._page.append(dimension, what, generation)  # type: ignore[arg-type]
             if number == self._number + 1:
                 self._number = number
                 self._set_gate(table)
             else:  # the page is new, or another
-                self.catch_up(table, own=dimension)
+                self.catch_up(table, own)
 
     def announcer(self, reference: weakref.ref[Followed]) -> Announce:
         """Tells others what a table did; also at the end of that, when nobody but the page is left to tell it to."""
@@ -285,3 +293,15 @@ class Following:
     def _set_gate(self, table: Followed) -> None:
         shut = self._snapshots or self._is_swapping or self._untold
         table._set_gate(None if shut else self._number)
+
+
+def _newest(told: Iterable[tuple[int, str, int]]) -> dict[int, int | None]:
+    """The newest generation of each dimension that was told of; None where it was not told last.
+
+    That is where locks do nothing, and somebody was slow to tell.
+    """
+    newest: dict[int, int | None] = {}
+    for dimension, _, generation in told:
+        before = newest.get(dimension, -1)
+        newest[dimension] = generation if before is not None and before < generation else None
+    return newest

@@ -83,7 +83,7 @@ def test_who_tells_on_a_new_page_has_followed_what_it_told(tmp_path, is_first):
     followed.announce(table, 15, "changed", 2)
     page = ChangePage(tmp_path)
     assert page.open()
-    assert (table.seen, table.taken) == (page.sequence, [(16, None)])
+    assert (table.seen, table.taken) == (page.sequence, [(15, None), (16, None)])
     assert page.read_since(page.sequence - 1)[0] == [(15, "changed", 2)]
     assert not followed.stop(table)
 
@@ -108,6 +108,24 @@ def test_own_changes_are_not_looked_at(tmp_path):
     ChangePage(tmp_path).append(16, "changed", 9)
     followed.announce(table, 15, "changed", 3)
     assert table.taken == [(16, 9)]
+    assert not followed.stop(table)
+
+
+def test_change_of_the_same_dimension_that_another_told_first_is_looked_at(tmp_path):
+    """Where locks do nothing, who changes a dimension later may tell of it sooner."""
+    table, followed, page = FakeTable(), following(tmp_path), ChangePage(tmp_path)
+    followed.announce(table, 15, "added", 1)
+    followed.stop(table)
+    table.taken.clear()
+    page.append(15, "changed", 3)
+    followed.announce(table, 15, "changed", 2)
+    assert table.taken == [(15, 3)]
+    page.append(15, "changed", 5)
+    page.append(15, "changed", 4)
+    assert followed.stop(table)
+    page.append(15, "removed", 0)
+    followed.announce(table, 15, "changed", 6)
+    assert table.taken == [(15, 3), (15, None), (15, 0)]
     assert not followed.stop(table)
 
 

@@ -576,6 +576,26 @@ def test_writers_that_no_lock_keeps_apart_lose_nothing(tmp_path):
     assert len(reopened(tmp_path, dimension)) == 4 + 80
 
 
+def test_writer_that_no_lock_keeps_apart_sees_what_came_before_it_told_of_its_own(tmp_path, inject):
+    with mock.patch("fcntl.flock"), manager(tmp_path) as one, manager(tmp_path) as other:
+        dimension, done = file_of(one), []
+        other.load_dimension(dimension)
+
+        def around(plain):
+            def announce(*args):
+                if not done:
+                    done.append(True)
+                    other.append_layer(dimension, spec(60))
+                plain(*args)
+
+            return announce
+
+        with inject.around("jessy_mem.following.Following.announce", around):
+            one.append_layer(dimension, spec(50))
+        assert contents(one, dimension) == contents(other, dimension)
+        assert len(contents(one, dimension)) == 4 + 2
+
+
 # Private: the moments before the file has its name, and before it is shown.
 @pytest.mark.parametrize("call", ["os.link", "jessy_mem.opening.Opener.open_delta"])
 def test_change_that_is_merged_by_whom_no_lock_keeps_out_is_not_lost(tmp_path, inject, call):

@@ -41,7 +41,7 @@ class Residency:
     pool_used_bytes: int  # blocks in use, but for those of compressed layers
     decompressed_bytes: int  # blocks of compressed layers
     metadata_bytes: int  # the library's own tables of layers and counters
-    text_bytes: int = 0  # decoded texts that are kept (text_cache_mb), as sys.getsizeof counts them
+    text_bytes: int = 0  # decoded texts that are kept (text_cache_mb), and what keeps them
     group_limit_bytes: int | None = None  # of this process's cgroup (v2) and those around it, the lowest memory.max
     group_high_bytes: int | None = None  # the lowest memory.high, above which the system slows them down
     group_used_bytes: int | None = None  # memory of the cgroup, all its processes and their page cache included

@@ -6,12 +6,14 @@ with a comment that says the same; `tests/package/test_house.py` looks.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jessy_mem as jm
+from jessy_mem._core.texts import RECORD_BYTES
 
 
 def evict(memory: jm.MmapManager, *dimensions: int) -> None:
@@ -36,6 +38,11 @@ def is_locked_by_me(memory: jm.MmapManager) -> bool:
 def folder_locked(memory: jm.MmapManager) -> AbstractContextManager[None]:
     """The lock of the base folder, as a writer has it inside a call that is not over yet."""
     return memory._ids
+
+
+def kept_size(text: str) -> int:
+    """What is charged for a text that is kept: what finds it depends on the interpreter."""
+    return sys.getsizeof(text) + RECORD_BYTES
 
 
 def stack_of(region: jm.MmapRegion) -> tuple[Any, ...]:

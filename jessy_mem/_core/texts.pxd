@@ -8,7 +8,7 @@ cdef class KeptText:
     """A text that is kept: charged as long as this object lives. Nothing of it changes but its place in the ring."""
     cdef str text
     cdef TextCache cache         # which charged it; None: it is not charged
-    cdef uint64_t n_bytes        # of the str
+    cdef uint64_t n_bytes        # of the str, and RECORD_BYTES
     cdef dict home               # where it is found, by its layer
     cdef object layer
     cdef uint8_t found           # atomic flag: found again since it was last looked at

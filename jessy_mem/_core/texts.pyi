@@ -2,6 +2,8 @@ from typing import final
 
 from jessy_mem._core.budget import Ledger
 
+RECORD_BYTES: int
+
 @final
 class KeptText: ...
 

@@ -32,6 +32,9 @@ from jessy_mem._core.c.typedefs cimport OK
 from jessy_mem._core.kernels.account cimport Account
 
 cdef int64_t ALL = 1 << 62
+# What is charged for a text that is kept beside the str: also 32 for its entry in a dict, as that is filled on average.
+RECORD_BYTES = KeptText.__basicsize__ + 32
+cdef uint64_t record_bytes = RECORD_BYTES
 
 
 @cython.final
@@ -72,7 +75,7 @@ cdef class KeptTexts:
     cdef str keep(self, layer, str text):
         cdef KeptText kept = KeptText.__new__(KeptText), first
         jm_disown(<PyObject *> kept)
-        kept.n_bytes = text.__sizeof__()
+        kept.n_bytes = <uint64_t> text.__sizeof__() + record_bytes
         if not self.cache.charge(kept.n_bytes):
             return text
         jm_disown(<PyObject *> text)
@@ -119,7 +122,7 @@ cdef class TextCache:
 
     @property
     def used_bytes(self):
-        """Of what is kept, as sys.getsizeof counts them."""
+        """Of what is kept: each text as sys.getsizeof counts it, and RECORD_BYTES."""
         return jm_load_relaxed(&self.n_bytes)
 
     def shed(self, int64_t n_bytes):

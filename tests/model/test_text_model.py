@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from collections import OrderedDict
 
+import inside
 import pytest
 from world import check_states, content_of, manager
 
@@ -28,14 +28,14 @@ class Oracle:
 
     @property
     def n_bytes(self) -> int:
-        return sum(sys.getsizeof(text) for text, _ in self.texts.values())
+        return sum(inside.kept_size(text) for text, _ in self.texts.values())
 
     def read(self, layer_id: tuple[int, int], text: str) -> None:
         if layer_id in self.texts:
             assert self.texts[layer_id][0] is text, "it was kept"
             self.texts[layer_id][1] = True
             return
-        n_bytes = sys.getsizeof(text)
+        n_bytes = inside.kept_size(text)
         assert all(text is not kept for kept, _ in self.texts.values())
         spare_bytes = self.calm_bytes - sum(self.file_bytes.values()) - self.n_bytes
         missing_bytes = n_bytes - min(self.bound_bytes - self.n_bytes, spare_bytes)
@@ -49,7 +49,7 @@ class Oracle:
             if was_found:
                 self.texts[layer_id] = [text, False]
             else:
-                n_bytes -= sys.getsizeof(text)
+                n_bytes -= inside.kept_size(text)
 
     def drop(self, dimension: int) -> None:
         for layer_id in [each for each in self.texts if each[0] == dimension]:

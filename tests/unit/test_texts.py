@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
+import tracemalloc
 
 import changing
 import inside
@@ -25,7 +25,7 @@ def text_at(dimension: int, layer: int, generation: int = 1, n_bytes: int = 1000
 
 
 def size_at(dimension: int, layer: int, n_bytes: int = 1000) -> int:
-    return sys.getsizeof(text_at(dimension, layer, n_bytes=n_bytes))
+    return inside.kept_size(text_at(dimension, layer, n_bytes=n_bytes))
 
 
 def kept_bytes(memory: jm.MmapManager) -> int:
@@ -82,7 +82,7 @@ def test_what_is_kept_is_charged_and_shown(world):
     with manager(world, text_cache_mb=1) as memory:
         memory.load_dimension(1)
         before = memory.get_stats()
-        n_bytes = sum(map(sys.getsizeof, read_texts(memory, 1)))
+        n_bytes = sum(map(inside.kept_size, read_texts(memory, 1)))
         stats = memory.get_stats(residency=True)
         check_states(stats)
         assert stats.text_bytes == stats.residency.text_bytes == n_bytes
@@ -225,7 +225,7 @@ def test_the_text_of_a_replaced_layer_goes_at_once(world):
         assert all(memory[1, layer].text is texts[layer] for layer in range(4))
         memory.update_layer((1, 0), jm.LayerSpec(text="another"))
         memory.remove_layer((1, 1))
-        assert kept_bytes(memory) == sum(map(sys.getsizeof, texts[2:]))
+        assert kept_bytes(memory) == sum(map(inside.kept_size, texts[2:]))
 
 
 @pytest.mark.parametrize("shrink", [jm.MmapManager.trim, jm.MmapManager.cool])
@@ -295,7 +295,7 @@ def test_short_texts_are_kept_too(world):
     with manager(world, text_cache_mb=1) as memory:
         memory.load_dimension(1)
         assert [memory[1, layer].text for layer in range(5)] == texts
-        assert kept_bytes(memory) == sum(map(sys.getsizeof, texts))
+        assert kept_bytes(memory) == sum(map(inside.kept_size, texts))
         memory.trim()
         assert read_texts(memory, 1, 5) == texts
 
@@ -358,3 +358,20 @@ def test_texts_of_what_is_held_do_not_lease(world):
         inside.evict(memory)
         assert memory.get_stats().active_regions == kept_bytes(memory) == 0
         assert texts == [text_at(1, layer) for layer in range(4)]
+
+
+@pytest.mark.thread_unsafe(reason="tracemalloc counts for all threads")
+def test_what_keeps_a_text_is_charged_too(world):
+    n_layers = 5000
+    world.write(1, n_layers=n_layers, n_bytes=50)
+    with manager(world, text_cache_mb=4) as memory:
+        memory.load_dimension(1)
+        views = memory.access_many([(1, layer) for layer in range(n_layers)])
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            assert all(len(view.text) == 50 for view in views)
+            n_bytes = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert 0.8 * n_bytes < kept_bytes(memory) < 1.2 * n_bytes

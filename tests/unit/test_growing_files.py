@@ -576,7 +576,6 @@ def test_writers_that_no_lock_keeps_apart_lose_nothing(tmp_path):
     assert len(reopened(tmp_path, dimension)) == 4 + 80
 
 
-# Private: the moment before others are told.
 def test_writer_that_no_lock_keeps_apart_sees_what_came_before_it_told_of_its_own(tmp_path, inject):
     with mock.patch("fcntl.flock"), manager(tmp_path) as one, manager(tmp_path) as other:
         dimension, done = file_of(one), []
@@ -591,6 +590,7 @@ def test_writer_that_no_lock_keeps_apart_sees_what_came_before_it_told_of_its_ow
 
             return announce
 
+        # Private: the moment before others are told.
         with inject.around("jessy_mem.following.Following.announce", around):
             one.append_layer(dimension, spec(50))
         assert contents(one, dimension) == contents(other, dimension)

@@ -5,6 +5,7 @@ Pages with a dialogue (``>>>``) are run as the other pages of docs/ are.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -95,13 +96,19 @@ def test_page_is_as_short_as_it_says():
     compile(code_of_page(), str(PAGE), "exec")
 
 
+def test_readme_asks_what_the_page_asks():
+    assert dialogue(COOKBOOK.parents[1] / "README.md") == dialogue(PAGE)
+
+
 IN_WORKER = """    with jm.MmapManager(base_path=base, simulation="never") as app.state.memory:
+        app.state.memory.ensure_dimension("policies", POLICIES)  # made once, whoever asks first
         yield
 """
 BEFORE_FORK = """
 app.state.memory = jm.MmapManager(base_path=os.environ["MEMORY_BASE"], simulation="never")
-if app.state.memory.find("user:early") is None:
-    app.state.memory.create_proto_dimension("user:early", [jm.LayerSpec(text="in the parent")], user=True)
+app.state.memory.ensure_dimension("policies", POLICIES)
+if app.state.memory.find("customer:early") is None:
+    app.state.memory.create_proto_dimension("customer:early", [jm.LayerSpec(text="in the parent")], user=True)
 """
 
 
@@ -111,7 +118,13 @@ def code_with_manager_before_the_fork() -> str:
     return code_of_page().replace(IN_WORKER, "    yield\n") + BEFORE_FORK
 
 
+def dialogue(page: Path) -> list[str]:
+    """What a page lets the reader ask, and the answer that it shows."""
+    return re.findall(r"""^    (curl .*|\{"texts".*)$""", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 GUNICORN = "gunicorn service:app --workers 2 --worker-class uvicorn.workers.UvicornWorker --bind 127.0.0.1:{port}"
+POLICY = "Returns are free for 30 days."
 SERVERS = {
     "uvicorn": ("uvicorn service:app --workers 2 --port {port}", code_of_page),
     "gunicorn": (GUNICORN, code_of_page),
@@ -169,28 +182,34 @@ def test_two_workers_know_what_the_other_learned(tmp_path, server):
     is_early = code is not code_of_page
     with serving(tmp_path, arguments, code()) as client:
         if is_early:
-            for answer in of_both_workers(lambda: client.get("/users/early/context")):
-                assert answer["texts"] == ["in the parent"]
+            for answer in of_both_workers(lambda: client.get("/customers/early/context")):
+                assert answer["texts"] == [POLICY, "in the parent"]
         texts: list[str] = []
 
         def learn():
             texts.append(f"note {len(texts)}")
-            return client.post("/users/ann/notes", params={"text": texts[-1], "topic": "tea"})
+            return client.post("/customers/ann/notes", params={"text": texts[-1], "topic": "returns"})
 
         layers = [answer["layer"] for answer in of_both_workers(learn)]
         assert layers == [f"D{1000 + is_early}/L{n}" for n in range(len(texts))]
-        for answer in of_both_workers(lambda: client.get("/users/ann/context", params={"topic": "tea"})):
-            assert answer["texts"] == texts
-        client.post("/users/ann/notes", params={"text": "of something else"})
-        for answer in of_both_workers(lambda: client.get("/users/ann/context")):
-            assert answer["texts"] == [*texts, "of something else"]
-        client.post("/users/bob/notes", params={"text": "kept"}).raise_for_status()
-        assert client.delete("/users/ann").status_code == 204
-        assert [client.get("/users/ann/context").status_code for _ in range(20)] == 20 * [404]
+        for answer in of_both_workers(lambda: client.get("/customers/ann/context", params={"topic": "returns"})):
+            assert answer["texts"] == [POLICY, *texts]
+        for answer in of_both_workers(lambda: client.get("/customers/ann/context", params={"topic": "lamps"})):
+            assert answer["texts"] == []
+        client.post("/customers/ann/notes", params={"text": "of something else"})
+        for answer in of_both_workers(lambda: client.get("/customers/ann/context")):
+            assert answer["texts"] == [POLICY, *texts, "of something else"]
+        client.post("/customers/bob/notes", params={"text": "kept"}).raise_for_status()
+        assert client.delete("/customers/ann").status_code == 204
+        assert [client.get("/customers/ann/context").status_code for _ in range(20)] == 20 * [404]
         assert "jessy_mem_layers" in [sample["name"] for sample in client.get("/metrics").json()]
     with serving(tmp_path, arguments, code()) as client:
-        assert client.get("/users/bob/context").json()["texts"] == ["kept"]
+        assert client.get("/customers/bob/context").json()["texts"] == [POLICY, "kept"]
+        told, asked, shown = dialogue(PAGE)
+        client.post(told.split("localhost:8000")[1].strip("'")).raise_for_status()
+        answer = client.get(asked.split("localhost:8000")[1].strip("'")).json()
+        assert answer["texts"] == json.loads(shown)["texts"]
         if is_early:  # its parent saved it
-            assert client.get("/users/early/context").json()["texts"] == ["in the parent"]
+            assert client.get("/customers/early/context").json()["texts"] == [POLICY, "in the parent"]
             assert (tmp_path / "memory" / "D1000" / "region.mmap").exists()
     assert "Traceback" not in (tmp_path / "log").read_text()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from operator import index
 from typing import Any
@@ -154,17 +155,15 @@ def parse_budget(budget: int | str) -> int:
     >>> parse_budget("64MB"), parse_budget("1.5 KiB"), parse_budget(4096)
     (67108864, 1536, 4096)
     """
+    n_bytes = 0
     if not isinstance(budget, str):
         n_bytes = index(budget)
-    elif match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[Bb]?\s*", budget):
-        n_bytes = int(float(match[1]))
     else:
-        try:
-            n_bytes = int(parse_size_mb(budget) * (1 << 20))
-        except ValueError:
-            raise ValueError(f"{budget!r} is not a budget: expected bytes, or text such as '64MB'") from None
+        with suppress(ValueError, OverflowError):  # more digits than a float has
+            bare = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[Bb]?\s*", budget)
+            n_bytes = int(float(bare[1]) if bare else parse_size_mb(budget) * (1 << 20))
     if n_bytes < 1:
-        raise ValueError(f"a budget of {budget} bytes holds nothing")
+        raise ValueError(f"{budget!r} is not a budget: expected at least 1 byte, or text such as '64MB'")
     return n_bytes
 
 

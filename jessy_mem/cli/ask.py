@@ -15,6 +15,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.navigator import KeywordNavigator, WeightedMean
+from jessy_mem.cli.numbers import Number
 from jessy_mem.cli.paths import EXISTING_FOLDER, is_absent, reason, region_files
 
 N_LINES = 6
@@ -36,7 +37,7 @@ Example:
 @click.command(cls=ReadingCommand, help=HELP)
 @click.argument("base", type=EXISTING_FOLDER)
 @click.argument("words", nargs=-1, required=True)
-@click.option("-n", "--most", default=3, show_default=True, type=click.IntRange(min=1), help="Show so many layers.")
+@click.option("-n", "--most", default=3, show_default=True, type=Number(1), help="Show so many layers.")
 @click.option("--full", is_flag=True, help="Show the whole text of each layer.")
 @click.option("--simulate", is_flag=True, help="Invent the core dimensions that have no file in BASE.")
 @screen.json_option

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,26 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
             return usual_counts()
         numbers = value.split(",")
         if not all(re.fullmatch("[0-9]{1,3}", each) and 1 <= int(each) <= MOST_THREADS for each in numbers):
-            self.fail(f"{value!r} is not a list of numbers from 1 to {MOST_THREADS}, such as 1,2,4.", param, ctx)
+            self.fail(f"{value!r} is not a list of whole numbers from 1 to {MOST_THREADS}, such as 1,2,4.", param, ctx)
         return [int(each) for each in numbers]
 
 
-@click.command(cls=Command, help=HELP)
+class Bench(Command):
+    """Where a number with a minus is a value of --threads: click takes it for an option, since that may stand alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for option in self.params:
+            if isinstance(option.type, Counts):
+                for before, arg in pairwise(["", *args]):
+                    name, _, value = arg.partition("=")
+                    if name in option.opts and value.startswith("-"):
+                        option.type.convert(value, option, ctx)
+                    elif before in option.opts and re.match("-[0-9]", arg):
+                        option.type.convert(arg, option, ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=Bench, help=HELP)
 @click.option("--peers", "with_peers", is_flag=True, help="Compare with other libraries.")
 @click.option(
     "--threads",

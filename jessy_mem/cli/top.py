@@ -20,6 +20,7 @@ from rich.text import Text
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.map import segment_bar
+from jessy_mem.cli.numbers import Number
 from jessy_mem.cli.paths import EXISTING_FOLDER, FOLDER, region_files
 from jessy_mem.cli.streams import Command
 from jessy_mem.cli.watching import STATES, Seen, Watch, Worker
@@ -54,9 +55,7 @@ output is no terminal, it looks once, like --once; then the exit status is 1 if 
 @click.command(cls=Command, help=HELP)
 @click.argument("base", type=EXISTING_FOLDER)
 @click.option("--metrics", type=FOLDER, envvar="PROMETHEUS_MULTIPROC_DIR", help="Where processes publish numbers.")
-@click.option(
-    "--every", default=1.0, type=click.FloatRange(0.1, 3600), show_default=True, help="Seconds from look to look."
-)
+@click.option("--every", default=1.0, type=Number(0.1, 3600), show_default=True, help="Seconds from look to look.")
 @click.option("--once", is_flag=True, help="Look once, print it, and end.")
 def command(base: Path, metrics: Path | None, every: float, once: bool) -> int:
     watch, out = Watch(base, metrics), screen.console()

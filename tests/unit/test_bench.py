@@ -136,9 +136,18 @@ class TestThreads:
             assert sum("812 /s" in line and "4096 x" in line for line in lines) == len(found)
         assert any("GIL" in line for line in lines)
 
-    @pytest.mark.parametrize("wrong", ["0", "1,,2", "two", "257", "1,2.5"])
+    @pytest.mark.parametrize("wrong", ["0", "1,,2", "two", "257", "1,2.5", "-1", "-1,2", "-two", "9" * 400])
     def test_what_are_no_numbers_is_wrong_use(self, wrong):
-        fails(run("bench", f"--threads={wrong}"), 2, "is not a list of numbers from 1 to 256")
+        fails(
+            run("bench", f"--threads={wrong}"),
+            2,
+            f"'--threads': {wrong!r} is not a list of whole numbers from 1 to 256",
+        )
+
+    def test_a_negative_number_is_a_value_and_another_option_is_none(self):
+        fails(run("bench", "--threads", "-1"), 2, "'--threads': '-1' is not a list of whole numbers from 1 to 256")
+        fails(run("bench", "--threads", "--peers"), 2, "ask for one")
+        fails(run("bench", "--threads", "-x"), 2, "No such option '-x'")
 
     def test_two_measurements_at_once_are_wrong_use(self):
         fails(run("bench", "--threads", "--peers"), 2, "ask for one")

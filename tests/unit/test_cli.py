@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from commands import fails, flip, json_of, on_terminal, run, spawn
 
@@ -130,6 +131,24 @@ class TestFrame:
 
     def test_unknown_option_is_wrong_use(self, base):
         fails(run("verify", base, "--fast"), 2, "--fast")
+
+    @pytest.mark.parametrize("wrong", ["-1", "0", "0.05", "many", "nan", "-inf", ""])
+    @pytest.mark.parametrize(
+        ("args", "option", "asked"),
+        [
+            (("ask", "word"), "--most", "whole number of at least 1"),
+            (("ask", "word"), "-n", "whole number of at least 1"),
+            (("top", "--once"), "--every", "number from 0.1 to 3,600"),
+        ],
+    )
+    def test_a_number_that_is_none_names_its_option_and_its_range(self, args, option, asked, wrong, base):
+        fails(run(args[0], base, *args[1:], option, wrong), 2, f"'{option}'", f"{wrong!r} is not a {asked}.")
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_no_option_takes_a_number_without_saying_its_range(self, name):
+        context = main.make_context("jessy-mem", [], resilient_parsing=True)
+        types = [param.type for param in main.get_command(context, name).params]
+        assert not [each for each in types if isinstance(each, (type(click.INT), type(click.FLOAT)))]
 
     @pytest.mark.parametrize(
         "args", [("build", "nowhere", "out"), ("inspect", "nowhere"), ("cat", "nowhere", "0"), ("verify", "nowhere"),

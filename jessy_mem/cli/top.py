@@ -231,7 +231,7 @@ def _processes(seen: Seen) -> list[Text]:
 def _workers(seen: Seen, out: Console) -> list[Text]:
     if not seen.workers:
         heading = screen.text("Budget, pressure, latency, leases", style="bold")
-        told = textwrap.wrap(seen.unpublished, out.width - 2)[:N_WORKERS]
+        told = textwrap.wrap(seen.unpublished, out.width - 2, break_on_hyphens=False)[:N_WORKERS]
         return [heading, *(screen.text(f"  {line}", style="dim") for line in told)]
     lines = [screen.text(("Published, by worker/manager", "bold"))]
     for worker in seen.workers[:N_WORKERS]:

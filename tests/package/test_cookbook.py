@@ -101,7 +101,7 @@ def test_readme_asks_what_the_page_asks():
 
 
 IN_WORKER = """    with jm.MmapManager(base_path=base, simulation="never") as app.state.memory:
-        app.state.memory.ensure_dimension("policies", POLICIES)  # made once, whoever asks first
+        app.state.memory.ensure_dimension("policies", POLICIES)  # made once
         yield
 """
 BEFORE_FORK = """

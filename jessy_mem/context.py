@@ -28,7 +28,16 @@ __all__ = [
     "LoadedContext",
     "NavigationPath",
     "Navigator",
+    "layers_on",
 ]
+
+
+def layers_on(path: NavigationPath) -> Sequence[LayerId | tuple[int, int]]:
+    """The layers of a path; TypeError for what is none, such as the id of a layer."""
+    try:
+        return path.layers
+    except AttributeError:
+        raise TypeError(f"paths: {path!r} is not a NavigationPath") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +131,7 @@ class ContextCollection(Sequence[LoadedContext]):
         contexts: list[LoadedContext] = []
         missing: list[LayerId] = []
         for path in paths:
-            for layer_id in map(LayerId._make, path.layers):
+            for layer_id in map(LayerId._make, layers_on(path)):
                 context = load(layer_id)
                 if context is None:
                     notices.warn(("context", layer_id), f"{layer_id} is not available and was skipped")

@@ -20,7 +20,9 @@ from typing import Any
 
 __all__ = [
     "amount",
+    "dimension_number",
     "encoded",
+    "finder",
     "flag",
     "folded",
     "integer",
@@ -40,6 +42,18 @@ def integer(value: Any) -> int:
     (1, <class 'int'>)
     """
     return int(index(scalar(value)))
+
+
+def dimension_number(value: Any) -> int:
+    """The number of a dimension as an int; TypeError for what is none, and who gives the name hears what is missing."""
+    if isinstance(value, str):
+        raise TypeError(f"dimension: {value!r} is no number; {finder(value)}")
+    return integer(value)
+
+
+def finder(name: str) -> str:
+    """What is said to who gives a name where the number of a dimension is asked for."""
+    return f"find({name!r}) gives the number of a name"
 
 
 def integer_in(field: str, value: Any, low: int, high: int) -> int:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
-from jessy_mem.given import amount, integer, number, text_of
+from jessy_mem.given import amount, finder, integer, number, text_of
 
 __all__ = [
     "MAX_LAYER",
@@ -93,7 +93,8 @@ class LayerId(NamedTuple):
         try:
             return cls(integer(dimension), integer(layer))
         except TypeError:
-            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints") from None
+            hint = f"; {finder(dimension)}" if isinstance(dimension, str) else ""
+            raise TypeError(f"{layer_id!r} is not a layer id: expected two ints{hint}") from None
 
 
 def dimension_folder(dimension: int) -> str:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from operator import index
 from pathlib import Path
 
+from jessy_mem import given
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.batch import Batch
 from jessy_mem.builder import LayerSpec, is_immutable_file
@@ -151,7 +151,7 @@ class Learner:
     # Changes
 
     def append(self, dimension_id: int, spec: LayerSpec) -> LayerId:
-        dimension = index(dimension_id)
+        dimension = given.dimension_number(dimension_id)
         checked_spec(spec)
 
         def change(region: MmapRegion | None) -> Changes:
@@ -166,7 +166,7 @@ class Learner:
         return LayerId(dimension, layer)
 
     def extend(self, dimension_id: int, specs: Iterable[LayerSpec]) -> list[LayerId]:
-        dimension, specs = index(dimension_id), list(specs)
+        dimension, specs = given.dimension_number(dimension_id), list(specs)
         for spec in specs:
             checked_spec(spec)
 
@@ -204,7 +204,7 @@ class Learner:
 
     def compact(self, dimension_id: int) -> Path:
         self._check_writable()
-        dimension = index(dimension_id)
+        dimension = given.dimension_number(dimension_id)
         with self.protos.lock:
             if self._is_proto(dimension):
                 raise RegionNotFound(dimension, "it is a proto-dimension without a file; crystallize writes it")
@@ -269,7 +269,7 @@ class Learner:
 
     def crystallize(self, dimension_id: int) -> Path:
         self._check_writable()
-        dimension = index(dimension_id)
+        dimension = given.dimension_number(dimension_id)
         with self.protos.lock:
             if not self._is_crystallized(dimension):
                 self.protos.publish(dimension)
@@ -278,7 +278,11 @@ class Learner:
     def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
         self._check_writable()
         with self.protos.lock:
-            chosen = self.protos.unsaved() if dimension_ids is None else [index(each) for each in dimension_ids]
+            chosen = (
+                self.protos.unsaved()
+                if dimension_ids is None
+                else [given.dimension_number(each) for each in dimension_ids]
+            )
             chosen = list(dict.fromkeys(chosen))
             self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
             return [Path(self._opener.place_of(each).path) for each in chosen]
@@ -297,7 +301,7 @@ class Learner:
 
     def forget(self, dimension_id: int) -> None:
         self._check_writable()
-        dimension = index(dimension_id)
+        dimension = given.dimension_number(dimension_id)
         with self.protos.lock:
             if not 0 < dimension <= MAX_DIMENSION:
                 raise RegionNotFound(dimension, "there is no such dimension")

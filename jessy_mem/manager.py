@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Self, TypeVar, Unpack
 
-from jessy_mem import ending
+from jessy_mem import ending, given
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import UnmapTogether
@@ -527,9 +527,9 @@ class MmapManager(RegionTable):
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
-        at = self._checked(address)
+        self._check_open()
         with self._lock:
-            return self._catalogue.addressed().resolve(at)
+            return self._catalogue.addressed().resolve(given.integer(address))
 
     # Memory
 

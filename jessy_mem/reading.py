@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jessy_mem import given
 from jessy_mem._core.registry import LayerRegistry
-from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath
+from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath, layers_on
 from jessy_mem.errors import ConsciousnessError, InvalidRegion, LayerNotFound, OutOfBounds
 from jessy_mem.layout import LayerId
 from jessy_mem.notices import Notices
@@ -54,7 +54,7 @@ def contexts_of(
 def _ask_for(layers: LayerRegistry, paths: Iterable[NavigationPath]) -> None:
     """Let the system read in the layers of all paths, side by side; returns at once. What is not there is left out."""
     wanted: dict[int, dict[int, None]] = {}
-    for dimension, layer in itertools.chain.from_iterable(path.layers for path in paths):
+    for dimension, layer in itertools.chain.from_iterable(map(layers_on, paths)):
         wanted.setdefault(dimension, {})[layer] = None
     for dimension, numbers in wanted.items():
         with suppress(ConsciousnessError):  # whoever reads it says so

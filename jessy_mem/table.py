@@ -15,9 +15,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from operator import index
 from typing import TypeVar
 
+from jessy_mem import given
 from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.lender import BlockLender
 from jessy_mem._core.mapping import Mapping as Mapped
@@ -468,7 +468,7 @@ class RegionTable(BlockLender):
     def _checked(self, dimension: int) -> int:
         """`dimension` as an int, if it is open who asks; TypeError for what is no integer."""
         self._check_open()
-        return index(dimension)
+        return given.dimension_number(dimension)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -382,6 +382,8 @@ cdef class LayerIndex:
         cdef Word word = None
         cdef Range wanted
         cdef bint in_range = frequency is not None or since_ns is not None or before_ns is not None
+        if isinstance(dimension, str):
+            raise TypeError(f"dimension: {dimension!r} is str, not int; text is asked for by keyword= or name=")
         if dimension is not None:
             dimension = given.integer(dimension)
         if keyword is not None and not isinstance(keyword, str):

@@ -181,3 +181,38 @@ def test_ensure_that_fails_leaves_no_name(tmp_path, inject):
             memory.ensure_dimension("Humor", [jm.LayerSpec(content=bytes(81 << 20))])
         assert memory.find("Humor") is None
         assert memory.ensure_dimension("Humor", [spec()]) == 17
+
+
+ASKS_FOR_A_NUMBER = {
+    "load_dimension": lambda memory, spec: memory.load_dimension("policies"),
+    "unload_dimension": lambda memory, spec: memory.unload_dimension("policies"),
+    "reload_dimension": lambda memory, spec: memory.reload_dimension("policies"),
+    "append_layer": lambda memory, spec: memory.append_layer("policies", spec),
+    "extend": lambda memory, spec: memory.extend("policies", [spec]),
+    "update_layer": lambda memory, spec: memory.update_layer(("policies", 0), spec),
+    "remove_layer": lambda memory, spec: memory.remove_layer(("policies", 0)),
+    "compact": lambda memory, spec: memory.compact("policies"),
+    "crystallize": lambda memory, spec: memory.crystallize("policies"),
+    "crystallize_many": lambda memory, spec: memory.crystallize_many(["policies"]),
+    "forget": lambda memory, spec: memory.forget("policies"),
+    "a path": lambda memory, spec: jm.NavigationPath("policies", []),
+}
+
+
+@pytest.mark.parametrize("call", ASKS_FOR_A_NUMBER)
+def test_a_name_where_a_number_is_asked_for_is_told_what_finds_it(call, tmp_path):
+    with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
+        memory.ensure_dimension("policies", [spec()])
+        with pytest.raises(TypeError, match=r"find\('policies'\) gives the number of a name"):
+            ASKS_FOR_A_NUMBER[call](memory, spec())
+        with pytest.raises(TypeError, match="'policies' is str, not int; text is asked for by keyword= or name="):
+            memory.layers("policies")
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_the_id_of_a_layer_is_no_path_to_it(prefetch, tmp_path):
+    with (
+        jm.MmapManager(base_path=tmp_path, simulation="never") as memory,
+        pytest.raises(TypeError, match=r"paths: \(15, 0\) is not a NavigationPath"),
+    ):
+        memory.load_contexts([(15, 0)], prefetch=prefetch)

@@ -58,7 +58,23 @@ class Hostile:
 def sound_objects(folder: Path) -> dict[str, object]:
     """One object of each class that has been made rightly."""
     import jessy_mem as jm
-    from jessy_mem._core import budget, changes, head, holders, mapped, mapping, pool, records, region, registry
+    from jessy_mem._core import (
+        budget,
+        changes,
+        head,
+        holders,
+        index,
+        lender,
+        mapped,
+        mapping,
+        packing,
+        pool,
+        records,
+        region,
+        registry,
+        texts,
+        whole,
+    )
     from jessy_mem._probe.pool import BitmapProbe
 
     path = jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="some text", keywords=("word",))).write(folder / "r")
@@ -72,6 +88,14 @@ def sound_objects(folder: Path) -> dict[str, object]:
     read._holders.install(1, region.MmapRegion(1, path))  # private: a registry alone loads nothing
     read.access_layer((1, 0))
     summary = records.LatencySummary(1, 1, 1, 1, 1, 1, 1.0)
+    index_of_one = index.LayerIndex()
+    index_of_one.put(1, [(0, 1, 1.0, ("word",), 9, 9, 5)], "One")
+    lends = lender.BlockLender()
+    lends._lend_from(pool.PoolAllocator(((1, 4096),), 1, ledger=ledger, segment="a"), "a")  # private: a table does so
+    memory = jm.MmapManager(base_path=folder / "base", text_cache_mb=1)
+    memory.create_proto_dimension("One", [jm.LayerSpec(text="some text", keywords=("word",))])
+    reader = memory.reader()
+    reader.access_layer((15, 0))
     return {
         "Ledger": ledger, "Charge": budget.Charge(ledger, "a", 10), "PoolAllocator": allocator, "Block": block,
         "ChangePage": changes.ChangePage(folder),
@@ -82,6 +106,11 @@ def sound_objects(folder: Path) -> dict[str, object]:
         "MemoryStats": jm.MmapManager().get_stats(),
         "PoolStats": allocator.stats(), "PoolClassStats": allocator.stats().classes[0],
         "SegmentStats": records.SegmentStats(1, 2, 3), "BitmapProbe": BitmapProbe(128),
+        "Gathered": read._gather([(1, 0)]),  # private: it is handed out by nobody
+        "PackedRegion": packing.pack_layers(1, b"One", 1, 1, {0: jm.LayerSpec(text="some text")}),
+        "LayerIndex": index_of_one, "BlockLender": lends, "Reader": reader,
+        "TextCache": texts.TextCache(ledger, "a", 1000), "Lock": whole.Lock(),
+        "Descriptor": whole.Descriptor(folder, os.O_RDONLY),
         "LoadedContext": records.LoadedContext(jm.LayerId(1, 0), "", 1.0, (), 0, "mmap"),
     }  # fmt: skip
 
@@ -141,9 +170,8 @@ USES = {
 
 
 def wrong_values(sound: dict[str, object]) -> list[object]:
-    bare = [
-        made for each in sound.values() if (made := attempt("new", lambda each=each: type(each).__new__(type(each))))
-    ]
+    made = [attempt("new", lambda each=each: type(each).__new__(type(each))) for each in sound.values()]
+    bare = [each for each in made if each is not None]
     return [
         None, 0, -1, 7, 2**31, 2**70, -(2**70), True, 1.5, float("nan"), "", "name", b"", b"bytes", (), (1, 0), [],
         [None], {}, {"a": 1}, {1: None}, object(), int, Hostile(), bytearray(8), memoryview(b"1234"),
@@ -188,6 +216,8 @@ def try_object(what: str, each: object, values: list[object], but: tuple[str, ..
 
 def try_class(cls: type, sound: dict[str, object], values: list[object]) -> None:
     name = cls.__name__
+    has_own = [each for each in vars(cls) if not each.startswith("__")]
+    assert name in sound or not has_own, f"sound_objects: no {name} that was made rightly, which has {has_own}"
     try_callable(name, cls, values)
     bare = attempt(f"{name}.__new__", lambda: cls.__new__(cls))
     if bare is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import HUNG_S
 from jessy_mem._core.changes import ChangePage
 
 WRITER = """
@@ -77,7 +78,7 @@ def start(source: str, *arguments) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> str:
     try:
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=HUNG_S)
     finally:
         process.kill()
     assert process.returncode == 0, (process.returncode, error)

@@ -14,6 +14,7 @@ import pytest
 from world import World, content_of, generation_of, manager
 
 import jessy_mem as jm
+from helpers import HUNG_S
 
 WORKER = """
 import fcntl, hashlib, json, sys
@@ -91,7 +92,7 @@ def test_processes_see_the_same_at_the_end(tmp_path, n_processes, n, locks):
             assert watching.refresh() == jm.Changes()
     finally:
         for worker in workers:
-            worker.communicate("\n", timeout=60)
+            worker.communicate("\n", timeout=HUNG_S)
     assert [worker.returncode for worker in workers] == [0] * n_processes
     assert jm.examine(tmp_path) == []
 

@@ -15,6 +15,7 @@ from survivors import check_survived, last_told
 from world import content_of, manager
 
 import jessy_mem as jm
+from helpers import HUNG_S
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def kill_writers_at_random(tmp_path, n_rounds: int) -> None:
     appended: dict[int, int] = {}  # layer -> key, acknowledged
     gone: set[int] = set()
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(Learner(timeout_s=60 + 20 * n_rounds)) for _ in range(4)]
+        writers = [stack.enter_context(Learner(timeout_s=HUNG_S + 20 * n_rounds)) for _ in range(4)]
         for number in range(n_rounds):
             pids = [
                 writer.begin(tmp_path, 1_000_000 * i + 1000 * number, shared="Shared")

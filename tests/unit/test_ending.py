@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -17,6 +18,7 @@ from inside import folder_locked, lock_of
 from world import content_of, manager
 
 import jessy_mem as jm
+from helpers import HUNG_S
 from jessy_mem import ending
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -232,10 +234,11 @@ def test_forked_child_forgets_for_itself_what_is_its_parents(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["raise", "disk full"])
-def test_last_reference_that_loses_something_warns(tmp_path, fault, caplog):
+def test_last_reference_that_loses_something_warns(tmp_path, fault, inject):
     held = [manager(tmp_path, on_close="raise" if fault == "raise" else "crystallize")]
     dimension = learn(held[0])
-    with mock.patch("os.write", side_effect=FULL), pytest.warns(ResourceWarning, match=rf"lost .* D{dimension}"):
+    full = inject(FULL, "os.write") if fault == "disk full" else contextlib.nullcontext()
+    with full, pytest.warns(ResourceWarning, match=rf"lost .* D{dimension}"):
         held.clear()
     assert saved(tmp_path) == []
 
@@ -284,7 +287,7 @@ def run(base, code, first=""):
     d = m.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
     """
     command = [sys.executable, "-X", "dev", "-c", "".join(map(textwrap.dedent, (first, head, code)))]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S)
     return ran.returncode, ran.stderr
 
 

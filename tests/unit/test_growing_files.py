@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from itertools import accumulate
+from itertools import accumulate, product
 from unittest import mock
 
 import grower
@@ -430,10 +430,13 @@ def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
 
 # Mapping calls mmap(2) itself, where a test cannot come between.
 CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem._core.mapped.Mapping")
+WHATS = ("append", "extend", "update", "remove", "merge", "compact", "forget")
+# A delta takes a new name, and who forgets writes nothing new.
+NOT_CALLED = {("os.rename", what) for what in ("append", "extend", "update", "remove")}
+NOT_CALLED |= {(call, "forget") for call in ("os.write", "os.link", "os.rename", "jessy_mem._core.mapped.Mapping")}
 
 
-@pytest.mark.parametrize("what", ["append", "extend", "update", "remove", "merge", "compact", "forget"])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("call", "what"), [each for each in product(CALLS, WHATS) if each not in NOT_CALLED])
 def test_call_that_fails_changes_nothing(tmp_path, what, call):
     """Each call in its turn, the disk being full: a typed error, nothing has changed, and the next try works."""
     changes = {
@@ -470,7 +473,8 @@ def test_call_that_fails_changes_nothing(tmp_path, what, call):
             if what != "forget":
                 assert contents(memory, dimension) == expected
                 assert files_of(tmp_path, dimension) == files
-        if n_calls <= at and what != "forget":
+        assert at or n_calls, "never reached"
+        if what != "forget":  # it is done, also where another way was found when this one failed
             changed = contents(memory, dimension)
             assert (changed == expected) == (what == "compact")
             del memory

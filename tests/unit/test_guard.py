@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from helpers import HUNG_S
 from jessy_mem._core.guard import install
 from jessy_mem._probe import guard
 
@@ -233,7 +234,7 @@ def child(source: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=HUNG_S,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jessy_mem import given
 from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.format import stored_frequency
-from jessy_mem._core.head import read_header
+from jessy_mem._core.head import MAX_NAME_BYTES, read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem.layout import MAX_LAYER, LayerId, has_deltas
 from jessy_mem.publish import publish
@@ -185,8 +185,9 @@ class RegionBuilder:
             raise TypeError(f"name: {type(name).__name__} is not str")
         self.name = unicodedata.normalize("NFC", name)  # the same name is the same bytes, however it was typed
         self._name_bytes = self.name.encode()
-        if not 1 <= len(self._name_bytes) <= 64:
-            raise ValueError(f"name: {name!r} takes {len(self._name_bytes)} bytes of UTF-8, expected 1..64")
+        if not 1 <= len(self._name_bytes) <= MAX_NAME_BYTES:
+            n_bytes = len(self._name_bytes)
+            raise ValueError(f"name: {name!r} takes {n_bytes} bytes of UTF-8, expected 1..{MAX_NAME_BYTES}")
         self._specs: dict[int, LayerSpec | None] = {}  # None: a tombstone
         self._passages: dict[int, Sequence[Passage]] = {}
         self._delta = False

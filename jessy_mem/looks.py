@@ -6,7 +6,6 @@ import re
 
 __all__ = ["looks_like"]
 
-_MAGIC_AT = 84  # in a region file
 _KINDS = (  # (where, how it begins, what it is)
     (0, b"\x1f\x8b", "a gzip file; gunzip it"),
     (0, b"PK\x03\x04", "a zip archive; unzip it"),
@@ -40,7 +39,7 @@ def looks_like(first: bytes) -> str:
     """
     if not first:
         return "an empty file"
-    version = re.match(rb"JESSY_MMAP_V([0-9]+)\0", first[_MAGIC_AT:])
+    version = re.search(rb"JESSY_MMAP_V([0-9]+)\0", first[:256])
     if version is not None and version[1] != b"1":
         return f"a region of version {int(version[1])} of the format; pip install -U jessy-mem"
     for at, magic, kind in _KINDS:

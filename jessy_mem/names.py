@@ -11,16 +11,13 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from jessy_mem._core.head import MAX_NAME_BYTES, N_HEADER_BYTES, stored_name
 from jessy_mem._core.mapped import read_beneath
 from jessy_mem._core.whole import Descriptor
 from jessy_mem.layout import MAX_DIMENSION, dimension_folder
 
 __all__ = ["MAX_NAME_BYTES", "NameMap", "checked_name", "dimensions_in", "dimensions_of", "stored_names"]
 
-MAX_NAME_BYTES = 64
-
-_HEADER_BYTES = 256
-_MAGIC = b"JESSY_MMAP_V1\0\0\0"
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about the file
 
 
@@ -105,24 +102,19 @@ def stored_names(base_path: str, dimensions: Iterable[int]) -> Iterator[tuple[in
     with Descriptor(base_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as base:
         for dimension in dimensions:
             try:
-                header = read_beneath(base, f"{dimension_folder(dimension)}/region.mmap", _HEADER_BYTES)
+                header = read_beneath(base, f"{dimension_folder(dimension)}/region.mmap", N_HEADER_BYTES)
             except OSError as error:  # there is none, or it is a folder, a FIFO or a link
                 if error.errno in _EXHAUSTED:
                     raise
                 continue
-            name = _name_in(header, dimension)
+            name = _decoded(stored_name(header, dimension))
             if name:
                 yield dimension, name
 
 
-def _name_in(header: bytes, dimension: int) -> str:
-    n_bytes = int.from_bytes(header[4:8], "little")
-    if len(header) < _HEADER_BYTES or header[84:100] != _MAGIC or not 0 < n_bytes <= MAX_NAME_BYTES:
-        return ""
-    if int.from_bytes(header[:4], "little") != dimension:
-        return ""
+def _decoded(encoded: bytes) -> str:
     try:
-        name = header[8 : 8 + n_bytes].decode()
+        name = encoded.decode()
     except UnicodeDecodeError:
         return ""
     return name if name.isascii() else unicodedata.normalize("NFC", name)

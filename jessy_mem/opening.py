@@ -58,7 +58,7 @@ class Opener:
         self._layout = layout
         self._base_path = os.fspath(config.base_path)
         self._named: dict[int, str] = {}
-        self._bare: dict[int, tuple[object, object]] = {}  # dimensions that had no delta: their folder and file then
+        self._bare: dict[int, bytes] = {}  # what had no delta: its folder and file then
         self._invented = _Invented()
         self._notices = Notices()
         # Whoever asks for a place asks for the same ones a few times, and to make one takes as long as to open a file.

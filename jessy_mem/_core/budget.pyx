@@ -178,7 +178,7 @@ cdef class Ledger:
     cdef bint reserve_with_credit(self, Row *row, unsigned int segment, uint64_t n_bytes) noexcept nogil:
         """Reserve, and take credit for later reservations; False, and nothing has changed, if that is not easy."""
         cdef uint64_t gate, word = jm_load_relaxed(&row.words[segment])
-        cdef uint64_t step_bytes = min(self.credit_bytes / 2, self.credit_bytes - (word & BYTES))
+        cdef uint64_t step_bytes = min(self.credit_bytes // 2, self.credit_bytes - (word & BYTES))
         cdef uint64_t segment_bytes, total_bytes
         cdef bint fits = False
         gate_enter(&self.gate, &self.fork)

@@ -45,7 +45,7 @@ cdef inline int counts_read(Snapshot *snapshot, fields, uint64_t limit_ns) excep
             if low_ns > limit_ns:
                 raise ValueError(f"a bucket begins at {low_ns}, behind limit_ns, {limit_ns}")
             bucket = bucket_of(low_ns)
-            group = bucket / GROUP_BUCKETS
+            group = bucket // GROUP_BUCKETS
             if not snapshot.groups >> group & 1:
                 memset(snapshot.counts + group * GROUP_BUCKETS, 0, GROUP_BUCKETS * sizeof(uint64_t))
                 snapshot.groups |= <uint64_t> 1 << group

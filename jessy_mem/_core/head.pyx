@@ -8,6 +8,7 @@ import os
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_Resize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -24,6 +25,8 @@ cdef enum:
     FREE_BYTES = 16384    # so much is read without a look at whether it was written
 
 MAX_METADATA_BYTES = 256 << 20
+N_HEADER_BYTES = HEADER_BYTES  # for Python
+MAX_NAME_BYTES = NAME_BYTES
 
 
 @cython.final
@@ -96,6 +99,26 @@ cdef class Head:
         return 0
 
 
+cdef bint copy_header(const uint8_t[::1] head, Header *header) except -1:
+    """Copy a header; False if it is none, by its size and the magic."""
+    if head.shape[0] < HEADER_BYTES:
+        return False
+    memcpy(header, &head[0], sizeof(Header))
+    return memcmp(header.magic, format_magic(), sizeof(header.magic)) == 0
+
+
+def stored_name(bytes head not None, uint64_t dimension_id):
+    """The name of a dimension, encoded, as a file says that begins with `head`; empty if that is no file of it."""
+    cdef Header header
+    if (
+        not copy_header(head, &header)
+        or header.dimension_id != dimension_id
+        or header.dimension_name_len > NAME_BYTES
+    ):
+        return b""
+    return PyBytes_FromStringAndSize(<const char *> header.dimension_name, header.dimension_name_len)
+
+
 def read_header(file):
     """What a region file says of itself: (dimension_id, name, generation, immutable); None if it is none.
 
@@ -103,11 +126,7 @@ def read_header(file):
     the magic: a region that is to be used is opened.
     """
     cdef Header header
-    cdef const uint8_t[::1] head = file.read(HEADER_BYTES)
-    if head.shape[0] < HEADER_BYTES:
-        return None
-    memcpy(&header, &head[0], sizeof(header))
-    if memcmp(header.magic, format_magic(), sizeof(header.magic)) != 0:
+    if not copy_header(file.read(HEADER_BYTES), &header):
         return None
     name = PyUnicode_DecodeUTF8(
         <const char *> header.dimension_name, min(header.dimension_name_len, <uint32_t> NAME_BYTES), b"replace"

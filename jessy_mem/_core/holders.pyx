@@ -17,7 +17,7 @@ meanwhile keeps it, and its bytes stay charged; only the room that an eviction m
 
 What all regions come to is counted as they come and go. Who holds them is not told, so it has to be looked at; but only
 of those that were installed, read or handed out since somebody looked (`watched`), and of those that were held then:
-nobody comes to hold another. One is looked at N_LOOKS times, for whoever was on his way to it the first time.
+nobody comes to hold another. One is looked at N_GLANCES times, for whoever was on his way to it the first time.
 """
 import weakref
 
@@ -39,7 +39,7 @@ from jessy_mem._core.texts cimport TextCache
 
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
-    N_LOOKS = 2       # at a region that nobody holds
+    N_GLANCES = 2     # at a region that nobody holds
 
 
 cdef Py_ssize_t n_holders(PyObject *found) except? -1:
@@ -174,7 +174,7 @@ cdef class Holders:
             self.simulated_ids = None
         self.watched.pop(dimension, None)
         if sign > 0:
-            self.watched[dimension] = N_LOOKS
+            self.watched[dimension] = N_GLANCES
         else:
             n_bytes += <int64_t> self.decompressed.pop(dimension, 0)
         self.all_bytes[may_be_evicted(region)] += sign * n_bytes
@@ -184,7 +184,7 @@ cdef class Holders:
         """Look, when somebody asks, at who holds these: somebody may have come to hold them."""
         for dimension in dimensions:
             if dimension in self.regions:
-                self.watched[dimension] = N_LOOKS
+                self.watched[dimension] = N_GLANCES
 
     cdef int let_go(self, MmapRegion region) except -1:
         """Keep an eye on a region that left the table, if it is held: what is held of it is a lease now.
@@ -259,9 +259,9 @@ cdef class Holders:
         cdef int64_t[2] held
         cdef int64_t n_decompressed
         cdef bint is_held, kind
-        cdef int n_looks
+        cdef int n_glances
         held[PINNED] = held[EVICTABLE] = 0
-        for dimension, n_looks in list(self.watched.items()):
+        for dimension, n_glances in list(self.watched.items()):
             found = PyDict_GetItem(self.regions, dimension)
             is_held = n_holders(found) != 0
             kind = may_be_evicted(<MmapRegion> found)
@@ -271,9 +271,9 @@ cdef class Holders:
                 self.decompressed[dimension] = n_decompressed
             if is_held:
                 held[kind] += charged_bytes((<MmapRegion> found).stack) + n_decompressed
-                self.watched[dimension] = N_LOOKS
-            elif n_looks > 1:
-                self.watched[dimension] = n_looks - 1
+                self.watched[dimension] = N_GLANCES
+            elif n_glances > 1:
+                self.watched[dimension] = n_glances - 1
             else:
                 del self.watched[dimension]
         if self.simulated_ids is None:

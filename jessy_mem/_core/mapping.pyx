@@ -145,7 +145,8 @@ cdef class Mapping:
 @cython.final
 @cython.no_gc
 cdef class UnmapTogether:
-    """A context manager: what this thread drops inside is unmapped at the end, neighbours in one system call.
+    """UnmapTogether()\n--\n
+    A context manager: what this thread drops inside is unmapped at the end, neighbours in one system call.
 
     Most of what it costs to unmap a small region alone is the call.
     """

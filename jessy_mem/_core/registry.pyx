@@ -31,6 +31,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed,
     jm_short_load_acquire, jm_short_load_relaxed, jm_short_store_relaxed, jm_short_store_release, jm_store_relaxed,
@@ -246,6 +247,7 @@ cdef class LayerRegistry:
         if taken:
             if self.round == LAST_ROUND:
                 self.forget_rounds()
+            jm_assert(self.round != 0, self.round, LAST_ROUND)
             jm_short_store_release(&self.round, self.round % LAST_ROUND + 1)  # 0: of a view that was not read again
         return dict.fromkeys(taken)
 
@@ -394,8 +396,14 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
             view = NULL
     jm_hall_leave(&self.shelf.hall, row)
     if view != NULL:
+        jm_assert((<LayerView> view).image.dimension_id == key >> 16, key, (<LayerView> view).image.dimension_id)
+        jm_assert(layer_of(<LayerView> view) == (key & 0xFFFF), key, layer_of(<LayerView> view))
         record(self._hits, begin_ticks, self._timed)
     return view
+
+
+cdef inline uint16_t layer_of(LayerView view) noexcept:
+    return view.image.layers[view.entry].layer
 
 
 cdef object context_of(LayerView view, bint *is_copy):

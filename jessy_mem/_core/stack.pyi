@@ -11,7 +11,7 @@ def open_stack(
     immutable: bool = False,
     verify: str = "lazy",
     deltas: bool = True,
-    bare: dict[int, tuple[Any, Any]] | None = None,
+    bare: dict[int, bytes] | None = None,
     guard: str = "reads",
     metadata_limit_bytes: int | None = None,
     follow_links: bool = True,

@@ -22,6 +22,7 @@ an InvalidRegion says. A file without the mark that is damaged is never passed o
 import logging
 import os
 import stat
+import struct
 
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
@@ -48,6 +49,8 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd) noexcept
 
 cdef object warn = logging.getLogger("jessy_mem").warning
+# The folder of a dimension without deltas and the file in it, as they were: in few bytes, for there may be many.
+cdef object BARE = struct.Struct("=QQqQQ")
 cdef set told = set()  # torn deltas that were told of; each once, however often it is passed over
 
 
@@ -273,17 +276,19 @@ def open_stack(
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
-    cdef tuple stack, known = None if bare is None else jm_dict_get_or_none(bare, dimension_id)
+    cdef tuple stack, known = None
     cdef bint listable = deltas and not immutable
     cdef jm_folder_facts facts
     cdef int folder = -1
     cdef Image image
-    if known is not None:
-        if listable and folder_of(path, follow_links) == known[0]:
+    remembered = None if bare is None else jm_dict_get_or_none(bare, dimension_id)
+    if remembered is not None:
+        known = BARE.unpack(remembered)
+        if listable and folder_of(path, follow_links) == known[:3]:
             image = mapped_file(
                 path, dimension_id, admit, 0, False, False, guard, metadata_limit_bytes, -1, follow_links
             )
-            if image.identity[:2] == known[1]:  # so no link was put in the place of the folder meanwhile
+            if image.identity[:2] == known[3:]:  # so no link was put in the place of the folder meanwhile
                 return (checked(image, verify),)
             image = None
         bare.pop(dimension_id, None)
@@ -307,7 +312,7 @@ def open_stack(
                 stack = laid_on(stack, path, listed, verify, options, listed == before)
             if stack is not None:
                 if bare is not None and not listed and facts.mtime_ns:
-                    bare[dimension_id] = facts_key(&facts), image.identity[:2]
+                    bare[dimension_id] = BARE.pack(*facts_key(&facts), *image.identity[:2])
                 return stack
             before = listed
     finally:

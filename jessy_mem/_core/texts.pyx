@@ -23,6 +23,7 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint64_t
 
 from jessy_mem._core.budget cimport Ledger
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     jm_cas_weak_acq_rel, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed,
     jm_store_release, jm_sub_relaxed
@@ -177,8 +178,10 @@ cdef class TextCache:
         return False
 
     cdef void release(self, uint64_t n_bytes) noexcept:
+        cdef uint64_t kept_bytes
         self.ledger.release_bytes(self.segment, n_bytes)
-        jm_sub_relaxed(&self.n_bytes, n_bytes)
+        kept_bytes = jm_sub_relaxed(&self.n_bytes, n_bytes)
+        jm_assert(kept_bytes >= n_bytes, kept_bytes, n_bytes)
 
     cdef int link(self, KeptText kept) except -1:
         with cython.critical_section(self):

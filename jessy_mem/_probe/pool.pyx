@@ -103,7 +103,8 @@ cdef void bitmap_pairs(Worker *me) noexcept nogil:
 
 
 cdef class BitmapProbe:
-    """A bitmap of n_units units with its kernels as methods; `zone` arguments are (first unit, end unit)."""
+    """BitmapProbe(n_units)\n--\n
+    A bitmap of n_units units with its kernels as methods; `zone` arguments are (first unit, end unit)."""
     cdef uint64_t[::1] words
     cdef uint64_t[::1] summary
     cdef Holds holds

@@ -16,6 +16,7 @@ from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.manager import MmapManager
 
 PACKAGE = Path(jessy_mem.__file__).parent
+DESIGN = Path(__file__).parents[2] / "docs" / "design.md"
 MAX_LINES = 480  # a file of twice what it should weigh hides two ideas
 FACE = "manager.py"  # what a user calls: two thirds of it are the documentation of short methods
 MAX_FACE_LINES, MAX_METHOD_LINES = 690, 15
@@ -174,7 +175,13 @@ POINTERS = {
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "mapping.first": "a part of a LayerView, whose data is a pointer",
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
+    "gather.ends": "made for one call, beside the structs that it belongs to",
     "gather.first": "a part of an image, which is handed over with it",
+    "index.gone": "numbers in memory of whoever changes a dimension, for that change",
+    "index.come": "the same",
+    "sheet.words": "one in each sheet, of which there is one for each dimension: as in a LayerView",
+    "stack.n": "a number that the caller keeps on its stack",
+    "pool.n": "the same",
     "gather.image": "in a struct, for nothing is counted while the GIL is not held; `held` keeps it",
     "shelf.edition": "an atomic: of the region that the caller holds",
     "view.first": "a range of a layer, of which is asked whether it was read soundly",
@@ -193,7 +200,7 @@ POINTERS = {
     "budget.memory": "the accounts as allocated",
     "budget.used": "numbers that the caller keeps on its stack",
 }
-POINTER = re.compile(r"\b(?:(?:void|char|uint8_t|uint64_t) \*+|Py_buffer \*?)(\w+)")
+POINTER = re.compile(r"\b(?:(?:void|char|float|double|Py_ssize_t|u?int\d+_t) \*+|Py_buffer \*?)(\w+)")
 
 
 def test_buffers_cross_borders_as_typed_memoryviews():
@@ -252,6 +259,12 @@ def test_compiled_module_has_a_stub(path):
 def test_file_is_short_enough_to_hold_one_idea(path):
     n_lines = len(path.read_text().splitlines())
     assert n_lines <= (MAX_FACE_LINES if named(path) == FACE else MAX_LINES)
+
+
+def test_each_module_has_its_storey_in_the_design():
+    table = DESIGN.read_text().partition("| storey |")[2].partition("\n\n")[0]
+    assert [name for name in OBJECTS if f"`{name}`" not in table and f"`_core/{name}`" not in table] == []
+    assert [name for name in HOUSE if f"`{name}`" not in table] == []
 
 
 @parses

@@ -12,7 +12,11 @@ import pytest
 import jessy_mem
 from jessy_mem._core.registry import LayerRegistry
 
-STUBS = sorted((Path(jessy_mem.__file__).parent / "_core").glob("*.pyi"))
+STUBS = sorted(Path(jessy_mem.__file__).parent.glob("_*/*.pyi"))
+
+
+def module_of(stub: Path):
+    return importlib.import_module(f"jessy_mem.{stub.parent.name}.{stub.stem}")
 
 
 def public_names(body: list[ast.stmt]) -> set[str]:
@@ -26,7 +30,7 @@ def public_names(body: list[ast.stmt]) -> set[str]:
 
 
 def constructors():
-    """The signature that a stub gives each compiled class, as "module.class" and its parameters with their defaults."""
+    """The stub of each compiled class that can be made, its name, and the parameters with their defaults."""
     for path in STUBS:
         for stub in (
             statement for statement in ast.parse(path.read_text()).body if isinstance(statement, ast.ClassDef)
@@ -34,7 +38,7 @@ def constructors():
             made = [each for each in stub.body if isinstance(each, ast.FunctionDef) and each.name in MAKERS]
             refuses = [each for each in made if each.args.vararg]  # objects that others make
             if made and not refuses:
-                yield path.stem, stub.name, made[0].args
+                yield path, stub.name, made[0].args
 
 
 MAKERS = ("__init__", "__new__")
@@ -52,15 +56,15 @@ def parameters_of(arguments: ast.arguments) -> dict[str, tuple[object, object]]:
 
 
 def test_constructors_are_found():
-    assert {"PoolAllocator", "LatencyHistogram", "MmapRegion", "Ledger", "Charge", "Mapping"} <= {
+    assert {"PoolAllocator", "LatencyHistogram", "MmapRegion", "Ledger", "Charge", "Mapping", "BitmapProbe"} <= {
         name for _, name, _ in CONSTRUCTORS
     }
     assert str(inspect.signature(LayerRegistry)) == "()"
 
 
-@pytest.mark.parametrize(("module", "name", "arguments"), CONSTRUCTORS, ids=[name for _, name, _ in CONSTRUCTORS])
-def test_constructor_has_the_signature_of_its_stub(module, name, arguments):
-    cls = getattr(importlib.import_module(f"jessy_mem._core.{module}"), name)
+@pytest.mark.parametrize(("path", "name", "arguments"), CONSTRUCTORS, ids=[name for _, name, _ in CONSTRUCTORS])
+def test_constructor_has_the_signature_of_its_stub(path, name, arguments):
+    cls = getattr(module_of(path), name)
     has = {each.name: (each.kind.name, each.default) for each in inspect.signature(cls).parameters.values()}
     assert has == parameters_of(arguments)
     assert not inspect.getdoc(cls).startswith(name), "the signature is no part of the text"
@@ -68,7 +72,7 @@ def test_constructor_has_the_signature_of_its_stub(module, name, arguments):
 
 @pytest.mark.parametrize("path", STUBS, ids=lambda path: path.stem)
 def test_stub_names_what_the_module_has(path):
-    module = importlib.import_module(f"jessy_mem._core.{path.stem}")
+    module = module_of(path)
     tree = ast.parse(path.read_text())
     assert not [name for name in public_names(tree.body) if not hasattr(module, name)]
     for stub in tree.body:

@@ -2,8 +2,8 @@
 
    On x86-64 Linux with a time stamp counter that is constant and never stops (the processor says so, and the kernel
    has not found otherwise) a tick is a TSC cycle: 7 to 10 ns to read. Elsewhere a tick is a nanosecond of the system's
-   monotonic clock: 21 to 25 ns to read (python asv_bench/benchmarks/tricks.py compares the two). The TSC may advance in steps of 10 ns (AMD Zen), so that is the resolution to
-   count on; jm_clock_resolution_ns() measures it.
+   monotonic clock: 21 to 25 ns to read (python asv_bench/benchmarks/tricks.py compares the two). The TSC may advance in
+   steps of 10 ns (AMD Zen), so that is the resolution to count on; jm_clock_resolution_ns() measures it.
 
    jm_clock_ticks() is read without a fence, so the processor may read early what stands behind unfinished work: of a
    chain of loads the last 20 ns are missed, and in exchange the reading itself is mostly hidden behind them. Where the
@@ -128,7 +128,8 @@ static uint64_t jm_clock_pair(uint64_t *ns, uint64_t *ticks)
 }
 #endif
 
-/* Choose and calibrate the clock; takes about 0.3 ms where the TSC is used. Call once, before the first reading. */
+/* Choose and calibrate the clock; takes about 0.3 ms where the TSC is used. Each module that reads it
+   has its own, and calls this once, before its first reading. */
 static void jm_clock_init(void)
 {
 #ifdef JM_CLOCK_MAY_USE_TSC

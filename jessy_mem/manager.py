@@ -115,7 +115,7 @@ class MmapManager(RegionTable):
         self._learner = Learner(weakref.proxy(self), self._opener, self._ids, self.layout, made, announce)
         self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
         self._relieve = self._relief.relieve
-        self._uptake = Uptake(made, self._catalogue, self._learner.protos.disown)
+        self._uptake = Uptake(made, self._catalogue, self._learner.protos.end_foreign)
         self._loader = Loader(made.simulation == "always")
         self._times = Times()
         if follows:

@@ -76,7 +76,7 @@ class Protos:
 
     def own(self) -> dict[int, int]:
         """Those that this process made, oldest first, and their bytes."""
-        n_bytes = self.n_bytes.copy()  # in one step: others begin and disown meanwhile
+        n_bytes = self.n_bytes.copy()  # in one step: others begin and go meanwhile
         return {dimension: n_bytes[dimension] for dimension in n_bytes if dimension not in self.foreign}
 
     @contextlib.contextmanager
@@ -97,7 +97,7 @@ class Protos:
         known = ((dimension, self.table._known(dimension)) for dimension in self.own())
         return [dimension for dimension, region in known if region is not None and region.source == "pool"]
 
-    def disown(self, dimension: int) -> bool:
+    def end_foreign(self, dimension: int) -> bool:
         """Whether a dimension is of the process that this one was forked from; from now on it is none of the pool's."""
         if dimension not in self.foreign:
             return False

@@ -52,15 +52,15 @@ class Table(Protocol):
 class Uptake:
     """Takes up what others did. Not thread-safe: the caller holds the table's lock.
 
-    `catalogue` is the table's. `disown(dimension)` says whether one that is in the pool is another process's.
+    `catalogue` is the table's. `end_foreign(dimension)` says whether one that is in the pool is another process's.
     """
 
-    def __init__(self, config: MemoryConfig, catalogue: Catalogue, disown: Callable[[int], bool]) -> None:
+    def __init__(self, config: MemoryConfig, catalogue: Catalogue, end_foreign: Callable[[int], bool]) -> None:
         self.unwanted: set[int] = set()  # unloaded by the user, who does not want them back
         self._base_path = os.fspath(config.base_path)
         self._always_simulates = config.simulation == "always"
         self._catalogue = catalogue
-        self._disown = disown
+        self._end_foreign = end_foreign
 
     def all_dimensions(self, table: Table) -> Iterable[int]:
         """All that are loaded, and all that have a folder."""
@@ -76,7 +76,7 @@ class Uptake:
             wanted = has_file and not place.planned and dimension not in self.unwanted
             return "added" if wanted and self._add(place, generation) else None
         if known.source == "pool":
-            if not (has_file and self._disown(dimension)):
+            if not (has_file and self._end_foreign(dimension)):
                 return None
             table._unmap(dimension, "mmap")
             self._catalogue.mark_changed(dimension, _newest(place, generation))

@@ -176,7 +176,7 @@ def extended_file(
     data = bytearray(head + records + bytes(table_offset - HEADER_BYTES - metadata_size) + table + attributes + body)
     if immutable:
         data[144:176] = hashlib.sha256(body).digest()
-    reseal(data)
+    redigest(data)
     return bytes(data)
 
 
@@ -194,7 +194,7 @@ def extension(layer: Layer) -> bytes:
     return EXTENSION.pack(checksum, raw_size, layer.codec, flags, 0, characters or 0, 0)
 
 
-def reseal(data: bytearray, sound: Region | None = None) -> None:
+def redigest(data: bytearray, sound: Region | None = None) -> None:
     """Set metadata_xxh3 to what it must be; the head ends where that of `sound` does, or where the header says."""
     if sound is not None:
         head_size = sound.head_size
@@ -215,14 +215,14 @@ def head_checksum(data: bytes | bytearray, head_size: int) -> int:
     return xxhash.xxh3_64_intdigest(bytes(head))
 
 
-def reseal_content(data: bytearray, sound: Region) -> None:
-    """Set the xxh3 of each layer, and the digest of an immutable file, to what they must be; then reseal."""
+def redigest_content(data: bytearray, sound: Region) -> None:
+    """Set the xxh3 of each layer, and the digest of an immutable file, to what they must be; then redigest."""
     for i, layer in enumerate(sound.layers):
         content = bytes(data[layer.offset : layer.offset + len(layer.content)])
         struct.pack_into("<Q", data, sound.at[f"layers[{i}].xxh3"][0], xxhash.xxh3_64_intdigest(content))
     if sound.immutable:
         data[144:176] = hashlib.sha256(bytes(data[sound.head_size :])).digest()
-    reseal(data, sound)
+    redigest(data, sound)
 
 
 def patch(data: bytearray, region: Region, name: str, value) -> None:

@@ -44,7 +44,7 @@ from jessy_mem._core.kernels.account cimport (
     ANY,
     BYTES,
     CLOSED,
-    GENERATION,
+    EPOCH,
     MAX_SEGMENTS,
     MOVE,
     MOVES,
@@ -251,7 +251,7 @@ cdef class Ledger:
             self.watch()
 
     cdef void call_in(self) noexcept nogil:
-        cdef uint64_t gate, after, generation, word
+        cdef uint64_t gate, after, epoch, word
         cdef unsigned int i, n_looks = 0, end = 0
         cdef int k
         gate_enter(&self.gate, &self.fork)
@@ -259,16 +259,16 @@ cdef class Ledger:
         while True:
             after = gate + MOVE + 1
             if not gate & CLOSED:
-                after += GENERATION
+                after += EPOCH
             if jm_cas_weak_acq_rel(&self.gate, &gate, after):
                 break
-        generation = after & ~BYTES
+        epoch = after & ~BYTES
         if self.rows != NULL:
             end = min(jm_thread_end(), <unsigned int> JM_MAX_THREADS)
         for i in range(end):
             for k in range(self.n_segments):
                 word = jm_load_relaxed(&self.rows[i].words[k])
-                while not jm_cas_weak_acq_rel(&self.rows[i].words[k], &word, generation):
+                while not jm_cas_weak_acq_rel(&self.rows[i].words[k], &word, epoch):
                     pass
                 if word & BYTES:
                     self.take_back(k, word & BYTES)

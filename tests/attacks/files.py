@@ -21,7 +21,7 @@ from helpers import (
     plain_file,
     read_region,
     record,
-    reseal,
+    redigest,
 )
 from jessy_mem.errors import ChecksumMismatch, InvalidRegion, RegionTruncated
 
@@ -69,7 +69,7 @@ def changed(sound: bytes, size: int | None, **fields: object) -> bytes:
         number, _, of_layer = rest.partition("_")
         patch(data, region, f"layers[{number}].{of_layer}" if of == "layer" and number.isdigit() else name, value)
     if region.extended and size is None:
-        reseal(data, region)
+        redigest(data, region)
     return bytes(data)
 
 
@@ -331,5 +331,5 @@ def immutable_with_a_hole():
     bytes_only = {"layer_0_text_flags": 0, "layer_0_characters": 0}
     sound = extended_file((Layer(0, b"x" * 4096),), immutable=True)
     data = bytearray(changed(sound, size, **longer, **bytes_only))
-    reseal(data)
+    redigest(data)
     return bytes(data), size

@@ -34,8 +34,8 @@ from helpers import (
     patch,
     plain_file,
     read_region,
-    reseal,
-    reseal_content,
+    redigest,
+    redigest_content,
 )
 from jessy_mem import compression
 from jessy_mem._core.mapped import map_file
@@ -330,15 +330,15 @@ def matches(value: object, wanted: object) -> bool:
     return wanted == ".*" or str(value) == str(wanted)
 
 
-@pytest.mark.parametrize("resealed", [False, True], ids=["", "resealed"])
+@pytest.mark.parametrize("redigested", [False, True], ids=["", "redigested"])
 @pytest.mark.parametrize("row", HOSTILE, ids=str)
-def test_each_broken_rule_is_one_typed_error(row, resealed, region_file):
+def test_each_broken_rule_is_one_typed_error(row, redigested, region_file):
     data = bytearray(FILES[row.kind])
     region = SOUND[row.kind]
     patch(data, region, row.field, row.value)
     assert data != FILES[row.kind], "the row changes nothing"
-    if resealed and region.extended:
-        reseal(data, region)
+    if redigested and region.extended:
+        redigest(data, region)
     path = region_file(data)
     before = Holdings() if HAS_PROC else None
     error = refused(path)
@@ -365,7 +365,7 @@ def test_table_breaks_every_rule_of_the_format():
 def test_padding_before_the_extension_table_is_checked(kind, region_file):
     region, data = SOUND[kind], bytearray(FILES[kind])
     data[region.at["layers[0].xxh3"][0] - 1] = 1
-    reseal(data, region)
+    redigest(data, region)
     error = refused(region_file(data))
     assert (error.field, error.expected) == ("padding before the extension table", "zeros")
 
@@ -411,7 +411,7 @@ def test_attributes_are_checked_wherever_they_lie(where, region_file):
         assert region.verify() == []
     at = read_region(bytes(data)).at["layers[0].attributes"][0]
     data[at + len(attributes) - 3] = 0xFF
-    reseal(data)
+    redigest(data)
     error = refused(region_file(data))
     assert (error.field, error.expected, error.layer) == ("attributes", "valid UTF-8", 0)
 
@@ -443,7 +443,7 @@ def test_content_that_ends_before_the_file_does_is_refused(region_file):
     for extra in (1, 64, 4096):
         data = bytearray(extended_file(layers) + bytes(extra))
         struct.pack_into("<Q", data, 72, len(data))
-        reseal(data)
+        redigest(data)
         error = refused(region_file(data))
         assert (error.field, error.found) == ("total_size", len(data))
         assert error.expected == f"{len(data) - extra}, where the last content ends"
@@ -458,7 +458,7 @@ def test_content_size_beyond_the_end_is_refused(n_bytes, region_file):
     patch(data, region, "layers[1].content_size", n_bytes)
     patch(data, region, "layers[1].content_offset", offset)
     patch(data, region, "layers[1].raw_size", n_bytes)
-    reseal(data, region)
+    redigest(data, region)
     error = refused(region_file(data))
     assert (error.field, error.layer, error.found) == ("content_size", 1, n_bytes)
     assert error.expected == f"at most {max(0, len(data) - offset)}, the bytes left"
@@ -561,7 +561,7 @@ def test_file_cut_and_told_so_is_refused(kind, region_file):
         cut = bytearray(data[:n_bytes])
         struct.pack_into("<Q", cut, 72, n_bytes)
         if region.extended and n_bytes >= region.head_size:
-            reseal(cut, region)
+            redigest(cut, region)
         error = refused(region_file(cut))
         assert (error.path, error.found is not None, bool(error.expected)) == (str(path), True, True)
 
@@ -725,11 +725,11 @@ def test_every_flipped_byte_of_a_large_file_is_found(region_file):
         assert outcome(region_file(damaged)) in ("open", "access")
 
 
-def test_damage_that_is_resealed_is_read_as_it_stands(region_file):
-    """The helper that reseals makes a sound file again: the flips above are found by what they break."""
+def test_damage_that_is_redigested_is_read_as_it_stands(region_file):
+    """The helper that redigests makes a sound file again: the flips above are found by what they break."""
     data = bytearray(FILES["extended"])
     data[SOUND["extended"].layers[0].offset] ^= 1
-    reseal_content(data, SOUND["extended"])
+    redigest_content(data, SOUND["extended"])
     assert outcome(region_file(data)) == ""
     assert read_region(bytes(data)).layers[0].content == b"r" + SAMPLE[0].content[1:]
 
@@ -741,16 +741,16 @@ def test_damage_that_is_resealed_is_read_as_it_stands(region_file):
 @given(
     kind=st.sampled_from(sorted(FILES)),
     edits=st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
-    resealed=st.booleans(),
+    redigested=st.booleans(),
 )
-@example(kind="extended", edits=[(80, b"\xff\xff\xff\xff")], resealed=True)
-def test_mutated_file_is_refused_or_read_within_its_bounds(kind, edits, resealed, region_file):
+@example(kind="extended", edits=[(80, b"\xff\xff\xff\xff")], redigested=True)
+def test_mutated_file_is_refused_or_read_within_its_bounds(kind, edits, redigested, region_file):
     data, region = bytearray(FILES[kind]), SOUND[kind]
     for position, value in edits:
         position %= len(data) - 8
         data[position : position + len(value)] = value
-    if resealed and region.extended:
-        reseal(data, region)
+    if redigested and region.extended:
+        redigest(data, region)
     if outcome(region_file(data)) == "open":
         return
     with MmapRegion(3, region_file(data)) as opened:
@@ -822,7 +822,7 @@ def test_empty_content_of_a_plain_file_may_lie_anywhere_behind_the_metadata(regi
 def test_unknown_optional_features_are_ignored(region_file):
     data = bytearray(FILES["extended"])
     struct.pack_into("<I", data, 104, 0xFFFFFFFE)
-    reseal(data)
+    redigest(data)
     with MmapRegion(3, region_file(data)) as opened:
         assert not opened.immutable
         assert opened.verify() == []
@@ -903,5 +903,5 @@ def test_digest_of_an_immutable_file_is_compared_at_open(region_file):
     error = refused(region_file(data))
     assert (type(error), error.field, error.layer) == (ChecksumMismatch, "content_sha256", None)
     # A checksum of the layer that was made to fit does not help.
-    reseal_content(data, replace(SOUND["immutable"], immutable=False))
+    redigest_content(data, replace(SOUND["immutable"], immutable=False))
     assert refused(region_file(data)).field == "content_sha256"

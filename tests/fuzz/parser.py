@@ -16,7 +16,7 @@ import random
 import struct
 import sys
 
-from helpers import HEADER_BYTES, MAGIC, read_region, reseal, reseal_content
+from helpers import HEADER_BYTES, MAGIC, read_region, redigest, redigest_content
 
 MAX_BYTES = 8192
 zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
@@ -85,14 +85,14 @@ def dressed(data: bytes, seed: int) -> bytes:
     with contextlib.suppress(Exception):  # what no reader would get that far with stays as it is
         if chance.random() < 0.7:
             mend_contents(dress)
-        reseal(dress)
+        redigest(dress)
     return bytes(dress)
 
 
 def mend_contents(data: bytearray) -> None:
     """The checksums of the contents, wherever the records say that they are, if they are all there."""
     with contextlib.suppress(AssertionError):
-        reseal_content(data, read_region(bytes(data), checksums=False))
+        redigest_content(data, read_region(bytes(data), checksums=False))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The credit of threads (`_core/kernels/account.pxd`, `_core/budget.pyx`): the limit holds, and who calls in is exact.
 
 One account, `granted`, for the total: that segments are raised before it is the model of test_ledger. The gate is
-(generation, moves under way, how many have called in), a word of credit (generation, bytes). Processes reserve and
+(epoch, moves under way, how many have called in), a word of credit (epoch, bytes). Processes reserve and
 release as `reserve_bytes` and `release_bytes` do; the names of the steps are those of account.pxd.
 """
 
@@ -18,7 +18,7 @@ ANY = 10**9
 
 def is_good(word, gate, bug):
     """`credit_is_good`"""
-    return not gate[2] and (word[0] == gate[0] or bug == "credit of any generation")
+    return not gate[2] and (word[0] == gate[0] or bug == "credit of any epoch")
 
 
 def account_raise(n, ceiling, calm):
@@ -91,11 +91,11 @@ def release(me, n, bug):
 
 
 def call_in(bug):
-    is_same = bug == "calls in without a new generation"
+    is_same = bug == "calls in without a new epoch"
     before = yield update("gate", lambda gate: (gate[0] + (not gate[2] and not is_same), gate[1] + 1, gate[2] + 1))
-    generation = before[0] + (not before[2] and not is_same)
+    epoch = before[0] + (not before[2] and not is_same)
     for thread in (0, 1):
-        word = yield update(f"credit {thread}", lambda word: (generation, 0))
+        word = yield update(f"credit {thread}", lambda word: (epoch, 0))
         if word[1]:
             yield add("granted", -word[1])
     yield update("gate", lambda gate: (gate[0], gate[1] - 1, gate[2]))
@@ -156,12 +156,12 @@ def test_limit_holds_and_a_refusal_is_exact(plans):
 @pytest.mark.parametrize(
     ("bug", "plan"),
     [
-        ("credit of any generation", "room for both"),
+        ("credit of any epoch", "room for both"),
         ("passes calm without calling in", "and twice"),
         ("moves at a closed gate", "room for both"),
         ("takes nothing back", "room for both"),
         ("stores its word", "room for both"),
-        ("calls in without a new generation", "room for both"),
+        ("calls in without a new epoch", "room for both"),
         ("does not wait for moves", "room for both"),
     ],
 )

@@ -33,7 +33,7 @@ from helpers import (
     patch,
     plain_file,
     read_region,
-    reseal,
+    redigest,
     run_threads,
 )
 from jessy_mem._core.region import MmapRegion
@@ -66,11 +66,11 @@ def test_reader_fails_for_every_flipped_byte(immutable, kind):
         ("total_size", 300, "total_size"),
     ],
 )
-def test_reader_names_the_rule_that_a_resealed_file_breaks(field, value, message):
+def test_reader_names_the_rule_that_a_redigested_file_breaks(field, value, message):
     data = bytearray(extended_file())
     region = read_region(bytes(data))
     patch(data, region, field, value)
-    reseal(data, region)
+    redigest(data, region)
     with pytest.raises(AssertionError, match=message):
         read_region(bytes(data))
 
@@ -86,11 +86,11 @@ def test_reader_names_the_rule_that_a_resealed_file_breaks(field, value, message
         ("layers[2].attributes", b'["source","test"]', "attributes"),
     ],
 )
-def test_reader_names_the_rule_that_a_resealed_delta_breaks(field, value, message):
+def test_reader_names_the_rule_that_a_redigested_delta_breaks(field, value, message):
     data = bytearray(extended_file(DELTA_SAMPLE, version=2, delta=True))
     region = read_region(bytes(data))
     patch(data, region, field, value)
-    reseal(data, region)
+    redigest(data, region)
     with pytest.raises(AssertionError, match=message):
         read_region(bytes(data))
 
@@ -102,7 +102,7 @@ def test_reader_fails_for_a_gap_that_is_not_zero_and_for_bytes_behind_the_end():
         read_region(bytes(data))
     data = bytearray(extended_file() + b"\0")
     struct.pack_into("<Q", data, 72, len(data))
-    reseal(data)
+    redigest(data)
     with pytest.raises(AssertionError, match="behind the last content"):
         read_region(bytes(data))
 

@@ -31,7 +31,7 @@ from helpers import (
     open_files,
     plain_file,
     read_region,
-    reseal_content,
+    redigest_content,
 )
 from jessy_mem import compression, sealed
 from jessy_mem._core.image import Image
@@ -1260,7 +1260,7 @@ def test_opening_reads_no_content(region_file):
     path = region_file(bytes(data))
     with MmapRegion(3, path) as region:
         assert len(region.verify()) == 4
-    reseal_content(data, sound)
+    redigest_content(data, sound)
     with MmapRegion(3, region_file(bytes(data))) as region:
         assert region.verify() == []
 

@@ -3,6 +3,8 @@ from typing import Any
 
 from jessy_mem._core.image import Image
 
+MAX_BARE: int
+
 def open_stack(
     path: str,
     dimension_id: int,

@@ -49,7 +49,8 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd) noexcept
 
 cdef object warn = logging.getLogger("jessy_mem").warning
-# The folder of a dimension without deltas and the file in it, as they were: in few bytes, for there may be many.
+MAX_BARE = 256  # dimensions of which this is remembered: enough for those that are loaded again and again
+# The folder of a dimension without deltas and the file in it, as they were.
 cdef object BARE = struct.Struct("=QQqQQ")
 cdef set told = set()  # torn deltas that were told of; each once, however often it is passed over
 
@@ -270,8 +271,8 @@ def open_stack(
     """The stack whose base is at `path`, mapped and checked: a tuple of Images; without `deltas` the base only.
 
     `admit(n_bytes, below_bytes)` is called before a file is mapped, with its size and that of the files under it; it
-    returns the charge, or raises. An immutable base has no deltas. `bare` remembers dimensions that had none, so that
-    neither the folder is listed nor opened again while names in it stay what they were. `guard`,
+    returns the charge, or raises. An immutable base has no deltas. `bare` remembers some dimensions that had none, so
+    that neither the folder is listed nor opened again while names in it stay what they were. `guard`,
     `metadata_limit_bytes` and `follow_links` are those of `map_file`; without the last the folder is no link either.
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
@@ -312,6 +313,8 @@ def open_stack(
                 stack = laid_on(stack, path, listed, verify, options, listed == before)
             if stack is not None:
                 if bare is not None and not listed and facts.mtime_ns:
+                    if len(bare) >= MAX_BARE:
+                        bare.clear()
                     bare[dimension_id] = BARE.pack(*facts_key(&facts), *image.identity[:2])
                 return stack
             before = listed

@@ -19,7 +19,7 @@ from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.holders import Holders
 from jessy_mem._core.image import Image
 from jessy_mem._core.region import MmapRegion, make_region
-from jessy_mem._core.stack import is_torn, open_delta, open_stack, reopen_stack
+from jessy_mem._core.stack import MAX_BARE, is_torn, open_delta, open_stack, reopen_stack
 from jessy_mem.errors import (
     DimensionNotFound,
     InvalidRegion,
@@ -513,6 +513,16 @@ def test_a_folder_is_asked_for_its_age_before_it_is_listed_again(tmp_path):
     os.utime(world.path(15).parent, ns=(long_ago, long_ago + 1))
     assert generations() == [4]
     assert bare == {}, "with deltas it is listed each time"
+
+
+def test_few_dimensions_without_deltas_are_remembered(tmp_path):
+    world = World(tmp_path)
+    bare = dict.fromkeys(range(100, 100 + MAX_BARE - 1), b"")
+    for dimension in (15, 16):
+        path = world.write(dimension)
+        os.utime(path.parent, ns=(10**18, 10**18))
+        open_stack(str(path), dimension, bare=bare)
+    assert list(bare) == [16]
 
 
 def test_what_is_known_of_a_folder_is_not_believed_of_a_link_to_one(tmp_path):

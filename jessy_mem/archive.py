@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from jessy_mem._core.folder import delta_generations
+from jessy_mem import given
+from jessy_mem._core.folder import delta_generations, is_there
 from jessy_mem._core.image import Image
 from jessy_mem._core.merge import merge_images
 from jessy_mem._core.stack import open_stack
@@ -104,7 +105,7 @@ def export_base(
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(target.stat().st_mode):
             raise MappingError(None, "it is there, and is no regular file", target)
-    stacks, damaged = _of_one_moment(os.fspath(base_path))
+    stacks, damaged = _of_one_moment(given.plain_path(base_path))
     total_bytes = sum(image.n_bytes for stack in stacks.values() for image in stack)
     files: list[tuple[str, Image]] = []
     lines = []
@@ -148,7 +149,7 @@ def _opened(base_path: str) -> tuple[dict[int, Stack], dict[int, ConsciousnessEr
     damaged: dict[int, ConsciousnessError] = {}
     for dimension in dimensions_in(base_path):
         path = region_file(base_path, dimension)
-        if os.path.lexists(path):
+        if is_there(path):
             try:
                 stacks[dimension] = open_stack(path, dimension, follow_links=False)
             except ConsciousnessError as error:
@@ -388,7 +389,7 @@ class _Importer:
     def _there(self, dimension: int) -> Stack | None:
         """The dimension as it is in the base folder; of nothing if it is damaged; None if it is not there."""
         path = region_file(self._base_path, dimension)
-        if not os.path.lexists(path):
+        if not is_there(path):
             return None
         try:
             return open_stack(path, dimension, follow_links=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +19,7 @@ from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.format import stored_frequency
 from jessy_mem._core.head import MAX_NAME_BYTES, read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
+from jessy_mem.errors import MappingError
 from jessy_mem.layout import MAX_LAYER, LayerId, has_deltas
 from jessy_mem.publish import publish
 
@@ -73,8 +76,10 @@ class LayerSpec:
     def __post_init__(self) -> None:
         if (self.text is None) == (self.content is None):
             raise ValueError("text, content: give one of the two")
-        if self.text is not None and not isinstance(self.text, str):
-            raise ValueError(f"text: {type(self.text).__name__} is not str; bytes go into content")
+        if self.text is not None and type(self.text) is not str:
+            if not isinstance(self.text, str):
+                raise ValueError(f"text: {type(self.text).__name__} is not str; bytes go into content")
+            object.__setattr__(self, "text", str.__str__(self.text))  # of a subclass, such as numpy's, the plain str
         if self.content is not None:
             try:
                 memoryview(self.content).release()
@@ -276,23 +281,30 @@ def _newest_generation(path: Path) -> int:
 
 
 def is_immutable_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a region file at `path` that says it is immutable; nothing else of it is looked at."""
-    _, _, _, immutable = _stored_header(Path(path))
-    return immutable
+    """Whether there is a region file at `path` that says it is immutable; MappingError if it cannot be read."""
+    try:
+        return _stored_header(Path(path))[3]
+    except OSError as error:
+        raise MappingError.of(error, path) from error
 
 
 def stored_generation(path: str | os.PathLike[str]) -> int:
-    """The generation of the region file at `path`; 0 if it says none, or there is none."""
-    return _stored_header(Path(path))[2]
+    """The generation of the region file at `path`; 0 if it says none, or there is none that can be read."""
+    try:
+        return _stored_header(Path(path))[2]
+    except OSError:
+        return 0
 
 
 def _stored_header(path: Path) -> tuple[int, str, int, bool]:
     """The id, name, generation and immutability of the region file at `path`; all empty if it is none."""
     nothing = (0, "", 0, False)
     try:
-        if not path.is_file():  # to open a FIFO would wait for its writer
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a FIFO would wait for its writer
             return nothing
         with path.open("rb") as file:
             return read_header(file) or nothing
-    except OSError:
-        return nothing
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return nothing
+        raise

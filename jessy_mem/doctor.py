@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jessy_mem import given
 from jessy_mem._core.changes import CHANGES_NAME, ChangePage
 from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image
@@ -115,7 +116,7 @@ def stack_files(path: str | os.PathLike[str]) -> list[Path]:
 
     All deltas, if the region file cannot be read. MappingError if the folder cannot be listed. Thread-safe.
     """
-    base = os.fspath(path)
+    base = given.plain_path(path)
     if not has_deltas(base):
         return [Path(base)]
     generation = _header_of(base)[1]
@@ -133,7 +134,7 @@ def verify_region(
     Thread-safe.
     """
     try:
-        return list(_opened(os.fspath(path), dimension_id or 0).damage(progress))
+        return list(_opened(given.plain_path(path), dimension_id or 0).damage(progress))
     except DimensionNotFound:
         return [_absent(Path(path), dimension_id)]
     except ConsciousnessError as error:

@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from jessy_mem._core.folder import delta_generations
+from jessy_mem._core.folder import delta_generations, is_there
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion, make_region
@@ -351,7 +351,7 @@ class Files:
 
 def has_base(path: str) -> bool:
     """Whether a dimension has its file; one that a power cut tore before anybody was told of it is none."""
-    return os.path.lexists(path) and not is_torn(path)
+    return is_there(path) and not is_torn(path)
 
 
 def deltas_of(path: str, newest: int | None = None) -> list[str]:

@@ -132,6 +132,18 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
+def plain_path(value: str | os.PathLike[str]) -> str:
+    """A path as plain text: of a subclass of str, such as numpy's, its str. TypeError if it is none, or of bytes.
+
+    >>> plain_path(Path("memory"))
+    'memory'
+    """
+    found = os.fspath(value)
+    if not isinstance(found, str):
+        raise TypeError(f"{value!r} is a path of bytes, not of str")
+    return str.__str__(found)
+
+
 def text_of(path: str | os.PathLike[str]) -> str:
     """The text of a file, with or without a byte order mark; ValueError names the file if it is not UTF-8."""
     data = Path(path).read_bytes().removeprefix(BOM_UTF8)

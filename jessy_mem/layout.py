@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from jessy_mem.errors import OutOfBounds
-from jessy_mem.given import amount, finder, integer, number, text_of
+from jessy_mem.given import amount, finder, integer, number, plain_path, text_of
 
 __all__ = [
     "MAX_LAYER",
@@ -109,7 +109,7 @@ def region_file(base_path: str, dimension: int) -> str:
 
 def region_path(base_path: str | os.PathLike[str], dimension: int) -> Path:
     """Where the region file of `dimension` lies under `base_path`."""
-    return Path(region_file(os.fspath(base_path), dimension))
+    return Path(region_file(plain_path(base_path), dimension))
 
 
 def delta_file(region_path: str, generation: int) -> str:

@@ -10,11 +10,11 @@ Locks are taken in this order: the Learner's, the folder's, the table's.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from jessy_mem import given
+from jessy_mem._core.folder import is_there
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.batch import Batch
 from jessy_mem.builder import LayerSpec, is_immutable_file
@@ -296,7 +296,7 @@ class Learner:
         if place.planned or place.named:
             return False
         if known is None:
-            return os.path.lexists(place.path) and not is_immutable_file(place.path)
+            return is_there(place.path) and not is_immutable_file(place.path)
         return known.source == "mmap" and not (isinstance(known, MmapRegion) and known.immutable)
 
     def forget(self, dimension_id: int) -> None:
@@ -338,10 +338,9 @@ class Learner:
         """The file to be removed with a dimension that is forgotten; raises if it must stay."""
         place = self._opener.place_of(dimension)
         known = self._table._known(dimension)
-        is_there = os.path.lexists(place.path)
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
-        if known is None and not is_there:
+        if known is None and not is_there(place.path):
             if dimension in self.protos.empty or self.ids.is_empty(dimension):
                 return None
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
@@ -360,7 +359,7 @@ class Learner:
             if unsaved and self._config.on_close == "raise":
                 raise UnsavedLearning(unsaved)
             if unsaved:
-                self.protos.publish(*unsaved)
+                self.protos.publish(*unsaved, at_end=True)
             self.files.sync()
             for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
                 self._release(dimension)

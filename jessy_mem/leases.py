@@ -89,9 +89,10 @@ def take_lease(fd: int, path: str) -> Lease:
         raise OSError(errno.ENOSYS, "this system gives no leases of files")
     if 2 * len(_held) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         raise OSError(errno.EMFILE, "no lease: half of the descriptors of this process are leases")
+    thread_id = _thread_id()
     own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
     try:
-        fcntl.fcntl(own, _F_SETOWN_EX, struct.pack("ii", _F_OWNER_TID, _thread_id()))
+        fcntl.fcntl(own, _F_SETOWN_EX, struct.pack("ii", _F_OWNER_TID, thread_id))
         fcntl.fcntl(own, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         os.close(own)
@@ -103,11 +104,14 @@ def take_lease(fd: int, path: str) -> Lease:
 
 
 def _thread_id() -> int:
-    """The thread that SIGIO is sent to, which is there from the first lease on."""
+    """The thread that SIGIO is sent to, which is there from the first lease on; OSError if none can be started."""
     with _lock:
         if not _watcher:
             ready = threading.Event()
-            threading.Thread(target=_watch, args=(ready,), name="jessy_mem leases", daemon=True).start()
+            try:
+                threading.Thread(target=_watch, args=(ready,), name="jessy_mem leases", daemon=True).start()
+            except RuntimeError as error:  # there are too many, or the interpreter ends
+                raise OSError(errno.EAGAIN, f"no lease: {error}") from None
             ready.wait()
         return _watcher[0]
 

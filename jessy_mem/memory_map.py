@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from jessy_mem import given
+from jessy_mem._core.folder import is_there
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import ConsciousnessError
 from jessy_mem.layout import MemoryLayout, default_layout, region_file
@@ -96,7 +98,7 @@ class MemoryMap:
         Each dimension's files are opened for a moment and their headers read; a file that cannot be read is an entry
         whose state is "damaged". Thread-safe.
         """
-        base, plan = os.fspath(base_path), layout or default_layout()
+        base, plan = given.plain_path(base_path), layout or default_layout()
         found = [entry for each in dimensions_of(os.listdir(base)) if (entry := _in_folder(base, each, plan))]
         used = dict.fromkeys((segment.name for segment in plan.segments), 0)
         for entry in found:
@@ -281,7 +283,7 @@ def _in_folder(base: str, dimension: int, layout: MemoryLayout) -> MapEntry | No
             return _entry_of(region, layout, residency=True)
     except (ConsciousnessError, OSError) as error:
         folder, n_bytes = os.path.dirname(path), 0
-        if not os.path.lexists(path) and (os.path.isdir(folder) or not os.path.lexists(folder)):
+        if not is_there(path) and (os.path.isdir(folder) or not os.path.lexists(folder)):
             return None
         with contextlib.suppress(OSError):
             n_bytes = os.stat(path).st_size

@@ -119,6 +119,8 @@ class Protos:
                 raise ImmutableDimension(dimension)
         if self._layout.is_immutable(dimension):
             raise ImmutableDimension(dimension)
+        if dimension in self.empty:
+            raise RegionNotFound(dimension, "it has no layer yet, and a file has one at least; append_layer adds one")
         raise RegionNotFound(dimension, "it is not a proto-dimension, and only those are crystallized")
 
     def is_own_file(self, dimension: int) -> bool:
@@ -193,10 +195,11 @@ class Protos:
 
     # From the pool to the file
 
-    def publish(self, *dimensions: int) -> None:
+    def publish(self, *dimensions: int, at_end: bool = False) -> None:
         """Write the files of proto-dimensions, side by side, and let them take their places. Under `lock`.
 
-        One that cannot be published stays as it was, and stops no other; then the error of the first is raised.
+        One that cannot be published stays as it was, and stops no other; then the error of the first is raised. At the
+        end no file is mapped, unless somebody still reads it: what was learned must not be lost for lack of a mapping.
         """
         begin_ticks = now_ticks()
         failed: list[ConsciousnessError] = []
@@ -215,7 +218,8 @@ class Protos:
                         if error is not None:
                             raise error
                         # If it was closed meanwhile: with the file nothing is lost.
-                        self.table._exchange(dimension, protos[dimension], self._open_if_it_fits(dimension))
+                        stack = None if at_end else self._open_if_it_fits(dimension)
+                        self.table._exchange(dimension, protos[dimension], stack)
                     except ConsciousnessError as refusal:
                         failed.append(without_frames(refusal))
                     else:

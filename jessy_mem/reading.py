@@ -77,14 +77,17 @@ def copied(
     if n_threads == 1:
         gathered.copy(data)
     else:
-        from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import Future, ThreadPoolExecutor
 
         bounds = [n_bytes * i // n_threads for i in range(n_threads + 1)]
+        parts: list[Future[None]] = []
         with ThreadPoolExecutor(n_threads - 1) as others:
-            parts = [others.submit(gathered.copy, data, *part) for part in itertools.pairwise(bounds[1:])]
-            gathered.copy(data, 0, bounds[1])
-            for part in parts:
-                part.result()
+            with suppress(RuntimeError):  # no thread can be started: this one copies what is left
+                for part in itertools.islice(itertools.pairwise(bounds), n_threads - 1):
+                    parts.append(others.submit(gathered.copy, data, *part))
+            gathered.copy(data, bounds[len(parts)], n_bytes)
+            for copied_part in parts:
+                copied_part.result()
     gathered.check()
     layers._count_copies(len(gathered))
     return LayerBatch(data, offsets)

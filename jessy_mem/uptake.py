@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from jessy_mem._core.folder import is_there
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import stored_generation
 from jessy_mem.catalogue import Catalogue
@@ -71,7 +72,7 @@ class Uptake:
         known, place = table._known(dimension), table._place_of(dimension)
         if table._closed or place.named:
             return None
-        has_file = os.path.lexists(place.path)
+        has_file = is_there(place.path)
         if known is None:
             wanted = has_file and not place.planned and dimension not in self.unwanted
             return "added" if wanted and self._add(place, generation) else None

@@ -91,7 +91,12 @@ class Watch:
         renew_in_child(self)
         arguments = source.path, fd, events, end, act, self._waited
         self._thread = threading.Thread(target=_watch, args=arguments, name="jessy_mem pressure", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            _close(self._ended)
+            _close(self._waited)
+            raise MappingError(errno.EAGAIN, f"pressure_source: {error}", source.path) from None
 
     def stop(self) -> None:
         """Call `act` no more; waits for nothing, so an `act` may be at work."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 from faults import Inject
@@ -102,3 +104,16 @@ def matplotlib(tmp_path_factory):
     result = ReplayResult("lru", 200, 2, 3, 200, 300, 1)
     plot_advice([result], tmp_path_factory.mktemp("plot") / "warm.svg")
     plot_advice([result], tmp_path_factory.mktemp("plot") / "warm.png")
+
+
+@pytest.fixture
+def shared_folder():
+    """A folder that every user can reach, unlike those of pytest."""
+    places = [Path(each) for each in (tempfile.gettempdir(), "/tmp", "/var/tmp")]
+    open_to_all = [each for each in places if all(above.stat().st_mode & 1 for above in (each, *each.parents))]
+    if not open_to_all:
+        pytest.skip("no temporary folder that all users can reach")
+    with tempfile.TemporaryDirectory(dir=open_to_all[0]) as name:
+        os.chmod(name, 0o755)
+        yield name
+        os.chmod(name, 0o755)

@@ -86,8 +86,14 @@ def facts_at(str path not None):
 
 
 def is_there(str path not None):
-    """Whether anything stands at `path`: os.path.lexists without what Python makes of the answer."""
-    return facts_at(path) is not None
+    """Whether anything stands at `path`, no link being followed. What may not be looked at is not gone: True, too."""
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = encoded
+    cdef jm_file_facts facts
+    cdef int failed
+    with nogil:
+        failed = errno if jm_os_path_facts(name, &facts) else 0
+    return failed not in (ENOENT, ENOTDIR)
 
 
 def delta_generations(str path not None):

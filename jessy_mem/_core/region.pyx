@@ -44,6 +44,7 @@ from jessy_mem._core.stack cimport (
 )
 from jessy_mem._core.view cimport LayerView, make_view
 
+from jessy_mem import given
 from jessy_mem._core.mapping import private_memory
 from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.stack import open_stack
@@ -113,7 +114,7 @@ cdef class MmapRegion:
             raise ValueError(f"verify: {verify!r} is not one of lazy, open, never")
         if guard not in ("auto", "reads", "lease", "copy"):
             raise ValueError(f"guard: {guard!r} is not one of auto, reads, lease, copy")
-        path = os.fspath(path)
+        path = given.plain_path(path)
         guard_install()
         options = {"verify": verify, "guard": guard, "metadata_limit_bytes": metadata_bytes}
         cdef tuple stack = open_stack(path, dimension_id or 0, deltas=has_deltas(path), **options)

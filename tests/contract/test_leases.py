@@ -165,6 +165,21 @@ def test_system_without_leases(path, monkeypatch):
         assert region.guard == "reads"
 
 
+@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
+@pytest.mark.thread_unsafe(reason="no thread of the process can start another")
+def test_process_that_can_start_no_thread(path, monkeypatch, inject):
+    """There are too many, or the interpreter ends."""
+    monkeypatch.setattr(leases, "_watcher", [])  # private: as before the first lease
+    before = open_files()
+    with inject(RuntimeError("can't start new thread"), "threading.Thread.start"):
+        with pytest.raises(jm.MappingError, match="no lease: can't start new thread") as caught:
+            jm.MmapRegion(15, path, guard="lease")
+        assert (caught.value.errno, caught.value.filename) == (errno.EAGAIN, str(path))
+        with jm.MmapRegion(15, path, guard="auto") as region:
+            assert region.guard == "reads"
+    assert open_files() == before
+
+
 def test_forked_child_leaves_the_lease_to_its_parent(path):
     with jm.MmapRegion(15, path, guard="lease") as region:
         raw = memoryview(region)

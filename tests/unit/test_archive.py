@@ -11,6 +11,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import fails, flip, json_of, run
 
@@ -48,6 +49,25 @@ def base(tmp_path):
     builder = jm.RegionBuilder(16, "stone", immutable=True).add_layer(jm.LayerSpec(text="d"))
     builder.write(tmp_path / "base" / "D16" / "region.mmap")
     return tmp_path / "base"
+
+
+@pytest.mark.parametrize("kind", [np.str_, Path, str])
+def test_path_of_any_kind_names_the_same_folder(base, tmp_path, kind):
+    region = base / "D15" / "region.mmap"
+    assert jm.export_base(kind(base), kind(tmp_path / "memory.tar")).dimensions == [15, 16, 1000]
+    assert jm.region_path(kind(base), 15) == region
+    assert jm.stack_files(kind(region)) == [region, base / DELTA]
+    assert jm.verify_region(kind(region)) == []
+    assert [each.dimension for each in jm.MemoryMap.of_folder(kind(base)).present] == [15, 16, 1000]
+    with jm.MmapRegion(15, kind(region)) as opened:
+        assert opened.path == region
+
+
+def test_path_of_bytes_is_a_type_error(base, tmp_path):
+    with pytest.raises(TypeError, match="path of bytes"):
+        jm.export_base(os.fsencode(base), tmp_path / "memory.tar")
+    with pytest.raises(TypeError, match="path of bytes"):
+        jm.region_path(os.fsencode(base), 15)
 
 
 @pytest.fixture

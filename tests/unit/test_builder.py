@@ -101,6 +101,24 @@ def test_spec_keeps_plain_values_of_whatever_it_is_given(fields, kept):
     assert {type(word) for word in spec.keywords} <= {str}
 
 
+class Marked(str):
+    """As libraries for HTML and templates have it."""
+
+    def __str__(self) -> str:
+        return "another text"
+
+
+@pytest.mark.parametrize("text", [np.str_("a joke"), Marked("a joke")])
+def test_text_of_any_kind_of_str_is_its_characters(text):
+    spec = LayerSpec(text=text)
+    assert (spec.text, type(spec.text)) == ("a joke", str)
+    plain = RegionBuilder(15, "Humor", created_ns=1).add_layer(LayerSpec(text="a joke", created_ns=1))
+    assert (
+        RegionBuilder(15, Marked("Humor"), created_ns=1).add_layer(LayerSpec(text=text, created_ns=1)).to_bytes()
+        == plain.to_bytes()
+    )
+
+
 @pytest.mark.parametrize(
     "fields",
     [

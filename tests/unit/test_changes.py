@@ -7,15 +7,12 @@ import os
 import pickle
 import random
 import struct
-import tempfile
 import threading
-import traceback
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from helpers import HAS_PROC, open_files
+from helpers import HAS_PROC, as_another_user, open_files
 from jessy_mem._core.changes import RING_CHANGES, ChangePage, write_page
 from jessy_mem._probe import changes as probe
 
@@ -413,36 +410,6 @@ def test_word_of_who_maps_the_old_file_moves_when_it_is_replaced(writer, reader,
     assert reader.sequence != seen
     assert reader.read_since(seen)[0] is None
     assert reader.is_stale()
-
-
-def as_another_user(check) -> bool:
-    """Run `check` in a child that is not root, for whom modes hold; whether it came to its end."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setresgid(65534, 65534, 65534)
-                os.setresuid(65534, 65534, 65534)
-            check()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-@pytest.fixture
-def shared_folder():
-    """A folder that every user can reach, unlike those of pytest."""
-    places = [Path(each) for each in (tempfile.gettempdir(), "/tmp", "/var/tmp")]
-    open_to_all = [each for each in places if all(above.stat().st_mode & 1 for above in (each, *each.parents))]
-    if not open_to_all:
-        pytest.skip("no temporary folder that all users can reach")
-    with tempfile.TemporaryDirectory(dir=open_to_all[0]) as name:
-        os.chmod(name, 0o755)
-        yield name
-        os.chmod(name, 0o755)
 
 
 def test_reader_without_permission_follows(shared_folder):

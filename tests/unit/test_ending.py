@@ -283,7 +283,8 @@ def run(base, code, first=""):
     import logging, os, sys, threading
     import jessy_mem as jm
     on_close = os.environ.get("ON_CLOSE", "crystallize")
-    m = jm.MmapManager(base_path={os.fspath(base)!r}, simulation="never", on_close=on_close)
+    guard = os.environ.get("GUARD", "reads")
+    m = jm.MmapManager(base_path={os.fspath(base)!r}, simulation="never", on_close=on_close, guard=guard)
     d = m.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
     """
     command = [sys.executable, "-X", "dev", "-c", "".join(map(textwrap.dedent, (first, head, code)))]
@@ -298,6 +299,22 @@ def run(base, code, first=""):
 )
 def test_end_of_the_program_saves(tmp_path, code):
     assert run(tmp_path, code) == (0, "")
+    assert saved(tmp_path) == ["D15"]
+
+
+@pytest.mark.parametrize("guard", ["reads", "copy", "lease", "auto"])
+def test_end_of_the_program_saves_without_another_thread(tmp_path, guard):
+    """Since Python 3.12 none can be started then."""
+    code = """
+    import atexit
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    @atexit.register
+    def end():
+        threading.Thread.start = refuse
+    """
+    first = f"import os\nos.environ['GUARD'] = {guard!r}\n"
+    assert run(tmp_path, code, first) == (0, "")
     assert saved(tmp_path) == ["D15"]
 
 

@@ -6,6 +6,7 @@ import enum
 import math
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -30,6 +31,26 @@ class Indexed:
 class Measured:
     def __float__(self) -> float:
         return 2.5
+
+
+class Place:
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+@pytest.mark.parametrize("value", ["a/b", np.str_("a/b"), Path("a/b"), Place("a/b"), Place(np.str_("a/b"))])
+def test_path(value):
+    assert given.plain_path(value) == "a/b"
+    assert type(given.plain_path(value)) is str
+
+
+@pytest.mark.parametrize("value", [b"a/b", Place(b"a/b"), 1, None])
+def test_no_path(value):
+    with pytest.raises(TypeError):
+        given.plain_path(value)
 
 
 @pytest.mark.parametrize(

@@ -1304,6 +1304,15 @@ def test_restart_finds_the_whole_name(tmp_path, name):
         assert memory.load_dimension(dimension).name == name
 
 
+def test_proto_dimension_without_a_layer_is_no_file_yet(tmp_path):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension("empty")
+        with pytest.raises(jm.RegionNotFound, match="no layer yet"):
+            memory.crystallize(dimension)
+        memory.append_layer(dimension, spec(1))
+        assert memory.crystallize(dimension).exists()
+
+
 def test_name_without_a_layer_has_nothing_to_compact_or_change(tmp_path):
     with manager(tmp_path) as memory:
         dimension = memory.ensure_dimension("empty")

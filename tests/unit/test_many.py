@@ -202,6 +202,13 @@ def test_several_threads_copy_each_its_part(memory, threads):
         assert parts(memory.read_many(wanted, threads=threads)) == contents(memory, wanted)
 
 
+@pytest.mark.thread_unsafe(reason="no thread of the process can start another")
+def test_threads_that_cannot_be_started_are_done_without(memory, inject):
+    wanted = memory.layers()
+    with inject(RuntimeError("can't start new thread"), "threading.Thread.start"):
+        assert parts(memory.read_many(wanted, threads=7)) == contents(memory, wanted)
+
+
 # Files that are shortened -----------------------------------------------------------------------------------------
 
 

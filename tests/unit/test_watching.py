@@ -203,6 +203,15 @@ def test_source_that_cannot_tell_is_an_error_and_nothing_is_written_to_it(world,
     assert watchers() == []
 
 
+def test_watch_without_a_thread_is_an_error_and_leaves_no_descriptor(world, fifo, inject):
+    before = links()
+    no_thread = inject(RuntimeError("can't start new thread"), "threading.Thread.start")
+    with no_thread, pytest.raises(jm.MappingError, match="pressure_source: can't start new thread") as refused:
+        manager(world, pressure_source=fifo)
+    assert (refused.value.errno, refused.value.filename) == (errno.EAGAIN, str(fifo))
+    assert links() == before
+
+
 def test_systemd_that_is_silent_is_an_error_and_its_no_is_none(world, monkeypatch):
     monkeypatch.delenv("MEMORY_PRESSURE_WATCH", raising=False)
     with pytest.raises(jm.MappingError, match="MEMORY_PRESSURE_WATCH is not set"):

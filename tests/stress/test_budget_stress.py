@@ -80,9 +80,10 @@ def test_credit_is_never_shown_as_used():
     """While threads take credit of megabytes for reservations of bytes, every number that is shown is of the bytes."""
     n_threads, n_bytes = 4, 10
     ledger = Ledger(4 << 30, {"a": 4 << 30, "b": 4 << 30, "c": 1 << 30})
+    given = (ledger, n_bytes, 200_000, n_threads)
     most, n_looks, failures, counts = n_threads * N_HELD * n_bytes, 0, [], []
     while n_looks == 0:  # on a busy machine they may have ended before the first look
-        stress = threading.Thread(target=lambda: counts.append(probe.ledger_stress(ledger, n_bytes, 200_000, n_threads)))
+        stress = threading.Thread(target=lambda: counts.append(probe.ledger_stress(*given)))
         stress.start()
         while stress.is_alive():
             (used_bytes, _, _), pressure, segments = ledger.snapshot()

@@ -21,7 +21,7 @@ from jessy_mem.layout import MemoryLayout, default_layout, region_file
 from jessy_mem.names import dimensions_of
 from jessy_mem.notebook import N_SHOWN, Part, bar, listing, never_fails, text
 from jessy_mem.table import RegionTable
-from jessy_mem.units import format_bytes
+from jessy_mem.units import counted, format_bytes
 
 __all__ = ["MapEntry", "MapSegment", "MemoryMap"]
 
@@ -144,7 +144,8 @@ class MemoryMap:
         n_bytes = sum(entry.n_bytes for entry in present)
         n_damaged = sum(entry.state == "damaged" for entry in present)
         facts = [
-            f"{len(present):,} dimensions, {format_bytes(n_bytes)}, in a plan of {format_bytes(self.total_bytes)}",
+            f"{counted(len(present), 'dimension')}, {format_bytes(n_bytes)}, "
+            f"in a plan of {format_bytes(self.total_bytes)}",
             *([f"{n_damaged:,} cannot be read"] if n_damaged else []),
         ]
         bars = [
@@ -180,7 +181,7 @@ class MemoryMap:
     @never_fails
     def _repr_html_(self) -> str:
         present = self.present
-        heading = f"{self.base_path}: {len(present):,} dimensions"
+        heading = f"{self.base_path}: {counted(len(present), 'dimension')}"
         bars = [bar(_heading(segment), [_part(*each) for each in parts_of(self, segment)]) for segment in self.segments]
         rows = (
             (
@@ -205,9 +206,9 @@ def told(entry: MapEntry) -> str:
     if entry.problem:
         return f"{name}: {entry.problem}"
     slot = f" of a slot of {format_bytes(entry.slot_bytes)}" if entry.slot_bytes else ""
-    layers = "1 layer" if entry.n_layers == 1 else f"{entry.n_layers:,} layers"
     deltas = f", in {1 + entry.n_deltas} files" if entry.n_deltas else ""
     resident = "" if entry.resident is None else f", {entry.resident:.0%} in memory"
+    layers = counted(entry.n_layers, "layer")
     return f"{name}: {format_bytes(entry.n_bytes)}{slot}, {layers}{deltas}, {entry.state}{resident}"
 
 

@@ -20,7 +20,7 @@ from jessy_mem.advice import ReplayResult
 from jessy_mem.manager import MmapManager
 from jessy_mem.memory_map import MemoryMap, parts_of
 from jessy_mem.notebook import COLOURS
-from jessy_mem.units import format_ns
+from jessy_mem.units import counted, format_ns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,7 +176,7 @@ def plot_map(memory: MmapManager | MemoryMap, path: str | os.PathLike[str] | Non
     axes.invert_yaxis()
     axes.set_xlim(0, 1.01 * largest)
     axes.set_xlabel(f"{unit}; what is smaller than a line is drawn as one")
-    axes.set_title(f"Memory map: {len(made.present):,} dimensions", pad=10)
+    axes.set_title(f"Memory map: {counted(len(made.present), 'dimension')}", pad=10)
     if seen:
         axes.legend(list(seen.values()), list(seen), loc="center left", bbox_to_anchor=(1, 0.5))
     return _written(figure, path)

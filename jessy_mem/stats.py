@@ -9,7 +9,7 @@ import dataclasses
 
 from jessy_mem._core.records import LatencySummary, MemoryStats, PoolClassStats, PoolStats, SegmentStats
 from jessy_mem.notebook import facts, listing, never_fails
-from jessy_mem.units import format_bytes, format_ns
+from jessy_mem.units import counted, format_bytes, format_ns
 
 __all__ = [
     "LatencySummary",
@@ -91,7 +91,7 @@ class Leases(list[Lease]):
             for each in self
         )  # fmt: skip
         n_bytes = format_bytes(sum(each.n_bytes for each in self))
-        told = f"<div><b>{len(self):,} lease{'s' * (len(self) != 1)}, {n_bytes}</b></div>"
+        told = f"<div><b>{counted(len(self), 'lease')}, {n_bytes}</b></div>"
         return told + (listing(headings, rows, len(self), "leases") if self else "")
 
 

@@ -1,8 +1,17 @@
-"""Sizes and times as people read them."""
+"""Sizes, times and numbers of things as people read them."""
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_ns"]
+__all__ = ["counted", "format_bytes", "format_ns"]
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things of which there may be one.
+
+    >>> counted(1, "layer"), counted(2_000, "layer")
+    ('1 layer', '2,000 layers')
+    """
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def format_bytes(n_bytes: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError, asdict, fields
 from cython cimport dataclasses
 
 from jessy_mem.layout import LayerId
-from jessy_mem.units import format_bytes, format_ns
+from jessy_mem.units import counted, format_bytes, format_ns
 
 
 # Cython 3.3 writes its memoryview code into every module with a dataclass, and finds its type only where one is used.
@@ -241,8 +241,8 @@ cdef class MemoryStats(Record):
         rows += [
             (
                 "content",
-                f"{format_bytes(self.total_used_bytes)} in {self.layers_loaded} layers of "
-                f"{self.dimensions_loaded} dimensions, {self.active_regions} mapped"
+                f"{format_bytes(self.total_used_bytes)} in {counted(self.layers_loaded, 'layer')} of "
+                f"{counted(self.dimensions_loaded, 'dimension')}, {self.active_regions} mapped"
                 + (f"; {format_bytes(self.text_bytes)} of text kept" if self.text_bytes else ""),
             ),
             ("access", f"{self.access_count:,} hits and first touches: {self.access_latency}"),

@@ -51,6 +51,7 @@ from jessy_mem._core.stack import open_stack
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, LimitExceeded, ManagerClosed, OutOfBounds
 from jessy_mem.layout import LayerId, has_deltas
 from jessy_mem.sizes import size_bytes
+from jessy_mem.units import counted
 
 cdef object new_layer_id = LayerId
 cdef tuple GUARDS = ("reads", "lease", "copy")  # the weakest first
@@ -243,7 +244,7 @@ cdef class MmapRegion:
 
     cdef object not_found(self, tuple stack, layer):
         cdef Image base = base_of(stack)
-        return LayerNotFound(base.dimension_id, layer, f"{base.path} has {self.n_layers} layers")
+        return LayerNotFound(base.dimension_id, layer, f"{base.path} has {counted(self.n_layers, 'layer')}")
 
     cdef LayerView find_view(self, layer):
         cdef PyObject *found = jm_dict_get(self.views, layer)
@@ -456,8 +457,8 @@ cdef class MmapRegion:
         base = base_of(stack)
         deltas = "" if len(stack) == 1 else f" in {len(stack)} files"
         return (
-            f"<MmapRegion D{base.dimension_id:02d} {base.name}: {self.n_layers} layers, {stack_bytes(stack)} bytes"
-            f"{deltas}, generation {newest_of(stack).generation}, {base.source}>"
+            f"<MmapRegion D{base.dimension_id:02d} {base.name}: {counted(self.n_layers, 'layer')}, "
+            f"{stack_bytes(stack)} bytes{deltas}, generation {newest_of(stack).generation}, {base.source}>"
         )
 
     def _repr_html_(self):

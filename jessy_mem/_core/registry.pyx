@@ -55,6 +55,7 @@ from jessy_mem._core.view cimport LayerView
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.errors import LayerNotFound
 from jessy_mem.layout import LayerId
+from jessy_mem.units import counted
 
 jm_clock_init()
 
@@ -285,7 +286,7 @@ cdef class LayerRegistry:
         if view is None:
             if self._look():
                 return self.first_touch(layer_id)
-            raise LayerNotFound(dimension, layer, f"the dimension has {region.n_layers} layers")
+            raise LayerNotFound(dimension, layer, f"the dimension has {counted(region.n_layers, 'layer')}")
         self.shelve(view, region, edition)
         if is_here:
             self.visit(region, view)

@@ -184,7 +184,7 @@ def _bench_threads(base: Path, counts: list[int], as_json: bool) -> None:
         _show_scaling(found)
         gil = "with the GIL" if gil_is_on() else "without the GIL"
         cpus = usable_cpus()
-        told = f"{machine()}, {gil}; {cpus} CPU{'s' if cpus > 1 else ''} that it may use; {how}"
+        told = f"{machine()}, {gil}; {screen.counted(cpus, 'CPU')} that it may use; {how}"
         screen.console().print(screen.text(told, style="dim"))
 
 

@@ -152,7 +152,9 @@ def _show(built: list[dict[str, Any]], out: Path) -> None:
     console.print(screen.table(console, "", ["", "~dimension", ">layers", ">size", "?>generation", "?", ""], rows))
     console.print()
     total_bytes = sum(facts["size_bytes"] for facts in built)
-    console.print(screen.text(f"{len(built)} dimensions, {screen.size(total_bytes)}, in {out}"), soft_wrap=True)
+    console.print(
+        screen.text(f"{screen.counted(len(built), 'dimension')}, {screen.size(total_bytes)}, in {out}"), soft_wrap=True
+    )
 
 
 def _report_from(report: screen.Report, before_bytes: int, total_bytes: int, done_bytes: int, _: int) -> None:

@@ -179,7 +179,7 @@ def _band_bar(facts: dict[str, Any], out: Console) -> Text:
 
 
 def _what_happened(demo: Demo) -> list[str]:
-    what = f"{demo.n_layers} layers, {screen.size(demo.n_bytes)}"
+    what = f"{screen.counted(demo.n_layers, 'layer')}, {screen.size(demo.n_bytes)}"
     lines = [f"{what}, read from mapped files; payload copies: {demo.copies}."]
     learned = demo.learned
     lines.append(

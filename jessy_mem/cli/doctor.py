@@ -100,7 +100,7 @@ def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None
         out.print(screen.text(f"--clean would remove {_files(strays)} and free {_size(strays)}.", style="bold"))
     damaged = len(left) - len(strays)
     if damaged:
-        problems = "1 problem" if damaged == 1 else f"{damaged} problems"
+        problems = screen.counted(damaged, "problem")
         out.print(screen.text(f"{problems} that --clean does not touch.", style="bold"))
     if not left:
         out.print(screen.text(("sound", "green"), f"  {base}"), soft_wrap=True)
@@ -113,8 +113,8 @@ def _place(finding: jm.Finding, base: Path) -> str:
 
 def _files(findings: list[jm.Finding]) -> str:
     n_folders = sum(finding.kind == "empty folder" for finding in findings)
-    counted = {"stray file": len(findings) - n_folders, "empty folder": n_folders}
-    return " and ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in counted.items() if n)
+    kinds = {"stray file": len(findings) - n_folders, "empty folder": n_folders}
+    return " and ".join(screen.counted(n, what) for what, n in kinds.items() if n)
 
 
 def _size(findings: list[jm.Finding]) -> str:

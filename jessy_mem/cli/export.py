@@ -43,6 +43,7 @@ def command(base: Path, out: Path, as_json: bool) -> int:
         )
     else:
         size = screen.size(exported.n_bytes)
-        told = f"{len(exported.dimensions)} dimensions in {exported.n_files} files, {size}, in {out}"
+        dimensions = screen.counted(len(exported.dimensions), "dimension")
+        told = f"{dimensions} in {screen.counted(exported.n_files, 'file')}, {size}, in {out}"
         screen.console().print(screen.text(told), soft_wrap=True)
     return 1 if exported.damaged else 0

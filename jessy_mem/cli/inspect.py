@@ -113,7 +113,7 @@ def _show_region(region: jm.MmapRegion, with_attributes: bool) -> None:
         ("guard", f"{facts['guard']}: {GUARDS[facts['guard']]}"),
         ("created", facts["created"] or "not recorded"),
         ("size", f"{screen.size(used)}, {_share(used, slot)} of its slot of {screen.size(slot)}"),
-        ("content", f"{screen.size(facts['content_bytes'])} in {facts['n_layers']:,} layers"),
+        ("content", f"{screen.size(facts['content_bytes'])} in {screen.counted(facts['n_layers'], 'layer')}"),
         ("frequencies", _band(facts) + " Hz" * bool(facts["frequency_band"])),
         ("in memory", f"{facts['residency']:.0%} of its pages"),
     ]

@@ -44,14 +44,16 @@ def command(base: Path, out: Path | None, as_json: bool) -> int:
     elif out is None:
         show(found, screen.console())
     else:
-        screen.console().print(screen.text(f"{len(found.present)} dimensions, in {out}"), soft_wrap=True)
+        screen.console().print(
+            screen.text(f"{screen.counted(len(found.present), 'dimension')}, in {out}"), soft_wrap=True
+        )
     return 1 if any(entry.problem for entry in found.entries) else 0
 
 
 def show(found: jm.MemoryMap, out: Console) -> None:
     """The map on a terminal: a bar for each segment, and a table."""
     total_bytes = sum(entry.n_bytes for entry in found.present)
-    title = f"{found.base_path}: {len(found.present)} dimensions, {screen.size(total_bytes)}"
+    title = f"{found.base_path}: {screen.counted(len(found.present), 'dimension')}, {screen.size(total_bytes)}"
     out.print(screen.text(title, style="bold"), soft_wrap=True)
     for segment in found.segments:
         used, all_of_it = screen.size(segment.used_bytes), screen.size(segment.size_bytes)

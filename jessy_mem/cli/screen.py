@@ -161,6 +161,15 @@ def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     return made
 
 
+def counted(n: int, what: str) -> str:
+    """A number of things of which there may be one.
+
+    >>> counted(1, "layer"), counted(2_000, "layer")
+    ('1 layer', '2,000 layers')
+    """
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def size(n_bytes: int) -> str:
     """A size for a column: whole MiB without a fraction.
 

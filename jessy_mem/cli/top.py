@@ -200,7 +200,7 @@ def _head(seen: Seen, base: Path, out: Console) -> list[Text]:
     n_bytes = sum(entry.n_bytes for entry in seen.map.present)
     n_damaged = sum(bool(entry.problem) for entry in seen.map.present)
     n_present = len(seen.map.present)
-    told = f"{n_present:,} dimension{'s' * (n_present != 1)}, {screen.size(n_bytes)}"
+    told = f"{screen.counted(n_present, 'dimension')}, {screen.size(n_bytes)}"
     lines = [
         screen.text((clock, "dim"), f"  {told}", (f", {n_damaged} damaged" if n_damaged else "", "bold red")),
         screen.text((str(base), "bold")),

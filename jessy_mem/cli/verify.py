@@ -57,7 +57,7 @@ def _show(damage: dict[Path, list[jm.ConsciousnessError]], sizes: list[int]) -> 
             out.print(screen.text(f"         {_detail(error, file)}"), soft_wrap=True)
     n_damaged = sum(1 for errors in damage.values() if errors)
     if len(damage) > 1:
-        summary = f"{len(damage)} files, {screen.size(sum(sizes))}: "
+        summary = f"{screen.counted(len(damage), 'file')}, {screen.size(sum(sizes))}: "
         out.print(screen.text(summary + (f"{n_damaged} damaged" if n_damaged else "all sound"), style="bold"))
 
 

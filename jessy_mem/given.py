@@ -46,9 +46,12 @@ def integer(value: Any) -> int:
 
 def dimension_number(value: Any) -> int:
     """The number of a dimension as an int; TypeError for what is none, and who gives the name hears what is missing."""
-    if isinstance(value, str):
-        raise TypeError(f"dimension: {value!r} is no number; {finder(value)}")
-    return integer(value)
+    try:
+        return index(value)
+    except TypeError:
+        if isinstance(value, str):
+            raise TypeError(f"dimension: {value!r} is no number; {finder(value)}") from None
+        raise
 
 
 def finder(name: str) -> str:

@@ -98,7 +98,7 @@ def export_base(
 
     All files are opened under the folder's lock, so that they are of one moment; if the folder cannot be written, and
     so not locked, then until nothing has changed between two looks. Every byte is compared with its checksum; what is
-    damaged is left out, and told of. If that leaves nothing, nothing is written. Raises MappingError, LockTimeout, and
+    damaged is left out, and reported. If that leaves nothing, nothing is written. Raises MappingError, LockTimeout, and
     OSError if `base_path` cannot be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
     """
     target = Path(archive)

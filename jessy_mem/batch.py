@@ -156,7 +156,7 @@ class Batch:
     def sync(self) -> None:
         """Make everything durable that was written before this call. MappingError names a file that is not.
 
-        The system tells of a write that failed only once: such a file is reported by each call until it is removed or
+        The system reports a write that failed only once: such a file is reported by each call until it is removed or
         replaced.
         """
         with self._syncing:

@@ -134,7 +134,7 @@ class MemoryConfig:
     guard : str
         Against files that are shortened while they are mapped. With "reads" what is read of one is right or an error;
         with "copy" every file is copied when it is loaded, and nothing happens to it; with "lease" it is copied when
-        somebody is about to shorten it, and with "auto" where the system can tell of that.
+        somebody is about to shorten it, and with "auto" where the system announces that.
     max_metadata_mb : int, float or str
         The most that is read of a file before it is mapped; one that asks for more is an InvalidRegion.
     strict_classes : bool

@@ -48,7 +48,7 @@ def give_back(table: RegionTable, keep_bytes: int, to_system: bool) -> int:
 
 
 def watch_for(table: RegionTable) -> Watch | None:
-    """What gives pages back when the source of the configuration tells of pressure; None: there is none.
+    """What gives pages back when the source of the configuration reports pressure; None: there is none.
 
     MappingError for a source that cannot be watched, but "auto", of which it is logged. It keeps no table alive.
     """

@@ -350,7 +350,7 @@ class Files:
 
 
 def has_base(path: str) -> bool:
-    """Whether a dimension has its file; one that a power cut tore before anybody was told of it is none."""
+    """Whether a dimension has its file; one that a power cut tore before it was announced is none."""
     return is_there(path) and not is_torn(path)
 
 

@@ -1,9 +1,9 @@
 """Following: what other processes do to a base folder is seen here by the next access.
 
-Each process tells of a change on the page of changes (_core/changes.pyx) when it is done, and remembers up to which
+Each process announces a change on the page of changes (_core/changes.pyx) when it is done, and remembers up to which
 number it has followed. A reader compares the two at the gate (_core/registry.pyx), and comes here when they differ:
 
-    page  ... 41 42 43          the table's lock is taken, and what 43 tells of is looked at on the disk: reopened if
+    page  ... 41 42 43          the table's lock is taken, and what 43 announces is looked at on the disk: reopened if
     number        42            it is mapped, marked if it is evicted, remembered if it is new, dropped if it is gone
 
 What the page says is never believed: it says where to look. Where it says nothing that makes sense, everything is
@@ -173,7 +173,7 @@ class Following:
         own: tuple[int, int] | None = None,
         renamed: bool = False,
     ) -> dict[int, str]:
-        """Look at the dimensions that were told of, and queue what it was; the caller holds the lock.
+        """Look at the dimensions that were announced, and queue what it was; the caller holds the lock.
 
         `renamed`: names were given or became free, also of dimensions that have no file yet.
         """
@@ -296,9 +296,9 @@ class Following:
 
 
 def _newest(told: Iterable[tuple[int, str, int]]) -> dict[int, int | None]:
-    """The newest generation of each dimension that was told of; None where it was not told last.
+    """The newest generation of each dimension that was announced; None where it was not announced last.
 
-    That is where locks do nothing, and somebody was slow to tell.
+    That is where locks do nothing, and somebody was slow to announce.
     """
     newest: dict[int, int | None] = {}
     for dimension, _, generation in told:

@@ -49,7 +49,7 @@ class Learner:
     """Creates, changes, crystallizes and forgets dimensions of a table that it is given. Thread-safe.
 
     `opener` knows where dimensions belong, and opens their files. `ids` gives each its number and name. `config` says
-    what to do when the pool is full, and at the end. `announce(dimension, what, generation)` is told of each change
+    what to do when the pool is full, and at the end. `announce(dimension, what, generation)` is called for each change
     after it was published.
     """
 

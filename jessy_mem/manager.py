@@ -650,7 +650,7 @@ class MmapManager(RegionTable):
     # What LayerRegistry asks of whoever has layers
 
     def _pass_gate(self) -> Snapshot | None:
-        """Follow what others did, and tell of it; the snapshot that this thread reads in, if it does. No lock held."""
+        """Follow what others did, call back; the snapshot that this thread reads in, if it does. No lock held."""
         self._check_open()
         following = self._following
         snapshot = following.snapshot()

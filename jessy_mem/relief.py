@@ -2,7 +2,7 @@
 
 Nothing that was learned is lost without a word, and nothing grows without bound: when there is no room, the oldest
 proto-dimensions become files (``on_full="crystallize"``), or the newest is refused (``"raise"``), or the oldest are
-dropped, and each is told of (``"drop"``).
+dropped, and each is reported (``"drop"``).
 """
 
 from __future__ import annotations

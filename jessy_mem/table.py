@@ -452,7 +452,7 @@ class RegionTable(BlockLender):
         return region is not None and any(min(image.charged_bytes, largest) == block_size for image in region._stack)
 
     def _settle(self) -> None:
-        """Evict if the budget is that full, and tell of thresholds crossed. The caller holds no lock."""
+        """Evict if the budget is that full, and report thresholds crossed. The caller holds no lock."""
         if self._ledger.is_calm:  # all there is to look at as long as no threshold is near
             return
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()

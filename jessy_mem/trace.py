@@ -45,7 +45,7 @@ class Access(NamedTuple):
 
 
 class Tracer(Protocol):
-    """Is told of each access, from any thread."""
+    """Called for each access, from any thread."""
 
     def record(self, dimension: int, layer: int, n_bytes: int) -> None: ...
 

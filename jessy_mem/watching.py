@@ -69,7 +69,7 @@ def _open(source: Source) -> tuple[int, int]:
         if stat.S_ISFIFO(facts.st_mode):
             return fd, select.POLLIN
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > 0:  # what the kernel makes up has no size
-            raise OSError(errno.EINVAL, "it is no file that tells of memory pressure")
+            raise OSError(errno.EINVAL, "it is no file that reports memory pressure")
         os.write(fd, source.request)
     except OSError as error:
         if fd >= 0:
@@ -79,7 +79,7 @@ def _open(source: Source) -> tuple[int, int]:
 
 
 class Watch:
-    """A thread that calls `act` each time that `source` tells of pressure, until `close`; MappingError.
+    """A thread that calls `act` each time that `source` reports pressure, until `close`; MappingError.
 
     `act` says whether to go on; what it raises is logged. Thread-safe.
     """

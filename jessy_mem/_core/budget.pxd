@@ -26,7 +26,7 @@ cdef class Ledger:
     cdef uint64_t credit_bytes           # the most credit of a thread in a segment
     cdef uint64_t[N_LEVELS] rise_bytes   # crossing upward at or above this many bytes
     cdef uint64_t[N_LEVELS] rearm_bytes  # and armed again at or below this many
-    # atomic; bit i: level i was crossed and is not armed again; bit 8 + i: that was so, and nobody has been told of it.
+    # atomic; bit i: level i was crossed and is not armed again; bit 8 + i: that was so, and no callback was called yet.
     # 0: the total is below all levels, and there is nothing to tell.
     cdef uint64_t levels
 

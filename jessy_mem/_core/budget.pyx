@@ -381,7 +381,7 @@ cdef class Ledger:
 
     @property
     def is_calm(self):
-        """Whether no threshold was crossed that is not armed again or not told of: one load."""
+        """Whether no threshold was crossed that is not armed again or not reported: one load."""
         return jm_load_relaxed(&self.levels) == 0
 
     cdef str pressure_at(self, uint64_t used_bytes):

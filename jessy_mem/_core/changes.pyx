@@ -209,7 +209,7 @@ cdef class ChangePage:
         )
 
     def append(self, uint32_t dimension, str what not None, uint64_t generation):
-        """Tell of a change that is done and visible. Returns its number, or 0 if there is no page to write it to.
+        """Announce a change that is done and visible. Returns its number, or 0 if there is no page to write it to.
 
         Parameters
         ----------

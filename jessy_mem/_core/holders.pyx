@@ -1,4 +1,4 @@
-"""The loaded regions, and what reference counts tell of who else holds them: the only place that knows their meaning.
+"""The loaded regions, and what reference counts say about who else holds them: the only place that knows their meaning.
 
 Nothing is told when a view dies; whoever asks reads counts that exist anyway:
 

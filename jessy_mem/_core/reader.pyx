@@ -3,15 +3,15 @@
 A hit of the manager hands out the one view that all threads share, and without the GIL each of them counts its
 references in the same place. A Reader has views of its own, over the same bytes, and a table of them:
 
-    Reader --> nook: | key | reference | --> LayerView (own) --> Image, LayerId, keywords (shared, counted once a layer)
+    Reader --> own:  | key | reference | --> LayerView (own) --> Image, LayerId, keywords (shared, counted once a layer)
                   ^                                                  ^
-    Shelf: nooks -+                  MmapRegion --> views: LayerView +
+    Shelf: readers                   MmapRegion --> views: LayerView +
 
-What changes a region takes its views out of the nooks in the same step (shelf.pyx), so a Reader follows all that the
+What changes a region takes its views out of these tables in the same step (shelf.pyx), so a Reader follows all that the
 manager follows, and an idle one keeps nothing of what was evicted. While somebody changes something, and for what is
-not in the nook, it reads as the manager does.
+not in its own table, it reads as the manager does.
 
-HAZARD: the nook is written by its owner behind its door, and by who changes a region while the owner is not inside.
+HAZARD: a Reader's table is written by its owner while its flag is set, and by who changes a region while it is not.
 """
 cimport cython
 from cpython.object cimport PyObject
@@ -24,8 +24,8 @@ from jessy_mem._core.c.atomic cimport (
     jm_short_load_relaxed, jm_short_store_relaxed, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.c.doors cimport jm_door_begin, jm_door_end, jm_door_enter, jm_door_leave
 from jessy_mem._core.c.pycompat cimport jm_adopt, jm_dict_get_or_none, jm_layer_key, jm_stolen
+from jessy_mem._core.c.read_side cimport jm_read_enter, jm_read_flag_begin, jm_read_flag_end, jm_read_leave
 from jessy_mem._core.c.thread cimport jm_thread_serial
 from jessy_mem._core.kernels.flat cimport (
     GONE, Cell, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put
@@ -41,7 +41,7 @@ jm_clock_init()
 
 
 @cython.final
-@cython.no_gc_clear  # the shelf knows the nook until this ends
+@cython.no_gc_clear  # the shelf has a pointer to `own` until this ends
 cdef class Reader:
     """Reader(manager)\n--\n
     What one thread reads a manager with, where several threads read the same layers without the GIL.
@@ -57,20 +57,20 @@ cdef class Reader:
 
     def __cinit__(self, LayerRegistry manager not None):
         self.owner = jm_thread_serial()
-        self.nook.door = jm_door_begin()
-        if self.nook.door == NULL or not flat_begin(&self.nook.flat, 0):
+        self.own.flag = jm_read_flag_begin()
+        if self.own.flag == NULL or not flat_begin(&self.own.flat, 0):
             raise MemoryError
         self.hits, self.limit_ns = manager._hits.shard_claim(), manager._hits.limit_ns
         self.timed = manager._timed
         self.shelf = manager.shelf
-        self.shelf.add_nook(&self.nook)
+        self.shelf.add_reader(&self.own)
         self.registry = manager
 
     def __dealloc__(self):
         self.end()
-        free(self.nook.flat.cells)
-        if self.nook.door != NULL:
-            jm_door_end(self.nook.door)
+        free(self.own.flat.cells)
+        if self.own.flag != NULL:
+            jm_read_flag_end(self.own.flag)
 
     def access_layer(self, layer_id, /):
         """What `MmapManager.access_layer` returns, as a view of this Reader's own; raises the same."""
@@ -106,17 +106,17 @@ cdef class Reader:
         cdef LayerView own = None
         cdef PyObject *kept
         cdef int n_left = 2
-        while n_left and jm_door_enter(&self.shelf.hall, self.nook.door):
-            kept = <PyObject *> flat_find(&self.nook.flat, key)
+        while n_left and jm_read_enter(&self.shelf.read_side, self.own.flag):
+            kept = <PyObject *> flat_find(&self.own.flat, key)
             if kept == NULL and own is not None and seen & 1 and jm_load_acquire(&region.edition) == seen:
-                if flat_has_room(&self.nook.flat) or flat_grow(&self.nook.flat):
+                if flat_has_room(&self.own.flat) or flat_grow(&self.own.flat):
                     kept = <PyObject *> own
                     Py_INCREF(own)
-                    flat_put(&self.nook.flat, key, kept)
+                    flat_put(&self.own.flat, key, kept)
             if kept != NULL:
                 jm_short_store_relaxed(&(<LayerView> kept).visited, round)
                 Py_INCREF(<object> kept)
-            jm_door_leave(self.nook.door)
+            jm_read_leave(self.own.flag)
             if kept != NULL:
                 return <LayerView> jm_stolen(kept)
             own = copy_of(view)
@@ -135,7 +135,7 @@ cdef class Reader:
         cdef bint is_copy
         context = context_of(self.read(layer_id), &is_copy)
         if is_copy:
-            own_add(&self.nook.n_copies, 1)
+            own_add(&self.own.n_copies, 1)
         return context
 
     def access_many(self, layer_ids, /):
@@ -167,10 +167,10 @@ cdef class Reader:
         if registry is None:
             return 0
         self.registry = None
-        self.shelf.remove_nook(&self.nook)
-        jm_add_relaxed(&registry.n_copies, self.nook.n_copies)
-        for i in range(flat_cells(&self.nook.flat)):
-            cell = &self.nook.flat.cells[i]
+        self.shelf.remove_reader(&self.own)
+        jm_add_relaxed(&registry.n_copies, self.own.n_copies)
+        for i in range(flat_cells(&self.own.flat)):
+            cell = &self.own.flat.cells[i]
             if cell.key > GONE:
                 cell.key = GONE
                 jm_adopt(<PyObject *> cell.value)
@@ -203,16 +203,16 @@ cdef inline PyObject *find_own(Reader self, PyObject *layer_id, uint64_t begin_t
         or jm_load_acquire(self.registry.word) != jm_load_acquire(&self.registry.seen)
         or begin_ticks > jm_load_relaxed(&self.registry.look_ticks)
         or jm_flag_load_relaxed(&self.registry.traced)
-        or not jm_door_enter(&self.shelf.hall, self.nook.door)
+        or not jm_read_enter(&self.shelf.read_side, self.own.flag)
     ):
         return NULL
-    view = <PyObject *> flat_find(&self.nook.flat, key)
+    view = <PyObject *> flat_find(&self.own.flat, key)
     if view != NULL:
         if jm_short_load_relaxed(&(<LayerView> view).visited) == jm_short_load_relaxed(&self.registry.round):
             Py_INCREF(<object> view)
         else:
             view = NULL
-    jm_door_leave(self.nook.door)
+    jm_read_leave(self.own.flag)
     if view != NULL:
         if self.hits == NULL:
             record(self.registry._hits, begin_ticks, self.timed)

@@ -20,7 +20,7 @@ cdef class LayerRegistry:
     cdef readonly object _regions              # the same for Python, which can only read it
     cdef readonly Holders _holders             # what changes it
     cdef list visits                           # dimensions whose regions were marked as visited, in that order
-    cdef tuple tracers                         # told of each access; mostly none; under critical_section(self)
+    cdef tuple tracers                         # called for each access; mostly none; under critical_section(self)
     cdef uint64_t n_copies                     # atomic; payload copies made
     cdef readonly LatencyHistogram _first_touches
     cdef uint64_t alone                        # 0: the word of whoever follows nobody

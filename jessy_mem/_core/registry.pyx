@@ -14,10 +14,10 @@ old region or the new one, whole.
         v                                                         v
     _restore (the table's)                                    MmapRegion.find_view
 
-Before that it passes a gate, one comparison of two words: the number of the newest change that any process told of, and
-the number up to which this one has followed. While they differ, and while what is read is to change in one step or for
-some readers only, each reader stops there (`_pass_gate`, following.py). Who has passed reads the generations of then or
-later ones, but never a later one first and then, past a shut gate, an older one.
+Before that it passes a gate, one comparison of two words: the number of the newest change that any process announced,
+and the number up to which this one has followed. While they differ, and while what is read is to change in one step or
+for some readers only, each reader stops there (`_pass_gate`, following.py). Who has passed reads the generations of
+then or later ones, but never a later one first and then, past a shut gate, an older one.
 
 What changes `_regions`, and what reference counts say of it, is holders.pyx; when and why is the table's.
 """
@@ -38,7 +38,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_release, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.c.doors cimport jm_hall_enter, jm_hall_leave
+from jessy_mem._core.c.read_side cimport jm_read_enter_row, jm_read_leave_row
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
 from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row
 from jessy_mem._core.changes cimport ChangePage
@@ -186,7 +186,7 @@ cdef class LayerRegistry:
         return None if snapshot is None else (<LayerRegistry> snapshot).read(layer_id)
 
     def _follow_page(self, ChangePage page not None):
-        """Stop readers when `page` tells of a change; for the owner, before the first access."""
+        """Stop readers when `page` has a change; for the owner, before the first access."""
         self.page = page
         self.word = page.word
         self._look_from(jm_clock_ticks())
@@ -204,7 +204,7 @@ cdef class LayerRegistry:
         """Follow what has changed; the snapshot that this thread reads in, or None. The table knows better."""
 
     def _look(self):
-        """Whether something has changed that was not told of in time. The table knows better."""
+        """Whether something has changed that was not announced in time. The table knows better."""
         return False
 
     def _count_with(self, LayerRegistry other not None):
@@ -386,7 +386,7 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
         or jm_load_acquire(self.word) != jm_load_acquire(&self.seen)
         or begin_ticks > jm_load_relaxed(&self.look_ticks)
         or jm_flag_load_relaxed(&self.traced)
-        or not jm_hall_enter(&self.shelf.hall, row)
+        or not jm_read_enter_row(&self.shelf.read_side, row)
     ):
         return NULL
     view = <PyObject *> flat_find(&self.shelf.flat, key)
@@ -395,7 +395,7 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
             Py_INCREF(<object> view)
         else:
             view = NULL
-    jm_hall_leave(&self.shelf.hall, row)
+    jm_read_leave_row(&self.shelf.read_side, row)
     if view != NULL:
         jm_assert((<LayerView> view).image.dimension_id == key >> 16, key, (<LayerView> view).image.dimension_id)
         jm_assert(layer_of(<LayerView> view) == (key & 0xFFFF), key, layer_of(<LayerView> view))

@@ -2,21 +2,21 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.c.doors cimport jm_door, jm_hall
+from jessy_mem._core.c.read_side cimport jm_read_flag, jm_read_side
 from jessy_mem._core.kernels.flat cimport Flat
 
 
-cdef struct Nook:      # what one Reader keeps for itself
+cdef struct OwnViews:  # what one Reader keeps for itself
     Flat flat          # key -> a reference to its own view
-    jm_door *door      # behind which its owner reads and writes `flat`
+    jm_read_flag *flag  # set while its owner reads and writes `flat`
     uint64_t n_copies  # atomic; payload copies made by its owner
-    Nook *next
+    OwnViews *next
 
 
 cdef class Shelf:
-    cdef jm_hall hall
+    cdef jm_read_side read_side
     cdef Flat flat     # key -> LayerView, a pointer without a reference
-    cdef Nook *nooks   # of the Readers there are
+    cdef OwnViews *readers  # what each Reader keeps
 
     # Keep `view` for `key`, unless the region that has it is another edition now than was `seen`. `row`: the thread's.
     cdef void put(
@@ -36,7 +36,7 @@ cdef class Shelf:
     cdef void forget_rounds(self) noexcept
     # Payload copies made by the Readers there are.
     cdef uint64_t count_copies(self) noexcept
-    # Let changes know of a Reader's nook, and no more.
-    cdef bint has_no_nook(self) noexcept
-    cdef void add_nook(self, Nook *nook) noexcept
-    cdef void remove_nook(self, Nook *nook) noexcept
+    cdef bint has_no_reader(self) noexcept
+    # From now on changes reach what a Reader keeps, and no longer.
+    cdef void add_reader(self, OwnViews *own) noexcept
+    cdef void remove_reader(self, OwnViews *own) noexcept

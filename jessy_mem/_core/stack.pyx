@@ -52,7 +52,7 @@ cdef object warn = logging.getLogger("jessy_mem").warning
 MAX_BARE = 256  # dimensions of which this is remembered: enough for those that are loaded again and again
 # The folder of a dimension without deltas and the file in it, as they were.
 cdef object BARE = struct.Struct("=QQqQQ")
-cdef set told = set()  # torn deltas that were told of; each once, however often it is passed over
+cdef set told = set()  # torn deltas that were reported; each once, however often it is passed over
 
 
 cdef tuple checked_stack(tuple stack):

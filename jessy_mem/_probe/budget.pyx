@@ -1,4 +1,4 @@
-"""Doors to the ledger for tests and benchmarks: native threads that reserve and release."""
+"""The ledger, for tests and benchmarks: native threads that reserve and release."""
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.budget cimport Ledger

@@ -1,4 +1,4 @@
-"""Doors to the page of changes for tests and benchmarks: the hot path's comparison in a C loop, and writers at once."""
+"""The page of changes, for tests and benchmarks: the hot path's comparison in a C loop, and writers at once."""
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed

@@ -1,4 +1,4 @@
-"""Doors to the guard for tests and benchmarks: ranges at any address, and reads that may fault, without the GIL."""
+"""The guard, for tests and benchmarks: ranges at any address, and reads that may fault, without the GIL."""
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_monotonic_ns

@@ -1,4 +1,4 @@
-"""Doors for tests and benchmarks of the clock and the latency histogram: kernels in a C loop, native threads.
+"""The clock and the latency histogram, for tests and benchmarks: kernels in a C loop, native threads.
 
 Not for use by the library itself.
 """

@@ -1,4 +1,4 @@
-"""Doors to what benchmarks compare with: functions of other C libraries, by their addresses, in the same C loops.
+"""What benchmarks compare with: functions of other C libraries, by their addresses, in the same C loops.
 
 An address is that of a function whose library the caller keeps loaded; any other ends the process. Not for use by the
 library itself.

@@ -25,8 +25,8 @@ MAX_TEXT_COLUMNS = 96
 HELP = """Show the layers of BASE that have keywords among WORDS, best first: why they matched, their text, and the
 frequency that dominates.
 
-Keywords are compared without regard to case, in Unicode's NFC. A layer that cannot be read is told of, and the next one
-takes its place. The exit status is 1 if nothing is shown.
+Keywords are compared without regard to case, in Unicode's NFC. A layer that cannot be read is reported, and the next
+one takes its place. The exit status is 1 if nothing is shown.
 
 \b
 Example:
@@ -96,7 +96,7 @@ def _load(memory: jm.MmapManager, base: Path) -> None:
 
 
 def _read(memory: jm.MmapManager, found: Sequence[jm.NavigationPath], most: int) -> list[Answer]:
-    """The first `most` of the layers found that can be read; the others are told of."""
+    """The first `most` of the layers found that can be read; the others are reported."""
     answers: list[Answer] = []
     for path in found:
         if len(answers) == most:

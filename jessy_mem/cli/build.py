@@ -20,7 +20,7 @@ HELP = """Make OUT/Dnn/region.mmap from the texts of SOURCE.
 
 SOURCE holds a folder for each dimension, Dnn, Dnn-Name or content/Dnn, with a text for each layer: 0.md, 1.txt, and so
 on. It may hold a plan, dimensions.json, which says more of them. A text may begin with front matter, which overrides
-the plan; tags are keywords too, and keys that are not used are told of:
+the plan; tags are keywords too, and keys that are not used are reported:
 
 \b
   ---

@@ -1,4 +1,4 @@
-"""The one door through which text from a file, a path or an error goes before a person sees it.
+"""The one way on which text from a file, a path or an error goes before a person sees it.
 
 A terminal obeys some characters instead of showing them: they set its title, hide what follows, turn the order of words
 around. Here they become what a person can read.

@@ -14,7 +14,7 @@ from jessy_mem.cli.streams import Command
 HELP = """Write all region files of BASE, and a list of their checksums, into a plain tar.
 
 OUT.tar is replaced in one step. Whoever learns in BASE goes on meanwhile: all files are of the moment at which it
-begins. Every byte is read. A dimension that is damaged is left out and told of, and the exit status is 1.
+begins. Every byte is read. A dimension that is damaged is left out and reported, and the exit status is 1.
 """
 
 

@@ -1,4 +1,4 @@
-"""Numbers as values of options: what is none, or out of range, is told of together with the range."""
+"""Numbers as values of options: what is none, or out of range, is reported together with the range."""
 
 from __future__ import annotations
 

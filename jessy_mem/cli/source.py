@@ -1,7 +1,7 @@
 """SOURCE, the folder that ``build`` reads: for each dimension a folder with a text for each layer, and perhaps a plan.
 
 Everything is read and checked before anything is written, and all problems are told at once, each with its file and
-line. What is not read is told of too.
+line. What is not read is reported too.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_strangers_do_not_know_each_other(one, other):
                 assert unknown not in imports(path), f"{named(path)} knows {unknown}"
 
 
-# Commands that measure: what takes nanoseconds is looped in C, and meets in native threads, through the doors.
+# Commands that measure: what takes nanoseconds is looped in C, and meets in native threads, in the probes.
 MEASURING = {
     "cli.peers": {"_probe.latency", "_probe.peers", "_probe.pool"},
     "cli.scaling": {"_core.budget", "_probe.budget", "_probe.latency"},

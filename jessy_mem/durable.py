@@ -11,11 +11,12 @@ import os
 import stat
 
 from jessy_mem._core.whole import Descriptor
-from jessy_mem.errors import LinkRefused
+from jessy_mem.errors import LinkRefused, MappingError
 from jessy_mem.layout import UNSYNCED_MODE
 
 __all__ = [
     "PathLike",
+    "check_base_folder",
     "make_folder",
     "make_folders",
     "open_folder",
@@ -45,6 +46,18 @@ def open_folder(folder: str, follow_links: bool) -> Descriptor:
         if not follow_links and os.path.islink(folder):
             raise LinkRefused(folder) from error
         raise
+
+
+def check_base_folder(base_path: PathLike) -> None:
+    """MappingError where a folder neither is nor can be made, for there is a file."""
+    try:
+        mode = os.stat(base_path).st_mode
+    except NotADirectoryError:
+        mode = stat.S_IFREG
+    except OSError:  # it is not there, or may not be looked at: who needs it says so
+        return
+    if not stat.S_ISDIR(mode):
+        raise MappingError(errno.ENOTDIR, "the base folder is, or is in, a file", base_path)
 
 
 def make_folder(folder: PathLike) -> None:

@@ -6,9 +6,7 @@ Here is what a user calls, and what it means; how each is done is in the part th
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +26,8 @@ from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
 from jessy_mem.cooling import give_back, watch_for
-from jessy_mem.errors import ConsciousnessError, LayerNotFound, MappingError, OutOfBounds, RegionNotFound, legible
+from jessy_mem.durable import check_base_folder
+from jessy_mem.errors import ConsciousnessError, LayerNotFound, OutOfBounds, RegionNotFound, legible
 from jessy_mem.following import ChangeCallback, Changes, Following
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, LayerId
@@ -47,6 +46,7 @@ from jessy_mem.snapshot import Snapshot
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
 from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
+from jessy_mem.units import counted
 from jessy_mem.uptake import Uptake
 
 __all__ = ["MmapManager", "open_managers"]
@@ -57,18 +57,6 @@ T = TypeVar("T")
 def open_managers() -> list[MmapManager]:
     """The managers of this process that are open, oldest first; keeps none of them alive. Thread-safe."""
     return [each for each in ending.open_ones() if isinstance(each, MmapManager)]
-
-
-def _check_folder(base_path: str | os.PathLike[str]) -> None:
-    """MappingError where a folder neither is nor can be made, for there is a file."""
-    try:
-        mode = os.stat(base_path).st_mode
-    except NotADirectoryError:
-        mode = stat.S_IFREG
-    except OSError:  # it is not there, or may not be looked at: who needs it says so
-        return
-    if not stat.S_ISDIR(mode):
-        raise MappingError(errno.ENOTDIR, "the base folder is, or is in, a file", base_path)
 
 
 class MmapManager(RegionTable):
@@ -105,7 +93,7 @@ class MmapManager(RegionTable):
     ) -> None:
         made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
         made = made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb)
-        _check_folder(made.base_path)
+        check_base_folder(made.base_path)
         super().__init__(made)
         page, follows = ChangePage(made.base_path), made.follow == "auto"
         self._following = Following(page, follows, self._lock)
@@ -640,8 +628,8 @@ class MmapManager(RegionTable):
         return manager_at, (type(self), *manager_state(self))
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._regions)} dimensions"
-        return legible(f"<MmapManager {self.config.base_path}: {state}>")
+        n = counted(len(self._regions), "dimension")
+        return legible(f"<MmapManager {self.config.base_path}: {'closed' if self._closed else n}>")
 
     @never_fails
     def _repr_html_(self) -> str:

@@ -8,13 +8,15 @@ each change. So the writer holds what it has unlinked for a while, and readers o
     reader    mapped ...... sees the change, unmaps            without that: waits for the journal
 
 A descriptor that can neither read nor write (O_PATH) holds a file just as well, and needs no permission. How many are
-held, and how much of the disk, is bounded: a reader that comes later still than that pays as before.
+held, and how much of the disk, is bounded: a reader that comes later still than that pays as before. Where half of the
+descriptors that the process may have are in use, none is held: the others are left to whoever needs one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections import deque
 
 from jessy_mem.locking import OwnFile, open_file, renew_in_child
@@ -42,10 +44,14 @@ class Unlinked:
         return len(self._held)
 
     def hold(self, *paths: str) -> None:
-        """Hold the files that have these names now; what cannot be held is not."""
+        """Hold the files that have these names now; what cannot be held is not, and nothing if descriptors are few."""
         for path in paths if _HOLD else ():
             with contextlib.suppress(OSError):
                 file = open_file(path, _HOLD | os.O_NOFOLLOW)
+                if 0 < resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 2 * file.fd:  # the lowest that was free
+                    file.close()
+                    self.let_go()
+                    break
                 n_bytes = os.fstat(file.fd).st_size
                 self._held.append((file, n_bytes))
                 self.n_bytes += n_bytes

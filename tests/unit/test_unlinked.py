@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 import pytest
 from faults import Fault
@@ -63,6 +64,23 @@ def test_not_too_much_of_the_disk_is_held(tmp_path, files, monkeypatch):
     assert (held(tmp_path), holder.n_bytes) == (["001", "002"], 50)
     files(holder, 101)
     assert (held(tmp_path), holder.n_bytes) == ([], 0)
+
+
+def test_half_of_the_descriptors_are_left(tmp_path, files, monkeypatch):
+    """However many hold something."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2 * (lowest + 5), -1))
+    holders = [Unlinked() for _ in range(4)]
+    for holder in holders:
+        files(holder, 10, 10)
+    assert [len(holder) for holder in holders] == [2, 2, 0, 0]
+    files(holders[0], 10)
+    assert [len(holder) for holder in holders] == [3, 2, 0, 0]
+    files(holders[0], 10)
+    assert [len(holder) for holder in holders] == [0, 2, 0, 0]
+    for holder in holders:
+        holder.let_go()
 
 
 def test_what_is_not_there_is_not_held(tmp_path):

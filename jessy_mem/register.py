@@ -37,6 +37,7 @@ FOR_ALL = "-"  # the owner of what belongs to no process alone
 
 _JOURNAL = journal.FIRST_LINE_BYTES
 _OLD_RANGES = ((15, 1000), (1000, 2**31))  # of the first line: first id, and the end
+_TAIL_BYTES = 32  # enough to know a line again
 _MAX_BYTES = 256 << 20  # a register that is larger is none
 _READ_BYTES = 64 << 10  # at a time: what is larger, malloc asks the system for, and gives back, each time
 _MOST_MEANWHILE_BYTES = 8 << 20
@@ -84,6 +85,7 @@ class Register(Lock):
         self._token: str | None = None
         self._head = b""  # the first line and the token, as they were read last
         self._end = _JOURNAL  # of the last whole line that was read
+        self._tail = b""  # what stands before that
         self._is_torn = False
         self._inode = self._size = -1  # as the file was when it was read last
         self._has_scanned = False
@@ -133,13 +135,14 @@ class Register(Lock):
                 self._start_again()  # with all of it, for what was applied in part
                 raise
 
-    def _follow_own(self, fd: int, events: list[Event], n_bytes: int) -> None:
-        """The same, where this process has written all that is new: `events`, in so many bytes."""
+    def _follow_own(self, fd: int, events: list[Event], data: bytes) -> None:
+        """The same, where this process has written all that is new: `events`, in these bytes."""
         with self._mutex:
             try:
                 if self._size == self._end:
                     self._apply(events)
-                    self._end = self._size = self._end + n_bytes
+                    self._end = self._size = self._end + len(data)
+                    self._tail = data[-_TAIL_BYTES:]
                 else:
                     self._read_on(fd)
             except BaseException:
@@ -158,7 +161,7 @@ class Register(Lock):
         if token is None or self._size > _MAX_BYTES:  # lost: what was read of it still holds
             self._token, self._is_torn = None, False
             return False
-        if token != self._token or self._size < self._end:
+        if token != self._token or self._size < self._end or not self._goes_on(fd):
             for first, behind in self._given.items():
                 _extend(self._floor, first, behind)
             self._start_again()
@@ -166,6 +169,11 @@ class Register(Lock):
             self._inode, self._size = facts
             self._given, self._names, self._nonces = {}, NameMap(), {}
         return True
+
+    def _goes_on(self, fd: int) -> bool:
+        """Whether what is new stands behind what was read: an older register that was put back may have grown again."""
+        n_bytes = len(self._tail)
+        return self._size == self._end or os.pread(fd, n_bytes, self._end - n_bytes) == self._tail
 
     def _read_on(self, fd: int) -> None:
         at, rest, n_bytes = self._end, b"", _READ_BYTES
@@ -176,7 +184,9 @@ class Register(Lock):
             whole, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
                 self._apply(journal.events(whole))
-            rest = rest if len(rest) < 1024 else b"\0"  # no line is that long
+                self._tail = whole[-_TAIL_BYTES:] + newline
+            if len(rest) >= 1024:  # no line is that long
+                rest, self._tail = b"\0", b""
         self._is_torn = bool(rest)
         self._end = at - len(rest)
         self._size = at
@@ -270,7 +280,7 @@ class Register(Lock):
             if self._token is None:
                 self._follow(fd)
             else:
-                self._follow_own(fd, events, len(data))
+                self._follow_own(fd, events, data)
             return
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
         try:

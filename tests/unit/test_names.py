@@ -503,6 +503,21 @@ def test_register_that_is_lost_is_written_from_what_is_known(tmp_path, loss):
         assert names.names() == register(tmp_path).names() == {"proto": 15, "ensured": 1000, "file": 16, "more": 17}
 
 
+def test_older_register_that_is_put_back_and_grows_again_is_read_anew(tmp_path):
+    """Its end is behind what the other has read of it, and in the midst of a line."""
+    one, other, path = register(tmp_path), register(tmp_path), tmp_path / LOCK_NAME
+    write(tmp_path, one.reserve("first", "reserve", for_all=True).dimension, "first")
+    older = path.read_bytes()
+    write(tmp_path, one.reserve("second", "reserve", for_all=True).dimension, "second")
+    assert other.names() == {"first": 15, "second": 16}
+    path.write_bytes(older)
+    for name in ("third", "fourth"):
+        write(tmp_path, one.reserve(name, "reserve", for_all=True).dimension, name)
+    expected = {"first": 15, "second": 16, "third": 17, "fourth": 18}
+    assert one.names() == other.names() == register(tmp_path).names() == expected
+    assert [other.reserve(name, "reserve", for_all=True) for name in expected] == [(n, False) for n in range(15, 19)]
+
+
 def hostile_registers() -> list[bytes]:
     chance = random.Random(14)
     first = journal.first_line((15, 1000))

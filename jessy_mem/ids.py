@@ -159,7 +159,10 @@ class IdRegister(Register):
             if self._has_scanned and (self._inode, self._size) == (facts.st_ino, facts.st_size):
                 return
             file = Descriptor(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:  # none, or not for this user: then the files are asked
+        except OSError as error:  # none, or not for this user: then the files are asked
+            with self._mutex:
+                if isinstance(error, FileNotFoundError) and self._inode >= 0:  # it is lost
+                    self._inode, self._has_scanned = -1, False
             if not self._has_scanned:
                 self.scan()
             return

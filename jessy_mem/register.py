@@ -158,8 +158,8 @@ class Register(Lock):
         head = os.pread(fd, _JOURNAL + journal.HEAD_BYTES, 0)
         token = self._token if head[_JOURNAL:] == self._head[_JOURNAL:] else journal.token_of(head)
         self._head = head
-        if token is None or self._size > _MAX_BYTES:  # lost: what was read of it still holds
-            self._token, self._is_torn = None, False
+        if token is None or self._size > _MAX_BYTES:  # lost: what was read of it still holds, but may not be all
+            self._token, self._is_torn, self._has_scanned = None, False, False
             return False
         if token != self._token or self._size < self._end or not self._goes_on(fd):
             for first, behind in self._given.items():

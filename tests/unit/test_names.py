@@ -518,6 +518,25 @@ def test_older_register_that_is_put_back_and_grows_again_is_read_anew(tmp_path):
     assert [other.reserve(name, "reserve", for_all=True) for name in expected] == [(n, False) for n in range(15, 19)]
 
 
+@pytest.mark.parametrize("loss", ["unlinked", "empty", "random"])
+def test_what_was_named_between_two_losses_of_the_register_is_known(tmp_path, loss):
+    """Neither register that the other sees tells of it; its file does."""
+    one, other, path = register(tmp_path), register(tmp_path), tmp_path / LOCK_NAME
+    write(tmp_path, one.reserve("first", "reserve", for_all=True).dimension, "first")
+    assert other.find("first") == 15
+    for name in ("second", "third"):
+        if loss == "unlinked":
+            path.unlink()
+        else:
+            path.write_bytes(b"" if loss == "empty" else random.Random(1).randbytes(300))
+        if name == "second":
+            write(tmp_path, one.reserve(name, "reserve").dimension, name)
+    assert other.reserve("second", "reserve") == (16, False)
+    assert other.reserve("third", "reserve") == (17, True)
+    path.unlink()
+    assert other.find("second") == register(tmp_path).find("second") == 16
+
+
 def hostile_registers() -> list[bytes]:
     chance = random.Random(14)
     first = journal.first_line((15, 1000))

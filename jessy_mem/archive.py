@@ -40,6 +40,7 @@ from jessy_mem.errors import (
     MappingError,
 )
 from jessy_mem.files import Files
+from jessy_mem.forking import imported
 from jessy_mem.growth import merged
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, default_layout, delta_file, dimension_folder, region_file
@@ -167,8 +168,7 @@ def _tar(sums: bytes, files: Sequence[tuple[str, Image]]) -> Iterator[bytes | me
 
 
 def _member(name: str, content: memoryview) -> Iterator[bytes | memoryview]:
-    import tarfile
-
+    tarfile = imported("tarfile")
     info = tarfile.TarInfo(name)
     info.size = content.nbytes
     yield info.tobuf(tarfile.USTAR_FORMAT if info.size < _LARGE_BYTES else tarfile.GNU_FORMAT)
@@ -292,8 +292,7 @@ class Archive:
 
     def _header(self, at: int, name: str) -> tuple[int, int]:
         """Where the content of the member is whose header is there, and its bytes; it is a file of that name."""
-        import tarfile
-
+        tarfile = imported("tarfile")
         head = self._read(at, BLOCK_BYTES, name)
         if not any(head):
             raise InvalidArchive(self.path, name, "it is not there")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from functools import cache
 from typing import Any
+
+from jessy_mem.forking import imported
 
 __all__ = ["RAW", "ZSTD", "compress", "decompress", "is_available"]
 
@@ -19,7 +20,7 @@ _PIECE_BYTES = 1 << 20
 def _zstd() -> Any:
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
-        return importlib.import_module(name)
+        return imported(name)
     except ImportError as error:
         raise ImportError(f"compressed layers need {name}: pip install 'jessy-mem[zstd]'") from error
 

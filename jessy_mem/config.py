@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from jessy_mem import given
+from jessy_mem.forking import imported
 from jessy_mem.layout import MemoryLayout, default_layout
 from jessy_mem.sizes import (
     DEFAULT_POOLS,
@@ -250,8 +251,7 @@ class MemoryConfig:
 
         ValueError for what is no TOML, or no configuration.
         """
-        import tomllib  # a twentieth of what the import of the package costs, for those who need it
-
+        tomllib = imported("tomllib")  # a twentieth of what the import of the package costs, for those who need it
         try:
             table = tomllib.loads(given.text_of(path))
         except tomllib.TOMLDecodeError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from jessy_mem import given
 from jessy_mem._core.records import LoadedContext
+from jessy_mem.forking import imported
 from jessy_mem.layout import LayerId
 from jessy_mem.notebook import N_SHOWN, facts, listing, never_fails
 from jessy_mem.notices import Notices
@@ -148,9 +149,9 @@ class ContextCollection(Sequence[LoadedContext]):
     @property
     def frequencies(self) -> NDArray[np.float32]:
         """The frequency of each context in Hz, shape (n,): what an InterferenceEngine takes. A new array each time."""
-        import numpy as np
-
-        return np.array([context.frequency for context in self._contexts], dtype=np.float32)
+        numpy = imported("numpy")
+        found: NDArray[np.float32] = numpy.array([context.frequency for context in self._contexts], dtype=numpy.float32)
+        return found
 
     def format(self, with_metadata: bool = True) -> str:
         """All contents as one text for a language model.

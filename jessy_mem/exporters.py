@@ -13,10 +13,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jessy_mem._core.budget import LEVELS
 from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem.forking import imported
 from jessy_mem.manager import MmapManager, open_managers
 from jessy_mem.stats import LatencySummary, MemoryStats
 from jessy_mem.workers import Point, Points, is_multiprocess, publisher
@@ -203,24 +204,23 @@ def prometheus_collector(*managers: MmapManager) -> Collector:
     processes are what its MultiProcessCollector tells, and this collector adds nothing to a scrape: that it was made
     begins a thread which publishes the numbers of this process each second. Needs the extra ``prometheus``.
     """
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-    from prometheus_client.registry import Collector
-
+    core: Any = imported("prometheus_client.core")
+    base: Any = imported("prometheus_client.registry").Collector
     chosen = _chosen(managers)
     together = publisher(_points) if is_multiprocess() else None
     if together is not None:
         together.add(managers)
 
-    def empty(family: Family) -> CounterMetricFamily | GaugeMetricFamily:
-        make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    def empty(family: Family) -> Any:
+        make = core.CounterMetricFamily if family.kind == "counter" else core.GaugeMetricFamily
         return make(family.name, family.help, labels=family.labels, unit=family.unit)
 
-    def empty_histogram() -> HistogramMetricFamily:
-        return HistogramMetricFamily(
+    def empty_histogram() -> Any:
+        return core.HistogramMetricFamily(
             HISTOGRAM, HISTOGRAM_HELP, labels=("base_path", "manager", "operation"), unit="seconds"
         )
 
-    class ManagerCollector(Collector):
+    class ManagerCollector(base):  # type: ignore[misc]
         def describe(self) -> Iterable[Metric]:
             return [*map(empty, FAMILIES), empty_histogram()]
 
@@ -250,14 +250,13 @@ def register_opentelemetry(meter: Meter, *managers: MmapManager) -> list[Asynchr
     An instrument is named after its sample, with dots and without the unit: ``jessy_mem.pool_used`` in "By". Each reads
     a snapshot of its own. They keep no manager alive. Needs the extra ``opentelemetry``.
     """
-    from opentelemetry.metrics import Observation
-
+    observation = imported("opentelemetry.metrics").Observation
     chosen = _chosen(managers)
 
     def observer(family: Family) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(options: CallbackOptions) -> Iterable[Observation]:
             return [
-                Observation(value, labels) for _, points in _measured(chosen(), (family,)) for labels, value in points
+                observation(value, labels) for _, points in _measured(chosen(), (family,)) for labels, value in points
             ]
 
         return observe

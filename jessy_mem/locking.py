@@ -25,6 +25,7 @@ from weakref import WeakSet
 from jessy_mem._core.folder import facts_at
 from jessy_mem._core.whole import Descriptor, Lock, whole
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
+from jessy_mem.forking import gate
 
 __all__ = [
     "FolderLock",
@@ -48,14 +49,13 @@ class Renewable(Protocol):
 
 
 # A fork waits until no descriptor is just being opened: one that nobody knows of yet could not be closed in the child.
-_gate = threading.RLock()
 _own_files: WeakSet[OwnFile] = WeakSet()
 _renewables: WeakSet[Renewable] = WeakSet()
 
 
 def renew_in_child(it: Renewable) -> None:
     """Call ``it._renew()`` in each child that is forked from now on."""
-    with _gate:
+    with gate:
         _renewables.add(it)
 
 
@@ -67,7 +67,7 @@ def _forked() -> None:
     for it in list(_renewables):
         it._renew()
     _process_key.cache_clear()
-    _gate.release()
+    gate.release()
 
 
 # What must not wait for a thread that may wait for it, or be itself: it asks, and is called when that thread is done.
@@ -92,7 +92,7 @@ def _is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool
     return False
 
 
-os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_forked)
+os.register_at_fork(before=gate.acquire, after_in_parent=gate.release, after_in_child=_forked)
 
 
 class FolderLock(Lock):
@@ -120,9 +120,10 @@ class FolderLock(Lock):
     def __enter__(self) -> int:
         """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
         if self._mutex._is_owned():  # type: ignore[attr-defined]
+            fd = self.descriptor
             self._depth += 1
             self.n_bytes = -1
-            return self.descriptor
+            return fd
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else self.timeout_s):
@@ -284,7 +285,7 @@ class OwnFile(Descriptor):
 
     def close(self) -> None:
         self.unlock()
-        with _gate:
+        with gate:
             super().close()
 
     def leave(self) -> None:
@@ -295,7 +296,7 @@ class OwnFile(Descriptor):
 
 def open_file(path: str, flags: int, mode: int = 0o666) -> OwnFile:
     """Open a file whose descriptor no child keeps."""
-    with _gate:
+    with gate:
         file = OwnFile(path, flags | os.O_CLOEXEC, mode)
         _own_files.add(file)
     return file

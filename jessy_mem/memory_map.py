@@ -17,6 +17,7 @@ from jessy_mem import given
 from jessy_mem._core.folder import is_there
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import ConsciousnessError
+from jessy_mem.forking import imported
 from jessy_mem.layout import MemoryLayout, default_layout, region_file
 from jessy_mem.names import dimensions_of
 from jessy_mem.notebook import N_SHOWN, Part, bar, listing, never_fails, text
@@ -138,8 +139,6 @@ class MemoryMap:
 
     def to_html(self) -> str:
         """One page that needs nothing else: the map, and a table of all there is; for the pointer and the keyboard."""
-        from jessy_mem.map_page import page
-
         present = self.present
         n_bytes = sum(entry.n_bytes for entry in present)
         n_damaged = sum(entry.state == "damaged" for entry in present)
@@ -176,7 +175,8 @@ class MemoryMap:
             for entry in self.entries
         ]
         headings = ("", "~dimension", "~segment", "size", "slot", "layers", "deltas", "in memory", "~from")
-        return page(f"Memory map of {self.base_path}", facts, bars, headings, rows)
+        html: str = imported("jessy_mem.map_page").page(f"Memory map of {self.base_path}", facts, bars, headings, rows)
+        return html
 
     @never_fails
     def _repr_html_(self) -> str:

@@ -6,7 +6,6 @@ may be made in any thread, and without a display.
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.records import MemoryStats
 from jessy_mem.advice import ReplayResult
+from jessy_mem.forking import imported
 from jessy_mem.manager import MmapManager
 from jessy_mem.memory_map import MemoryMap, parts_of
 from jessy_mem.notebook import COLOURS
@@ -186,7 +186,7 @@ def plot_map(memory: MmapManager | MemoryMap, path: str | os.PathLike[str] | Non
 def _figure_class() -> Any:
     """Figures that a notebook shows by themselves, whether or not it uses matplotlib otherwise."""
     try:
-        base: Any = importlib.import_module("matplotlib.figure").Figure
+        base: Any = imported("matplotlib.figure").Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'jessy-mem[plot]'") from error
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from jessy_mem._core.whole import Descriptor
 from jessy_mem.durable import PathLike, make_folders, open_folder, remove_folders, split, sync_file, sync_folder
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
+from jessy_mem.forking import imported
 from jessy_mem.layout import UNSYNCED_MODE
 
 __all__ = ["Draft", "NewFile", "is_temporary", "publish", "remove", "replace", "withdraw"]
@@ -309,8 +310,7 @@ def link_or_rename(name: str, new_name: str, folder: int) -> None:
 
 def rename_new(name: str, new_name: str, folder: int) -> None:
     """Rename in a folder, FileExistsError if the new name is taken: renameat2, or what macOS calls it."""
-    import ctypes
-
+    ctypes = imported("ctypes")
     libc = ctypes.CDLL(None, use_errno=True)
     call, flag = ("renameatx_np", 4) if sys.platform == "darwin" else ("renameat2", 1)  # RENAME_EXCL, RENAME_NOREPLACE
     rename = getattr(libc, call, None)
@@ -334,7 +334,8 @@ def withdraw(target: PathLike, *leftovers: PathLike) -> None:
         with contextlib.suppress(FileNotFoundError):
             remove(target)
         if leftovers:  # none of them may be gone from the disk while the file is there
-            sync_folder(folder)
+            with contextlib.suppress(FileNotFoundError):
+                sync_folder(folder)
         for leftover in leftovers:
             with contextlib.suppress(OSError):
                 remove(leftover)

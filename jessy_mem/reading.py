@@ -15,10 +15,13 @@ from jessy_mem import given
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, LoadedContext, NavigationPath, layers_on
 from jessy_mem.errors import ConsciousnessError, InvalidRegion, LayerNotFound, OutOfBounds
+from jessy_mem.forking import imported
 from jessy_mem.layout import LayerId
 from jessy_mem.notices import Notices
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -66,22 +69,19 @@ def copied(
     layers: LayerRegistry, layer_ids: Iterable[tuple[int, int]], out: Any = None, threads: int | None = None
 ) -> LayerBatch:
     """Many layers in one array, `out` if it is given, copied without the GIL; LayerNotFound if one is not there."""
-    import numpy as np
-
+    numpy = imported("numpy")
     n_threads = 1 if threads is None else given.integer_in("threads", threads, 1, MAX_THREADS)
     gathered = layers._gather(layer_ids)
     n_bytes = gathered.n_bytes
-    data: Any = np.empty(n_bytes, np.uint8) if out is None else _room_in(out, n_bytes)
-    offsets: Any = np.empty(len(gathered) + 1, np.int64)
+    data: Any = numpy.empty(n_bytes, numpy.uint8) if out is None else _room_in(out, n_bytes)
+    offsets: Any = numpy.empty(len(gathered) + 1, numpy.int64)
     gathered.offsets(offsets)
     if n_threads == 1:
         gathered.copy(data)
     else:
-        from concurrent.futures import Future, ThreadPoolExecutor
-
         bounds = [n_bytes * i // n_threads for i in range(n_threads + 1)]
         parts: list[Future[None]] = []
-        with ThreadPoolExecutor(n_threads - 1) as others:
+        with imported("concurrent.futures.thread").ThreadPoolExecutor(n_threads - 1) as others:
             with suppress(RuntimeError):  # no thread can be started: this one copies what is left
                 for part in itertools.islice(itertools.pairwise(bounds), n_threads - 1):
                     parts.append(others.submit(gathered.copy, data, *part))
@@ -95,18 +95,18 @@ def copied(
 
 def _room_in(out: Any, n_bytes: int) -> NDArray[np.uint8]:
     """The first `n_bytes` of a writable buffer; OutOfBounds if it has fewer, TypeError if it is none."""
-    import numpy as np
-
+    numpy = imported("numpy")
     try:
         view = memoryview(out)
         if view.readonly:
             raise TypeError("it cannot be written")
-        data = np.frombuffer(view.cast("B"), np.uint8) if view.nbytes else np.empty(0, np.uint8)
+        data = numpy.frombuffer(view.cast("B"), numpy.uint8) if view.nbytes else numpy.empty(0, numpy.uint8)
     except TypeError as error:
         raise TypeError(f"out: {type(out).__name__} is no writable buffer, all in one piece: {error}") from None
     if data.size < n_bytes:
         raise OutOfBounds(0, n_bytes, data.size)
-    return data[:n_bytes]
+    room: NDArray[np.uint8] = data[:n_bytes]
+    return room
 
 
 def with_attributes(

@@ -6,6 +6,7 @@ An immutable dimension is mapped from such a copy, so whatever happens to its fi
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 
@@ -28,8 +29,6 @@ def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
     """
     if not hasattr(os, "memfd_create"):
         return None
-    import fcntl
-
     try:
         try:  # what can be executed is refused where vm.memfd_noexec says so
             copy = os.memfd_create("jessy_mem", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)

@@ -23,6 +23,7 @@ from itertools import count
 from typing import Any, Literal, NamedTuple
 
 from jessy_mem.ending import Ending, at_end
+from jessy_mem.forking import imported
 from jessy_mem.manager import MmapManager, open_managers
 from jessy_mem.notices import Notices
 
@@ -56,8 +57,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]  # a name and its labels
 
 def is_multiprocess() -> bool:
     """Whether prometheus_client was imported in its multiprocess mode."""
-    from prometheus_client import values
-
+    values = imported("prometheus_client.values")
     return values.ValueClass is not values.MutexValue
 
 
@@ -178,8 +178,7 @@ class Publisher:
         """The client library's value for `point`, which is 0 when it is made."""
         key = (point.name, (*labels, *point.labels))
         if key not in self._written:
-            from prometheus_client import values
-
+            values = imported("prometheus_client.values")
             names, texts = zip(*labels, *point.labels, strict=True)
             # Of a number whose worker has ended, what its successor says is what counts.
             mode = {"multiprocess_mode": "livemostrecent"} if point.kind == "gauge" else {}

@@ -53,6 +53,7 @@ from jessy_mem._core.kernels.shard cimport (
 from jessy_mem._core.mapping cimport Mapping
 
 from jessy_mem.errors import MappingError
+from jessy_mem.forking import imported
 
 
 cdef extern from "Python.h":
@@ -452,8 +453,7 @@ cdef class LatencyHistogram:
     @property
     def counts(self):
         """Events in each bucket, without the overflow: a new uint64 array, one shorter than `bucket_bounds_ns`."""
-        import numpy
-
+        numpy = imported("numpy")
         cdef Snapshot snapshot
         array = numpy.zeros(self.n_groups * GROUP_BUCKETS, numpy.uint64)
         self.snapshot_take(&snapshot)
@@ -463,8 +463,7 @@ cdef class LatencyHistogram:
     @property
     def bucket_bounds_ns(self):
         """The edges of the buckets: bucket `i` counts ``bounds[i] <= t_ns < bounds[i + 1]``; a new uint64 array."""
-        import numpy
-
+        numpy = imported("numpy")
         array = numpy.empty(self.n_buckets + 1, numpy.uint64)
         bucket_lows(array)
         array[self.n_buckets] = self.limit_ns + 1

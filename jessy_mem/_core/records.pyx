@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, asdict, fields
 
 from cython cimport dataclasses
 
+from jessy_mem.forking import imported
 from jessy_mem.layout import LayerId
 from jessy_mem.units import counted, format_bytes, format_ns
 
@@ -65,8 +66,7 @@ cdef class LoadedContext(Record):
         return len(self.content) if self.content.isascii() else len(self.content.encode())
 
     def _repr_html_(self):
-        from jessy_mem.notebook import context
-        return context(self)
+        return imported("jessy_mem.notebook").context(self)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -279,8 +279,7 @@ cdef class MemoryStats(Record):
         return "\n".join(f"{label:<12} {text}" for label, text in self.rows())
 
     def _repr_html_(self):
-        from jessy_mem.notebook import stats
-        return stats(self)
+        return imported("jessy_mem.notebook").stats(self)
 
 
 def _plain(value):

@@ -25,6 +25,7 @@ from jessy_mem._core.kernels.utf8 cimport utf8_decode, utf8_highest, utf8_larges
 from jessy_mem._core.mapping cimport memoryview_of
 
 from jessy_mem import compression
+from jessy_mem.forking import imported
 from jessy_mem.layout import LayerId
 
 cdef extern from "Python.h":
@@ -247,8 +248,7 @@ cdef class LayerView:
         return f"<LayerView {self.id} {self.size_bytes} bytes, {self.frequency:.2f} Hz, {self.source}>"
 
     def _repr_html_(self):
-        from jessy_mem.notebook import view
-        return view(self)
+        return imported("jessy_mem.notebook").view(self)
 
 
 cdef inline bint keeps_no_text(LayerView view) noexcept:

@@ -29,7 +29,8 @@ OBJECTS = """
     counts latency stack sheet index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
-    errors leases sealed given sizes units cgroups looks notebook notices compression eviction layout stats trace
+    forking errors leases sealed
+    given sizes units cgroups looks notebook notices compression eviction layout stats trace
     config context locking watching durable unlinked publish batch journal names register ids prose advice addresses
     pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading
     files protos relief learning ending cooling report pickling map_page memory_map manager plots workers exporters
@@ -45,6 +46,7 @@ STRANGERS = [  # objects that meet through the buffer protocol or in the registr
     ("_core.region", "_core.budget"),
 ]
 IMPORT = re.compile(r"^[ ]*(?:from[ ]+([\w.]+)[ ]+c?import[ ]+(\([^)]*\)|[^#\n]*)|c?import[ ]+([\w.]+))", re.MULTILINE)
+LATE_IMPORT = re.compile(r'imported\("jessy_mem\.([\w.]+)"\)')
 parses = pytest.mark.thread_unsafe(reason="ast.parse of CPython 3.11 counts its depth for all threads together")
 SOURCES = sorted(path for suffix in ("py", "pyx", "pxd") for path in PACKAGE.rglob(f"*.{suffix}"))
 
@@ -66,7 +68,7 @@ def imports(path: Path) -> set[str]:
         taken = [name.strip().split(" ")[0] for name in names.strip("()\n ").split(",") if name.strip()]
         modules = {f"{below}.{name}".strip(".") for name in taken} & KNOWN
         found |= modules or {below}
-    return found - {module_of(path)}
+    return (found | {*LATE_IMPORT.findall(path.read_text())}) - {module_of(path)}
 
 
 def without_text(source: str) -> str:
@@ -248,6 +250,16 @@ cdef int f(const uint8_t[::1] v, uint64_t[:, ::1] rows) noexcept nogil:
 def test_no_typed_memoryview_is_sliced_in_a_loop(path):
     """A slice counts a reference and copies 208 bytes; a kernel takes the whole view and an offset."""
     assert slices_in_loops(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", [path for path in LIBRARY if path.suffix != ".pxd"], ids=named)
+def test_what_is_imported_in_a_call_is_asked_for_where_a_fork_waits(path):
+    source = without_text(path.read_text())
+    if path.name != "forking.py":
+        assert re.findall("import_module|__import__", source) == []
+    late = re.findall(r"^((?: {4})+)((?:from [\w.]+ )?import .*)", source, re.MULTILINE)
+    typing = source.partition("if TYPE_CHECKING:\n")[2].partition("\n\n")[0]
+    assert [line for _, line in late if line not in typing] == []
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pyx"], ids=named)

@@ -1,0 +1,25 @@
+"""What a fork waits for, so that a child finds nothing half done that no thread of its own will finish."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from typing import Any
+
+__all__ = ["gate", "imported"]
+
+gate = threading.RLock()  # held while a process forks (locking.py): who holds it is not just in the middle of a fork
+_modules: dict[str, Any] = {}
+
+
+def imported(name: str) -> Any:
+    """The module `name`, which is imported when somebody asks for the first time; ImportError.
+
+    A child that is forked while another thread imports a module has it half done, and would wait for it for ever. So a
+    fork waits until it is whole. What imports something in a call of the library asks here.
+    """
+    module = _modules.get(name)
+    if module is None:
+        with gate:
+            module = _modules[name] = importlib.import_module(name)
+    return module

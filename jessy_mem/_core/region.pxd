@@ -1,6 +1,7 @@
 """MmapRegion: the files of one dimension, and the views of its layers."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from jessy_mem._core.c.pycompat cimport jm_mutex
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.shelf cimport Shelf
 from jessy_mem._core.view cimport LayerView
@@ -8,7 +9,8 @@ from jessy_mem._core.view cimport LayerView
 
 cdef class MmapRegion:
     cdef object __weakref__
-    cdef tuple stack                 # Images, base first; None once closed; read under critical_section(self)
+    cdef jm_mutex mutex              # what `stack` is read and changed under, and what is put into `views`
+    cdef tuple stack                 # Images, base first; None once closed
     cdef uint32_t n_live_layers      # of it; written and read with it
     cdef object allocate             # n_bytes -> writable buffer for a decompressed layer
     cdef uint64_t max_decompressed_bytes  # of all views together; 0: `allocate` knows
@@ -27,7 +29,7 @@ cdef class MmapRegion:
     # Returns the numbers of the layers that are not known as they were; None if the base is new. The caller holds the
     # table's lock.
     cdef list restack(self, tuple stack)
-    # Between the two its stack and views may change: Shelf.begin and end, if it is in a table.
+    # Between the two its stack and views may change, under `mutex`: Shelf.begin and end, if it is in a table.
     cdef int change_begin(self, object layers, list dropped) except -1
     cdef void change_end(self) noexcept
     cdef int lay_on(self, Image delta) except -1

@@ -21,7 +21,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
-from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown
+from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown, jm_mutex_lock, jm_mutex_unlock
 from jessy_mem._core.format cimport CODEC_RAW
 from jessy_mem._core.guard cimport guard_install
 from jessy_mem._core.image cimport Image
@@ -49,6 +49,7 @@ from jessy_mem._core.mapping import private_memory
 from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.stack import open_stack
 from jessy_mem.errors import ImmutableDimension, LayerNotFound, LimitExceeded, ManagerClosed, OutOfBounds
+from jessy_mem.forking import imported
 from jessy_mem.layout import LayerId, has_deltas
 from jessy_mem.sizes import size_bytes
 from jessy_mem.units import counted
@@ -125,9 +126,9 @@ cdef class MmapRegion:
         self.stack = own_stack(stack)
 
     cdef tuple current(self):
-        cdef tuple stack
-        with cython.critical_section(self):
-            stack = self.stack
+        jm_mutex_lock(&self.mutex)
+        stack = self.stack
+        jm_mutex_unlock(&self.mutex)
         if stack is None:
             raise ManagerClosed("the region")
         return stack
@@ -172,9 +173,9 @@ cdef class MmapRegion:
     @property
     def n_layers(self):
         """How many layers there are; those that were removed do not count."""
-        cdef uint32_t n_layers
-        with cython.critical_section(self):
-            n_layers = self.n_live_layers
+        jm_mutex_lock(&self.mutex)
+        n_layers = self.n_live_layers
+        jm_mutex_unlock(&self.mutex)
         self.current()
         return n_layers
 
@@ -248,7 +249,7 @@ cdef class MmapRegion:
 
     cdef LayerView find_view(self, layer):
         cdef PyObject *found = jm_dict_get(self.views, layer)
-        cdef LayerView view
+        cdef LayerView view, kept
         cdef tuple stack
         cdef Image image
         cdef Place place
@@ -262,13 +263,16 @@ cdef class MmapRegion:
         image = image_at(stack, &place)
         if self.max_decompressed_bytes and image.layers[place.entry].codec != CODEC_RAW:
             self.check_room(stack, image.layers[place.entry].raw_bytes)
-        view = make_view(image, place.entry, self.allocate)
-        with cython.critical_section(self):
+        view = kept = make_view(image, place.entry, self.allocate)
+        jm_mutex_lock(&self.mutex)
+        try:
             # What is in the table is of the stack that is there: a region that was closed meanwhile must not keep a
             # mapping, and one that has grown must not show what was replaced.
             if self.stack is stack:
-                view = self.views.setdefault(image.layers[place.entry].layer, view)
-        return view
+                kept = self.views.setdefault(image.layers[place.entry].layer, view)
+        finally:
+            jm_mutex_unlock(&self.mutex)
+        return kept
 
     cdef int check_room(self, tuple stack, uint64_t n_bytes) except -1:
         cdef Image image
@@ -376,34 +380,31 @@ cdef class MmapRegion:
         cdef tuple old = self.current(), stack = (*old, delta)
         cdef int64_t gain = stack_gain(old, delta)
         cdef list named = [delta.layers[i].layer for i in range(delta.n_layers)]
-        cdef list replaced = []  # which lose their last reference when all is done
+        cdef list replaced = [None] * len(named), dropped = []  # which lose their last reference when all is done
         jm_disown(<PyObject *> stack)
-        self.change_begin(named, replaced)
+        self.change_begin(named, dropped)
         try:
-            with cython.critical_section(self):
-                self.stack = stack
-                self.n_live_layers += gain
-                for layer in named:
-                    replaced.append(self.views.pop(layer, None))
+            self.stack = stack
+            self.n_live_layers += gain
+            for i in range(len(named)):  # which needs no memory
+                replaced[i] = self.views.pop(named[i], None)
         finally:
             self.change_end()
         return 0
 
     cdef int replace(self, tuple stack) except -1:
         cdef tuple own = own_stack(stack)
-        cdef uint32_t n_layers = stack_count(own)
         cdef Place place
         cdef LayerView view
         cdef tuple _old  # lives until all is done, as do the views
-        cdef list replaced = []
-        self.change_begin(self.views, replaced)
+        cdef list views, dropped = []
+        self.change_begin(self.views, dropped)
         try:
-            with cython.critical_section(self):
-                _old, self.stack, self.n_live_layers = self.stack, own, n_layers
-                for layer, view in list(self.views.items()):
-                    if not stack_find(own, layer, &place) or image_at(own, &place) is not view.image:
-                        replaced.append(view)
-                        del self.views[layer]
+            views = list(self.views.items())  # first, for there may be no memory for it
+            _old, self.stack, self.n_live_layers = self.stack, own, stack_count(own)
+            for layer, view in views:
+                if not stack_find(own, layer, &place) or image_at(own, &place) is not view.image:
+                    del self.views[layer]
         finally:
             self.change_end()
         return 0
@@ -411,8 +412,10 @@ cdef class MmapRegion:
     cdef int change_begin(self, layers, list dropped) except -1:
         if self.shelf is not None:
             self.shelf.begin(&self.edition, base_of(self.stack).dimension_id, layers, dropped)
+        jm_mutex_lock(&self.mutex)
 
     cdef void change_end(self) noexcept:
+        jm_mutex_unlock(&self.mutex)
         if self.shelf is not None:
             self.shelf.end(&self.edition)
 
@@ -424,9 +427,10 @@ cdef class MmapRegion:
         """
         if self.is_owned:
             return
-        with cython.critical_section(self):
-            self.stack = None
-            self.views.clear()
+        jm_mutex_lock(&self.mutex)
+        _stack, self.stack = self.stack, None  # which goes afterwards, as do the views: nothing is kept any more
+        jm_mutex_unlock(&self.mutex)
+        self.views.clear()
 
     def __enter__(self):
         self.current()
@@ -462,8 +466,7 @@ cdef class MmapRegion:
         )
 
     def _repr_html_(self):
-        from jessy_mem.notebook import region
-        return region(self)
+        return imported("jessy_mem.notebook").region(self)
 
 
 def make_region(images, bint immutable, allocate, uint64_t max_decompressed_bytes=0):

@@ -26,6 +26,19 @@ static inline PyObject *jm_dict_get_or_none(PyObject *dict, PyObject *key)
     return value == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : value;
 }
 
+/* What keeps several fields of an object together where there is no GIL; with it, nothing is needed. Inside there is no
+   Python code and no other such lock. A critical section would not do where a dict is changed, too: it is left while the
+   lock of the dict is waited for. */
+#ifdef Py_GIL_DISABLED
+typedef PyMutex jm_mutex;
+static inline void jm_mutex_lock(jm_mutex *mutex) { PyMutex_Lock(mutex); }
+static inline void jm_mutex_unlock(jm_mutex *mutex) { PyMutex_Unlock(mutex); }
+#else
+typedef uint8_t jm_mutex;
+static inline void jm_mutex_lock(jm_mutex *mutex) { (void)mutex; }
+static inline void jm_mutex_unlock(jm_mutex *mutex) { (void)mutex; }
+#endif
+
 /* The value of an int, if it lies in 0..MAX; else -1. `each` is an int or of a class derived from it. */
 static inline int64_t jm_number_below(PyObject *each, int64_t max)
 {

@@ -4,6 +4,10 @@ from libc.stdint cimport uint8_t, uint64_t
 
 
 cdef extern from "c/pycompat.h":
+    ctypedef struct jm_mutex:  # nothing, with the GIL
+        pass
+    void jm_mutex_lock(jm_mutex *mutex) noexcept
+    void jm_mutex_unlock(jm_mutex *mutex) noexcept
     PyObject *jm_dict_get(object dict_, object key) except? NULL  # a new reference, or NULL: no such key
     object jm_dict_get_or_none(object dict_, object key)  # dict.get, safe while others change it without the GIL
     uint64_t jm_layer_key(PyObject *layer_id) noexcept  # dimension << 16 | layer; 0: not two ints that can be one

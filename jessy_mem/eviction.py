@@ -116,7 +116,8 @@ class Sieve:
 
     def _put_before(self, newer: int | None, key: int) -> None:
         older = self._older[newer]
-        self._newer[key], self._older[key] = newer, older
+        self._older[key] = older  # first, and without memory for the next it is not there
+        self._newer[key] = newer
         self._newer[older] = self._older[newer] = key
 
     def __len__(self) -> int:
@@ -150,12 +151,14 @@ class Ranked:
         if key in self._ranks:
             self.touch(key)
         else:
-            heappush(self._heap, self._rank(key, 1))
+            rank = self._next_rank(key, 1)
+            heappush(self._heap, rank)  # first, and without memory for the next it is that of a key that is gone
+            self._ranks[key] = rank
 
     def touch(self, key: int) -> None:
         rank = self._ranks.get(key)
         if rank is not None:
-            self._rank(key, rank[0] + self._step)
+            self._ranks[key] = self._next_rank(key, rank[0] + self._step)
 
     def remove(self, key: int) -> None:
         self._ranks.pop(key, None)
@@ -207,10 +210,9 @@ class Ranked:
             heappush(self._heap, self._ranks[key])
         self._aside.clear()
 
-    def _rank(self, key: int, count: int) -> tuple[int, int, int]:
+    def _next_rank(self, key: int, count: int) -> tuple[int, int, int]:
         self._turn += 1
-        rank = self._ranks[key] = (count, self._turn, key)
-        return rank
+        return count, self._turn, key
 
     def __len__(self) -> int:
         return len(self._ranks)

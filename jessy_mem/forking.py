@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from typing import Any
 
 __all__ = ["gate", "imported"]
 
 gate = threading.RLock()  # held while a process forks (locking.py): who holds it is not just in the middle of a fork
-_modules: dict[str, Any] = {}
+_whole: set[str] = set()  # modules that were imported to the end
 
 
 def imported(name: str) -> Any:
@@ -18,8 +19,9 @@ def imported(name: str) -> Any:
     A child that is forked while another thread imports a module has it half done, and would wait for it for ever. So a
     fork waits until it is whole. What imports something in a call of the library asks here.
     """
-    module = _modules.get(name)
+    module = sys.modules.get(name) if name in _whole else None
     if module is None:
         with gate:
-            module = _modules[name] = importlib.import_module(name)
+            module = importlib.import_module(name)
+        _whole.add(name)
     return module

@@ -16,6 +16,7 @@ from pathlib import Path
 from jessy_mem import given
 from jessy_mem._core.folder import is_there
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.whole import whole
 from jessy_mem.batch import Batch
 from jessy_mem.builder import LayerSpec, is_immutable_file
 from jessy_mem.config import MemoryConfig
@@ -129,7 +130,7 @@ class Learner:
                 try:
                     self.files.begin(dimension, changes, name)
                 except BaseException:
-                    if is_new:
+                    if is_new and not has_base(self._opener.place_of(dimension).path):
                         self._release(dimension)
                     raise
             elif is_new and self._config.durability == "each":
@@ -313,16 +314,20 @@ class Learner:
             with self.files.locked():
                 own_file = self._own_file(dimension)
                 is_known_to_all = own_file is not None or self.ids.is_empty(dimension)
-                if self.ids.name_of(dimension) is not None or own_file is not None:
-                    self.ids.release(dimension, durable=own_file is not None)
+                leftovers = [] if own_file is None else deltas_of(own_file)
                 if own_file is not None:
-                    leftovers = deltas_of(own_file)
                     self.files.unlinked.hold(own_file, *leftovers)
-                    withdraw(own_file, *leftovers)
-                    self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
-                if is_known_to_all:
-                    self.files.announce(dimension, "removed", 0)
-            self.protos.remove(dimension)
+                whole(self._forget_now, dimension, own_file, leftovers, is_known_to_all)
+
+    def _forget_now(self, dimension: int, own_file: str | None, leftovers: list[str], is_known_to_all: bool) -> None:
+        if self.ids.name_of(dimension) is not None or own_file is not None:
+            self.ids.release(dimension, durable=own_file is not None)
+        if own_file is not None:
+            withdraw(own_file, *leftovers)
+            self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
+        if is_known_to_all:
+            self.files.announce(dimension, "removed", 0)
+        self.protos.remove(dimension)
 
     def drop(self, dimension: int) -> int:
         """Give up a proto-dimension that nobody saved; returns its bytes, 0 if it is none any more."""

@@ -22,7 +22,7 @@ from typing import NoReturn, Self
 
 from jessy_mem import journal
 from jessy_mem._core.folder import is_there
-from jessy_mem._core.whole import Lock
+from jessy_mem._core.whole import Lock, whole
 from jessy_mem.durable import make_folder, sync_folder
 from jessy_mem.errors import ConsciousnessError, MappingError
 from jessy_mem.journal import Event
@@ -138,13 +138,13 @@ class Register(Lock):
     def _follow_own(self, fd: int, events: list[Event], data: bytes) -> None:
         """The same, where this process has written all that is new: `events`, in these bytes."""
         with self._mutex:
+            if self._token is None or self._size != self._end:
+                self._follow(fd)
+                return
             try:
-                if self._size == self._end:
-                    self._apply(events)
-                    self._end = self._size = self._end + len(data)
-                    self._tail = data[-_TAIL_BYTES:]
-                else:
-                    self._read_on(fd)
+                self._apply(events)
+                self._end = self._size = self._end + len(data)
+                self._tail = data[-_TAIL_BYTES:]
             except BaseException:
                 self._start_again()
                 raise
@@ -181,10 +181,10 @@ class Register(Lock):
             data = os.pread(fd, _READ_BYTES, at)
             n_bytes = len(data)
             at += n_bytes
-            whole, newline, rest = (rest + data).rpartition(b"\n")
+            lines, newline, rest = (rest + data).rpartition(b"\n")
             if newline:
-                self._apply(journal.events(whole))
-                self._tail = whole[-_TAIL_BYTES:] + newline
+                self._apply(journal.events(lines))
+                self._tail = lines[-_TAIL_BYTES:] + newline
             if len(rest) >= 1024:  # no line is that long
                 rest, self._tail = b"\0", b""
         self._is_torn = bool(rest)
@@ -277,17 +277,14 @@ class Register(Lock):
         if self._lock.excludes:
             _write_all(fd, data, max(self._size, _JOURNAL))
             self._own_line = own_line
-            if self._token is None:
-                self._follow(fd)
-            else:
-                self._follow_own(fd, events, data)
+            whole(self._follow_own, fd, events, data)  # it is given
             return
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
         try:
             _write_all(fd, data)
         finally:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
-        self._follow(fd)
+        whole(self._follow, fd)
         if not self._lock.is_current():  # another wrote it anew meanwhile
             self._lock.renew()
             self._follow(self._lock.descriptor)

@@ -28,6 +28,7 @@ from jessy_mem.errors import LinkRefused
 
 __all__ = ["Access", "CallSites", "TraceWriter", "Tracer", "Tracers", "read_trace"]
 
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
 _HEADER = b"jessy-mem trace 1\n"
 _WORD = struct.Struct("<IHH")
 _SIZED = struct.Struct("<IHHQ")
@@ -169,14 +170,13 @@ class TraceWriter:
 def _opened_empty(path: Path) -> FileIO:
     """The file at `path`, made or emptied. Not through a link: what would be emptied then may lie anywhere."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW, 0o666)
+        file = FileIO(path, "wb", opener=lambda path, _: os.open(path, _FLAGS, 0o666))  # which closes it, come what may
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):  # the latter on BSD
             raise LinkRefused(path) from error
         raise
-    file = FileIO(fd, "wb")
     try:
-        facts = os.fstat(fd)
+        facts = os.fstat(file.fileno())
         if stat.S_ISREG(facts.st_mode):
             if facts.st_nlink > 1:
                 raise LinkRefused(path)

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -11,18 +12,22 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 
-enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, FSTAT, MINCORE, MADVISE, N_KINDS };
+enum { OPEN, READ, WRITE, FSYNC, RENAME, LINK, MKDIR, MEMFD_CREATE, MMAP, CLONE, FSTAT, MINCORE, MADVISE, MALLOC, N_KINDS };
 
-static __thread int is_armed;
-static __thread long counts[N_KINDS]; /* calls of each kind since it was armed */
-static __thread int failing;          /* the kind, or -1 */
-static __thread long failing_at;
-static __thread int failing_with; /* the errno */
+#define OWN __thread __attribute__((tls_model("initial-exec"))) /* else the first use of it may allocate */
+
+static OWN int is_armed;
+static OWN long counts[N_KINDS]; /* calls of each kind since it was armed */
+static OWN int failing;          /* the kind, or -1 */
+static OWN long failing_at;
+static OWN int failing_with; /* the errno */
+static OWN int spared;       /* it was not let fail, see is_spared */
 
 void failing_arm(int kind, long at, int error)
 {
     memset(counts, 0, sizeof counts);
     failing = kind, failing_at = at, failing_with = error;
+    spared = 0;
     is_armed = 1;
 }
 
@@ -30,9 +35,47 @@ void failing_disarm(void) { is_armed = 0; }
 
 long failing_count(int kind) { return counts[kind]; }
 
+/* What CPython and Cython do not survive themselves, by the functions in which they ask for memory:
+   - Cython lets go of the traceback of an error that it handles as if there were one; without memory, there is none;
+   - what a list comprehension of Cython's cannot append is let go of twice (3.2);
+   - CPython 3.11 keeps what a list is to be made of if there is no room for its items; also where the interpreter's loop
+     makes it, which then asks without another function that is known outside its file. */
+static const char *const SPARED[] = {
+    "PyCode_NewEmpty", "PyFrame_New", "PyTraceBack_Here", "PyList_Append", "PySequence_List",
+};
+static const char LOOP[] = "_PyEval_EvalFrameDefault"; /* of the interpreter */
+
+/* Whether who asks for memory just now is spared. */
+static int is_spared(void)
+{
+    void *frames[24];
+    Dl_info info;
+    int n, i, n_named = 0;
+    size_t at;
+    is_armed = 0; /* to look may need memory */
+    n = backtrace(frames, sizeof frames / sizeof *frames);
+    for (i = 2; i < n && dladdr(frames[i], &info); i++) {
+        if (info.dli_sname == NULL) /* it is known in its own file only */
+            continue;
+        if (strcmp(info.dli_sname, LOOP) == 0) {
+            spared |= n_named == 0;
+            break;
+        }
+        n_named++;
+        for (at = 0; at < sizeof SPARED / sizeof *SPARED; at++)
+            spared |= strcmp(info.dli_sname, SPARED[at]) == 0;
+    }
+    is_armed = 1;
+    return spared;
+}
+
+int failing_spared(void) { return spared; }
+
 static int fails(int kind)
 {
     if (!is_armed || counts[kind]++ != failing_at || kind != failing)
+        return 0;
+    if (kind == MALLOC && is_spared())
         return 0;
     errno = failing_with;
     return 1;
@@ -100,6 +143,27 @@ WRAP(FSTAT, int, -1, fstat, (int fd, void *into), (fd, into))
 WRAP(FSTAT, int, -1, fstat64, (int fd, void *into), (fd, into))
 WRAP(MINCORE, int, -1, mincore, (void *at, size_t n, unsigned char *into), (at, n, into))
 WRAP(MADVISE, int, -1, madvise, (void *at, size_t n, int advice), (at, n, advice))
+
+/* Those of glibc have names of their own: to look for the next ones might need memory. */
+#define WRAP_MALLOC(type, name, parameters, arguments)                  \
+    extern type __libc_##name parameters;                               \
+    type name parameters { return fails(MALLOC) ? NULL : __libc_##name arguments; }
+
+WRAP_MALLOC(void *, malloc, (size_t n_bytes), (n_bytes))
+WRAP_MALLOC(void *, calloc, (size_t n, size_t n_bytes), (n, n_bytes))
+WRAP_MALLOC(void *, realloc, (void *old, size_t n_bytes), (old, n_bytes))
+WRAP_MALLOC(void *, memalign, (size_t step, size_t n_bytes), (step, n_bytes))
+
+void *aligned_alloc(size_t step, size_t n_bytes) { return memalign(step, n_bytes); }
+
+int posix_memalign(void **into, size_t step, size_t n_bytes)
+{
+    void *block = memalign(step, n_bytes);
+    if (block == NULL)
+        return ENOMEM;
+    *into = block;
+    return 0;
+}
 
 long syscall(long which, ...) /* openat2 has no function of its own */
 {

@@ -38,6 +38,8 @@ def _block(code: CodeType, at: int) -> int | None:
 class Interrupt:
     """A context manager: KeyboardInterrupt at point number `at` (from 0) of this thread; `n_points` are counted."""
 
+    errors = (KeyboardInterrupt,)
+
     def __init__(self, at: int = -1) -> None:
         self.at, self.n_points = at, 0
         self.where = ""
@@ -46,6 +48,9 @@ class Interrupt:
     @property
     def fired(self) -> bool:
         return 0 <= self.at < self.n_points
+
+    def excuses(self, error: BaseException, file: str) -> bool:
+        return False
 
     def __enter__(self) -> Interrupt:
         self._before = sys.gettrace()

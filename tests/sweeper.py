@@ -45,6 +45,8 @@ KINDS = {
     "mincore": errno.EAGAIN,
     "madvise": errno.EAGAIN,
 }
+MALLOC = "malloc"  # of all that is asked for, if Python asks malloc; tests/shortage.py
+_NUMBERS = {kind: number for number, kind in enumerate([*KINDS, MALLOC])}
 TYPED = (jm.ConsciousnessError, OSError, MemoryError)
 State = dict[str, object]
 MOST = 100  # calls of a kind in one call: of those in a loop some are enough
@@ -183,18 +185,34 @@ class System:
     def __init__(self) -> None:
         self.library = ctypes.PyDLL(os.environ["JESSY_MEM_FAILING"])
 
+    def arm(self, kind: str | None, at: int) -> None:
+        """Call number `at` of this kind fails from now on; none if that is below 0."""
+        number = -1 if kind is None else _NUMBERS[kind]
+        self.library.failing_arm(number, ctypes.c_long(at), KINDS.get(kind, errno.ENOMEM))
+
+    def disarm(self) -> None:
+        self.library.failing_disarm()
+
+    def count(self, kind: str) -> int:
+        """How many calls of this kind there were while it was armed."""
+        return self.library.failing_count(_NUMBERS[kind])
+
+    @property
+    def spared(self) -> bool:
+        """Whether the allocation that was to fail got its memory, for CPython or Cython would not have survived it."""
+        return bool(self.library.failing_spared())
+
     @contextlib.contextmanager
     def failing(self, kind: str | None, at: int = 0) -> Iterator[dict[str, int]]:
         """Call number `at` of this kind fails inside. What is given says afterwards how many of each there were."""
         counts = dict.fromkeys(KINDS, 0)
-        number = -1 if kind is None else [*KINDS].index(kind)
-        self.library.failing_arm(number, ctypes.c_long(at), KINDS.get(kind, 0))
+        self.arm(kind, at)
         try:
             yield counts
         finally:
-            self.library.failing_disarm()
-            for i, each in enumerate(KINDS):
-                counts[each] = self.library.failing_count(i)
+            self.disarm()
+            for each in counts:
+                counts[each] = self.count(each)
 
 
 @dataclass

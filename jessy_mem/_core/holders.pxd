@@ -27,6 +27,7 @@ cdef class Holders:
     cdef dict watched              # dimension -> looks until nobody looks at it any more, unless it is held
 
     # Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one.
+    cdef int expect(self, object dimension, MmapRegion region) except -1
     cdef int count(self, object dimension, MmapRegion region, int sign) except -1
     # Let texts of these files be kept; before readers find them.
     cdef int keep_texts_of(self, tuple stack) except -1

@@ -127,8 +127,7 @@ cdef class Holders:
         cdef list dropped = []
         self.keep_texts_of(region.current())  # ManagerClosed if it is closed, or was never opened
         region.is_owned = True
-        if old is not None:
-            self.count(dimension, old, -1)
+        self.expect(dimension, region)
         if old is None or old is region:
             self.shelf.change_begin()
         else:
@@ -138,8 +137,12 @@ cdef class Holders:
             region.shelf = self.shelf
         finally:
             self.shelf.end(&region.edition)
-        dropped.clear()
+        if old is not None:
+            self.count(dimension, old, -1)
         self.count(dimension, region, 1)
+        if source_of(region.stack) != "simulated":
+            self.simulated.discard(dimension)
+        dropped.clear()
         if old is not None and old is not region:
             self.let_go(old)
 
@@ -152,12 +155,20 @@ cdef class Holders:
             del self.regions[dimension]
         finally:
             self.shelf.change_end()
-        dropped.clear()
         self.count(dimension, region, -1)
+        self.simulated.discard(dimension)
+        self.watched.pop(dimension, None)
+        dropped.clear()
         self.let_go(region)
 
+    cdef int expect(self, dimension, MmapRegion region) except -1:
+        """Before a region is counted: what is to be kept of it, for which there may be no memory."""
+        self.watched[dimension] = N_GLANCES
+        if source_of(region.stack) == "simulated":
+            self.simulated.add(dimension)
+
     cdef int count(self, dimension, MmapRegion region, int sign) except -1:
-        """Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one."""
+        """Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one. Needs no memory."""
         cdef tuple stack = region.stack
         cdef Image image
         cdef int64_t n_bytes = charged_bytes(stack), content_bytes = 0
@@ -168,14 +179,8 @@ cdef class Holders:
             self.n_mapped += sign
             self.content_bytes += sign * content_bytes
         if source_of(stack) == "simulated":
-            self.simulated.discard(dimension)
-            if sign > 0:
-                self.simulated.add(dimension)
             self.simulated_ids = None
-        self.watched.pop(dimension, None)
-        if sign > 0:
-            self.watched[dimension] = N_GLANCES
-        else:
+        if sign < 0:
             n_bytes += <int64_t> self.decompressed.pop(dimension, 0)
         self.all_bytes[may_be_evicted(region)] += sign * n_bytes
         return 0
@@ -212,6 +217,7 @@ cdef class Holders:
         cdef list named
         dimension = base_of(old).dimension_id
         self.keep_texts_of(checked_stack(stack))
+        self.expect(dimension, region)
         self.count(dimension, region, -1)
         try:
             named = region.restack(stack)
@@ -263,6 +269,9 @@ cdef class Holders:
         held[PINNED] = held[EVICTABLE] = 0
         for dimension, n_glances in list(self.watched.items()):
             found = PyDict_GetItem(self.regions, dimension)
+            if found == NULL:  # there was no memory for it
+                del self.watched[dimension]
+                continue
             is_held = n_holders(found) != 0
             kind = may_be_evicted(<MmapRegion> found)
             n_decompressed = decompressed_bytes((<MmapRegion> found).stack)

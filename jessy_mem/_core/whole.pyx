@@ -3,32 +3,58 @@
 Python looks for signals (Ctrl-C) in its own functions only: when one begins, when a loop goes back, and when a call of
 something compiled returns. What is compiled is one step, but for the Python functions that it calls; so here an
 interrupt in those is met. It is whatever is raised and is no Exception: KeyboardInterrupt, SystemExit.
+
+Memory may be short anywhere, and the next moment it may not be. So a step that got none is begun again, too, but not
+for ever: N_TRIES times in all. What needs memory in a step should ask for it before it changes anything.
 """
 import os
+
+from cpython.exc cimport PyErr_SetFromErrno
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd) noexcept
 
+cdef enum:
+    N_TRIES = 4  # of a step that there is no memory for
 
-def whole(act, *args, repair=None):
-    """What ``act(*args)`` returns: it is done even if it is interrupted, and the interrupt is raised afterwards.
 
-    It is begun again then, after `repair()`, so it looks at what it finds, and is short. An error ends it.
-    """
+cdef bint is_short_of_memory(error) noexcept:
+    """Whether an error is the interpreter's, who got no memory; CPython before 3.13 may lose the error on the way."""
+    return type(error) is MemoryError or type(error) is SystemError
+
+
+cdef object done(act, args, repair):
+    """`whole`, of which `args` is a tuple, or else the only one: who has to end something needs no memory for one."""
+    cdef int n_left = N_TRIES
     interrupt = None
     while True:
         try:
-            result = act(*args)
+            result = act(*<tuple> args) if type(args) is tuple else act(args)
             break
         except BaseException as error:
-            if isinstance(error, Exception):
+            if is_short_of_memory(error):
+                n_left -= 1
+                if n_left == 0:
+                    raise
+            elif isinstance(error, Exception):
                 raise
-            interrupt = error.with_traceback(None)  # whose frames would hold what goes
+            else:
+                error.__traceback__ = None  # whose frames would hold what goes
+                interrupt = error
         if repair is not None:
             repair_all(repair)
     if interrupt is not None:
         raise interrupt
     return result
+
+
+def whole(act, *args, repair=None):
+    """What ``act(*args)`` returns: it is done even if it is interrupted, and the interrupt is raised afterwards.
+
+    It is begun again then, after `repair()`, so it looks at what it finds, and is short. So it is if there was no memory
+    for it, of which nothing is said if there is some soon. Any other error ends it.
+    """
+    return done(act, args, repair)
 
 
 def mended(act, repair):
@@ -41,12 +67,14 @@ def mended(act, repair):
 
 
 cdef int repair_all(repair) except -1:
+    cdef int n_left = N_TRIES
     while True:
         try:
             repair()
             return 0
         except BaseException as error:
-            if isinstance(error, Exception):
+            n_left -= is_short_of_memory(error)
+            if isinstance(error, Exception) and (n_left == 0 or not is_short_of_memory(error)):
                 raise
 
 
@@ -54,7 +82,11 @@ cdef class Lock:
     """The end of a context manager: ``_leave()`` is called, whatever interrupts it; see `whole`."""
 
     def __exit__(self, kind, error, traceback):
-        whole(self._leave)
+        done(_leave, self, None)
+
+
+def _leave(lock):
+    lock._leave()
 
 
 cdef class Descriptor:
@@ -74,8 +106,8 @@ cdef class Descriptor:
 
     def close(self):
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if fd >= 0 and close(fd) != 0:
+            PyErr_SetFromErrno(OSError)
 
     def __enter__(self):
         return self.fd

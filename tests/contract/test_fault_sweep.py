@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import sweeper
+from failing import COMPILER, TESTS, compiled
 
 from helpers import HUNG_S
-
-TESTS = Path(__file__).parent.parent
-COMPILER = shutil.which("gcc") or shutil.which("cc")
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="all of it is another process"),
@@ -30,11 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """failing.h, compiled."""
-    path = tmp_path_factory.mktemp("failing") / "failing.so"
-    command = [COMPILER, "-shared", "-fPIC", "-O1", "-x", "c", "-o", path, TESTS / "failing.h", "-ldl"]
-    subprocess.run(list(map(str, command)), check=True)
-    return path
+    return compiled(tmp_path_factory.mktemp("failing"))
 
 
 def sweep(library, step: int, *names: str) -> list[dict]:

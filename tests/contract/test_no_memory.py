@@ -1,0 +1,63 @@
+"""Whatever allocation gets no memory, in whichever call of a manager: it happened, or it did not, and all goes on.
+
+tests/shortage.py lets the first allocation fail, then the second, until none is reached: Python's, Cython's, C's and
+those of the libraries, for Python is told to ask malloc for everything. Each trial is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+
+import pytest
+from deeds import DEEDS
+from failing import COMPILER, TESTS, compiled
+
+from helpers import HUNG_S
+
+ONE_EACH, MANY_EACH = 100_000, 11
+
+pytestmark = [
+    pytest.mark.thread_unsafe(reason="all of it is another process"),
+    pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs Linux and a C compiler"),
+    pytest.mark.skipif(
+        bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="it does not ask malloc without the GIL"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("failing"))
+
+
+def sweep(library, step: int, *names: str) -> list[dict]:
+    environment = os.environ | {"LD_PRELOAD": str(library), "JESSY_MEM_FAILING": str(library), "PYTHONMALLOC": "malloc"}
+    main = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import shortage; shortage.main(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", main, str(step), *names], env=environment, capture_output=True, text=True, timeout=HUNG_S
+    )
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(found: list[dict]) -> Counter:
+    """How many allocations failed in each call; those that were spared (tests/failing.h) are none of them."""
+    assert [each for each in found if each["wrong"]] == []
+    assert {each["call"] for each in found} == set(DEEDS)
+    return Counter(each["call"] for each in found if not each["spared"])
+
+
+def test_a_call_that_gets_no_memory_happens_or_not(library):
+    assert check(sweep(library, ONE_EACH)).total() > len(DEEDS) // 2
+
+
+@pytest.mark.slow
+def test_a_call_that_gets_no_memory_anywhere_happens_or_not(library):
+    n_failed = check(sweep(library, MANY_EACH))
+    assert set(n_failed) == set(DEEDS)
+    assert n_failed.total() > 1000

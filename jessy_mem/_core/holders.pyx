@@ -168,7 +168,10 @@ cdef class Holders:
             self.simulated.add(dimension)
 
     cdef int count(self, dimension, MmapRegion region, int sign) except -1:
-        """Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one. Needs no memory."""
+        """Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one.
+
+        Needs no memory.
+        """
         cdef tuple stack = region.stack
         cdef Image image
         cdef int64_t n_bytes = charged_bytes(stack), content_bytes = 0

@@ -51,8 +51,8 @@ cdef object done(act, args, repair):
 def whole(act, *args, repair=None):
     """What ``act(*args)`` returns: it is done even if it is interrupted, and the interrupt is raised afterwards.
 
-    It is begun again then, after `repair()`, so it looks at what it finds, and is short. So it is if there was no memory
-    for it, of which nothing is said if there is some soon. Any other error ends it.
+    It is begun again then, after `repair()`, so it looks at what it finds, and is short. So it is if there was no
+    memory for it, of which nothing is said if there is some soon. Any other error ends it.
     """
     return done(act, args, repair)
 

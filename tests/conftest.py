@@ -92,7 +92,7 @@ def without_zstd(inject):
     """No library of zstd is there. That there is one is looked up once, and forgotten before and after."""
     forget = compression._zstd.cache_clear  # private: no user changes what is installed meanwhile
     forget()
-    with inject(ImportError("none"), "jessy_mem.compression.imported"):
+    with inject(ImportError("none"), compression.__name__ + ".imported"):
         yield
     forget()
 

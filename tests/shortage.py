@@ -22,7 +22,7 @@ from interrupts import PACKAGE
 from sweeper import MALLOC, TYPED, System
 
 MANY = 1_000  # perhaps because something was imported
-LOST = ("error return without exception set", "digital envelope routines")
+LOST = ("digital envelope routines", "can't allocate lock", "not PosixPath")
 
 
 class Shortage:
@@ -43,7 +43,8 @@ class Shortage:
 
     def excuses(self, error: BaseException, file: str) -> bool:
         """Some MemoryErrors are lost on the way: by CPython, its library, or OpenSSL. Their words are not ours."""
-        return any(words in str(error) for words in LOST) or not file.startswith((PACKAGE, "jessy_mem"))
+        lost = isinstance(error, SystemError) or any(words in str(error) for words in LOST)
+        return lost or not file.startswith((PACKAGE, "jessy_mem"))
 
     def __enter__(self) -> Shortage:
         self._system.arm(MALLOC, self.at)

@@ -23,13 +23,17 @@ class Addresses:
 
     def begin(self, sizes: Iterable[tuple[int, int]]) -> None:
         """The first question: `sizes` are (dimension, bytes) of all there are."""
-        self.in_use = True
         for dimension, n_bytes in sorted(sizes):
-            self.put(dimension, n_bytes)
+            self._put(dimension, n_bytes)
+        self.in_use = True
 
     def put(self, dimension: int, n_bytes: int) -> None:
         """A dimension is there, or has another size now."""
-        if self.in_use and dimension not in self._layout.dimensions:
+        if self.in_use:
+            self._put(dimension, n_bytes)
+
+    def _put(self, dimension: int, n_bytes: int) -> None:
+        if dimension not in self._layout.dimensions:
             self._waiting[dimension] = n_bytes
 
     def remove(self, dimension: int) -> None:
@@ -54,22 +58,25 @@ class Addresses:
         return self._layout.resolve(address)
 
     def _place_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for dimension, n_bytes in waiting.items():
-            self._place(dimension, n_bytes)
+        for dimension in list(self._waiting):
+            self._place(dimension, self._waiting[dimension])
+            del self._waiting[dimension]
 
     def _place(self, dimension: int, n_bytes: int) -> None:
         """Give a dimension the first addresses of its segment that are free, or its own."""
-        begin, taken_bytes = self._spans.pop(dimension, (0, 0))
+        begin, taken_bytes = self._spans.get(dimension, (0, 0))
         if n_bytes <= taken_bytes:
             self._spans[dimension] = (begin, n_bytes)
             return
         segment = self._layout.segment_of(dimension)
         address, end = segment.address, segment.address + segment.size_bytes
-        for begin, taken_bytes in sorted(self._spans.values()):
+        others = sorted(span for each, span in self._spans.items() if each != dimension)
+        for begin, taken_bytes in others:
             if segment.address <= begin < end:
                 if begin - address >= n_bytes:
                     break
                 address = max(address, begin + taken_bytes)
         if n_bytes <= end - address:
             self._spans[dimension] = (address, n_bytes)
+        else:
+            self._spans.pop(dimension, None)

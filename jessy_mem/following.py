@@ -28,7 +28,7 @@ from typing import Protocol
 
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.registry import LayerRegistry
-from jessy_mem._core.whole import whole
+from jessy_mem._core.whole import Afterwards
 from jessy_mem.errors import ConsciousnessError
 from jessy_mem.growth import Announce
 
@@ -267,14 +267,12 @@ class Following:
     @contextmanager
     def inside(self, table: Followed, snapshot: LayerRegistry) -> Iterator[None]:
         """Let this thread, or task, read in `snapshot`."""
-        try:
+        with Afterwards(self._leave, table, snapshot):
             with self._lock:
                 self._snapshots.add(snapshot)
                 self._set_gate(table)
             _inside.set((*_inside.get(), (self, snapshot)))
             yield
-        finally:
-            whole(self._leave, table, snapshot)
 
     def _leave(self, table: Followed, snapshot: LayerRegistry) -> None:
         with self._lock:

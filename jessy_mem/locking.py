@@ -134,8 +134,10 @@ class FolderLock(Lock):
             return self.descriptor
         except BaseException:
             if self._mutex._is_owned():  # type: ignore[attr-defined]
-                whole(self._drop)
-                whole(self._leave)
+                try:
+                    whole(self._drop)
+                finally:
+                    self.__exit__(None, None, None)
             raise
 
     def _leave(self) -> None:

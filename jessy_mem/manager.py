@@ -21,7 +21,7 @@ from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, own_access_layer, record_since
-from jessy_mem._core.whole import whole
+from jessy_mem._core.whole import Afterwards
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
@@ -296,10 +296,9 @@ class MmapManager(RegionTable):
             self._following.catch_up(self)
             snapshot = Snapshot(self)
         try:
-            with self._following.inside(self, snapshot):
+            with Afterwards(snapshot._end), self._following.inside(self, snapshot):
                 yield snapshot
         finally:
-            whole(snapshot._end)
             self._following.tell(self)
 
     # The Mapping; what follows from these three is LayerRegistry's
@@ -582,14 +581,14 @@ class MmapManager(RegionTable):
         0
         """
         self._check_open()
-        with TraceWriter(path) as trace:
+        with TraceWriter(path) as trace, Afterwards(self._stop_trace, trace):
             with self._lock:
                 self._use_tracers(self._tracing.add(trace))
-            try:
-                yield trace
-            finally:
-                with self._lock:
-                    self._use_tracers(self._tracing.remove(trace))
+            yield trace
+
+    def _stop_trace(self, trace: TraceWriter) -> None:
+        with self._lock:
+            self._use_tracers(self._tracing.remove(trace))
 
     # The end
 

@@ -19,8 +19,9 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterable
+from typing import Self
 
-from jessy_mem._core.whole import Descriptor
+from jessy_mem._core.whole import Afterwards, Descriptor, Lock
 from jessy_mem.durable import PathLike, make_folders, open_folder, remove_folders, split, sync_file, sync_folder
 from jessy_mem.errors import AlreadyPublished, ConsciousnessError, LinkRefused, MappingError
 from jessy_mem.forking import imported
@@ -65,7 +66,7 @@ def replace(pieces: Iterable[Buffer], target: PathLike) -> None:
         opened = open_folder(folder_path, follow_links=False)
     except OSError as error:
         raise _error_of(error, target) from error
-    with opened as folder:
+    with opened as folder, Afterwards(_discard, kept, folder):
         with contextlib.suppress(OSError):  # without links the last step cannot be undone
             os.link(name, kept, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         try:
@@ -74,9 +75,6 @@ def replace(pieces: Iterable[Buffer], target: PathLike) -> None:
             with contextlib.suppress(OSError):  # does nothing if both are still names of the old file
                 os.rename(kept, name, src_dir_fd=folder, dst_dir_fd=folder)
             raise
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(kept, dir_fd=folder)
 
 
 class NewFile:
@@ -173,15 +171,12 @@ class NewFile:
 
         After an error `undo` is to be called.
         """
-        draft = self.draft(pieces, progress, exclusive, durable)
-        try:
+        with self.draft(pieces, progress, exclusive, durable) as draft:
             if durable:
                 draft.sync()
             self.give_name(draft, exclusive)
             if durable_name:
                 draft.sync_folder()
-        finally:
-            draft.close()
 
     def draft(
         self,
@@ -217,8 +212,11 @@ class NewFile:
             raise AlreadyPublished(self.path) from error
 
 
-class Draft:
-    """The open file that is written: nameless if that can be, else, or for a moment, with a temporary name."""
+class Draft(Lock):
+    """The open file that is written: nameless if that can be, else, or for a moment, with a temporary name.
+
+    A context manager.
+    """
 
     __slots__ = ("_file", "_folder", "fd", "folder", "name", "temporary")
 
@@ -234,6 +232,9 @@ class Draft:
                 self._folder.close()  # now: the traceback keeps this object
             raise
         self.fd = self._file.fd
+
+    def __enter__(self) -> Self:
+        return self
 
     def _open(self, mode: int) -> Descriptor:
         if _NAMELESS:
@@ -283,10 +284,16 @@ class Draft:
             self._file.close()
         finally:
             if self.temporary:
-                with contextlib.suppress(OSError):
-                    os.unlink(self.temporary, dir_fd=self.folder)
+                _discard(self.temporary, self.folder)
             if self._folder is not None:
                 self._folder.close()
+
+    _leave = close
+
+
+def _discard(name: str, folder: int) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=folder)
 
 
 def temporary_name(name: str) -> str:

@@ -22,6 +22,7 @@ from world import World, manager
 
 import jessy_mem as jm
 from helpers import HUNG_S, open_files
+from jessy_mem.publish import is_temporary
 
 SPEC = jm.LayerSpec(text="ours")
 PROTO, TEA, EVICTED = 17, 15, 16
@@ -74,6 +75,45 @@ def trace(at: Place) -> None:
         at.memory.access_layer((1, 0))
 
 
+def access(at: Place) -> None:
+    views = [*at.memory.values(), *at.memory.access_many([(1, 0), (TEA, 1)]), at.memory.get((PROTO, 1))]
+    seen = [(view.id, view.text, view.keywords, view.attributes, bytes(view[:2])) for view in views]
+    assert len(seen) == len(at.memory) + 3
+    at.memory.load_context((1, 0))
+
+
+def read(at: Place) -> None:
+    with at.memory.reader() as reader:
+        assert reader.access_layer((1, 0)).depth == reader.load_context((1, 0)).depth
+        reader.access_many(reader.layers(frequency=(0, 1e6)))
+        reader.read_many([(TEA, 0), (EVICTED, 0)])
+
+
+def lend(at: Place) -> None:
+    blocks = [at.memory.allocate(500) for _ in range(2)]
+    at.memory.deallocate(blocks.pop())
+    at.memory.leases()
+
+
+def listen(at: Place) -> None:
+    heard: list[object] = []
+    for register in (at.memory.on_change, at.memory.on_evict, at.memory.on_pressure):
+        register(lambda *what: heard.append(what))
+
+
+def store(at: Place) -> None:
+    builder = jm.RegionBuilder(1, "Perception")
+    builder.add_layer(SPEC)
+    builder.write(at.base / "D03" / "region.mmap")
+
+
+def examine(at: Place) -> None:
+    with jm.MmapRegion(1, at.base / "D01" / "region.mmap") as region:
+        assert region.verify() == []
+        assert region.layer(0).text
+    jm.examine(at.base)
+
+
 def changed_outside(at: Place) -> None:
     World(at.base).write(1, n_layers=2, generation=5)
     World(at.base).grow(EVICTED, 2, put=[0])
@@ -92,11 +132,17 @@ DEEDS: dict[str, Callable[[Place], object]] = {
     "refresh": lambda at: at.memory.refresh(),
     "access of what is evicted": lambda at: at.memory.access_layer((EVICTED, 0)),
     "region of what is evicted": lambda at: at.memory.region(EVICTED),
+    "access": access,
+    "read": read,
     "contexts": lambda at: at.memory.load_contexts([jm.NavigationPath(1, [(1, 0), (EVICTED, 1)])]),
     "read_many": lambda at: at.memory.read_many([(1, 0), (EVICTED, 1)]),
     "layers": lambda at: at.memory.layers(keyword="x"),
     "get_stats": lambda at: at.memory.get_stats(residency=True),
     "dump_state": lambda at: at.memory.dump_state(),
+    "addresses": lambda at: [at.memory.resolve(at.memory.address_of((TEA, layer))) for layer in range(3)],
+    "lend": lend,
+    "trim": lambda at: (at.memory.trim(), at.memory.cool()),
+    "listen": listen,
     "create": lambda at: at.memory.create_proto_dimension("new", [SPEC]),
     "ensure": lambda at: at.memory.ensure_dimension("new", [SPEC]),
     "find": lambda at: (at.memory.find("proto"), at.memory.names()),
@@ -113,6 +159,8 @@ DEEDS: dict[str, Callable[[Place], object]] = {
     "snapshot": snapshot,
     "trace": trace,
     "sync": lambda at: at.memory.sync(),
+    "store": store,
+    "examine": examine,
     "export": lambda at: jm.export_base(at.base, at.root / "archive.tar"),
     "import": lambda at: jm.import_base(at.root / "template.tar", at.root / "imported"),
     "open": lambda at: manager(at.base, on_close="drop").close(),
@@ -232,6 +280,10 @@ class Trial:
                 if strange := others(self.done, clean.before if self.raised else done, done):
                     self.problems.append(f"neither as before nor done: {strange}")
             self.problems += contradictions(at.memory, self.done)
+            if at.memory._tracing._told:  # private: what is recorded after a block that records has no reader
+                self.problems.append("it is traced")
+            if left := [path.name for path in at.root.rglob("*") if is_temporary(path)]:
+                self.problems.append(f"there is {left}")
             for _ in range(2):
                 if (error := goes_on(at.memory)) is not None:
                     self.problems.append(f"does not go on: {error!r}")

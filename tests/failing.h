@@ -37,11 +37,12 @@ long failing_count(int kind) { return counts[kind]; }
 
 /* What CPython and Cython do not survive themselves, by the functions in which they ask for memory:
    - Cython lets go of the traceback of an error that it handles as if there were one; without memory, there is none;
-   - what a list comprehension of Cython's cannot append is let go of twice (3.2);
+   - what a list comprehension of Cython's cannot append is let go of twice;
+   - CPython before 3.13 keeps the arguments of a function for ever if one is to be a cell, and there is no room for it;
    - CPython 3.11 keeps what a list is to be made of if there is no room for its items; also where the interpreter's loop
      makes it, which then asks without another function that is known outside its file. */
 static const char *const SPARED[] = {
-    "PyCode_NewEmpty", "PyFrame_New", "PyTraceBack_Here", "PyList_Append", "PySequence_List",
+    "PyCode_NewEmpty", "PyFrame_New", "PyTraceBack_Here", "PyList_Append", "PyCell_New", "PySequence_List",
 };
 static const char LOOP[] = "_PyEval_EvalFrameDefault"; /* of the interpreter */
 
@@ -49,19 +50,22 @@ static const char LOOP[] = "_PyEval_EvalFrameDefault"; /* of the interpreter */
 static int is_spared(void)
 {
     void *frames[24];
+    const void *library = NULL;
     Dl_info info;
-    int n, i, n_named = 0;
+    int n, i, is_loop = 1; /* nobody else asks, as far as is known */
     size_t at;
     is_armed = 0; /* to look may need memory */
     n = backtrace(frames, sizeof frames / sizeof *frames);
     for (i = 2; i < n && dladdr(frames[i], &info); i++) {
+        library = i == 2 ? info.dli_fbase : library;
+        is_loop &= info.dli_fbase == library;
         if (info.dli_sname == NULL) /* it is known in its own file only */
             continue;
         if (strcmp(info.dli_sname, LOOP) == 0) {
-            spared |= n_named == 0;
+            spared |= is_loop;
             break;
         }
-        n_named++;
+        is_loop = 0;
         for (at = 0; at < sizeof SPARED / sizeof *SPARED; at++)
             spared |= strcmp(info.dli_sname, SPARED[at]) == 0;
     }

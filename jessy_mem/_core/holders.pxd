@@ -26,8 +26,9 @@ cdef class Holders:
     cdef tuple simulated_ids       # the same, sorted; None: not since it changed
     cdef dict watched              # dimension -> looks until nobody looks at it any more, unless it is held
 
+    # Before a stack is there.
+    cdef int expect(self, object dimension, tuple stack) except -1
     # Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one.
-    cdef int expect(self, object dimension, MmapRegion region) except -1
     cdef int count(self, object dimension, MmapRegion region, int sign) except -1
     # Let texts of these files be kept; before readers find them.
     cdef int keep_texts_of(self, tuple stack) except -1

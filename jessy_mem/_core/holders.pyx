@@ -127,7 +127,7 @@ cdef class Holders:
         cdef list dropped = []
         self.keep_texts_of(region.current())  # ManagerClosed if it is closed, or was never opened
         region.is_owned = True
-        self.expect(dimension, region)
+        self.expect(dimension, region.stack)
         if old is None or old is region:
             self.shelf.change_begin()
         else:
@@ -140,8 +140,6 @@ cdef class Holders:
         if old is not None:
             self.count(dimension, old, -1)
         self.count(dimension, region, 1)
-        if source_of(region.stack) != "simulated":
-            self.simulated.discard(dimension)
         dropped.clear()
         if old is not None and old is not region:
             self.let_go(old)
@@ -156,16 +154,15 @@ cdef class Holders:
         finally:
             self.shelf.change_end()
         self.count(dimension, region, -1)
-        self.simulated.discard(dimension)
-        self.watched.pop(dimension, None)
         dropped.clear()
         self.let_go(region)
 
-    cdef int expect(self, dimension, MmapRegion region) except -1:
-        """Before a region is counted: what is to be kept of it, for which there may be no memory."""
+    cdef int expect(self, dimension, tuple stack) except -1:
+        """Remember what `survey` is to look at when this stack is there, for which there may be no memory."""
         self.watched[dimension] = N_GLANCES
-        if source_of(region.stack) == "simulated":
+        if source_of(stack) == "simulated":
             self.simulated.add(dimension)
+        return 0
 
     cdef int count(self, dimension, MmapRegion region, int sign) except -1:
         """Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one.
@@ -220,7 +217,7 @@ cdef class Holders:
         cdef list named
         dimension = base_of(old).dimension_id
         self.keep_texts_of(checked_stack(stack))
-        self.expect(dimension, region)
+        self.expect(dimension, stack)
         self.count(dimension, region, -1)
         try:
             named = region.restack(stack)
@@ -272,7 +269,7 @@ cdef class Holders:
         held[PINNED] = held[EVICTABLE] = 0
         for dimension, n_glances in list(self.watched.items()):
             found = PyDict_GetItem(self.regions, dimension)
-            if found == NULL:  # there was no memory for it
+            if found == NULL:  # it has left, or never came
                 del self.watched[dimension]
                 continue
             is_held = n_holders(found) != 0
@@ -289,6 +286,10 @@ cdef class Holders:
             else:
                 del self.watched[dimension]
         if self.simulated_ids is None:
+            for dimension in list(self.simulated):
+                found = PyDict_GetItem(self.regions, dimension)
+                if found == NULL or source_of((<MmapRegion> found).stack) != "simulated":
+                    self.simulated.discard(dimension)
             self.simulated_ids = tuple(sorted(self.simulated))
         return (
             self.n_layers, self.content_bytes, self.n_mapped, self.all_bytes[EVICTABLE] - held[EVICTABLE],

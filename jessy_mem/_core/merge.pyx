@@ -170,8 +170,8 @@ def merge_images(images, *, bint as_base, uint64_t generation, uint64_t created_
             n_choices = choose(sources, n_sources, as_base, choices)
         check_contents(given, choices, n_choices)
         region.reserve(n_choices)
-        region.owners.extend([*given, extra])
-        region.sources.extend([each.check_file for each in given])
+        region.owners = [*given, extra]
+        region.sources = [each.check_file for each in given]
         copy_layers(region, sources, given, choices, n_choices)
         measure_plain(region, given, choices, n_choices)
         region.check_sources()

@@ -18,7 +18,7 @@ from cpython.buffer cimport PyObject_GetBuffer
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
 from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown, jm_mutex_lock, jm_mutex_unlock
@@ -173,6 +173,7 @@ cdef class MmapRegion:
     @property
     def n_layers(self):
         """How many layers there are; those that were removed do not count."""
+        cdef uint32_t n_layers
         jm_mutex_lock(&self.mutex)
         n_layers = self.n_live_layers
         jm_mutex_unlock(&self.mutex)

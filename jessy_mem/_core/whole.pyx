@@ -87,6 +87,23 @@ def _leave(lock):
     lock._leave()
 
 
+cdef class Afterwards(Lock):
+    """Afterwards(act, *args)\n--\n
+    A context manager that ends with ``act(*args)``, as a `finally` would; what the end needs is there at the beginning.
+    """
+    cdef object act
+    cdef tuple args
+
+    def __cinit__(self, act, *args):
+        self.act, self.args = act, args
+
+    def __enter__(self):
+        pass
+
+    def _leave(self):
+        self.act(*self.args)
+
+
 cdef class Descriptor:
     """Descriptor(path, flags, mode=0o666, dir_fd=None)\n--\n
     An open file, `fd`, that is closed by `close`, by leaving it, or with its last reference: an interrupt that comes

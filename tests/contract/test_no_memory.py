@@ -19,7 +19,7 @@ from failing import COMPILER, TESTS, compiled
 
 from helpers import HUNG_S
 
-ONE_EACH, MANY_EACH = 100_000, 11
+ONE_EACH, MANY_EACH = 100_000, 23
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="all of it is another process"),
@@ -60,4 +60,4 @@ def test_a_call_that_gets_no_memory_happens_or_not(library):
 def test_a_call_that_gets_no_memory_anywhere_happens_or_not(library):
     n_failed = check(sweep(library, MANY_EACH))
     assert set(n_failed) == set(DEEDS)
-    assert n_failed.total() > 1000
+    assert n_failed.total() > 600

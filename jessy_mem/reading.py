@@ -20,8 +20,6 @@ from jessy_mem.layout import LayerId
 from jessy_mem.notices import Notices
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -80,7 +78,7 @@ def copied(
         gathered.copy(data)
     else:
         bounds = [n_bytes * i // n_threads for i in range(n_threads + 1)]
-        parts: list[Future[None]] = []
+        parts: list[Any] = []
         with imported("concurrent.futures.thread").ThreadPoolExecutor(n_threads - 1) as others:
             with suppress(RuntimeError):  # no thread can be started: this one copies what is left
                 for part in itertools.islice(itertools.pairwise(bounds), n_threads - 1):

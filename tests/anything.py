@@ -110,7 +110,7 @@ def sound_objects(folder: Path) -> dict[str, object]:
         "PackedRegion": packing.pack_layers(1, b"One", 1, 1, {0: jm.LayerSpec(text="some text")}),
         "LayerIndex": index_of_one, "BlockLender": lends, "Reader": reader,
         "TextCache": texts.TextCache(ledger, "a", 1000), "Lock": whole.Lock(),
-        "Descriptor": whole.Descriptor(folder, os.O_RDONLY),
+        "Afterwards": whole.Afterwards(len, ()), "Descriptor": whole.Descriptor(folder, os.O_RDONLY),
         "LoadedContext": records.LoadedContext(jm.LayerId(1, 0), "", 1.0, (), 0, "mmap"),
     }  # fmt: skip
 

@@ -394,10 +394,9 @@ cdef class MmapRegion:
         return 0
 
     cdef int replace(self, tuple stack) except -1:
-        cdef tuple own = own_stack(stack)
+        cdef tuple own = own_stack(stack), _old  # which lives until all is done, as do the views
         cdef Place place
         cdef LayerView view
-        cdef tuple _old  # lives until all is done, as do the views
         cdef list views, dropped = []
         self.change_begin(self.views, dropped)
         try:

@@ -217,9 +217,10 @@ class Protos:
                     try:
                         if error is not None:
                             raise error
-                        # If it was closed meanwhile: with the file nothing is lost.
-                        stack = None if at_end else self._open_if_it_fits(dimension)
-                        self.table._exchange(dimension, protos[dimension], stack)
+                        # If it was closed meanwhile: with the file nothing is lost. No variable holds the stack.
+                        self.table._exchange(
+                            dimension, protos[dimension], None if at_end else self._open_if_it_fits(dimension)
+                        )
                     except ConsciousnessError as refusal:
                         failed.append(without_frames(refusal))
                     else:

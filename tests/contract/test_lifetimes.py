@@ -624,4 +624,5 @@ def test_an_error_in_any_function_of_the_library_leaves_no_charge_and_no_mapping
     world.write_all(1, 2)
     for fault in inject.one_by_one(lambda at: inject.in_package(error("injected"), at), at_least=5):
         raised = run_with_fault(world, what, fault)
-        assert (raised is not None) == fault.fired
+        is_begun_again = error is MemoryError and raised is None
+        assert is_begun_again or (raised is not None) == fault.fired

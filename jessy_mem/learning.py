@@ -10,6 +10,7 @@ Locks are taken in this order: the Learner's, the folder's, the table's.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -345,7 +346,8 @@ class Learner:
         known = self._table._known(dimension)
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}; unload_dimension lets go of it")
-        if known is None and not is_there(place.path):
+        is_seen = os.path.lexists(place.path)
+        if known is None and not is_seen and not is_there(place.path):  # what may not be looked at is not seen
             if dimension in self.protos.empty or self.ids.is_empty(dimension):
                 return None
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.whole import mended
+from jessy_mem._core.whole import mended, whole
 from jessy_mem.addresses import Addresses
 from jessy_mem.errors import InvalidRegion, RegionNotFound
 from jessy_mem.evicted import Evicted, EvictedDimensions, LayerFacts
@@ -85,11 +85,17 @@ class Catalogue:
 
     def add(self, dimension: int, evicted: Evicted) -> None:
         """A dimension is known, and mapped on its first access: how many layers it has is seen then."""
+        whole(self._add_now, dimension, evicted, repair=self.repair)
+
+    def _add_now(self, dimension: int, evicted: Evicted) -> None:
         self.evicted.put(dimension, evicted)
-        self.mark_changed(dimension)
+        self._mark_changed_now(dimension)
 
     def mark_changed(self, dimension: int, generation: int | None = None) -> None:
         """The files of an evicted dimension are others now: its layers can be found again when it is mapped."""
+        whole(self._mark_changed_now, dimension, generation, repair=self.repair)
+
+    def _mark_changed_now(self, dimension: int, generation: int | None = None) -> None:
         self.edition += 1
         self.evicted.mark_changed(dimension, generation)
         self._index.remove(dimension)

@@ -15,27 +15,29 @@ def counted(n: int, what: str) -> str:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """A size for people, in binary units.
+    """A size for people, in binary units; without a fraction where there is none.
 
-    >>> format_bytes(512), format_bytes(155189248)
-    ('512 B', '148.0 MiB')
+    >>> format_bytes(512), format_bytes(16 << 20), format_bytes(12_345)
+    ('512 B', '16 MiB', '12.1 KiB')
     """
     size = float(n_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
             break
         size /= 1024
-    return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+    return f"{size:.0f} {unit}" if size.is_integer() else f"{size:.1f} {unit}"
 
 
 def format_ns(t_ns: float) -> str:
     """A time for people.
 
-    >>> format_ns(45), format_ns(12_300), format_ns(4_500_000)
-    ('45 ns', '12.3 us', '4.5 ms')
+    >>> format_ns(2.24), format_ns(74.9), format_ns(28_603), format_ns(100e6)
+    ('2.2 ns', '75 ns', '28.6 us', '100 ms')
     """
-    if t_ns < 1000:
-        return f"{t_ns:.0f} ns"
-    if t_ns < 1_000_000:
-        return f"{t_ns / 1000:.1f} us"
-    return f"{t_ns / 1_000_000:.1f} ms"
+    value = float(t_ns)
+    for unit in ("ns", "us", "ms", "s"):
+        if round(value, 1) < 1000 or unit == "s":
+            break
+        value /= 1000
+    digits = 0 if value >= (10 if unit == "ns" else 100) or value.is_integer() else 1
+    return f"{value:.{digits}f} {unit}"

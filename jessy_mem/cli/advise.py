@@ -13,6 +13,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.paths import EXISTING_FILE, FILE
 from jessy_mem.cli.streams import Command
+from jessy_mem.units import format_bytes
 
 POLICIES = ("sieve", "lru", "lfu")
 
@@ -95,8 +96,8 @@ def _show(results: Sequence[jm.ReplayResult], trace: Path, plot: Path | None) ->
     first = next(result for result in results if result.byte_hit_ratio >= top - 0.01)
     best = max((r for r in results if r.budget_bytes == first.budget_bytes), key=lambda r: r.byte_hit_ratio)
     out.print(
-        f"{screen.size(best.budget_bytes)} with {best.policy} is the smallest of these budgets within one point of the "
-        f"best ratio, {top:.1%}",
+        f"{format_bytes(best.budget_bytes)} with {best.policy} is the smallest of these budgets within one point of "
+        f"the best ratio, {top:.1%}",
         soft_wrap=True,
     )
     if plot is not None:
@@ -113,4 +114,4 @@ def _row(results: Sequence[jm.ReplayResult]) -> list[str | Text]:
         for result in results
     ]
     named = ", ".join(best) if told_apart or len(results) == 1 else "all the same"
-    return [screen.size(results[0].budget_bytes), *ratios, named, screen.size(least)]
+    return [format_bytes(results[0].budget_bytes), *ratios, named, format_bytes(least)]

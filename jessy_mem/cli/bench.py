@@ -18,6 +18,7 @@ from jessy_mem.cli.peers import Answer, ask
 from jessy_mem.cli.questions import is_tiny, scale
 from jessy_mem.cli.scaling import N_ROUNDS, Scaling, gil_is_on, measure_threads, usable_cpus, usual_counts
 from jessy_mem.cli.streams import Command
+from jessy_mem.units import counted, format_ns
 
 HELP = """Measure access, loading, the pool and statistics, warm, in a temporary folder.
 
@@ -112,9 +113,9 @@ def _show(timings: list[Timing], ratios: list[Ratio]) -> None:
     rows = [
         (
             timing.name,
-            *map(screen.duration, (timing.median_ns, timing.low_ns, timing.high_ns)),
+            *map(format_ns, (timing.median_ns, timing.low_ns, timing.high_ns)),
             str(timing.n_runs),
-            "" if timing.target_ns is None else f"<{screen.duration(timing.target_ns)}",
+            "" if timing.target_ns is None else f"<{format_ns(timing.target_ns)}",
         )
         for timing in timings
     ]
@@ -153,8 +154,8 @@ def _show_answers(answers: list[Answer]) -> None:
             "" if before and before.question == answer.question else answer.question,
             answer.peer,
             answer.how,
-            screen.duration(answer.least_ns),
-            screen.duration(answer.median_ns),
+            format_ns(answer.least_ns),
+            format_ns(answer.median_ns),
             "" if answer.ratio is None else screen.ratio(answer.ratio),
         )
         for before, answer in zip([None, *answers], answers, strict=False)
@@ -184,7 +185,7 @@ def _bench_threads(base: Path, counts: list[int], as_json: bool) -> None:
         _show_scaling(found)
         gil = "with the GIL" if gil_is_on() else "without the GIL"
         cpus = usable_cpus()
-        told = f"{machine()}, {gil}; {screen.counted(cpus, 'CPU')} that it may use; {how}"
+        told = f"{machine()}, {gil}; {counted(cpus, 'CPU')} that it may use; {how}"
         screen.console().print(screen.text(told, style="dim"))
 
 

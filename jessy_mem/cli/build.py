@@ -15,6 +15,7 @@ from jessy_mem.cli.paths import EXISTING_FOLDER, FOLDER, Problems
 from jessy_mem.cli.plan import DimensionSource
 from jessy_mem.cli.source import read_source
 from jessy_mem.cli.streams import Command
+from jessy_mem.units import counted, format_bytes
 
 HELP = """Make OUT/Dnn/region.mmap from the texts of SOURCE.
 
@@ -142,7 +143,7 @@ def _show(built: list[dict[str, Any]], out: Path) -> None:
             f"D{facts['id']:02d}",
             facts["name"],
             str(facts["layers"]),
-            screen.size(facts["size_bytes"]),
+            format_bytes(facts["size_bytes"]),
             str(facts["generation"]),
             "immutable" if facts["immutable"] else "",
             "" if facts["changed"] else "unchanged",
@@ -153,7 +154,7 @@ def _show(built: list[dict[str, Any]], out: Path) -> None:
     console.print()
     total_bytes = sum(facts["size_bytes"] for facts in built)
     console.print(
-        screen.text(f"{screen.counted(len(built), 'dimension')}, {screen.size(total_bytes)}, in {out}"), soft_wrap=True
+        screen.text(f"{counted(len(built), 'dimension')}, {format_bytes(total_bytes)}, in {out}"), soft_wrap=True
     )
 
 

@@ -19,6 +19,7 @@ from jessy_mem.cli.measure import HOW, Ratio, Timing, machine, measure, write_bi
 from jessy_mem.cli.plan_map import plan_map
 from jessy_mem.cli.source import read_source
 from jessy_mem.cli.streams import Command
+from jessy_mem.units import counted, format_bytes, format_ns
 
 RETURNS = "Returns are free for 30 days. What was sent back is refunded within a week, to whoever paid for it."
 LOW_HZ, HIGH_HZ, BAND_COLUMNS = 0.0, 4.5, 18
@@ -145,8 +146,8 @@ def _show(demo: Demo, out: Console) -> None:
         [
             f"D{facts['id']:02d}",
             facts["name"] + (" *" if facts["immutable"] else ""),
-            screen.size(facts["slot_bytes"]),
-            screen.size(facts["size_bytes"]),
+            format_bytes(facts["slot_bytes"]),
+            format_bytes(facts["size_bytes"]),
             str(facts["layers"]),
             screen.band(facts["frequency_band"]),
             _band_bar(facts, out),
@@ -179,12 +180,12 @@ def _band_bar(facts: dict[str, Any], out: Console) -> Text:
 
 
 def _what_happened(demo: Demo) -> list[str]:
-    what = f"{screen.counted(demo.n_layers, 'layer')}, {screen.size(demo.n_bytes)}"
+    what = f"{counted(demo.n_layers, 'layer')}, {format_bytes(demo.n_bytes)}"
     lines = [f"{what}, read from mapped files; payload copies: {demo.copies}."]
     learned = demo.learned
     lines.append(
         f"Learned D{learned['id']:02d} {learned['name']} in the {learned['source_before']}; crystallized it into a "
-        f"file of {screen.size(learned['size_bytes'])}, "
+        f"file of {format_bytes(learned['size_bytes'])}, "
         + ("and it reads the same." if learned["same_bytes"] else "and IT READS DIFFERENTLY.")
     )
     return lines
@@ -194,9 +195,9 @@ def _show_numbers(demo: Demo, out: Console) -> None:
     rows: list[list[str | Text]] = [
         [
             timing.name,
-            f"<{screen.duration(timing.target_ns or 0)}",
-            screen.duration(timing.median_ns),
-            f"{screen.duration(timing.low_ns)} .. {screen.duration(timing.high_ns)}",
+            f"<{format_ns(timing.target_ns or 0)}",
+            format_ns(timing.median_ns),
+            f"{format_ns(timing.low_ns)} .. {format_ns(timing.high_ns)}",
             screen.verdict(timing.met),
         ]
         for timing in demo.targets

@@ -13,6 +13,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING_FOLDER, dimension_of
+from jessy_mem.units import counted, format_bytes
 
 HELP = """Find stray temporary files, empty folders, damaged regions, deltas that lie on nothing or are in their base
 already, and folders, ids and names that do not agree.
@@ -100,7 +101,7 @@ def _show(base: Path, left: list[jm.Finding], removed: list[jm.Finding]) -> None
         out.print(screen.text(f"--clean would remove {_files(strays)} and free {_size(strays)}.", style="bold"))
     damaged = len(left) - len(strays)
     if damaged:
-        problems = screen.counted(damaged, "problem")
+        problems = counted(damaged, "problem")
         out.print(screen.text(f"{problems} that --clean does not touch.", style="bold"))
     if not left:
         out.print(screen.text(("sound", "green"), f"  {base}"), soft_wrap=True)
@@ -114,8 +115,8 @@ def _place(finding: jm.Finding, base: Path) -> str:
 def _files(findings: list[jm.Finding]) -> str:
     n_folders = sum(finding.kind == "empty folder" for finding in findings)
     kinds = {"stray file": len(findings) - n_folders, "empty folder": n_folders}
-    return " and ".join(screen.counted(n, what) for what, n in kinds.items() if n)
+    return " and ".join(counted(n, what) for what, n in kinds.items() if n)
 
 
 def _size(findings: list[jm.Finding]) -> str:
-    return screen.size(sum(finding.n_bytes for finding in findings))
+    return format_bytes(sum(finding.n_bytes for finding in findings))

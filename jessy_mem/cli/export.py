@@ -10,6 +10,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.paths import EXISTING_FOLDER, FILE, Problems, reason, region_files
 from jessy_mem.cli.streams import Command
+from jessy_mem.units import counted, format_bytes
 
 HELP = """Write all region files of BASE, and a list of their checksums, into a plain tar.
 
@@ -42,8 +43,8 @@ def command(base: Path, out: Path, as_json: bool) -> int:
             }
         )
     else:
-        size = screen.size(exported.n_bytes)
-        dimensions = screen.counted(len(exported.dimensions), "dimension")
-        told = f"{dimensions} in {screen.counted(exported.n_files, 'file')}, {size}, in {out}"
+        size = format_bytes(exported.n_bytes)
+        dimensions = counted(len(exported.dimensions), "dimension")
+        told = f"{dimensions} in {counted(exported.n_files, 'file')}, {size}, in {out}"
         screen.console().print(screen.text(told), soft_wrap=True)
     return 1 if exported.damaged else 0

@@ -15,6 +15,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING, REGION, is_absent, reason, region_file, region_files
+from jessy_mem.units import counted, format_bytes
 
 N_LAYERS_SHOWN = 200
 GUARDS = {  # an inspection takes no lease: `doctor` tells whether one is to be had
@@ -112,8 +113,8 @@ def _show_region(region: jm.MmapRegion, with_attributes: bool) -> None:
         ("generation", str(facts["generation"])),
         ("guard", f"{facts['guard']}: {GUARDS[facts['guard']]}"),
         ("created", facts["created"] or "not recorded"),
-        ("size", f"{screen.size(used)}, {_share(used, slot)} of its slot of {screen.size(slot)}"),
-        ("content", f"{screen.size(facts['content_bytes'])} in {screen.counted(facts['n_layers'], 'layer')}"),
+        ("size", f"{format_bytes(used)}, {_share(used, slot)} of its slot of {format_bytes(slot)}"),
+        ("content", f"{format_bytes(facts['content_bytes'])} in {counted(facts['n_layers'], 'layer')}"),
         ("frequencies", _band(facts) + " Hz" * bool(facts["frequency_band"])),
         ("in memory", f"{facts['residency']:.0%} of its pages"),
     ]
@@ -135,7 +136,7 @@ def _stack_table(files: list[dict[str, Any]], out: Console) -> Table:
             Path(file["path"]).name,
             str(file["generation"]),
             *(str(file[what] or "") for what in ("added", "replaced", "removed")),
-            screen.size(file["size_bytes"]),
+            format_bytes(file["size_bytes"]),
         )
         for file in reversed(files)
     ]
@@ -150,8 +151,8 @@ def _layers_table(layers: list[dict[str, Any]], out: Console) -> Table:
             str(layer["layer"]),
             str(layer["depth"]),
             f"{layer['frequency']:.3g}",
-            screen.size(layer["size_bytes"]),
-            screen.size(layer["stored_bytes"]) if layer["stored_bytes"] < layer["size_bytes"] else "as is",
+            format_bytes(layer["size_bytes"]),
+            format_bytes(layer["stored_bytes"]) if layer["stored_bytes"] < layer["size_bytes"] else "as is",
             str(layer["offset"]),
             ", ".join(layer["keywords"]),
         )
@@ -166,7 +167,7 @@ def _attributes_table(layers: list[dict[str, Any]], out: Console) -> Table:
         (
             str(layer["layer"]),
             f"{layer['frequency']:.3g}",
-            screen.size(layer["size_bytes"]),
+            format_bytes(layer["size_bytes"]),
             layer["created"] or "not recorded",
             f"{layer['n_tokens']:,}" if layer["n_tokens"] else "",
             ", ".join(layer["keywords"]),
@@ -218,8 +219,8 @@ def _base_table(regions: list[dict[str, Any]], title: str, out: Console) -> Tabl
             f"D{facts['id']:02d}",
             facts["name"],
             f"{facts['n_layers']:,}",
-            screen.size(facts["size_bytes"]),
-            screen.size(facts["slot_bytes"]),
+            format_bytes(facts["size_bytes"]),
+            format_bytes(facts["slot_bytes"]),
             _band(facts),
             str(facts["generation"]),
             str(len(facts["files"]) - 1 or ""),

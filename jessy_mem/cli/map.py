@@ -13,6 +13,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING_FOLDER, FILE, region_files
+from jessy_mem.units import counted, format_bytes
 
 N_SHOWN = 200  # dimensions of the table
 MAX_BAR = 100  # columns
@@ -44,19 +45,17 @@ def command(base: Path, out: Path | None, as_json: bool) -> int:
     elif out is None:
         show(found, screen.console())
     else:
-        screen.console().print(
-            screen.text(f"{screen.counted(len(found.present), 'dimension')}, in {out}"), soft_wrap=True
-        )
+        screen.console().print(screen.text(f"{counted(len(found.present), 'dimension')}, in {out}"), soft_wrap=True)
     return 1 if any(entry.problem for entry in found.entries) else 0
 
 
 def show(found: jm.MemoryMap, out: Console) -> None:
     """The map on a terminal: a bar for each segment, and a table."""
     total_bytes = sum(entry.n_bytes for entry in found.present)
-    title = f"{found.base_path}: {screen.counted(len(found.present), 'dimension')}, {screen.size(total_bytes)}"
+    title = f"{found.base_path}: {counted(len(found.present), 'dimension')}, {format_bytes(total_bytes)}"
     out.print(screen.text(title, style="bold"), soft_wrap=True)
     for segment in found.segments:
-        used, all_of_it = screen.size(segment.used_bytes), screen.size(segment.size_bytes)
+        used, all_of_it = format_bytes(segment.used_bytes), format_bytes(segment.size_bytes)
         out.print(screen.text((segment.name, "bold"), f"  {used} of {all_of_it}"))
         out.print(segment_bar(found, segment, min(out.width, MAX_BAR), out.options.ascii_only))
     out.print()
@@ -97,8 +96,8 @@ def _table(found: jm.MemoryMap, out: Console) -> Table:
         (
             f"D{entry.dimension:02d}",
             entry.name + (" *" if entry.immutable else ""),
-            screen.size(entry.n_bytes),
-            screen.size(entry.slot_bytes) if entry.slot_bytes else "",
+            format_bytes(entry.n_bytes),
+            format_bytes(entry.slot_bytes) if entry.slot_bytes else "",
             f"{entry.n_layers:,}" if entry.n_layers else "",
             f"{entry.n_deltas:,}" if entry.n_deltas else "",
             "damaged" if entry.problem else "" if entry.resident is None else f"{entry.resident:.0%}",

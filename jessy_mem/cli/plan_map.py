@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 import jessy_mem as jm
-from jessy_mem.cli import screen
+from jessy_mem.units import format_bytes
 
 __all__ = ["plan_map"]
 
@@ -41,7 +41,7 @@ def plan_map(layout: jm.MemoryLayout, width: int, ascii_only: bool = False) -> G
             labels.append(" " * gap)
             labels.append(piece.label, style=COLORS[piece.kind])
         begin = end
-    title = Text(f"Memory map of the plan: {screen.size(layout.total_bytes)}", style="bold")
+    title = Text(f"Memory map of the plan: {format_bytes(layout.total_bytes)}", style="bold")
     return Group(title, bar, labels, _legend(pieces, characters))
 
 
@@ -84,6 +84,6 @@ def _legend(pieces: list[Piece], characters: str) -> Text:
     for kind, what, n_bytes in entries:
         key = characters[SLOT] + characters[OTHER_SLOT] if kind == SLOT else characters[kind] * 2
         legend.append(key, style=COLORS[kind])
-        legend.append(f" {screen.size(n_bytes):>7}  {what}\n")
+        legend.append(f" {format_bytes(n_bytes):>7}  {what}\n")
     legend.rstrip()
     return legend

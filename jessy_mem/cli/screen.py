@@ -19,6 +19,7 @@ from rich.text import Text
 
 from jessy_mem.cli.escape import escaped
 from jessy_mem.cli.streams import delivering, say, write
+from jessy_mem.units import format_ns
 
 if TYPE_CHECKING:
     from jessy_mem.cli.measure import Ratio
@@ -28,7 +29,6 @@ __all__ = [
     "band",
     "console",
     "dimensions",
-    "duration",
     "facts",
     "json_option",
     "print_json",
@@ -36,7 +36,6 @@ __all__ = [
     "rate",
     "ratio",
     "ratio_table",
-    "size",
     "table",
     "text",
     "verdict",
@@ -138,8 +137,8 @@ def ratio_table(out: Console, ratios: Sequence[Ratio]) -> Table:
     rows = [
         (
             each.name,
-            duration(each.ours_ns),
-            f"{duration(each.bare_ns)} {each.bare}",
+            format_ns(each.ours_ns),
+            f"{format_ns(each.bare_ns)} {each.bare}",
             f"{each.ratio:.2f} x",
             f"<= {each.bound:g} x",
             verdict(each.met),
@@ -159,44 +158,6 @@ def facts(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     for label, fact in rows:
         made.add_row(text(label), text(fact))
     return made
-
-
-def counted(n: int, what: str) -> str:
-    """A number of things of which there may be one.
-
-    >>> counted(1, "layer"), counted(2_000, "layer")
-    ('1 layer', '2,000 layers')
-    """
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def size(n_bytes: int) -> str:
-    """A size for a column: whole MiB without a fraction.
-
-    >>> size(16 << 20), size(12_345), size(0)
-    ('16 MiB', '12.1 KiB', '0 B')
-    """
-    value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if value.is_integer() else f"{value:.1f} {unit}"
-
-
-def duration(t_ns: float) -> str:
-    """A time for a column.
-
-    >>> duration(2.24), duration(74.9), duration(28_603), duration(100e6)
-    ('2.2 ns', '75 ns', '28.6 us', '100 ms')
-    """
-    value = t_ns
-    for unit in ("ns", "us", "ms", "s"):
-        if round(value, 1) < 1000 or unit == "s":
-            break
-        value /= 1000
-    digits = 0 if value >= (10 if unit == "ns" else 100) or float(value).is_integer() else 1
-    return f"{value:.{digits}f} {unit}"
 
 
 def rate(per_s: float) -> str:

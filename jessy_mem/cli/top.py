@@ -24,6 +24,7 @@ from jessy_mem.cli.numbers import Number
 from jessy_mem.cli.paths import EXISTING_FOLDER, FOLDER, region_files
 from jessy_mem.cli.streams import Command
 from jessy_mem.cli.watching import STATES, Seen, Watch, Worker
+from jessy_mem.units import counted, format_bytes, format_ns
 
 N_PROCESSES, N_WORKERS, N_CHANGES = 4, 4, 4  # lines
 SORTS: dict[str, Callable[[jm.MapEntry, Seen], tuple[float, int]]] = {
@@ -200,13 +201,13 @@ def _head(seen: Seen, base: Path, out: Console) -> list[Text]:
     n_bytes = sum(entry.n_bytes for entry in seen.map.present)
     n_damaged = sum(bool(entry.problem) for entry in seen.map.present)
     n_present = len(seen.map.present)
-    told = f"{screen.counted(n_present, 'dimension')}, {screen.size(n_bytes)}"
+    told = f"{counted(n_present, 'dimension')}, {format_bytes(n_bytes)}"
     lines = [
         screen.text((clock, "dim"), f"  {told}", (f", {n_damaged} damaged" if n_damaged else "", "bold red")),
         screen.text((str(base), "bold")),
     ]
     for segment in seen.map.segments:
-        told = f" {screen.size(segment.used_bytes)} of {screen.size(segment.size_bytes)}"
+        told = f" {format_bytes(segment.used_bytes)} of {format_bytes(segment.size_bytes)}"
         width = max(8, min(out.width, 100) - 8 - 20)
         bar = segment_bar(seen.map, segment, width, out.options.ascii_only)
         lines.append(screen.text(f"{segment.name:<8.8}").append(bar).append(screen.text(told)))
@@ -217,7 +218,7 @@ def _processes(seen: Seen) -> list[Text]:
     lines = [
         screen.text(
             f"{process.pid:>9} {process.name:<9.9} {process.n_files:>5} "
-            f"{'file' if process.n_files == 1 else 'files':<5}{screen.size(process.n_bytes):>9}",
+            f"{'file' if process.n_files == 1 else 'files':<5}{format_bytes(process.n_bytes):>9}",
             (f"  {process.n_gone} of older versions" if process.n_gone else "", "yellow"),
         )
         for process in seen.processes[:N_PROCESSES]
@@ -242,12 +243,12 @@ def _workers(seen: Seen, out: Console) -> list[Text]:
 
 def _worker(worker: Worker, out: Console) -> list[Text]:
     style = {"ok": "green", "warning": "yellow"}.get(worker.pressure, "bold red")
-    used = f"  {worker.name:<5} {screen.size(worker.used_bytes)} of {screen.size(worker.limit_bytes)} "
-    parts = [f"{state} {screen.size(worker.states.get(state, 0))}" for state in STATES]
+    used = f"  {worker.name:<5} {format_bytes(worker.used_bytes)} of {format_bytes(worker.limit_bytes)} "
+    parts = [f"{state} {format_bytes(worker.states.get(state, 0))}" for state in STATES]
     if worker.accesses_per_s is not None:
         parts.append(f"{worker.accesses_per_s:,.0f} accesses/s")
     if worker.p99_s is not None:
-        parts.append(f"p99 {screen.duration(1e9 * worker.p99_s)}")
+        parts.append(f"p99 {format_ns(1e9 * worker.p99_s)}")
     parts.append(f"{worker.n_evictions:,} evictions")
     first = screen.text(used, (worker.pressure, style))
     told = ", ".join(parts)
@@ -278,7 +279,7 @@ def _dimensions(seen: Seen, out: Console, sort: str, first: int, room: int | Non
         told = screen.text(entry.name)
         told.truncate(name - 1, pad=True)
         line = screen.text(f"D{entry.dimension:02d}".ljust(7)).append(told)
-        lines.append(line.append(screen.text(f" {screen.size(entry.n_bytes):>9}{more}{memory:>8}{counts}")))
+        lines.append(line.append(screen.text(f" {format_bytes(entry.n_bytes):>9}{more}{memory:>8}{counts}")))
     return lines
 
 

@@ -11,6 +11,7 @@ import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.paths import EXISTING, REGION, region_file, region_files
+from jessy_mem.units import counted, format_bytes
 
 HELP = """Compare every byte of a region FILE, or of all regions under BASE, with its checksum.
 
@@ -52,12 +53,12 @@ def _show(damage: dict[Path, list[jm.ConsciousnessError]], sizes: list[int]) -> 
     out = screen.console()
     for (file, errors), n_bytes in zip(damage.items(), sizes, strict=True):
         verdict = ("sound  ", "green") if not errors else ("DAMAGED", "bold red")
-        out.print(screen.text(verdict, f"  {file}  ", (screen.size(n_bytes), "dim")), soft_wrap=True)
+        out.print(screen.text(verdict, f"  {file}  ", (format_bytes(n_bytes), "dim")), soft_wrap=True)
         for error in errors:
             out.print(screen.text(f"         {_detail(error, file)}"), soft_wrap=True)
     n_damaged = sum(1 for errors in damage.values() if errors)
     if len(damage) > 1:
-        summary = f"{screen.counted(len(damage), 'file')}, {screen.size(sum(sizes))}: "
+        summary = f"{counted(len(damage), 'file')}, {format_bytes(sum(sizes))}: "
         out.print(screen.text(summary + (f"{n_damaged} damaged" if n_damaged else "all sound"), style="bold"))
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import jessy_mem as jm
-from jessy_mem.cli import screen
 from jessy_mem.cli.paths import dimension_of, reason
+from jessy_mem.units import counted
 
 __all__ = ["Process", "Seen", "Watch", "Worker"]
 
@@ -184,7 +184,7 @@ def _change(before: jm.MapEntry | None, after: jm.MapEntry | None) -> str:
     if after.state != before.state:
         return "damaged" if after.problem else "readable again"
     n_more = after.n_layers - before.n_layers
-    return f"{'+-'[n_more < 0]}{screen.counted(abs(n_more), 'layer')}" if n_more else "changed"
+    return f"{'+-'[n_more < 0]}{counted(abs(n_more), 'layer')}" if n_more else "changed"
 
 
 def _mapped_files(pid: int, prefix: str) -> Iterator[tuple[str, int]]:

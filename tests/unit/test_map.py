@@ -239,7 +239,7 @@ class TestInChromium:
         assert console == []
         assert found["width"] <= width
         assert found["narrowest"] >= 3
-        assert found["hover"].startswith("D01 Emotion: 12.8 KiB of a slot of 16.0 MiB, 1 layer, file")
+        assert found["hover"].startswith("D01 Emotion: 12.8 KiB of a slot of 16 MiB, 1 layer, file")
         assert found["ends"] == [1, 2, 3, found["n"] - 1, found["n"] - 1, 0]
         assert found["chosen"] == ["D4"]
 

@@ -108,7 +108,7 @@ def test_contexts_report_and_leases(memory):
 def test_leases_are_a_list_that_is_shown_as_a_table(memory):
     with_site = [Lease(dimension, 2, 4096, 3, True, (HOSTILE,)) for dimension in range(1, 31)]
     page = shown(Leases(with_site))
-    assert "30 leases, 120.0 KiB" in page.words
+    assert "30 leases, 120 KiB" in page.words
     assert "… and 10 more leases" in page.words
     assert "taken at" in page.words
     assert page.tags.count("tr") == 1 + notebook.N_SHOWN

@@ -76,7 +76,7 @@ def test_interruption_of_a_callback_is_not_swallowed():
 
 def test_gravest_level_is_logged_with_what_is_in_use(caplog):
     pressure().tell(("warning", "eviction", "critical"), 96 * MIB)
-    assert lines(caplog) == ["memory pressure critical: 96.0 MiB of 100.0 MiB in use"]
+    assert lines(caplog) == ["memory pressure critical: 96 MiB of 100 MiB in use"]
 
 
 def test_log_is_quiet_for_a_while_and_callbacks_are_not(caplog, clock):

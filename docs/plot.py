@@ -21,7 +21,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jessy_mem.cli.screen import duration, rate, ratio, size
+from jessy_mem.cli.screen import rate, ratio
+from jessy_mem.units import format_bytes, format_ns
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -123,7 +124,7 @@ def of_peers() -> str:
         parts.append(heading(y, question))
         y += LINE
         for each in of_one:
-            least = duration(each["least_ns"])
+            least = format_ns(each["least_ns"])
             colour = OURS if each["ratio"] is None else OTHERS
             parts += bar(y, each["peer"], share(least), least, colour=colour)
             y += LINE
@@ -162,7 +163,7 @@ def of_growth() -> str:
         for each in of_one:
             n = f"{each['layers']:,} layers" if of == "layers" else f"{each['dimensions']:,} dimensions"
             for name, key, colour in ((n, "ours_ns", OURS), ("a dict", "dict_ns", OTHERS)):
-                time = duration(each[key])
+                time = format_ns(each[key])
                 parts += bar(y, name, share(time), time, colour=colour)
                 y += LINE
     height = y + LINE
@@ -173,9 +174,9 @@ def of_growth() -> str:
 def of_touch() -> str:
     parts, y = [], LINE
     for each in printed("scale")["touch"]:
-        n = f"{size(each['bytes'])}"
+        n = f"{format_bytes(each['bytes'])}"
         for name, key, colour in ((f"{n}, first", "first_ns", OTHERS), (f"{n}, again", "hit_ns", OURS)):
-            time = duration(each[key])
+            time = format_ns(each[key])
             parts += bar(y, name, share(time), time, colour=colour)
             y += LINE
     height = y + LINE
@@ -203,7 +204,7 @@ def peers() -> str:
     rows = []
     for question, of_one in groupby(printed("peers")["answers"], key=lambda each: each["question"]):
         for i, each in enumerate(of_one):
-            times = duration(each["least_ns"]), duration(each["median_ns"])
+            times = format_ns(each["least_ns"]), format_ns(each["median_ns"])
             compared = "" if each["ratio"] is None else ratio(each["ratio"])
             rows.append(("" if i else question, each["peer"], f"`{each['how']}`", *times, compared))
     return table("| operation | with | by | least | median | ours / its |", rows)
@@ -220,7 +221,7 @@ def threads() -> str:
 
 def growth() -> str:
     rows = [
-        (f"{each['layers']:,}", f"{each['dimensions']:,}", duration(each["ours_ns"]), duration(each["dict_ns"]),
+        (f"{each['layers']:,}", f"{each['dimensions']:,}", format_ns(each["ours_ns"]), format_ns(each["dict_ns"]),
          ratio(each["ours_ns"] / each["dict_ns"]))
         for each in printed("scale")["growth"]
     ]  # fmt: skip
@@ -229,7 +230,7 @@ def growth() -> str:
 
 def touch() -> str:
     rows = [
-        (size(each["bytes"]), duration(each["first_ns"]), duration(each["hit_ns"]))
+        (format_bytes(each["bytes"]), format_ns(each["first_ns"]), format_ns(each["hit_ns"]))
         for each in printed("scale")["touch"]
     ]
     return table("| a layer of | first access | later one |", rows)

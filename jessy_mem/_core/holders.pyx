@@ -1,4 +1,5 @@
-"""The loaded regions, and what reference counts say about who else holds them: the only place that knows their meaning.
+"""The loaded regions, and what reference counts say about who else holds them. What they mean is known here alone, but
+for those of Readers, which the shelf counts.
 
 Nothing is told when a view dies; whoever asks reads counts that exist anyway:
 

@@ -4,7 +4,7 @@ A hit of the manager hands out the one view that all threads share, and without 
 references in the same place. A Reader has views of its own, over the same bytes, and a table of them:
 
     Reader --> own:  | key | reference | --> LayerView (own) --> Image, LayerId, keywords (shared, counted once a layer)
-                  ^                                                  ^
+                ^                                                    ^
     Shelf: readers                   MmapRegion --> views: LayerView +
 
 What changes a region takes its views out of these tables in the same step (shelf.pyx), so a Reader follows all that the

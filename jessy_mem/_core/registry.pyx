@@ -38,8 +38,8 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_release, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
-from jessy_mem._core.c.read_side cimport jm_read_enter_row, jm_read_leave_row
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
+from jessy_mem._core.c.read_side cimport jm_read_enter_row, jm_read_leave_row
 from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.format cimport CODEC_RAW, LayerEntry

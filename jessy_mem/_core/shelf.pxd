@@ -7,15 +7,15 @@ from jessy_mem._core.kernels.flat cimport Flat
 
 
 cdef struct OwnViews:  # what one Reader keeps for itself
-    Flat flat          # key -> a reference to its own view
+    Flat flat           # key -> a reference to its own view
     jm_read_flag *flag  # set while its owner reads and writes `flat`
-    uint64_t n_copies  # atomic; payload copies made by its owner
+    uint64_t n_copies   # atomic; payload copies made by its owner
     OwnViews *next
 
 
 cdef class Shelf:
     cdef jm_read_side read_side
-    cdef Flat flat     # key -> LayerView, a pointer without a reference
+    cdef Flat flat          # key -> LayerView, a pointer without a reference
     cdef OwnViews *readers  # what each Reader keeps
 
     # Keep `view` for `key`, unless the region that has it is another edition now than was `seen`. `row`: the thread's.

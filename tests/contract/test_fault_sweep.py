@@ -6,17 +6,12 @@ left; and so with the others. Each fault asserts that it was reached.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections import Counter
 
 import pytest
 import sweeper
-from failing import COMPILER, TESTS, compiled
-
-from helpers import HUNG_S
+from failing import COMPILER, compiled, swept
 
 pytestmark = [
     pytest.mark.thread_unsafe(reason="all of it is another process"),
@@ -30,13 +25,7 @@ def library(tmp_path_factory):
 
 
 def sweep(library, step: int, *names: str) -> list[dict]:
-    environment = os.environ | {"LD_PRELOAD": str(library), "JESSY_MEM_FAILING": str(library)}
-    main = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import sweeper; sweeper.main(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", main, str(step), *names], env=environment, capture_output=True, text=True, timeout=HUNG_S
-    )
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return swept(library, "sweeper", step, *names)
 
 
 def check(found: list[dict]) -> Counter:

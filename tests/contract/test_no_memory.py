@@ -6,18 +6,13 @@ those of the libraries, for Python is told to ask malloc for everything. Each tr
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import sysconfig
 from collections import Counter
 
 import pytest
 from deeds import DEEDS
-from failing import COMPILER, TESTS, compiled
-
-from helpers import HUNG_S
+from failing import COMPILER, compiled, swept
 
 ONE_EACH, MANY_EACH = 100_000, 23
 
@@ -36,13 +31,7 @@ def library(tmp_path_factory):
 
 
 def sweep(library, step: int, *names: str) -> list[dict]:
-    environment = os.environ | {"LD_PRELOAD": str(library), "JESSY_MEM_FAILING": str(library), "PYTHONMALLOC": "malloc"}
-    main = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import shortage; shortage.main(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", main, str(step), *names], env=environment, capture_output=True, text=True, timeout=HUNG_S
-    )
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return swept(library, "shortage", step, *names, PYTHONMALLOC="malloc")
 
 
 def check(found: list[dict]) -> Counter:

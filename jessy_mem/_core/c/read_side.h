@@ -27,7 +27,7 @@ typedef struct {
     uint64_t changers;     /* how many change something */
     uint64_t lock;         /* of those who put something in while others read */
     uint64_t asymmetric;   /* whether the system has the fence for all */
-    jm_read_flag *flags;        /* one for each row of threads, see thread.h */
+    jm_read_flag *flags;   /* one for each row of threads, see thread.h */
     int n_flags;
 } jm_read_side;
 

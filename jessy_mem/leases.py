@@ -1,8 +1,8 @@
 """Leases of mapped files (Linux): who wants to shorten or write one waits until its bytes were copied.
 
 A read lease makes the system ask before it lets anybody open the file for writing, or truncate it. It asks by SIGIO,
-sent to one thread of this module, which copies the bytes to memory of this process, at the address that they have, and
-gives the lease back. What points to them points to the same bytes as before.
+sent to one thread of this module, which copies the bytes to memory that nobody can change, maps that at the address
+that they have, and gives the lease back. What points to them points to the same bytes as before.
 
 HAZARD: who waits is waiting for that thread. It takes the GIL, so who truncates a mapped file and holds the GIL
 meanwhile waits for `/proc/sys/fs/lease-break-time` (45 s); the system then goes on, and the file is guarded as others
@@ -23,6 +23,9 @@ import threading
 import weakref
 
 from jessy_mem._core.mapping import Mapping
+from jessy_mem.errors import RegionTruncated
+from jessy_mem.forking import gate
+from jessy_mem.sealed import unchangeable_copy
 
 __all__ = ["Lease", "take_lease"]
 
@@ -55,12 +58,25 @@ class Lease:
         with _lock:
             if self._fd < 0 or fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
                 return
+            reason = ""
             try:
-                self.moved = self._mapping is not None and self._mapping.move()
+                self.moved = self._move()
+            except (OSError, MemoryError, RegionTruncated) as error:
+                reason = f": {error}"
             finally:
                 self._give_back()
-        how = "its bytes were copied" if self.moved else "they could not be copied"
+        how = "its bytes were copied" if self.moved else f"they could not be copied{reason}"
         logger.info("%s is opened for writing or truncated while it is mapped: %s", self.path, how)
+
+    def _move(self) -> bool:
+        """Put a copy in the place of the file's bytes; False if there are none, or some are gone."""
+        if self._mapping is None:
+            return False
+        with gate:  # a child that is forked meanwhile would keep the copy, and the descriptor of it
+            copy, sealed = unchangeable_copy(self._fd, self.path, self._mapping.n_bytes)
+            if sealed is not None:
+                os.close(sealed)
+            return self._mapping.move(copy)
 
     def _give_back(self) -> None:
         fd, self._fd, self._mapping = self._fd, -1, None

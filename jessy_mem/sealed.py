@@ -1,6 +1,7 @@
 """Copies of a file that nobody can change: sealed memory, and where there is none, memory of this process alone.
 
-An immutable dimension is mapped from such a copy, so whatever happens to its file reaches no reader.
+An immutable dimension is mapped from such a copy, and one whose lease is asked for moves to one, so whatever happens to
+its file reaches no reader.
 """
 
 from __future__ import annotations
@@ -13,20 +14,41 @@ import os
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import RegionTruncated
 
-__all__ = ["private_copy", "sealed_copy", "sha256_of"]
+__all__ = ["map_descriptor", "sha256_of", "unchangeable_copy"]
 
 MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
 
-_REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+_REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EFBIG}
 _CHUNK_BYTES = 16 << 20  # what is copied before somebody may interrupt
 _HASHED_BYTES = 1 << 15
 
 
-def sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
-    """A descriptor of a sealed copy of the file `fd`; None where the system has no sealed memory, or refuses it.
+def unchangeable_copy(fd: int, path: str, n_bytes: int) -> tuple[Mapping, int | None]:
+    """The file `fd` in memory that nobody can change, mapped, and a descriptor of it, which the caller closes.
 
-    RegionTruncated if the file is shorter than `n_bytes` by now; OSError. The caller closes the descriptor.
+    None instead of that where the system has no sealed memory, or refuses it, or has no descriptor for it: then it is
+    memory of this process alone. RegionTruncated if the file is shorter than `n_bytes` by now; OSError.
     """
+    sealed = _sealed_copy(fd, path, n_bytes)
+    if sealed is None:
+        return _private_copy(fd, path, n_bytes), None
+    try:
+        return map_descriptor(sealed, n_bytes), sealed
+    except BaseException:
+        os.close(sealed)
+        raise
+
+
+def map_descriptor(fd: int, n_bytes: int) -> Mapping:
+    """The first `n_bytes` of a file as a read-only Mapping; OSError."""
+    try:
+        return Mapping(n_bytes, fd)
+    except PermissionError:
+        # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
+        return Mapping(n_bytes, fd, private=True)
+
+
+def _sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:
     if not hasattr(os, "memfd_create"):
         return None
     try:
@@ -75,8 +97,7 @@ def _next_data(fd: int, at: int, n_bytes: int) -> int:
         return min(os.fstat(fd).st_size, n_bytes)
 
 
-def private_copy(fd: int, path: str, n_bytes: int) -> Mapping:
-    """The file in memory of this process alone, which no other can open, made read-only; errors as `sealed_copy`."""
+def _private_copy(fd: int, path: str, n_bytes: int) -> Mapping:
     owner = Mapping(n_bytes)
     with memoryview(owner) as whole:
         done = 0

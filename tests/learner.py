@@ -39,7 +39,7 @@ from world import content_of, generation_of, manager
 
 import jessy_mem as jm
 from helpers import HUNG_S, read_region
-from jessy_mem._core import mapped
+from jessy_mem import sealed
 
 N_LAYERS = 2
 LAYER_BYTES = 5000
@@ -47,7 +47,7 @@ CALLS = [
     *((os, name) for name in "open close mkdir stat lstat fstat fchmod write pread pwrite fsync link rename".split()),
     *((os, name) for name in "unlink rmdir sendfile".split()),
     (fcntl, "flock"),
-    (mapped, "Mapping"),
+    (sealed, "Mapping"),
 ]
 
 

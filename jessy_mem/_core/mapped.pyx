@@ -19,10 +19,9 @@ from jessy_mem._core.image cimport Image
 
 from jessy_mem import layout
 from jessy_mem._core.fault import advice
-from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import DimensionNotFound, LinkRefused, MappingError, RegionTruncated
 from jessy_mem.leases import take_lease
-from jessy_mem.sealed import private_copy, sealed_copy, sha256_of
+from jessy_mem.sealed import map_descriptor, sha256_of, unchangeable_copy
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(str path)
@@ -168,21 +167,11 @@ cdef Image mapped_file(
         close(fd)
 
 
-cdef object map_descriptor(int fd, uint64_t n_bytes):
-    """The first `n_bytes` of a file as a read-only Mapping."""
-    try:
-        return Mapping(n_bytes, fd)
-    except PermissionError:
-        # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
-        return Mapping(n_bytes, fd, private=True)
-
-
 cdef Image sealed_image(int fd, str path, uint64_t dimension_id, uint64_t n_bytes, charge, identity, limit_bytes):
     """Copy the file into memory that nobody can change or shorten, map that, and compare its digest if it has one."""
     cdef Image image
-    sealed = sealed_copy(fd, path, n_bytes)
+    owner, sealed = unchangeable_copy(fd, path, n_bytes)
     try:
-        owner = private_copy(fd, path, n_bytes) if sealed is None else map_descriptor(sealed, n_bytes)
         head = None
         if sealed is not None:
             head = Head(sealed, path, n_bytes, os.pread(sealed, PAGE_ALIGNMENT_BYTES, 0), limit_bytes)

@@ -11,14 +11,14 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_cas_acq_rel, jm_load_acquire, jm_store_release
 from jessy_mem._core.c.os_memory cimport (
-    jm_os_copy_over,
     jm_os_give_back,
     jm_os_map_file,
     jm_os_map_zeroed,
+    jm_os_move_over,
     jm_os_own_pages,
     jm_os_protect,
     jm_page_bytes,
@@ -33,15 +33,11 @@ cdef enum:
     LARGE_BYTES = 1048576  # what is larger is mapped
 
 # Whose pages a Mapping of a file has. Of a copy none may be given back, for they are nowhere else; so who gives
-# back and who copies shut each other out.
+# back and who puts a copy there shut each other out.
 cdef enum:
     OF_FILE = 0
     GIVEN_BACK = 1  # just now
-    COPIED = 2      # or being copied
-
-
-cdef bint is_whole(int64_t guard) noexcept nogil:
-    return not guard_damaged(guard)
+    COPIED = 2      # or just about to be
 
 
 @cython.final
@@ -97,20 +93,31 @@ cdef class Mapping:
         if jm_os_protect(self.base, self.n_bytes) != 0:
             raise OSError(errno, os.strerror(errno))
 
-    def move(self):
-        """Put a private copy of the file's bytes in their place, at the same address; False if some are gone."""
-        cdef int failed = 0
+    def move(self, Mapping copy not None):
+        """Show the pages of `copy`, which has the file's bytes, at the same address; it is empty afterwards.
+
+        For who made `copy`, and holds no view of it. False, and nothing happens, if some of the file's pages are gone.
+        OSError if the system refuses.
+        """
+        cdef int failed = 1
         cdef uint64_t found = OF_FILE
-        if self.guard < 0:
+        if self.guard < 0 or copy is self or copy.n_bytes != self.n_bytes:
             return False
         with nogil:
             while not jm_cas_acq_rel(&self.pages, &found, COPIED) and found != COPIED:
                 found = OF_FILE
                 jm_thread_yield()
-            if found != COPIED:
-                failed = jm_os_copy_over(self.base, self.n_bytes, is_whole, self.guard)
-                if failed:
-                    jm_store_release(&self.pages, OF_FILE)
+            if found == COPIED:
+                failed = 0
+            elif not guard_damaged(self.guard):
+                if copy.guard >= 0:  # before its address is somebody else's
+                    guard_remove(copy.guard)
+                    copy.guard = -1
+                failed = jm_os_move_over(self.base, self.n_bytes, copy.base)
+                if failed == 0:
+                    copy.base, copy.n_bytes = NULL, 0
+            if failed:
+                jm_store_release(&self.pages, OF_FILE)
         if failed < 0:
             raise OSError(errno, os.strerror(errno))
         return failed == 0

@@ -9,14 +9,18 @@ import os
 import resource
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import jessy_mem as jm
 from helpers import HAS_PROC, open_files
-from jessy_mem import leases
+from jessy_mem import forking, leases
 
+needs_proc = pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
 TEXTS = [f"layer {number} " * 3000 for number in range(4)]
 
 
@@ -97,6 +101,81 @@ def test_everything_keeps_its_bytes(change, path):
         assert region.verify() == []
 
 
+def line_of(address: int) -> str:
+    """What /proc/self/maps says of the memory there."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+        if begin <= address < end:
+            return line
+    raise AssertionError(f"nothing is mapped at {address:#x}")
+
+
+def address_of(region) -> int:
+    return np.frombuffer(region, np.uint8).ctypes.data
+
+
+NO_MEMFD = [errno.EMFILE, errno.ENFILE, errno.ENOSYS, errno.EPERM]
+
+
+@needs_proc
+@pytest.mark.parametrize("refusal", [None, *NO_MEMFD], ids=["sealed", *(errno.errorcode[each] for each in NO_MEMFD)])
+def test_bytes_move_to_sealed_memory_or_to_memory_of_this_process(refusal, path, inject):
+    before = open_files()
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        raw, address, was = memoryview(region), address_of(region), line_of(address_of(region))
+        assert was.endswith("/region.mmap")
+        refused = inject(OSError(refusal, os.strerror(refusal)), "os.memfd_create") if refusal else nullcontext()
+        with refused:
+            other(f"os.truncate({str(path)!r}, 0)")
+        assert (region.guard, address_of(region), bytes(raw)) == ("copy", address, region_bytes())
+        kind, line = ("r--p", "") if refusal else ("r--s", "/memfd:jessy_mem (deleted)")
+        assert line_of(address).split(maxsplit=5)[1::4] == [kind, *[line] * bool(line)]
+        assert open_files() == before, "the lease is given back, and the copy has no descriptor"
+        del raw
+
+
+def test_copy_for_which_there_is_no_memory(path, inject, caplog):
+    caplog.set_level("INFO", "jessy_mem")
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        # Private: where nothing else of the process asks for memory.
+        with inject(OSError(errno.ENOMEM, "no memory"), "jessy_mem.sealed.Mapping"):
+            other(f"os.truncate({str(path)!r}, 0)")
+        assert region.guard == "reads"
+        assert caplog.messages[-1].endswith("they could not be copied: [Errno 12] no memory")
+        with pytest.raises(jm.RegionTruncated):
+            bytes(region.layer(3))
+
+
+def test_charge_of_what_moved_stays_and_goes_with_it(path, tmp_path):
+    with jm.MmapManager(base_path=tmp_path, simulation="never", guard="lease") as memory:
+        region = memory.load_dimension(15)
+        charged = memory.get_stats().total_allocated_bytes
+        os.truncate(path, 0)
+        assert (region.guard, memory.get_stats().total_allocated_bytes) == ("copy", charged)
+        del region
+        memory.unload_dimension(15)
+        assert memory.get_stats().total_allocated_bytes == charged - len(region_bytes())
+
+
+def test_fork_waits_for_a_copy(path, inject):
+    """A child would keep the half of it, and its descriptor, that no thread of its own lets go of."""
+    free = []
+
+    def asking(plain):
+        def sendfile(*args):
+            asker = threading.Thread(target=lambda: free.append(forking.gate.acquire(blocking=False)))
+            asker.start()
+            asker.join()
+            return plain(*args)
+
+        return sendfile
+
+    with jm.MmapRegion(15, path, guard="lease") as region:
+        with inject.around("os.sendfile", asking):
+            other(f"os.truncate({str(path)!r}, 0)")
+        assert (region.guard, free) == ("copy", [False])
+
+
 def test_own_process_may_change_the_file(path):
     with jm.MmapRegion(15, path, guard="lease") as region:
         raw = memoryview(region)
@@ -123,7 +202,7 @@ def test_rename_and_unlink_wait_for_nobody(path):
         assert (region.guard, region.layer(3).text) == ("lease", TEXTS[3])
 
 
-@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
+@needs_proc
 def test_descriptor_goes_with_the_region(path):
     before = open_files()
     region = jm.MmapRegion(15, path, guard="lease")
@@ -165,7 +244,7 @@ def test_system_without_leases(path, monkeypatch):
         assert region.guard == "reads"
 
 
-@pytest.mark.skipif(not HAS_PROC, reason="reads /proc")
+@needs_proc
 @pytest.mark.thread_unsafe(reason="no thread of the process can start another")
 def test_process_that_can_start_no_thread(path, monkeypatch, inject):
     """There are too many, or the interpreter ends."""

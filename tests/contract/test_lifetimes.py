@@ -570,7 +570,7 @@ class Injected(Exception):
 
 
 # The last calls mmap(2) where no test comes between.
-CALLS = ("jessy_mem._core.mapped.open_file", "os.pread", "jessy_mem._core.mapped.Mapping")
+CALLS = ("jessy_mem._core.mapped.open_file", "os.pread", "jessy_mem.sealed.Mapping")
 ACTS = {
     "load": lambda memory: memory.load_dimension(1),
     "reload": lambda memory: memory.reload_dimension(1),

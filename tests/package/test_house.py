@@ -29,7 +29,7 @@ OBJECTS = """
     counts latency stack sheet index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
-    forking errors leases sealed
+    forking errors sealed leases
     given sizes units cgroups looks notebook notices compression eviction layout stats trace
     config context locking watching durable unlinked publish batch journal names register ids prose advice addresses
     pressure evicted victims builder simulation opening catalogue reading table snapshot growth following uptake loading

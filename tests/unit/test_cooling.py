@@ -14,6 +14,7 @@ import jessy_mem as jm
 from helpers import HAS_PROC
 from jessy_mem import compression
 from jessy_mem._core.mapping import Mapping
+from jessy_mem.sealed import unchangeable_copy
 
 pytestmark = pytest.mark.thread_unsafe(reason="what is resident is of the process")
 
@@ -125,25 +126,25 @@ def test_zeros_that_stand_for_a_page_that_is_gone_stay_an_error(world, way):
             getattr(memory, way)()
 
 
-@pytest.fixture
-def mapped(tmp_path):
-    path = tmp_path / "0.mmap"
-    path.write_bytes(b"x" * 10 * PAGE)
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return path, Mapping(10 * PAGE, fd)
-    finally:
-        os.close(fd)
+def copy_of(path) -> Mapping:
+    with path.open("rb") as file:
+        copy, sealed = unchangeable_copy(file.fileno(), str(path), path.stat().st_size)
+    if sealed is not None:
+        os.close(sealed)
+    return copy
 
 
 @pytest.mark.parametrize("to_system", [False, True])
-def test_a_copy_in_the_place_of_a_file_is_never_given_back(mapped, to_system):
-    path, mapping = mapped
-    assert mapping.move()
+def test_a_copy_in_the_place_of_a_file_is_never_given_back(tmp_path, to_system):
+    path = tmp_path / "0.mmap"
+    path.write_bytes(b"x" * 10 * PAGE)
+    with path.open("rb") as file:
+        mapping = Mapping(10 * PAGE, file.fileno())
+    assert mapping.move(copy_of(path))
     path.write_bytes(b"y" * 10 * PAGE)
     mapping.give_back(to_system=to_system)
     assert bytes(mapping) == b"x" * 10 * PAGE
-    assert mapping.move()
+    assert mapping.move(copy_of(path)), "it has moved already"
     mapping.give_back(to_system=to_system)
     assert bytes(mapping) == b"x" * 10 * PAGE
 
@@ -176,7 +177,7 @@ def test_giving_back_beside_a_copy_loses_nothing(tmp_path):
             with path.open("rb") as file:
                 mapping = Mapping(4 * PAGE, file.fileno())
             current.append(mapping)
-            assert mapping.move()
+            assert mapping.move(copy_of(path))
             path.write_bytes(bytes(4 * PAGE))
             assert bytes(mapping) == b"%03d." % number * PAGE
             current.clear()

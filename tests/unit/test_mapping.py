@@ -95,7 +95,24 @@ def test_pages_that_the_system_does_not_tell_of_are_an_error(mapped, tmp_path):
     mapping = mapped(3 * PAGE)
     with (tmp_path / "pagemap").open("x+b") as nothing, pytest.raises(OSError, match=r"\[Errno"):
         mapping.own_bytes(nothing.fileno())
-    assert Mapping(PAGE).move() is False, "it is no file's"
+
+
+def test_only_a_whole_file_moves_and_only_to_as_many_bytes(mapped):
+    assert Mapping(PAGE).move(Mapping(PAGE)) is False, "it is no file's"
+    mapping = mapped(PAGE)
+    assert mapping.move(mapping) is False
+    assert mapping.move(Mapping(2 * PAGE)) is False
+    assert bytes(memoryview(mapping)) == b"x" * PAGE
+    os.truncate(mapped.path(0), 0)
+    assert bytes(memoryview(mapping)) == bytes(PAGE)
+    assert mapping.move(Mapping(PAGE)) is False, "its pages are gone"
+
+
+def test_who_has_moved_is_empty(mapped):
+    mapping, copy = mapped(PAGE), Mapping(PAGE)
+    memoryview(copy)[:] = b"z" * PAGE
+    assert mapping.move(copy)
+    assert (bytes(memoryview(mapping)), bytes(memoryview(copy)), copy.n_bytes) == (b"z" * PAGE, b"", 0)
 
 
 @pytest.mark.thread_unsafe(reason="a descriptor that is closed may be another thread's next")

@@ -803,6 +803,7 @@ REFUSALS = [
     without_memfd,
     *(refusing("memfd_create", getattr(errno, name)) for name in "EPERM EACCES ENOSYS EMFILE EINVAL".split()),
     *(refusing("sendfile", getattr(errno, name)) for name in "EPERM ENOSYS EINVAL".split()),
+    refusing("ftruncate", errno.EFBIG),  # RLIMIT_FSIZE
 ]
 
 
@@ -892,7 +893,7 @@ def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file
 
     before = set(mapped_regions())
     # Private: it calls mmap(2) itself, where a test cannot come between.
-    with inject.instead("jessy_mem._core.mapped.Mapping", older_system):
+    with inject.instead("jessy_mem.sealed.Mapping", older_system):
         region = MmapRegion(3, region_file(extended_file(immutable=True)))
     with region:
         (line,) = [line for line in mapped_regions() if line not in before]

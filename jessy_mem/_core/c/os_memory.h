@@ -93,23 +93,12 @@ static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private)
     return base == MAP_FAILED ? NULL : base;
 }
 
-/* Put a private copy of what can be read at `base` in its place, whose address stays; whoever reads meanwhile finds the one or
-   the other. `is_sound(of)` is asked after the copy was made. 0, or -1 with errno; 1 if it was not sound, and stays. */
-static inline int jm_os_copy_over(void *base, size_t n_bytes, int (*is_sound)(int64_t), int64_t of)
+/* Take the pages that are mapped at `from` away from there, and put them in the place of what is mapped at `base`, whose
+   address stays; whoever reads there meanwhile finds the one or the other. 0, or -1 with errno. */
+static inline int jm_os_move_over(void *base, size_t n_bytes, void *from)
 {
 #if defined(MREMAP_FIXED)
-    void *copy = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int failed = 1;
-    if (copy == MAP_FAILED)
-        return -1;
-    memcpy(copy, base, n_bytes);
-    if (is_sound(of)
-        && (failed = mprotect(copy, n_bytes, PROT_READ)) == 0
-        && mremap(copy, n_bytes, n_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, base) == MAP_FAILED)
-        failed = -1;
-    if (failed)
-        munmap(copy, n_bytes);
-    return failed;
+    return mremap(from, n_bytes, n_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, base) == MAP_FAILED ? -1 : 0;
 #else
     errno = ENOSYS;
     return -1;

@@ -19,7 +19,7 @@ cdef extern from "c/os_memory.h" nogil:
     size_t jm_page_bytes() noexcept
     int64_t jm_os_hole(int fd, uint64_t off_bytes) noexcept
     void *jm_os_map_file(int fd, size_t n_bytes, bint is_private) noexcept
-    int jm_os_copy_over(void *base, size_t n_bytes, bint (*is_sound)(int64_t) noexcept nogil, int64_t of) noexcept
+    int jm_os_move_over(void *base, size_t n_bytes, void *from_) noexcept
     int jm_os_map_over(void *base, size_t n_bytes, int fd, bint is_writable) noexcept
     void *jm_os_map_zeroed(size_t n_bytes, bint huge, bint reserve) noexcept
     int jm_os_protect(void *base, size_t n_bytes) noexcept

@@ -1,25 +1,32 @@
 """What is known of all loaded dimensions, mapped or evicted: which layers they have, and where the plan places them.
 
 An index and addresses are made when somebody asks for the first time, and kept up to date from then on; most programs
-never ask. What changes in a dimension costs what changed.
+never ask. What changes in a dimension costs what changed. Of what is evicted by the time of the first question the
+index is made from the files, which are opened for that moment.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import islice
 
 from jessy_mem._core.index import LayerIndex
+from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.whole import mended, whole
 from jessy_mem.addresses import Addresses
-from jessy_mem.errors import InvalidRegion, RegionNotFound
-from jessy_mem.evicted import Evicted, EvictedDimensions, LayerFacts
+from jessy_mem.errors import ConsciousnessError, DimensionNotFound, InvalidRegion, RegionNotFound
+from jessy_mem.evicted import Evicted, EvictedDimensions
 from jessy_mem.layout import MemoryLayout
+from jessy_mem.opening import Opener, Stack
 
 __all__ = ["Catalogue"]
 
 logger = logging.getLogger("jessy_mem")
+
+AT_ONCE = 64  # dimensions that are indexed while the owner's lock is held
 
 
 class Catalogue:
@@ -28,12 +35,13 @@ class Catalogue:
     Not thread-safe but for `complete_index`: the owner locks.
     """
 
-    def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout) -> None:
+    def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout, opener: Opener) -> None:
         self.evicted = EvictedDimensions()
         self.edition = 0  # another one when a layer may have come, changed or gone
         self._regions = regions
+        self._opener = opener
         self._index = LayerIndex()
-        self._unindexed: set[int] | None = None  # what came since the last question; None before the first one
+        self._unindexed: set[int] | None = None  # what is not in the index; None before the first question
         self._layout = layout
         self._addresses = Addresses(layout)
 
@@ -60,13 +68,9 @@ class Catalogue:
 
     def unmap(self, dimension: int, region: MmapRegion, source: str) -> None:
         """A dimension is evicted now; it comes back from `source`."""
-        facts: Sequence[LayerFacts] | None = None
-        if self._unindexed is None:
-            facts = _facts_of(region)
-        elif dimension in self._unindexed:
+        if self._unindexed is not None and dimension in self._unindexed:
             self._index_now(dimension)
-        evicted = Evicted(region.generation, region.n_layers, source, region.size)
-        self.evicted.put(dimension, evicted, facts, region.name)
+        self.evicted.put(dimension, Evicted(region.generation, region.n_layers, source, region.size))
 
     def change(self, dimension: int, region: MmapRegion, layers: Iterable[int] | None) -> None:
         """Those `layers` of a mapped dimension are not what they were; or nobody knows which."""
@@ -111,46 +115,75 @@ class Catalogue:
         return None if self._unindexed or self._unindexed is None else self._index
 
     def repair(self) -> None:
-        """After an interrupt, which may have left anything half done: the index is made anew when somebody asks.
-
-        Of what is evicted, it is made from the files.
-        """
+        """After an interrupt, which may have left anything half done: the index is made anew when somebody asks."""
         self.evicted.repair()
         if self._unindexed is not None:  # before the index is another one: questions take no lock
-            self.evicted.changed.update(self.evicted)
-            self._unindexed = {*self._regions, *self.evicted}
+            self._unindexed = self._all_but_changed()
         self._index = LayerIndex()
         if self._addresses.in_use:
             self._addresses = Addresses(self._layout)
 
     def indexed(self) -> LayerIndex:
-        """The index of all layers there are."""
-        return mended(self._indexed_now, self.repair)
+        """The index of all layers there are; MappingError if files cannot be opened now."""
+        while (index := self.index_more()) is None:
+            pass
+        return index
 
-    def _indexed_now(self) -> LayerIndex:
+    def index_more(self) -> LayerIndex | None:
+        """The same in steps, between which the owner may let others have the lock; None if there is more to do."""
+        with UnmapTogether():
+            for dimension in list(islice(self._missing(), AT_ONCE)):
+                self._index_now(dimension)
+        return None if self._unindexed else self._index
+
+    def has_layer(self, dimension: int, layer: int) -> bool:
+        """Whether an evicted dimension has a layer; MappingError if its files cannot be opened now."""
+        if dimension in self._missing():
+            self._index_now(dimension)
+        return self._index.has_layer(dimension, layer)
+
+    def _missing(self) -> set[int]:
+        """What is not in the index, from the first question on."""
         if self._unindexed is None:
-            self._unindexed = {*self._regions, *self.evicted}
-        while self._unindexed:
-            self._index_now(next(iter(self._unindexed)))
-        return self._index
+            self._unindexed = self._all_but_changed()
+        return self._unindexed
+
+    def _all_but_changed(self) -> set[int]:
+        """What the index should have; what has changed while it was evicted comes to it when it is mapped."""
+        return {*self._regions, *self.evicted} - self.evicted.changed
 
     def _index_now(self, dimension: int) -> None:
-        region = self._regions.get(dimension)
-        if region is None:
-            name, facts = self.evicted.take_facts(dimension)
-            self._index.put(dimension, facts, name)
-        else:
-            self._index_region(dimension, region)
+        """Index a dimension; nothing of one whose files are gone or damaged."""
+        stack = self._stack_of(dimension)
+        mended(partial(self._put_into_index, dimension, stack), self.repair)
+
+    def _put_into_index(self, dimension: int, stack: Stack) -> None:
+        try:
+            if stack:
+                self._index.put_stack(dimension, stack, stack[0].name)
+        except InvalidRegion as error:  # keywords were overwritten in the file
+            stack = ()
+            _tell_of(dimension, error)
+        if not stack:
+            self._index.put(dimension, ())
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
 
-    def _index_region(self, dimension: int, region: MmapRegion) -> None:
-        """Index what is mapped; nothing of a region whose keywords were overwritten."""
+    def _stack_of(self, dimension: int) -> Stack:
+        """The files of a dimension; none if they are gone or damaged."""
+        region = self._regions.get(dimension)
+        if region is not None:
+            return region._stack
+        known = self.evicted.get(dimension)
+        assert known is not None  # what is missing in the index is loaded
         try:
-            self._index.put_stack(dimension, region._stack, region.name)
-        except InvalidRegion as error:
-            _tell_of(region, error)
-            self._index.put(dimension, (), region.name)
+            stack = self._opener.open(self._opener.place_of(dimension), None, known.source)
+        except (DimensionNotFound, InvalidRegion) as error:
+            _tell_of(dimension, error)
+            return ()
+        if (stack[-1].generation, stack[0].source) != (known.generation, known.source):
+            self.mark_changed(dimension)  # and found as it is now
+        return stack
 
     def addressed(self) -> Addresses:
         """The addresses of all dimensions there are."""
@@ -168,16 +201,6 @@ class Catalogue:
         return address
 
 
-def _facts_of(region: MmapRegion) -> Sequence[LayerFacts]:
-    """What an index is made from when the region is not mapped any more; see `Catalogue._index_region`."""
-    try:
-        return region.layer_facts()
-    except InvalidRegion as error:
-        _tell_of(region, error)
-        return []
-
-
-def _tell_of(region: MmapRegion, error: InvalidRegion) -> None:
-    # As text: who keeps the record would keep its traceback, and with it the region.
-    where = f"D{region.dimension_id:02d}"
-    logger.warning("the layers of %s cannot be found by keyword or frequency: %s", where, str(error))
+def _tell_of(dimension: int, error: ConsciousnessError) -> None:
+    # As text: who keeps the record would keep its traceback, and with it the files.
+    logger.warning("the layers of D%02d cannot be found by keyword or frequency: %s", dimension, str(error))

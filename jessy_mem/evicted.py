@@ -1,22 +1,17 @@
-"""What is remembered of dimensions that were unmapped to make room, and come back on access: some 100 bytes for each.
+"""What is remembered of dimensions that were unmapped to make room, and come back on access: some 150 bytes for each.
 
-A record is one `bytes` object. As long as nobody has asked for layers by keyword or frequency it also holds, by
-`marshal` and for this process alone, what an index will be made from; then the index does.
+A record is one `bytes` object. What layers there are and what they are found by is in the files (catalogue.py).
 """
 
 from __future__ import annotations
 
-import marshal
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Evicted", "EvictedDimensions", "LayerFacts"]
+__all__ = ["Evicted", "EvictedDimensions"]
 
-# layer, depth, Hz, keywords, stored bytes, bytes, created_ns
-LayerFacts = tuple[int, int, float, tuple[str, ...], int, int, int]
-
-_HEAD = struct.Struct("<QQIB")  # generation, size, layers, source
+_RECORD = struct.Struct("<QQIB")  # generation, size, layers, source
 _SOURCES = ("mmap", "simulated")
 
 
@@ -38,13 +33,12 @@ class EvictedDimensions:
         self.simulated: set[int] = set()
         self.changed: set[int] = set()  # those whose files are others now: what is remembered is how they were
 
-    def put(self, dimension: int, evicted: Evicted, facts: Sequence[LayerFacts] | None = None, name: str = "") -> None:
-        """Remember a dimension; its name and the facts of its layers, too, if no index has them."""
+    def put(self, dimension: int, evicted: Evicted) -> None:
+        """Remember a dimension."""
         if dimension in self._records:
             self.remove(dimension)
         generation, n_layers, source, size = evicted
-        head = _HEAD.pack(generation, size, n_layers, _SOURCES.index(source))
-        self._records[dimension] = head if facts is None else head + marshal.dumps((name, list(facts)))
+        self._records[dimension] = _RECORD.pack(generation, size, n_layers, _SOURCES.index(source))
         self.n_layers += evicted.n_layers
         if evicted.source == "simulated":
             self.simulated.add(dimension)
@@ -53,22 +47,13 @@ class EvictedDimensions:
         record = self._records.get(dimension)
         if record is None:
             return None
-        generation, size, n_layers, source = _HEAD.unpack_from(record)
+        generation, size, n_layers, source = _RECORD.unpack(record)
         return Evicted(generation, n_layers, _SOURCES[source], size)
 
-    def take_facts(self, dimension: int) -> tuple[str, list[LayerFacts]]:
-        """The name and the facts that `put` was given for an index; they are not remembered any longer."""
-        record = self._records[dimension]
-        self._records[dimension] = record[: _HEAD.size]
-        if len(record) == _HEAD.size:
-            return "", []
-        name, facts = marshal.loads(record[_HEAD.size :])
-        return name, facts
-
     def mark_changed(self, dimension: int, generation: int | None = None) -> None:
-        """The files of a dimension are others now, of `generation`: what an index is made from is not remembered."""
-        known, *others = _HEAD.unpack_from(self._records[dimension])
-        self._records[dimension] = _HEAD.pack(known if generation is None else generation, *others)
+        """The files of a dimension are others now, of `generation`."""
+        known, *others = _RECORD.unpack(self._records[dimension])
+        self._records[dimension] = _RECORD.pack(known if generation is None else generation, *others)
         self.changed.add(dimension)
 
     def copy(self) -> EvictedDimensions:
@@ -83,14 +68,14 @@ class EvictedDimensions:
         record = self._records.pop(dimension, None)
         if record is None:
             return False
-        self.n_layers -= _HEAD.unpack_from(record)[2]
+        self.n_layers -= _RECORD.unpack(record)[2]
         self.simulated.discard(dimension)
         self.changed.discard(dimension)
         return True
 
     def repair(self) -> None:
         """What is known of all records, made of them anew."""
-        heads = {dimension: _HEAD.unpack_from(record) for dimension, record in self._records.items()}
+        heads = {dimension: _RECORD.unpack(record) for dimension, record in self._records.items()}
         self.n_layers = sum(n_layers for _, _, n_layers, _ in heads.values())
         self.simulated = {dimension for dimension, head in heads.items() if _SOURCES[head[3]] == "simulated"}
         self.changed &= self._records.keys()

@@ -231,10 +231,10 @@ class MmapManager(RegionTable):
             return then.layers(*asked, name=name, since_ns=since_ns, before_ns=before_ns, where=where)
         self._read_changed()
         index = self._catalogue.complete_index
-        if index is None:
+        while index is None:
             with self._lock:
                 self._check_open()
-                index = self._catalogue.indexed()
+                index = self._catalogue.index_more()
         found = index.find(dimension, keyword, frequency, name, since_ns, before_ns)
         return found if where is None else with_attributes(self, found, where, self._notices)
 
@@ -327,7 +327,7 @@ class MmapManager(RegionTable):
             return False
         self._read_changed()
         with self._lock:
-            return self._catalogue.indexed().has_layer(dimension, layer)
+            return self._catalogue.has_layer(dimension, layer)
 
     def __iter__(self) -> Iterator[LayerId]:
         return iter(self.layers())

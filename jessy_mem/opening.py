@@ -74,9 +74,10 @@ class Opener:
     def forget_path(self, dimension: int) -> None:
         self._named.pop(dimension, None)
 
-    def open(self, place: Place, admit: Admit, known_source: str | None = None) -> Stack:
+    def open(self, place: Place, admit: Admit | None, known_source: str | None = None) -> Stack:
         """The files of a dimension, mapped and checked as the configuration says, or its simulation.
 
+        Without `admit` nothing is charged, and content is neither checked nor copied: who looks at heads lets go soon.
         `known_source` is that of the generation whose place it takes. What was read from a file is not replaced by
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
@@ -88,12 +89,12 @@ class Opener:
             stack = open_stack(
                 place.path,
                 place.dimension,
-                admit=partial(admit, place),
-                immutable=place.immutable,
-                verify=config.verify,
+                admit=None if admit is None else partial(admit, place),
+                immutable=place.immutable and admit is not None,
+                verify="lazy" if admit is None else config.verify,
                 deltas=not place.named or has_deltas(place.path),
                 bare=None if place.named else self._bare,
-                guard=config.guard,
+                guard="none" if admit is None else config.guard,
                 metadata_limit_bytes=self._metadata_limit_bytes,
                 follow_links=place.named or config.follow_links,
             )
@@ -172,14 +173,14 @@ class Opener:
         )
         return self.open(place, admit, stack[0].source) if found is None else found
 
-    def _simulated(self, place: Place, admit: Admit) -> Stack:
+    def _simulated(self, place: Place, admit: Admit | None) -> Stack:
         image = checked(
             simulated_image(
                 place.dimension,
                 self._layout,
                 seed=self._config.simulation_seed,
                 scale=self._config.simulation_scale,
-                admit=lambda n_bytes: admit(place, n_bytes, 0),
+                admit=None if admit is None else lambda n_bytes: admit(place, n_bytes, 0),
             ),
             self._config.verify,
         )

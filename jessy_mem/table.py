@@ -93,7 +93,7 @@ class RegionTable(BlockLender):
         self._pressure = Pressure(config)
         self._victims = Victims(make_policy(config.eviction_policy), self._regions, self._holders)
         self._read: dict[int, None] = {}  # since the policy was last told, in the order of their first read
-        self._catalogue = Catalogue(self._regions, self.layout)
+        self._catalogue = Catalogue(self._regions, self.layout, self._opener)
         self._evicted = self._catalogue.evicted
         self._n_evictions = self._n_failures = 0
         self._sites, self._tracing = CallSites(), Tracers()

@@ -155,6 +155,7 @@ cdef class Holders:
         finally:
             self.shelf.change_end()
         self.count(dimension, region, -1)
+        self.watched.pop(dimension, None)  # else each that was ever loaded stays here until somebody asks
         dropped.clear()
         self.let_go(region)
 

@@ -1715,6 +1715,75 @@ def test_keywords_overwritten_before_it_is_evicted_leave_the_dimension_unfound(t
     assert "cannot be found by keyword" in caplog.text
 
 
+def test_what_was_evicted_before_the_first_question_is_found_by_its_files_and_stays_evicted(world):
+    world.write_all(*range(1000, 1200), n_layers=2, n_bytes=10, keywords=(b"word",))  # more than are indexed at once
+    with manager(world) as memory:
+        for dimension in range(1000, 1200):
+            memory.load_dimension(dimension)
+        evict(memory, *range(1000, 1190))
+        used_bytes = memory.get_stats().total_allocated_bytes
+        assert (1000, 1) in memory
+        assert (1000, 2) not in memory
+        assert memory.layers(keyword="word", frequency=(1, 2), name="dimension 1*") == [
+            (dimension, 1) for dimension in range(1000, 1200)
+        ]
+        assert evicted_dimensions(memory) == {*range(1000, 1190)}
+        assert memory.get_stats().total_allocated_bytes == used_bytes
+
+
+def test_what_was_evicted_is_found_where_there_is_no_room_to_map_it(world):
+    world.write_all(1000, 1001, n_bytes=150_000, keywords=(b"word",))
+    with manager(world, 1) as memory:
+        memory.load_dimension(1000)
+        memory.load_dimension(1001)
+        view = memory.access_layer((1001, 0))  # which holds what the other one would need
+        assert evicted_dimensions(memory) == {1000}
+        assert len(memory.layers(keyword="word")) == 8
+        assert evicted_dimensions(memory) == {1000}
+        with pytest.raises(jm.LimitExceeded):
+            memory.access_layer((1000, 0))
+        assert view[:1]
+
+
+def test_what_was_evicted_is_not_found_without_its_file_and_all_else_is(world, caplog):
+    world.write_all(1000, 1001, keywords=(b"word",))
+    with manager(world) as memory:
+        memory.load_dimension(1000)
+        memory.load_dimension(1001)
+        evict(memory, 1000, 1001)
+        world.path(1000).unlink()
+        assert {each.dimension for each in memory.layers(keyword="word")} == {1001}
+        assert "D1000 cannot be found" in caplog.text
+
+
+def test_what_was_evicted_is_found_as_it_is_now_and_not_in_a_snapshot_of_before(world):
+    world.write(1000, keywords=(b"old",))
+    with manager(world) as memory:
+        memory.load_dimension(1000)
+        evict(memory, 1000)
+        with memory.snapshot() as then:
+            world.write(1000, n_layers=2, generation=2, keywords=(b"new",))
+            with pytest.raises(jm.LayerNotFound, match="has changed since"):
+                then.layers(keyword="old")
+        assert memory.layers(keyword="old") == []
+        assert len(memory.layers(keyword="new")) == len(memory) == 2
+
+
+def test_question_that_could_not_open_what_was_evicted_is_answered_when_it_is_asked_again(world, inject):
+    world.write_all(1000, 1001, keywords=(b"word",))
+    with manager(world) as memory:
+        memory.load_dimension(1000)
+        memory.load_dimension(1001)
+        evict(memory, 1000)
+        # Private: the call that opens files; descriptors that are spent would fail the test's own.
+        with inject(jm.MappingError(24, "too many open files", "a file"), "jessy_mem.opening.open_stack"):
+            with pytest.raises(jm.MappingError):
+                memory.layers(keyword="word")
+            with pytest.raises(jm.MappingError):
+                memory.__contains__((1000, 0))
+        assert len(memory.layers(keyword="word")) == 8
+
+
 # Kinds that were met in the field ----------------------------------------------------------------------------------
 
 

@@ -58,12 +58,12 @@ def pytest_fixture_post_finalizer(fixturedef):
 
 @pytest.fixture(autouse=True)
 def nothing_leaks(request):
-    """After each test no descriptor is open and no region is mapped that was not before."""
+    """After each test no descriptor is open and no region is mapped that was not before: what was, if that is known."""
     if not HAS_PROC:
-        yield
+        yield None
         return
     before = _last.pop() if _last else Holdings()
-    yield
+    yield before
     # The traceback of a failed test holds what the test held.
     if not request.node.stash.get(_FAILED, True):
         _last.append(before.assert_nothing_new())

@@ -29,8 +29,10 @@ _LETTERS = bytes(b"etaoin shrdlucmfwypvbgkjqxz ETAOINSHRDLU,"[i % 41] for i in r
 def content_of(dimension: int, layer: int, generation: int = 1, n_bytes: int = 1000) -> bytes:
     """The text that `World.write` puts into a layer; those of two layers or generations differ in every 32 bytes."""
     stamp = f"D{dimension}/{layer}/{generation};".encode().ljust(16, b".")
-    noise = random.Random(stamp).randbytes(n_bytes).translate(_LETTERS)
-    return b"".join(stamp + noise[at : at + 16] for at in range(0, n_bytes, 32))[:n_bytes]
+    content = bytearray(random.Random(stamp).randbytes(n_bytes).translate(_LETTERS))
+    for at, letter in enumerate(stamp):
+        content[at::32] = bytes([letter]) * len(content[at::32])
+    return bytes(content)
 
 
 def generation_of(content: bytes) -> int:

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*ended, and lost:ResourceWarning"),
 ]
 
-STRIDE, SLOW_STRIDE = 41, 3  # of the points tried: primes, so that loops are not met at the same place each time
+STRIDE, SLOW_STRIDE = 97, 3  # of the points tried: primes, so that loops are not met at the same place each time
 
 
 @pytest.fixture(scope="module")

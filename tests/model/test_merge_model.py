@@ -212,6 +212,7 @@ def test_what_cannot_be_merged_is_refused():
         merge([sound], sound)
 
 
+@pytest.mark.slow
 def test_most_layers_that_a_region_can_have_are_merged():
     base = image_of(extended_file(tuple(Layer(i, b"") for i in range(0, 65536, 2))))
     odd = image_of(extended_file(tuple(Layer(i, b"x") for i in range(1, 65536, 2)), generation=2, delta=True))

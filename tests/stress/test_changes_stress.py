@@ -112,7 +112,7 @@ def test_slow_reader_is_told_that_it_missed_some(tmp_path):
     assert n_told < 12000
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_file_is_harmed_all_the_time(tmp_path, seed):
     """Nobody dies, nobody hangs, nothing is told twice or out of order."""
     chance = random.Random(seed)

@@ -17,7 +17,7 @@ LAYER_BYTES = 700
 
 
 @pytest.mark.parametrize(
-    ("n_crystallizations", "total_memory_mb"), [(250, 280), (700, 1), pytest.param(1000, 280, marks=pytest.mark.slow)]
+    ("n_crystallizations", "total_memory_mb"), [(100, 280), (700, 1), pytest.param(1000, 280, marks=pytest.mark.slow)]
 )
 def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, inject, n_crystallizations, total_memory_mb):
     """In the small budget files are evicted and mapped again all the time, and held blocks stand in the way."""

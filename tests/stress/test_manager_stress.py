@@ -222,7 +222,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import jessy_mem as jm
 from world import content_of
-for generation in range(2, 1002):
+for generation in range(2, 2 + int(sys.argv[3])):
     builder = jm.RegionBuilder(1, "Published", generation=generation)
     for layer in range(4):
         builder.add_layer(jm.LayerSpec(content=content_of(1, layer, generation)))
@@ -230,12 +230,13 @@ for generation in range(2, 1002):
 """
 
 
-def test_reads_while_another_process_publishes_1000_times(world):
+@pytest.mark.parametrize("n_times", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_reads_while_another_process_publishes(world, n_times):
     world.write(1)
     seen = set()
     with manager(world) as memory:
         memory.load_dimension(1)
-        command = [sys.executable, "-c", PUBLISHER, TESTS, world.base]
+        command = [sys.executable, "-c", PUBLISHER, TESTS, world.base, str(n_times)]
         with subprocess.Popen(command) as publisher:
             while publisher.poll() is None:
                 seen.add(read_whole(memory, 1))
@@ -246,7 +247,7 @@ def test_reads_while_another_process_publishes_1000_times(world):
                     seen.add(whole_generation(region))
         assert publisher.returncode == 0
         memory.reload_dimension(1)
-        assert read_whole(memory, 1) == 1001
+        assert read_whole(memory, 1) == 1 + n_times
         assert len(seen) > 10
         check_quiet(memory, world, [1])
 

@@ -80,10 +80,10 @@ def writer_of(fifo: Path) -> int:
 def interrupted(process: subprocess.Popen) -> tuple[bytes, bytes]:
     """What `process` has printed when Ctrl-C has ended it. A signal that comes just before a read that waits is noticed
     by CPython after the read only: a person presses again."""
-    for _ in range(HUNG_S // 10):
+    for _ in range(HUNG_S):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=10)
+            return process.communicate(timeout=1)
     process.kill()
     raise AssertionError(f"Ctrl-C does not end {process.args}: {process.communicate()}")
 

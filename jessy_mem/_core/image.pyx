@@ -25,7 +25,7 @@ from libc.string cimport memcmp, memset
 from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_fence_acquire, jm_flag_load_acquire, jm_flag_store_release, jm_load_relaxed
 from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
-from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view
+from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view, jm_memoryview_of
 from jessy_mem._core.fault cimport SHORT_HEAD, Fault, fault_error
 from jessy_mem._core.format cimport (
     CODEC_RAW,
@@ -49,7 +49,7 @@ from jessy_mem._core.format cimport (
 from jessy_mem._core.guard cimport guard_mark
 from jessy_mem._core.head cimport Head
 from jessy_mem._core.kernels.span cimport span_is_utf8, span_slice, span_touch
-from jessy_mem._core.mapping cimport Mapping, memoryview_of
+from jessy_mem._core.mapping cimport Mapping
 
 import xxhash
 
@@ -255,7 +255,7 @@ cdef class Image:
             sound = format_check_gap(self.bytes, self.head_bytes, self.layers, i, &fault)
         if not sound:
             raise fault_error(&fault, self.path)
-        found = xxh3_64_intdigest(memoryview_of(self, self.content(i), entry.content_bytes))
+        found = xxh3_64_intdigest(jm_memoryview_of(self, self.content(i), entry.content_bytes))
         if found != entry.xxh3:
             self.check_read(self.content(i), entry.content_bytes, entry.layer)
             raise ChecksumMismatch(self.path, "content", f"{found:#018x}", f"{entry.xxh3:#018x}", entry.layer)
@@ -334,7 +334,7 @@ cdef class Image:
         if entry.codec == CODEC_RAW or not compression.is_available():
             return 0
         if not compression.decompress(
-            memoryview_of(self, self.content(i), entry.content_bytes), entry.raw_bytes
+            jm_memoryview_of(self, self.content(i), entry.content_bytes), entry.raw_bytes
         ):
             raise self.frame_error(i)
         return 0

@@ -1,5 +1,5 @@
 """Mapping: memory that goes with its last holder."""
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 
 cdef class Mapping:
@@ -8,7 +8,3 @@ cdef class Mapping:
     cdef readonly bint writable
     cdef int64_t guard          # its handle, of what is mapped from a file; else -1
     cdef uint64_t pages         # atomic: whose they are, and what is being done with them
-
-
-# A read-only memoryview of `n_bytes` at `first`, which are `owner`'s and stay while it lives.
-cdef object memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes)

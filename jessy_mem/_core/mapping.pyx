@@ -8,10 +8,9 @@ import os
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_cas_acq_rel, jm_load_acquire, jm_store_release
 from jessy_mem._core.c.os_memory cimport (
@@ -23,7 +22,7 @@ from jessy_mem._core.c.os_memory cimport (
     jm_os_protect,
     jm_page_bytes,
 )
-from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_memoryview
+from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.thread cimport jm_thread_yield
 from jessy_mem._core.c.unmap cimport jm_unmap, jm_unmap_begin, jm_unmap_end
 from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_remove
@@ -164,27 +163,6 @@ cdef class UnmapTogether:
     def __exit__(self, *exc_info):
         with nogil:
             jm_unmap_end()
-
-
-@cython.final
-@cython.no_gc
-@cython.freelist(8)
-cdef class _Range:
-    """What a memoryview of a part of a buffer is made from; the memoryview then holds the owner, not this."""
-    cdef object owner
-    cdef const uint8_t *first
-    cdef Py_ssize_t n_bytes
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self.owner, <void *> self.first, self.n_bytes, True, flags)
-
-
-cdef object memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes):
-    cdef _Range part = _Range.__new__(_Range)
-    part.owner, part.first, part.n_bytes = owner, first, n_bytes
-    view = PyMemoryView_FromObject(part)
-    jm_disown_memoryview(<PyObject *> view)
-    return view
 
 
 def private_memory(n_bytes):

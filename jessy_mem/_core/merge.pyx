@@ -11,6 +11,7 @@ at the end whether it had them all the time.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from jessy_mem._core.c.pycompat cimport jm_memoryview_of
 from jessy_mem._core.format cimport (
     MAX_LAYERS,
     RECORD_MIN_BYTES,
@@ -20,7 +21,6 @@ from jessy_mem._core.format cimport (
 )
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_after_length, span_is_utf8
-from jessy_mem._core.mapping cimport memoryview_of
 from jessy_mem._core.packing cimport PackedRegion, Piece, measure_text, scratch_add
 
 import xxhash
@@ -232,5 +232,5 @@ cdef int measure_plain(PackedRegion region, list images, const Choice *choices, 
         first = image.content(choices[k].i)
         with nogil:
             measure_text(first, entry.content_bytes, entry)
-        entry.xxh3 = xxh3_64_intdigest(memoryview_of(image, first, entry.content_bytes))
+        entry.xxh3 = xxh3_64_intdigest(jm_memoryview_of(image, first, entry.content_bytes))
     return 0

@@ -19,6 +19,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from jessy_mem._core.c.pycompat cimport jm_memoryview_of
 from jessy_mem._core.format cimport (
     CODEC_ZSTD,
     EXTENSION_BYTES,
@@ -43,7 +44,6 @@ from jessy_mem._core.format cimport (
     format_magic,
 )
 from jessy_mem._core.kernels.span cimport span_align_up, span_count_characters, span_is_ascii, span_is_utf8
-from jessy_mem._core.mapping cimport memoryview_of
 
 import xxhash
 
@@ -264,7 +264,7 @@ cdef class PackedRegion:
         cdef Header *header = <Header *> self.head
         header.metadata_xxh3 = 0
         memset(header.content_sha256, 0, sizeof(header.content_sha256))
-        header.metadata_xxh3 = xxh3_64_intdigest(memoryview_of(self, self.head, self.head_bytes))
+        header.metadata_xxh3 = xxh3_64_intdigest(jm_memoryview_of(self, self.head, self.head_bytes))
         if header.optional_features & OPTION_IMMUTABLE:
             digest = hashlib.sha256()
             for chunk in self._chunks(1, self.head_bytes):
@@ -303,7 +303,7 @@ cdef class PackedRegion:
                 yield chunk
                 begin = end
             if part < self.n_parts and self.parts[part].n_bytes >= LONG_BYTES:
-                yield memoryview_of(self, self.parts[part].first, self.parts[part].n_bytes)
+                yield jm_memoryview_of(self, self.parts[part].first, self.parts[part].n_bytes)
                 begin = self.parts[part].off_bytes + self.parts[part].n_bytes
                 part += 1
         self.check_sources()
@@ -399,7 +399,7 @@ cdef const uint8_t *bytes_of(holder, Py_ssize_t *n_bytes) except? NULL:
 
 cdef object buffer_of(holder, const uint8_t *first, Py_ssize_t n_bytes):
     """The same bytes for who wants a Python object: a str is no buffer."""
-    return memoryview_of(holder, first, n_bytes) if isinstance(holder, str) else holder
+    return jm_memoryview_of(holder, first, n_bytes) if isinstance(holder, str) else holder
 
 
 cdef int pack_spec(PackedRegion region, LayerEntry *entry, spec, passages) except -1:

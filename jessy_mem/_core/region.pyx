@@ -21,12 +21,11 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
-from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown, jm_mutex_lock, jm_mutex_unlock
+from jessy_mem._core.c.pycompat cimport jm_dict_get, jm_disown, jm_memoryview_of, jm_mutex_lock, jm_mutex_unlock
 from jessy_mem._core.format cimport CODEC_RAW
 from jessy_mem._core.guard cimport guard_install
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_slice
-from jessy_mem._core.mapping cimport memoryview_of
 from jessy_mem._core.stack cimport (
     Place,
     layer_number,
@@ -235,7 +234,7 @@ cdef class MmapRegion:
         first = span_slice(image.bytes, begin, n_bytes)
         if first == NULL:
             raise OutOfBounds(offset, size, stack_bytes(stack))
-        return memoryview_of(image, first, n_bytes)
+        return jm_memoryview_of(image, first, n_bytes)
 
     def layer(self, layer):
         """The view of one layer. LayerNotFound; on its first access ChecksumMismatch."""

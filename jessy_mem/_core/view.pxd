@@ -25,6 +25,8 @@ cdef class LayerView:
     cdef str decode(self)
     # The same of what the file says is text; None if it is not what it says.
     cdef str decode_known(self)
+    # What `view[key]` is, whatever the key.
+    cdef object part(self, key)
     # Asked after bytes of the content were read: whether they are the file's; see Image.
     cdef int check_read(self, const uint8_t *first, Py_ssize_t n_bytes) except -1
 

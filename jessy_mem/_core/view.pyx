@@ -16,13 +16,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
 from jessy_mem._core.c.os_memory cimport jm_page_bytes
-from jessy_mem._core.c.pycompat cimport jm_disown
+from jessy_mem._core.c.pycompat cimport jm_disown, jm_memoryview_of, jm_slice_is_plain
 from jessy_mem._core.format cimport CODEC_RAW, TEXT_UTF8, LayerEntry
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_copy_ascii, span_touch
 from jessy_mem._core.kernels.utf8 cimport utf8_decode, utf8_highest, utf8_largest
-from jessy_mem._core.mapping cimport memoryview_of
 
 from jessy_mem import compression
 from jessy_mem.forking import imported
@@ -204,15 +203,21 @@ cdef class LayerView:
         return copy
 
     def __getitem__(self, key):
+        cdef Py_ssize_t begin, end
+        if isinstance(key, slice) and jm_slice_is_plain(key, self.size_bytes, &begin, &end):
+            return jm_memoryview_of(self, self.data + begin, end - begin)
+        return self.part(key)
+
+    cdef object part(self, key):
         cdef Py_ssize_t i, stop, step, n_bytes
         if isinstance(key, slice):
             PySlice_Unpack(key, &i, &stop, &step)
             if step != 1:
-                part = memoryview_of(self, self.data, self.size_bytes)[key]
+                part = jm_memoryview_of(self, self.data, self.size_bytes)[key]
                 jm_disown(<PyObject *> part)
                 return part
             n_bytes = PySlice_AdjustIndices(self.size_bytes, &i, &stop, 1)
-            return memoryview_of(self, self.data + i, n_bytes)
+            return jm_memoryview_of(self, self.data + i, n_bytes)
         i = PyNumber_AsSsize_t(key, IndexError)
         if i < 0:
             i += self.size_bytes

@@ -175,7 +175,6 @@ POINTERS = {
     "changes.event": "numbers that the caller keeps on its stack",
     "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
-    "mapping.first": "a part of a LayerView, whose data is a pointer",
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
     "gather.ends": "made for one call, beside the structs that it belongs to",
     "gather.first": "a part of an image, which is handed over with it",

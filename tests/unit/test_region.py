@@ -1036,6 +1036,38 @@ def test_slices_are_those_of_bytes(region_file, begin):
             view[begin:1.0]
 
 
+class Number(int):
+    pass
+
+
+@pytest.mark.parametrize("kind", [int, bool, Number, np.int64, np.uint8])
+def test_bound_of_a_slice_is_any_kind_of_int(kind, region):
+    view, content = region.layer(7), SAMPLE[2].content
+    assert bytes(view[kind(1) :]) == content[1:]
+    assert bytes(view[: kind(1)]) == content[:1]
+    assert bytes(view[kind(0) : kind(1)]) == content[:1]
+
+
+def test_slice_holds_its_view_until_it_is_released(region_file):
+    with MmapRegion(3, region_file(DATA)) as region:
+        view = region.layer(7)
+    weak, content = weakref.ref(view), SAMPLE[2].content
+    part = view[10:20]
+    smaller, largest = part[2:4], memoryview(part)
+    del view
+    part.release()
+    assert weak() is smaller.obj is largest.obj
+    smaller.release()
+    assert (bytes(largest), weak() is None) == (content[10:20], False)
+    largest.release()
+    assert weak() is None
+
+
+def test_slice_of_a_view_that_nobody_made_is_empty():
+    part = LayerView.__new__(LayerView)[:]
+    assert (bytes(part), part.nbytes, bytes(part[:])) == (b"", 0, b"")
+
+
 @pytest.mark.parametrize("owner", [5, None, "text"])
 def test_image_of_no_buffer_is_a_type_error(owner):
     with pytest.raises(TypeError, match="bytes-like"):

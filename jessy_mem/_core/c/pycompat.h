@@ -57,6 +57,22 @@ static inline int64_t jm_number_below(PyObject *each, int64_t max)
     return 0 <= value && value <= max ? value : -1;
 }
 
+/* A bound of a slice: MISSING for None; -1 for what is neither None nor an int in 0..MAX. */
+static inline Py_ssize_t jm_plain_bound(PyObject *bound, Py_ssize_t missing, Py_ssize_t max)
+{
+    return bound == Py_None ? missing : PyLong_Check(bound) ? (Py_ssize_t)jm_number_below(bound, max) : -1;
+}
+
+/* Whether a slice of N is a plain one: without a step, 0 <= start <= stop <= N. PySlice_Unpack and PySlice_AdjustIndices
+   answer for every slice, and take 200 instructions more. */
+static inline int jm_slice_is_plain(PyObject *slice, Py_ssize_t n, Py_ssize_t *start, Py_ssize_t *stop)
+{
+    PySliceObject *each = (PySliceObject *)slice;
+    *start = jm_plain_bound(each->start, 0, n);
+    *stop = jm_plain_bound(each->stop, n, n);
+    return each->step == Py_None && 0 <= *start && *start <= *stop;
+}
+
 /* (dimension, layer) as one number: dimension << 16 | layer. 0 for what is no tuple of two ints that can be one. */
 static inline uint64_t jm_layer_key(PyObject *layer_id)
 {
@@ -192,11 +208,22 @@ static inline void jm_adopt(PyObject *each)
 /* The same for the object that stands behind a typed memoryview and holds its buffer. */
 #define jm_disown_view(view) jm_disown((PyObject *)(view).memview)
 
-/* The same for a memoryview, and for what it holds the buffer by, which it shares with its slices. */
-static inline void jm_disown_memoryview(PyObject *each)
+/* A read-only memoryview of N_BYTES at FIRST, which are OWNER's and stay while it lives. PyMemoryView_FromObject would ask
+   for a buffer, and who answers would have to be made first: 200 instructions more. What holds the buffer of a memoryview
+   releases whatever object it finds there, so the owner is put there; its class has nothing to do then but to lose a
+   reference (no bf_releasebuffer). Slices of the memoryview share that holder. */
+static inline PyObject *jm_memoryview_of(PyObject *owner, const uint8_t *first, Py_ssize_t n_bytes)
 {
-    jm_disown((PyObject *)((PyMemoryViewObject *)each)->mbuf);
-    jm_disown(each);
+    static char nothing;
+    PyMemoryViewObject *made =
+        (PyMemoryViewObject *)PyMemoryView_FromMemory(first ? (char *)first : &nothing, n_bytes, PyBUF_READ);
+    if (made == NULL)
+        return NULL;
+    made->mbuf->master.obj = Py_NewRef(owner);
+    made->view.obj = owner; /* what `memoryview.obj` shows; the reference is that of the holder */
+    jm_disown((PyObject *)made->mbuf);
+    jm_disown((PyObject *)made);
+    return (PyObject *)made;
 }
 
 #endif

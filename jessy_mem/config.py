@@ -325,6 +325,8 @@ def _share(value: Any) -> float:
 def _total_mb(value: Any) -> int | float:
     if isinstance(value, (bytes, os.PathLike)):
         raise ValueError(f"{value!r} is not a size; a folder is given by name: base_path={os.fspath(value)!r}")
+    if isinstance(value, MemoryConfig):
+        raise ValueError("a MemoryConfig is not a size; it is given by name: config=...")
     try:
         return check_total_mb(value)
     except ValueError as error:

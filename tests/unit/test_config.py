@@ -18,6 +18,7 @@ import pytest
 from jessy_mem._core.pool import PoolAllocator
 from jessy_mem.config import MemoryConfig, MemoryFields, MemoryOptions
 from jessy_mem.layout import default_layout
+from jessy_mem.manager import MmapManager
 from jessy_mem.sizes import DEFAULT_POOLS, parse_size_mb
 
 # Field: (default, values that are taken and what they become, values that are refused).
@@ -253,6 +254,11 @@ def test_relative_base_in_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch
 def test_folder_in_the_place_of_the_size_is_told_where_it_goes(given):
     with pytest.raises(ValueError, match=r"total_memory_mb: .*base_path="):
         MemoryConfig(total_memory_mb=given)
+
+
+def test_configuration_that_is_given_without_its_name_is_told_how():
+    with pytest.raises(ValueError, match=r"^total_memory_mb: a MemoryConfig is not a size; it is given by name"):
+        MmapManager(MemoryConfig())
 
 
 @pytest.mark.parametrize("given", ["280XB", "-1MB", "1e3", "", "1.5.2 GB"])

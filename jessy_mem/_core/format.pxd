@@ -147,7 +147,10 @@ cdef bint format_read_layers(
 cdef bint format_check_attributes(
     const uint8_t[::1] head, const Header *header, const LayerEntry *entries, Fault *fault
 ) noexcept nogil
-# Extended files: the bytes before the content of layer number `i`, from the content before or the head, are zero.
+# Extended files: where the bytes before the content of layer number `i` begin.
+cdef inline uint64_t format_gap_begin(uint64_t head_bytes, const LayerEntry *entries, uint32_t i) noexcept nogil:
+    return entries[i - 1].content_off_bytes + entries[i - 1].content_bytes if i else head_bytes
+# The bytes before the content of layer number `i`, from the content before or the head, are zero.
 # `region` reaches to that content at least.
 cdef bint format_check_gap(
     const uint8_t[::1] region, uint64_t head_bytes, const LayerEntry *entries, uint32_t i, Fault *fault

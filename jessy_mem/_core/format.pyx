@@ -439,9 +439,7 @@ cdef bint format_check_attributes(
 cdef bint format_check_gap(
     const uint8_t[::1] region, uint64_t head_bytes, const LayerEntry *entries, uint32_t i, Fault *fault
 ) noexcept nogil:
-    cdef uint64_t begin = head_bytes
-    if i:
-        begin = entries[i - 1].content_off_bytes + entries[i - 1].content_bytes
+    cdef uint64_t begin = format_gap_begin(head_bytes, entries, i)
     if not span_is_zero(&region[0] + begin, entries[i].content_off_bytes - begin):
         return fault_set(fault, BAD_GAP, entries[i].layer, begin, entries[i].content_off_bytes)
     return True

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from jessy_mem._core.format cimport Header, LayerEntry
 from jessy_mem._core.head cimport Head
 from jessy_mem._core.texts cimport KeptTexts
+from jessy_mem._core.uncached cimport Uncached
 
 
 cdef class Image:
@@ -41,8 +42,8 @@ cdef class Image:
     cdef int64_t find_layer(self, uint64_t layer) noexcept nogil
     # Compare the content of one layer with its checksum, once; ChecksumMismatch or InvalidRegion.
     cdef int check_content(self, uint32_t i) except -1
-    # The same, always.
-    cdef int compare_content(self, uint32_t i) except -1
+    # The same, always; in `file`, if there is one and all is well there: else here, where readers look.
+    cdef int compare_content(self, uint32_t i, Uncached file) except -1
     # Asked after `n_bytes` at `first` were read: RegionTruncated if the file has not had them all the time, so that
     # zeros may have been read; MappingError if the system could not read it. `layer` is what it was about, or -1.
     cdef int check_read(self, const uint8_t *first, uint64_t n_bytes, int64_t layer) except -1

@@ -25,8 +25,8 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 690, 15
 # before it. A new module gets its place here, as low as it can stand.
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
-    whole guard records mapping changes fault format head packing budget texts image mapped folder merge arena pool
-    counts latency stack sheet index view gather shelf region holders registry lender reader
+    whole guard records mapping uncached changes fault format head packing budget texts image mapped folder merge arena
+    pool counts latency stack sheet index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
     forking errors sealed leases

@@ -329,6 +329,7 @@ def matches(value: object, wanted: object) -> bool:
     return wanted == ".*" or str(value) == str(wanted)
 
 
+@pytest.mark.thread_unsafe(reason="descriptors and mappings are of the process")
 @pytest.mark.parametrize("redigested", [False, True], ids=["", "redigested"])
 @pytest.mark.parametrize("row", HOSTILE, ids=str)
 def test_each_broken_rule_is_one_typed_error(row, redigested, region_file, nothing_leaks):

@@ -40,6 +40,9 @@ from world import content_of, generation_of, manager
 import jessy_mem as jm
 from helpers import HUNG_S, read_region
 from jessy_mem import sealed
+from jessy_mem._core.changes import ChangePage
+from jessy_mem.locking import FolderLock
+from jessy_mem.register import LOCK_NAME
 
 N_LAYERS = 2
 LAYER_BYTES = 5000
@@ -232,9 +235,11 @@ def take_care(base: str, first_key: int, user: bool, care_s: float) -> None:
             kinds = {finding.kind for finding in jm.examine(base)}
             assert "damaged" not in kinds, kinds
             archive, there = Path(place, f"{n_exports}.tar"), Path(place, f"{n_exports}")
+            n_before = changes_in(base)
             try:
                 jm.export_base(base, archive)
-            except jm.LockTimeout:  # on a machine that is too busy for those that write
+            except jm.LockTimeout:
+                check_holders(base, n_before)
                 continue
             n_exports += 1
             jm.import_base(archive, there)
@@ -244,6 +249,26 @@ def take_care(base: str, first_key: int, user: bool, care_s: float) -> None:
             archive.unlink()
             shutil.rmtree(there)
     report("exported", n_exports, 0)
+
+
+def changes_in(base: str | Path) -> int:
+    """What counts the changes of a base folder that processes told each other."""
+    page = ChangePage(base)
+    page.open()
+    try:
+        return page.sequence
+    finally:
+        page.close()
+
+
+def check_holders(base: str | Path, n_before: int, timeout_s: float = HUNG_S) -> None:
+    """After a LockTimeout: others had the lock, one after the other; or LockTimeout again, for one of them hangs.
+
+    Changes were told since there were `n_before`; or the machine is so busy that there were none, and a long wait ends.
+    """
+    if changes_in(base) == n_before:
+        with FolderLock(os.path.join(base, LOCK_NAME), timeout_s):
+            pass
 
 
 def serve() -> None:

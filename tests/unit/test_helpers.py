@@ -12,6 +12,7 @@ import sys
 import types
 
 import pytest
+from learner import changes_in, check_holders
 from parallel import with_its_own
 from world import World
 
@@ -36,7 +37,10 @@ from helpers import (
     redigest,
     run_threads,
 )
+from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.region import MmapRegion
+from jessy_mem.locking import FolderLock
+from jessy_mem.register import LOCK_NAME
 
 
 @pytest.mark.parametrize(("immutable", "kind"), [(False, "extended"), (True, "immutable")])
@@ -192,6 +196,19 @@ def test_fixture_of_all_tests_fails_a_test_that_leaks(tmp_path):
     assert "still held" in done.stdout
     assert "ERROR" in done.stdout.split("short test summary")[1]
     assert "test_leaky" in done.stdout.split("short test summary")[1]
+
+
+def test_holder_that_hangs_is_told_from_many_that_were_faster(tmp_path):
+    page = ChangePage(tmp_path)
+    page.open(create=True)
+    n_before = changes_in(tmp_path)
+    with FolderLock(os.path.join(tmp_path, LOCK_NAME)):
+        with pytest.raises(jm.LockTimeout, match=f"process {os.getpid()} held the lock"):
+            check_holders(tmp_path, n_before, timeout_s=0.01)
+        page.append(5, "changed", 2)
+        check_holders(tmp_path, n_before, timeout_s=0.01)
+    check_holders(tmp_path, changes_in(tmp_path), timeout_s=0.01)
+    page.close()
 
 
 def test_run_threads_passes_exceptions_on():

@@ -112,13 +112,15 @@ def export_base(
     lines = []
     done_bytes = 0
     for dimension, stack in list(stacks.items()):
+        # First the digests, through the mappings: what is read three times is in memory then.
+        digests = [hashlib.sha256(memoryview(image)).hexdigest() for image in stack]
         damage = [error for image in stack for error in image.damage()]
         if damage:
             damaged[dimension] = damage[0]
             del stacks[dimension]
-        for image in () if damage else stack:
+        for image, digest in () if damage else zip(stack, digests, strict=True):
             name = f"{dimension_folder(dimension)}/{os.path.basename(image.path)}"
-            lines.append(f"{hashlib.sha256(memoryview(image)).hexdigest()}  {name}\n")
+            lines.append(f"{digest}  {name}\n")
             image.check_file()
             files.append((name, image))
         done_bytes += sum(image.n_bytes for image in stack)

@@ -27,7 +27,7 @@ N_READERS = 4
 N_LAYERS = 4
 MIN_ROUNDS = 20
 MAX_SECONDS = 2
-SOAK_SECONDS = float(os.environ.get("JESSY_MEM_SOAK_SECONDS", "1"))  # .ci/run asks for 30
+SOAK_SECONDS = float(os.environ.get("JESSY_MEM_SOAK_SECONDS", "1"))  # .ci/sanitizers asks for 30
 
 
 class Storm:

@@ -178,6 +178,17 @@ def test_system_that_has_no_such_call(cold, inject):
         assert region.verify() == []
 
 
+def test_what_is_exported_is_read_from_the_disk_once(cold, tmp_path, inject):
+    folder = tmp_path / "base" / "D03"
+    folder.mkdir(parents=True)
+    cold(DATA).rename(folder / "region.mmap")
+    flags = []
+    # Without a flag the rest of a head is read so.
+    with inject.around("os.preadv", lambda plain: lambda *args: [flags.extend(args[3:]), plain(*args)][1]):
+        assert jm.export_base(folder.parent, tmp_path / "all.tar").n_bytes == len(DATA)
+    assert flags == []
+
+
 @pytest.mark.skipif(not compression.is_available(), reason="no zstd")
 def test_compressed_layers_are_read_through_the_mapping(cold, inject):
     builder = jm.RegionBuilder(3, "dimension 3")

@@ -10,16 +10,25 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
+from jessy_mem import LayerSpec, RegionBuilder, region_path
+from jessy_mem._core.budget import Ledger
+from jessy_mem._core.head import Head
+from jessy_mem._core.image import Image
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.mapping import Mapping, UnmapTogether
+from jessy_mem._core.stack import open_stack
 from jessy_mem._probe import latency as probe
+from jessy_mem._probe.budget import ledger_pairs_ns
+from jessy_mem.batch import side_by_side
 
 SMALL = bool(os.environ.get("JESSY_BENCH_SMALL"))
 N_LOOP = 1_000 if SMALL else 20_000
+N_PAIRS = 10 * N_LOOP
 N_TURNS = 3 if SMALL else 100
 N_FILES = 8 if SMALL else 64
 SIMULATED_BYTES = (2 if SMALL else 8) << 20
@@ -31,15 +40,40 @@ def in_turns(bare: Callable[[], float], trick: Callable[[], float]) -> tuple[lis
     return [without for without, _ in turns], [with_ for _, with_ in turns]
 
 
+def microseconds(act: Callable[[], object], n_calls: int = 20) -> float:
+    begin = time.perf_counter()
+    for _ in range(n_calls):
+        act()
+    return (time.perf_counter() - begin) * 1e6 / n_calls
+
+
+def keep_fsyncing(path: str, ended: threading.Event) -> None:
+    with open(path, "wb", buffering=0) as file:
+        while not ended.is_set():
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+
+
 class Tricks:
     """Times without the trick over times with it, medians: above 1 it pays."""
 
-    params = ("the event that waits", "counter of time stamps", "huge pages", "unmapping together")
+    params = (
+        "the event that waits",
+        "counter of time stamps",
+        "huge pages",
+        "unmapping together",
+        "credit",
+        "age of the folder",
+        "head by pread",
+        "fsyncs side by side",
+        "unlinked files held",
+    )
     param_names = ("trick",)
     unit = "x"
 
     def setup(self, trick: str) -> None:
         self.fd = -1
+        self.ending = ExitStack()
         self.sides = getattr(self, trick.replace(" ", "_"))()
 
     def the_event_that_waits(self) -> tuple[Callable[[], float], Callable[[], float]]:
@@ -82,7 +116,92 @@ class Tricks:
 
         return lambda: drop(False), lambda: drop(True)
 
+    def credit(self) -> tuple[Callable[[], float], Callable[[], float]]:
+        """A reservation of 4 KiB and its release, in each of two threads, ns; of 1 MiB the credit is less than that."""
+        small, large = (Ledger(n_bytes, {"all": n_bytes}, (75.0, 85.0, 95.0)) for n_bytes in (1 << 20, 280 << 20))
+        return lambda: ledger_pairs_ns(small, 4096, N_PAIRS, 2), lambda: ledger_pairs_ns(large, 4096, N_PAIRS, 2)
+
+    def age_of_the_folder(self) -> tuple[Callable[[], float], Callable[[], float]]:
+        """Opening a small file that has no deltas, us."""
+        path = self.small_region()
+        bare: dict[int, bytes] = {}
+        open_stack(path, 20, bare=bare)
+        return lambda: microseconds(lambda: open_stack(path, 20)), lambda: microseconds(
+            lambda: open_stack(path, 20, bare=bare)
+        )
+
+    def head_by_pread(self) -> tuple[Callable[[], float], Callable[[], float]]:
+        """Mapping a small file and checking its head, us: as it is mapped, or as it is read."""
+        path = self.small_region()
+        self.fd = os.open(path, os.O_RDONLY)
+        n_bytes = os.fstat(self.fd).st_size
+
+        def check(read: bool) -> None:
+            head = Head(self.fd, path, n_bytes, os.pread(self.fd, 4096, 0)) if read else None
+            Image(Mapping(n_bytes, self.fd), path, 20, "mmap", None, None, head)
+
+        return lambda: microseconds(lambda: check(False)), lambda: microseconds(lambda: check(True))
+
+    def small_region(self) -> str:
+        folder = self.ending.enter_context(tempfile.TemporaryDirectory())
+        path = os.fspath(region_path(folder, 20))
+        builder = RegionBuilder(20, "small")
+        for _ in range(4):
+            builder.add_layer(LayerSpec(text="x" * 1000))
+        builder.write(path)
+        past = time.time() - 60
+        os.utime(os.path.dirname(path), (past, past))  # of a fresh one nothing is remembered
+        return path
+
+    def fsyncs_side_by_side(self) -> tuple[Callable[[], float], Callable[[], float]]:
+        """Fsyncing many files that were just written, us for each."""
+        folder = self.ending.enter_context(tempfile.TemporaryDirectory())
+        files = [os.open(f"{folder}/{i}", os.O_RDWR | os.O_CREAT) for i in range(N_FILES)]
+        for fd in files:
+            self.ending.callback(os.close, fd)
+
+        def sync(together: bool) -> float:
+            for fd in files:
+                os.pwrite(fd, os.urandom(6000), 0)
+            begin = time.perf_counter()
+            if together:
+                side_by_side(os.fsync, files)
+            else:
+                for fd in files:
+                    os.fsync(fd)
+            return (time.perf_counter() - begin) * 1e6 / N_FILES
+
+        return lambda: sync(False), lambda: sync(True)
+
+    def unlinked_files_held(self) -> tuple[Callable[[], float], Callable[[], float]]:
+        """The longest of some unmappings of files without a name, us, while a thread fsyncs others."""
+        folder = self.ending.enter_context(tempfile.TemporaryDirectory())
+        ended = threading.Event()
+        busy = threading.Thread(target=keep_fsyncing, args=(f"{folder}/busy", ended))
+        busy.start()
+        self.ending.callback(busy.join)
+        self.ending.callback(ended.set)
+
+        def unmap(hold: bool) -> float:
+            longest = 0.0
+            for _ in range(N_FILES):
+                path = f"{folder}/mapped"
+                with open(path, "w+b") as file:
+                    file.write(os.urandom(16384))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    mappings = [Mapping(16384, file.fileno())]
+                held = os.open(path, os.O_PATH) if hold else -1
+                os.unlink(path)
+                longest = max(longest, microseconds(mappings.clear, 1))
+                if held >= 0:
+                    os.close(held)
+            return longest
+
+        return lambda: unmap(False), lambda: unmap(True)
+
     def teardown(self, trick: str) -> None:
+        self.ending.close()
         if self.fd >= 0:
             os.close(self.fd)
 

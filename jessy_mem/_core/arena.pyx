@@ -74,6 +74,27 @@ cdef enum:
     SLACK_LARGEST = 2  # and from the sum of all classes, in largest blocks
 
 
+# Count a claim (`sign` 1) or a release (-1): with both known where it stands, half of this is not there. `mine` is the
+# first share of the thread, or of all that have no own one (`shared`).
+cdef inline void count(Arena arena, const PoolBlock *block, Share *mine, int sign, bint shared) noexcept nogil:
+    cdef Share *share = mine + block.size_class
+    cdef Share *whole = mine + arena.n_classes
+    cdef Zone *home = &arena.zones[block.size_class]
+    cdef int64_t n_units = <int64_t> (block.capacity_bytes >> arena.unit_order)
+    cdef int64_t n_blocks = n_units >> arena.classes[block.size_class].order
+    tally_add(&arena.sums[block.size_class].value, &share.used, sign, n_blocks, SLACK_BLOCKS, shared)
+    tally_add(&arena.sums[arena.n_classes].value, &whole.used, sign, n_units, arena.slack_units, shared)
+    share_add(&share.requested_bytes, sign * <int64_t> block.n_bytes, shared)
+    if jm_unlikely(block.unit < home.first_unit or block.unit >= home.end_unit):
+        share_add(&share.n_borrowed, sign * n_blocks, shared)
+    elif sign < 0:  # what was freed last is warm, and using it again keeps the footprint small
+        jm_store_relaxed(&share.hint, <word_index_t> block.unit // WORD_UNITS)
+
+
+cdef void count_shared(Arena arena, const PoolBlock *block, Share *shares, int sign) noexcept nogil:
+    count(arena, block, shares, sign, True)
+
+
 @cython.final
 @cython.no_gc  # holds a Ledger, which holds names: no cycle can pass through it
 cdef class Arena:
@@ -127,7 +148,10 @@ cdef class Arena:
         block.size_class = k
         block.segment = segment
         jm_store_relaxed(&self.tags[unit], block.tag)
-        self.account(block, shares, 1, number == JM_MAX_THREADS)
+        if jm_unlikely(number == JM_MAX_THREADS):
+            count_shared(self, block, shares, 1)
+        else:
+            count(self, block, shares, 1, False)
         return OK
 
     # One in `guard_sample` blocks of a thread lies at the beginning of one that is larger by a page at least, and that
@@ -204,6 +228,7 @@ cdef class Arena:
 
     cdef void give_back(self, const PoolBlock *block) noexcept nogil:
         cdef unsigned int number = jm_thread_number()
+        cdef Share *shares = self.shares + number * (self.n_classes + 1)
         cdef Status status
         cdef PoolBlock whole
         jm_assert(span_inside(block.unit, block.capacity_bytes >> self.unit_order, self.n_units), block.unit, 0)
@@ -212,26 +237,14 @@ cdef class Arena:
         if self.clears:
             whole = self.clear(block)
             block = &whole
-        self.account(block, self.shares + number * (self.n_classes + 1), -1, number == JM_MAX_THREADS)
+        if jm_unlikely(number == JM_MAX_THREADS):
+            count_shared(self, block, shares, -1)
+        else:
+            count(self, block, shares, -1, False)
         status = bitmap_release(self.words, self.summary, block.unit, block.capacity_bytes >> self.unit_order)
         jm_assert(not status, block.unit, block.capacity_bytes)
         if self.ledger is not None:
             self.ledger.release_bytes(block.segment, block.capacity_bytes)
-
-    cdef void account(self, const PoolBlock *block, Share *shares, int sign, bint shared) noexcept nogil:
-        cdef Share *mine = shares + block.size_class
-        cdef Zone *home = &self.zones[block.size_class]
-        cdef int64_t n_units = <int64_t> (block.capacity_bytes >> self.unit_order)
-        cdef int64_t n_blocks = n_units >> self.classes[block.size_class].order
-        tally_add(&self.sums[block.size_class].value, &mine.used, sign * n_blocks, SLACK_BLOCKS, shared)
-        tally_add(
-            &self.sums[self.n_classes].value, &shares[self.n_classes].used, sign * n_units, self.slack_units, shared
-        )
-        share_add(&mine.requested_bytes, sign * <int64_t> block.n_bytes, shared)
-        if block.unit < home.first_unit or block.unit >= home.end_unit:
-            share_add(&mine.n_borrowed, sign * n_blocks, shared)
-        elif sign < 0:  # what was freed last is warm, and using it again keeps the footprint small
-            jm_store_relaxed(&mine.hint, <word_index_t> block.unit // WORD_UNITS)
 
     cdef uint64_t used_bytes(self) noexcept nogil:
         if self.owns_ledger:

@@ -36,6 +36,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_max_relaxed,
     jm_spin_pause,
     jm_sub_acq_rel,
+    jm_unlikely,
 )
 from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_end, jm_thread_number, jm_thread_yield
@@ -54,6 +55,7 @@ from jessy_mem._core.kernels.account cimport (
     account_raise,
     credit_is_good,
     gate_enter,
+    row_bytes,
 )
 
 from jessy_mem.errors import error_of
@@ -151,9 +153,9 @@ cdef class Ledger:
             ):
                 word = (word & BYTES) - n_bytes
                 segment_bytes = jm_load_relaxed(&self.segments[segment].granted_bytes)
-                if (
-                    total_bytes > jm_load_relaxed(&self.total.peak_bytes) + word
-                    or segment_bytes > jm_load_relaxed(&self.segments[segment].peak_bytes) + word
+                if jm_unlikely(
+                    segment_bytes > jm_load_relaxed(&self.segments[segment].peak_bytes) + word
+                    or total_bytes > jm_load_relaxed(&self.total.peak_bytes) + row_bytes(row, self.n_segments)
                 ):
                     self.note_peaks(row, segment, segment_bytes, total_bytes)
                 return OK
@@ -226,11 +228,9 @@ cdef class Ledger:
         self, Row *row, unsigned int segment, uint64_t segment_bytes, uint64_t total_bytes
     ) noexcept nogil:
         """Of what is granted now, the own credit is not in use."""
-        cdef int i
         if row != NULL:
             segment_bytes -= min(segment_bytes, jm_load_relaxed(&row.words[segment]) & BYTES)
-            for i in range(self.n_segments):
-                total_bytes -= min(total_bytes, jm_load_relaxed(&row.words[i]) & BYTES)
+            total_bytes -= min(total_bytes, row_bytes(row, self.n_segments))
         jm_max_relaxed(&self.segments[segment].peak_bytes, segment_bytes)
         jm_max_relaxed(&self.total.peak_bytes, total_bytes)
 

@@ -444,10 +444,10 @@ cdef inline bint gather_read(Gathered gathered, tuple stack, PyObject *layer) no
     return True
 
 
-def own_access_layer(kind):
-    """Give a class that inherits `access_layer` the same as its own, which is called faster on its objects."""
-    if "access_layer" not in kind.__dict__:
-        kind.access_layer = jm_own_method(kind, kind.access_layer, LayerRegistry.access_layer)
+def own_method(kind, base, str name not None):
+    """Give a class that inherits a method of `base` the same as its own, which is called faster on its objects."""
+    if name not in kind.__dict__:
+        setattr(kind, name, jm_own_method(kind, getattr(kind, name), getattr(base, name)))
 
 
 def now_ticks():

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import weakref
 
 import pytest
@@ -312,6 +313,26 @@ def test_a_charge_keeps_its_ledger():
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_peaks_are_exact_while_a_thread_has_credit_in_several_segments(seed):
+    names, chance = ("first", "second", "third"), random.Random(seed)
+    ledger = Ledger(1 << 20, dict.fromkeys(names, 1 << 20))
+    charges, used_bytes, peaks, peak = [], dict.fromkeys(names, 0), dict.fromkeys(names, 0), 0
+    for _ in range(300):
+        if charges and chance.random() < 0.45:
+            charge, name = charges.pop(chance.randrange(len(charges)))
+            used_bytes[name] -= charge.n_bytes
+            del charge
+        else:
+            name, n_bytes = chance.choice(names), chance.randrange(1500)
+            charges.append((Charge(ledger, name, n_bytes), name))
+            used_bytes[name] += n_bytes
+        peaks = {name: max(peaks[name], used_bytes[name]) for name in names}
+        peak = max(peak, sum(used_bytes.values()))
+        assert ledger.peak_bytes == peak  # which calls no credit in
+    assert ledger.segment_bytes() == {name: (used_bytes[name], 1 << 20, peaks[name]) for name in names}
 
 
 def test_a_number_is_exact_however_long_a_thread_takes_its_credit():

@@ -102,6 +102,15 @@ cdef inline uint64_t account_lower(Account *account, uint64_t n_bytes) noexcept 
     return granted_bytes - n_bytes
 
 
+cdef inline uint64_t row_bytes(const Row *row, int n_segments) noexcept nogil:
+    """The credit of a thread in all segments."""
+    cdef uint64_t n_bytes = 0
+    cdef int i
+    for i in range(n_segments):
+        n_bytes += jm_load_relaxed(&row.words[i]) & BYTES
+    return n_bytes
+
+
 cdef inline bint credit_is_good(uint64_t word, uint64_t gate) noexcept nogil:
     """Whether a word of credit is of the epoch of a gate that is open."""
     return not gate & CLOSED and (word ^ gate) < EPOCH

@@ -294,7 +294,7 @@ cdef inline Status bitmap_release(
     uint64_t[::1] words, uint64_t[::1] summary, unit_index_t unit, uint64_t n_units
 ) noexcept nogil:
     cdef Bitmap bitmap = bitmap_of(words, summary)
-    cdef bit_index_t bit = unit % WORD_UNITS
+    cdef bit_index_t bit = <word_index_t> unit % WORD_UNITS
     jm_assert(span_inside(unit, n_units, words.shape[0] * WORD_UNITS), unit, n_units)
     if jm_unlikely(bit + n_units > WORD_UNITS):
         return bitmap_release_run(&bitmap, unit, n_units)

@@ -17,13 +17,13 @@ cdef struct Tally:      # one thread's share
     uint64_t peak       # written by the owner, read by all
 
 
-# Add `change` (may be negative) for the thread that owns `mine`. `shared`: `mine` has no single owner, so the sum takes
+# Add `n` times `sign`, 1 or -1, for the thread that owns `mine`. `shared`: `mine` has no single owner, so the sum takes
 # every change at once.
-cdef inline void tally_add(uint64_t *sum, Tally *mine, int64_t change, int64_t slack, bint shared) noexcept nogil:
-    cdef int64_t delta, value
+cdef inline void tally_add(uint64_t *sum, Tally *mine, int sign, int64_t n, int64_t slack, bint shared) noexcept nogil:
+    cdef int64_t change = sign * n, delta, value
     if shared:
         value = <int64_t> jm_add_relaxed(sum, <uint64_t> change) + change
-        if change > 0:
+        if sign > 0:
             jm_max_relaxed(&mine.peak, <uint64_t> max(value, 0))
         return
     delta = <int64_t> jm_load_relaxed(&mine.delta)
@@ -33,7 +33,7 @@ cdef inline void tally_add(uint64_t *sum, Tally *mine, int64_t change, int64_t s
         jm_add_relaxed(sum, <uint64_t> delta)
         delta = 0
     jm_store_relaxed(&mine.delta, <uint64_t> delta)
-    if change > 0:
+    if sign > 0:
         value = <int64_t> jm_load_relaxed(sum) + delta
         if value > <int64_t> jm_load_relaxed(&mine.peak):
             jm_store_relaxed(&mine.peak, <uint64_t> value)

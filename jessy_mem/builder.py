@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jessy_mem import given
 from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.format import stored_frequency
-from jessy_mem._core.head import MAX_NAME_BYTES, read_header
+from jessy_mem._core.head import MAX_LAYER_ATTRIBUTES_BYTES, MAX_NAME_BYTES, read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem.errors import MappingError
 from jessy_mem.layout import MAX_LAYER, LayerId, has_deltas
@@ -26,8 +26,6 @@ from jessy_mem.publish import publish
 __all__ = ["LayerSpec", "PackedRegion", "Passage", "RegionBuilder", "is_immutable_file"]
 
 Progress = Callable[[int, int], object]
-
-_MAX_ATTRIBUTES_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +132,8 @@ def _encoded_attributes(attributes: object) -> bytes:
         encoded = given.encoded(dict(attributes)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"attributes: {error}") from error
-    if len(encoded) > _MAX_ATTRIBUTES_BYTES:
-        raise ValueError(f"attributes: {len(encoded)} bytes of JSON, expected at most {_MAX_ATTRIBUTES_BYTES}")
+    if len(encoded) > MAX_LAYER_ATTRIBUTES_BYTES:
+        raise ValueError(f"attributes: {len(encoded)} bytes of JSON, expected at most {MAX_LAYER_ATTRIBUTES_BYTES}")
     return encoded
 
 

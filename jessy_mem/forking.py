@@ -7,9 +7,10 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["gate", "imported"]
+__all__ = ["fork_lock", "imported"]
 
-gate = threading.RLock()  # held while a process forks (locking.py): who holds it is not just in the middle of a fork
+# Held while a process forks (locking.py): who holds it is not just in the middle of a fork.
+fork_lock = threading.RLock()
 _whole: set[str] = set()  # modules that were imported to the end
 
 
@@ -21,7 +22,7 @@ def imported(name: str) -> Any:
     """
     module = sys.modules.get(name) if name in _whole else None
     if module is None:
-        with gate:
+        with fork_lock:
             module = importlib.import_module(name)
         _whole.add(name)
     return module

@@ -24,7 +24,7 @@ import weakref
 
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import RegionTruncated
-from jessy_mem.forking import gate
+from jessy_mem.forking import fork_lock
 from jessy_mem.sealed import unchangeable_copy
 
 __all__ = ["Lease", "take_lease"]
@@ -72,7 +72,7 @@ class Lease:
         """Put a copy in the place of the file's bytes; False if there are none, or some are gone."""
         if self._mapping is None:
             return False
-        with gate:  # a child that is forked meanwhile would keep the copy, and the descriptor of it
+        with fork_lock:  # a child that is forked meanwhile would keep the copy, and the descriptor of it
             copy, sealed = unchangeable_copy(self._fd, self.path, self._mapping.n_bytes)
             if sealed is not None:
                 os.close(sealed)

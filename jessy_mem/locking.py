@@ -25,7 +25,7 @@ from weakref import WeakSet
 from jessy_mem._core.folder import facts_at
 from jessy_mem._core.whole import Descriptor, Lock, whole
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
-from jessy_mem.forking import gate
+from jessy_mem.forking import fork_lock
 
 __all__ = [
     "FolderLock",
@@ -55,7 +55,7 @@ _renewables: WeakSet[Renewable] = WeakSet()
 
 def renew_in_child(it: Renewable) -> None:
     """Call ``it._renew()`` in each child that is forked from now on."""
-    with gate:
+    with fork_lock:
         _renewables.add(it)
 
 
@@ -67,7 +67,7 @@ def _forked() -> None:
     for it in list(_renewables):
         it._renew()
     _process_key.cache_clear()
-    gate.release()
+    fork_lock.release()
 
 
 # What must not wait for a thread that may wait for it, or be itself: it asks, and is called when that thread is done.
@@ -92,7 +92,7 @@ def _is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool
     return False
 
 
-os.register_at_fork(before=gate.acquire, after_in_parent=gate.release, after_in_child=_forked)
+os.register_at_fork(before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=_forked)
 
 
 class FolderLock(Lock):
@@ -287,7 +287,7 @@ class OwnFile(Descriptor):
 
     def close(self) -> None:
         self.unlock()
-        with gate:
+        with fork_lock:
             super().close()
 
     def leave(self) -> None:
@@ -298,7 +298,7 @@ class OwnFile(Descriptor):
 
 def open_file(path: str, flags: int, mode: int = 0o666) -> OwnFile:
     """Open a file whose descriptor no child keeps."""
-    with gate:
+    with fork_lock:
         file = OwnFile(path, flags | os.O_CLOEXEC, mode)
         _own_files.add(file)
     return file

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from jessy_mem._core.head import N_HEADER_BYTES
+
 __all__ = ["looks_like"]
 
 _KINDS = (  # (where, how it begins, what it is)
@@ -39,7 +41,7 @@ def looks_like(first: bytes) -> str:
     """
     if not first:
         return "an empty file"
-    version = re.search(rb"JESSY_MMAP_V([0-9]+)\0", first[:256])
+    version = re.search(rb"JESSY_MMAP_V([0-9]+)\0", first[:N_HEADER_BYTES])
     if version is not None and version[1] != b"1":
         return f"a region of version {int(version[1])} of the format; pip install -U jessy-mem"
     for at, magic, kind in _KINDS:

@@ -89,7 +89,7 @@ class MemoryMap:
                 evicted = memory._evicted.get(dimension)
                 if evicted is not None:
                     found.append(_planned(layout, dimension, "evicted", evicted.size, evicted.n_layers))
-            used = {name: numbers[0] for name, numbers in memory._ledger.snapshot()[2].items()}
+            used = {name: numbers[0] for name, numbers in memory._ledger.sums()[2].items()}
         return cls._made(os.fspath(memory.config.base_path), layout, found, used)
 
     @classmethod

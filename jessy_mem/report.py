@@ -39,7 +39,7 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
     with table._lock:
         table._note_visits()
         n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated = table._holders.survey()
-        total, pressure, segments = table._ledger.snapshot()
+        total, pressure, segments = table._ledger.sums()
         pool = table._pool.stats()
         timed = {name: _summary(each) for name, each in histograms_of(table, learner, times).items()}
         used_bytes, limit_bytes, peak_bytes = total

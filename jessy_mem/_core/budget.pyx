@@ -54,7 +54,7 @@ from jessy_mem._core.kernels.account cimport (
     account_lower,
     account_raise,
     credit_is_good,
-    gate_enter,
+    valve_enter,
     row_bytes,
 )
 
@@ -64,7 +64,7 @@ LEVELS = ("warning", "eviction", "critical")
 REARM_POINTS = 5  # percent of the total below a threshold where it is armed again
 
 cdef enum:
-    MAX_ATTEMPTS = 4096   # of a snapshot
+    MAX_ATTEMPTS = 4096   # of a look at sums that add up
     N_BUSY = 1024         # of these, before it pauses for longer
     N_SHARES = 512        # this part of what is easy is the most credit of one thread in one segment
     HEADROOM_SHARES = 8   # and this part of what is calm, which all 64 may have, lies between easy and calm
@@ -92,7 +92,7 @@ cdef class Ledger:
     thresholds : sequence of three float, optional
         Percentages of `limit_bytes` at which the pressure becomes "warning", "eviction" and "critical".
 
-    Thread-safe and lock-free. `used_bytes`, `snapshot` and a refusal are exact; they call in what threads have as
+    Thread-safe and lock-free. `used_bytes`, `sums` and a refusal are exact; they call in what threads have as
     credit. Peaks are exact with one thread; each further one may put them too high by its credit, 1/512 of the budget.
     """
 
@@ -142,12 +142,12 @@ cdef class Ledger:
 
     cdef Status reserve_bytes(self, unsigned int segment, uint64_t n_bytes, uint64_t ceiling_bytes) noexcept nogil:
         cdef Row *row = own_row(self)
-        cdef uint64_t gate = jm_load_acquire(&self.gate)
+        cdef uint64_t valve = jm_load_acquire(&self.valve)
         cdef uint64_t total_bytes = jm_load_relaxed(&self.total.granted_bytes), segment_bytes, word
         if row != NULL and total_bytes <= self.calm_bytes and self.calm_bytes <= ceiling_bytes:
             word = jm_load_relaxed(&row.words[segment])
             if (
-                credit_is_good(word, gate)
+                credit_is_good(word, valve)
                 and n_bytes <= word & BYTES
                 and jm_cas_acq_rel(&row.words[segment], &word, word - n_bytes)
             ):
@@ -179,28 +179,28 @@ cdef class Ledger:
 
     cdef bint reserve_with_credit(self, Row *row, unsigned int segment, uint64_t n_bytes) noexcept nogil:
         """Reserve, and take credit for later reservations; False, and nothing has changed, if that is not easy."""
-        cdef uint64_t gate, word = jm_load_relaxed(&row.words[segment])
+        cdef uint64_t valve, word = jm_load_relaxed(&row.words[segment])
         cdef uint64_t step_bytes = min(self.credit_bytes // 2, self.credit_bytes - (word & BYTES))
         cdef uint64_t segment_bytes, total_bytes
         cdef bint fits = False
-        gate_enter(&self.gate, &self.fork)
-        gate = jm_load_relaxed(&self.gate)
+        valve_enter(&self.valve, &self.fork)
+        valve = jm_load_relaxed(&self.valve)
         while True:
-            if gate & CLOSED:
+            if valve & CLOSED:
                 return False
-            if jm_cas_weak_acq_rel(&self.gate, &gate, gate + MOVE):
+            if jm_cas_weak_acq_rel(&self.valve, &valve, valve + MOVE):
                 break
         if account_raise(&self.segments[segment], n_bytes + step_bytes, ANY, ANY, &segment_bytes):
             fits = account_raise(self.total, n_bytes + step_bytes, self.easy_bytes, ANY, &total_bytes)
             if not fits:
                 account_lower(&self.segments[segment], n_bytes + step_bytes)
         if fits:
-            if not jm_cas_acq_rel(&row.words[segment], &word, (gate & ~BYTES) + (word & BYTES) + step_bytes):
+            if not jm_cas_acq_rel(&row.words[segment], &word, (valve & ~BYTES) + (word & BYTES) + step_bytes):
                 self.take_back(segment, step_bytes)  # somebody calls in
                 segment_bytes -= step_bytes
                 total_bytes -= step_bytes
             self.note_peaks(row, segment, segment_bytes, total_bytes)
-        jm_sub_acq_rel(&self.gate, MOVE)
+        jm_sub_acq_rel(&self.valve, MOVE)
         return fits
 
     cdef bint grant(
@@ -236,11 +236,11 @@ cdef class Ledger:
 
     cdef void release_bytes(self, unsigned int segment, uint64_t n_bytes) noexcept nogil:
         cdef Row *row = own_row(self)
-        cdef uint64_t gate = jm_load_acquire(&self.gate), word, total_bytes
+        cdef uint64_t valve = jm_load_acquire(&self.valve), word, total_bytes
         if row != NULL and jm_load_relaxed(&self.total.granted_bytes) <= self.easy_bytes:
             word = jm_load_relaxed(&row.words[segment])
             if (
-                credit_is_good(word, gate)
+                credit_is_good(word, valve)
                 and n_bytes <= self.credit_bytes
                 and (word & BYTES) + n_bytes <= self.credit_bytes
                 and jm_cas_acq_rel(&row.words[segment], &word, word + n_bytes)
@@ -251,16 +251,16 @@ cdef class Ledger:
             self.watch()
 
     cdef void call_in(self) noexcept nogil:
-        cdef uint64_t gate, after, epoch, word
+        cdef uint64_t valve, after, epoch, word
         cdef unsigned int i, n_looks = 0, end = 0
         cdef int k
-        gate_enter(&self.gate, &self.fork)
-        gate = jm_load_relaxed(&self.gate)
+        valve_enter(&self.valve, &self.fork)
+        valve = jm_load_relaxed(&self.valve)
         while True:
-            after = gate + MOVE + 1
-            if not gate & CLOSED:
+            after = valve + MOVE + 1
+            if not valve & CLOSED:
                 after += EPOCH
-            if jm_cas_weak_acq_rel(&self.gate, &gate, after):
+            if jm_cas_weak_acq_rel(&self.valve, &valve, after):
                 break
         epoch = after & ~BYTES
         if self.rows != NULL:
@@ -272,8 +272,8 @@ cdef class Ledger:
                     pass
                 if word & BYTES:
                     self.take_back(k, word & BYTES)
-        jm_sub_acq_rel(&self.gate, MOVE)
-        while jm_load_acquire(&self.gate) & MOVES:
+        jm_sub_acq_rel(&self.valve, MOVE)
+        while jm_load_acquire(&self.valve) & MOVES:
             n_looks += 1
             if n_looks % 8:
                 jm_spin_pause()
@@ -281,7 +281,7 @@ cdef class Ledger:
                 jm_thread_yield()
 
     cdef void reopen(self) noexcept nogil:
-        jm_sub_acq_rel(&self.gate, 1)
+        jm_sub_acq_rel(&self.valve, 1)
 
     cdef uint64_t used(self) noexcept nogil:
         cdef uint64_t total_bytes = jm_load_acquire(&self.total.granted_bytes)
@@ -404,7 +404,7 @@ cdef class Ledger:
     def peak_bytes(self):
         return jm_load_relaxed(&self.total.peak_bytes)
 
-    def snapshot(self):
+    def sums(self):
         """The total (used, limit, peak), the pressure, and each segment as `segment_bytes` gives it; they add up.
 
         A moment when no reservation is half done is looked for. While many threads reserve without a pause there may

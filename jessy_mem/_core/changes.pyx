@@ -5,7 +5,7 @@ it takes freshness away and nothing else.
 
 HAZARD: every byte of it may change, or go, at any moment, by anybody's hand.
 
-    byte 0     what the file is: HEADER, 64 bytes that never change
+    byte 0     what the file is: TITLE, 64 bytes that never change
          64    sequence: the number of the newest change, on a cache line of its own; the word that all compare
        4096    ring: change n in place n % N_ENTRIES, 32 bytes each
                n | generation | what << 32 | dimension | check
@@ -27,8 +27,9 @@ import struct
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
+from posix.unistd cimport close, pread
 
 from jessy_mem._core.c.atomic cimport (
     jm_add_acq_rel, jm_load_acquire, jm_load_relaxed, jm_store_relaxed
@@ -40,13 +41,9 @@ from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_install, guard_remove, guard_reset
 from jessy_mem._core.mapping cimport Mapping
 
-cdef extern from "<unistd.h>" nogil:
-    ssize_t pread(int fd, void *into, size_t n_bytes, int64_t off_bytes) noexcept
-    int close(int fd) noexcept
-
 cdef enum:
     ENTRY_WORDS = 4
-    HEADER_BYTES = 64
+    TITLE_BYTES = 64
     N_ATTEMPTS = 4
     SEQUENCE_WORD = 8        # byte 64
     RING_WORD = 512          # byte 4096
@@ -57,7 +54,7 @@ RING_CHANGES = N_ENTRIES
 KINDS = ("added", "changed", "removed")
 
 # In the byte order of this machine: memory is shared with nobody whose order is another.
-cdef bytes HEADER = struct.pack("=16sIIQ32x", b"JESSY_CHANGES\0\0\0", 1, N_ENTRIES, PAGE_BYTES)
+cdef bytes TITLE = struct.pack("=16sIIQ32x", b"JESSY_CHANGES\0\0\0", 1, N_ENTRIES, PAGE_BYTES)
 
 
 # One word into another, one to one in either (the finalizer of splitmix64, Steele et al. 2014).
@@ -151,7 +148,7 @@ cdef class ChangePage:
         return found
 
     cdef Found map_file(self) noexcept:
-        cdef unsigned char[HEADER_BYTES + 8] head
+        cdef unsigned char[TITLE_BYTES + 8] head
         cdef jm_file_facts facts
         cdef Found found = NO_PAGE
         cdef bint writable = True
@@ -166,8 +163,8 @@ cdef class ChangePage:
         if (
             jm_os_file_facts(fd, &facts) == 0 and is_our_kind(&facts)
             and pread(fd, head, sizeof(head), 0) == sizeof(head)
-            and memcmp(head, <const char *> HEADER, HEADER_BYTES) == 0
-            and (<uint64_t *> &head[HEADER_BYTES])[0] != 0
+            and memcmp(head, <const char *> TITLE, TITLE_BYTES) == 0
+            and (<uint64_t *> &head[TITLE_BYTES])[0] != 0
         ):
             guard_reset(self.guard)
             found = MAPPED if jm_os_map_over(&self.words[0], PAGE_BYTES, fd, writable) == 0 else NO_MEMORY
@@ -203,7 +200,7 @@ cdef class ChangePage:
     cdef bint is_sound(self) noexcept:
         return (
             self.is_mapped
-            and memcmp(&self.words[0], <const char *> HEADER, HEADER_BYTES) == 0
+            and memcmp(&self.words[0], <const char *> TITLE, TITLE_BYTES) == 0
             and jm_load_relaxed(self.word) != 0
             and not guard_damaged(self.guard)
         )
@@ -284,7 +281,7 @@ def write_page(path):
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
     sequence = 1 << 62 | secrets.randbits(62)
-    whole = (HEADER + struct.pack("=Q", sequence)).ljust(PAGE_BYTES, b"\0")
+    whole = (TITLE + struct.pack("=Q", sequence)).ljust(PAGE_BYTES, b"\0")
     around = os.stat(folder)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

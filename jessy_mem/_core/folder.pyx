@@ -8,6 +8,7 @@ import os
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
+from posix.unistd cimport close
 
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_path_facts
 from jessy_mem._core.c.os_folder cimport jm_folder_facts, jm_os_folder_facts, jm_os_numbers_in, jm_os_open_folder_of
@@ -17,9 +18,6 @@ from jessy_mem.errors import DimensionNotFound, LinkRefused, MappingError
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(str path)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd) noexcept
 
 cdef enum:
     USUAL_DELTAS = 64  # more than a writer leaves

@@ -3,6 +3,7 @@ from typing import IO, Final, Self, final
 MAX_METADATA_BYTES: Final[int]
 N_HEADER_BYTES: Final[int]
 MAX_NAME_BYTES: Final[int]
+MAX_LAYER_ATTRIBUTES_BYTES: Final[int]
 
 @final
 class Head:

@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy
 
 from jessy_mem._core.c.os_memory cimport jm_os_hole
 from jessy_mem._core.format cimport (
-    HEADER_BYTES, NAME_BYTES, OPTION_IMMUTABLE, PAGE_ALIGNMENT_BYTES, Header, format_magic
+    HEADER_BYTES, MAX_ATTRIBUTES_BYTES, NAME_BYTES, OPTION_IMMUTABLE, PAGE_ALIGNMENT_BYTES, Header, format_magic
 )
 
 from jessy_mem.errors import InvalidRegion, RegionTruncated
@@ -27,6 +27,7 @@ cdef enum:
 MAX_METADATA_BYTES = 256 << 20
 N_HEADER_BYTES = HEADER_BYTES  # for Python
 MAX_NAME_BYTES = NAME_BYTES
+MAX_LAYER_ATTRIBUTES_BYTES = MAX_ATTRIBUTES_BYTES
 
 
 @cython.final

@@ -4,10 +4,14 @@ Other modules cimport LatencyHistogram and call its first four cdef methods; the
 """
 from libc.stdint cimport uint64_t
 
-from jessy_mem._core.kernels.shard cimport Shard, Snapshot
+from jessy_mem._core.kernels.shard cimport Shard, Totals
 
 cdef enum:
     N_ROWS = 66  # 0..JM_MAX_THREADS + 1, see jm_thread_row; checked at import
+
+
+# That of the one clock, which is measured when this is imported, for `jm_clock_use` of each module that reads it.
+cdef uint64_t clock_factor() noexcept
 
 
 cdef class LatencyHistogram:
@@ -39,6 +43,6 @@ cdef class LatencyHistogram:
     # The i-th of the shards there are, 0..N_ROWS - 1, or NULL.
     cdef const Shard *shard_at(self, int i) noexcept nogil
     # What was recorded since the last reset, in one piece. With the GIL or on a free-threaded interpreter.
-    cdef void snapshot_take(self, Snapshot *snapshot) noexcept
-    # Add what a snapshot holds, as if it had been recorded here.
-    cdef void snapshot_put(self, const Snapshot *snapshot) noexcept
+    cdef void totals_take(self, Totals *totals) noexcept
+    # Add what totals hold, as if it had been recorded here.
+    cdef void totals_put(self, const Totals *totals) noexcept

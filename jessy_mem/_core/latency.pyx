@@ -10,45 +10,39 @@ shards are rows of one mapping; a row takes memory when it is first written.
     row 2        thread 1 --> shards[2]  NULL, and the row untouched, until thread 1 records
        ...                       |
     row 65                       |       what was there at the last reset
-                                 +--> snapshot = sum of shards - row 65
+                                 +--> totals = sum of shards - row 65
 
-Invariants: a bucket only ever grows, so a snapshot is never negative; reset() writes no bucket, it remembers. All
-numbers of a snapshot follow from the buckets it saw; sum, minimum and maximum only refine them inside their bounds, so
-a snapshot that was taken in the middle of an event is still one that could have been.
+Invariants: a bucket only ever grows, so totals are never negative; reset() writes no bucket, it remembers. All
+totals follow from the buckets it saw; sum, minimum and maximum only refine them inside their bounds, so
+totals that were taken in the middle of an event are still some that could have been.
 """
 cimport cython
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.string cimport memcpy
 
 from jessy_mem._core.c.atomic cimport (
-    jm_add_relaxed,
-    jm_ctz,
-    jm_load_relaxed,
-    jm_max_relaxed,
-    jm_or_acq_rel,
-    jm_ptr_load_acquire,
-    jm_ptr_store_release,
-    jm_store_relaxed,
+    jm_add_relaxed, jm_ctz, jm_load_relaxed, jm_max_relaxed, jm_or_acq_rel, jm_ptr_load_acquire, jm_ptr_store_release,
+    jm_store_relaxed
 )
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_resolution_ns, jm_clock_uses_tsc
+from jessy_mem._core.c.clock cimport jm_clock_measure, jm_clock_resolution_ns, jm_clock_use, jm_clock_uses_tsc
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_number, jm_thread_row
 from jessy_mem._core.counts cimport counts_dict, counts_read
 from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_lows, bucket_of
 from jessy_mem._core.kernels.shard cimport (
     Shard,
-    Snapshot,
+    Totals,
     own_add,
     shard_events,
     shard_in,
     shard_record_own,
     shard_record_shared,
     shard_words,
-    snapshot_add,
-    snapshot_begin,
-    snapshot_counts,
-    snapshot_finish,
-    snapshot_percentile,
-    snapshot_subtract,
+    totals_add,
+    totals_begin,
+    totals_counts,
+    totals_finish,
+    totals_percentile,
+    totals_subtract,
 )
 from jessy_mem._core.mapping cimport Mapping
 
@@ -63,7 +57,13 @@ cdef extern from *:
     bint likely(bint condition) noexcept nogil  # a macro of every module that Cython writes
 
 assert JM_MAX_THREADS + 2 == N_ROWS
-jm_clock_init()
+
+cdef uint64_t measured_factor = jm_clock_measure()
+jm_clock_use(measured_factor)
+
+
+cdef uint64_t clock_factor() noexcept:
+    return measured_factor
 
 
 def clock_name():
@@ -231,18 +231,18 @@ cdef class LatencyHistogram:
                 n_events += jm_load_relaxed(counts + i)
         return n_events
 
-    cdef void snapshot_take(self, Snapshot *snapshot) noexcept:
+    cdef void totals_take(self, Totals *totals) noexcept:
         cdef const Shard *shard
         cdef int row
-        snapshot_begin(snapshot)
+        totals_begin(totals)
         with cython.critical_section(self):
             for row in range(N_ROWS):
                 shard = self.shard_at(row)
                 if shard != NULL:
-                    snapshot_add(snapshot, shard)
+                    totals_add(totals, shard)
             if self.reset_at != NULL:
-                snapshot_subtract(snapshot, self.reset_at)
-        snapshot_finish(snapshot, self.limit_ns)
+                totals_subtract(totals, self.reset_at)
+        totals_finish(totals, self.limit_ns)
 
     def record(self, t_ns):
         """Count one event that took `t_ns` nanoseconds; ValueError if that is negative."""
@@ -274,14 +274,14 @@ cdef class LatencyHistogram:
         ValueError
             If `q` is not in 0..100.
         """
-        cdef Snapshot snapshot
+        cdef Totals totals
         if not 0 <= q <= 100:
             raise ValueError(f"q: {q} is not in 0..100")
-        self.snapshot_take(&snapshot)
-        return snapshot_percentile(&snapshot, q)
+        self.totals_take(&totals)
+        return totals_percentile(&totals, q)
 
     def summary(self):
-        """The fields of :class:`jessy_mem.stats.LatencySummary` in order, from one snapshot and in one pass.
+        """The fields of :class:`jessy_mem.stats.LatencySummary` in order, of one moment and in one pass.
 
         Returns
         -------
@@ -295,16 +295,16 @@ cdef class LatencyHistogram:
         >>> histogram.summary()
         (1, 100, 100, 100, 100, 100, 100.0)
         """
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
+        cdef Totals totals
+        self.totals_take(&totals)
         return (
-            snapshot.n_timed,
-            snapshot_percentile(&snapshot, 50),
-            snapshot_percentile(&snapshot, 90),
-            snapshot_percentile(&snapshot, 99),
-            snapshot_percentile(&snapshot, 99.9),
-            snapshot.max_ns,
-            snapshot.mean_ns,
+            totals.n_timed,
+            totals_percentile(&totals, 50),
+            totals_percentile(&totals, 90),
+            totals_percentile(&totals, 99),
+            totals_percentile(&totals, 99.9),
+            totals.max_ns,
+            totals.mean_ns,
         )
 
     def merge(self, LatencyHistogram other not None):
@@ -315,35 +315,35 @@ cdef class LatencyHistogram:
         ValueError
             If the two have a different `limit_ns`, so that their buckets do not correspond.
         """
-        cdef Snapshot snapshot
+        cdef Totals totals
         if other.limit_ns != self.limit_ns:
             raise ValueError(f"other: its limit_ns is {other.limit_ns}, here it is {self.limit_ns}; they must be equal")
-        other.snapshot_take(&snapshot)
-        self.snapshot_put(&snapshot)
+        other.totals_take(&totals)
+        self.totals_put(&totals)
 
-    cdef void snapshot_put(self, const Snapshot *snapshot) noexcept:
+    cdef void totals_put(self, const Totals *totals) noexcept:
         cdef Shard *shard = self.share()
         cdef uint64_t groups
         cdef unsigned int bucket, first
         with cython.critical_section(self):
-            jm_or_acq_rel(&shard.groups, snapshot.groups)
-            groups = snapshot.groups
+            jm_or_acq_rel(&shard.groups, totals.groups)
+            groups = totals.groups
             while groups:
                 first = jm_ctz(groups) * GROUP_BUCKETS
                 groups &= groups - 1
                 for bucket in range(first, first + GROUP_BUCKETS):
-                    if snapshot.counts[bucket]:
-                        jm_add_relaxed(shard.counts + bucket, snapshot.counts[bucket])
-            jm_add_relaxed(&shard.overflow, snapshot.overflow)
-            jm_add_relaxed(&shard.sum_ns, snapshot.sum_ns)
-            jm_add_relaxed(&shard.untimed, snapshot.n_untimed)
-            if snapshot.n_timed:
-                jm_max_relaxed(&shard.not_min_ns, ~snapshot.min_ns)
-                jm_max_relaxed(&shard.max_ns, snapshot.max_ns)
+                    if totals.counts[bucket]:
+                        jm_add_relaxed(shard.counts + bucket, totals.counts[bucket])
+            jm_add_relaxed(&shard.overflow, totals.overflow)
+            jm_add_relaxed(&shard.sum_ns, totals.sum_ns)
+            jm_add_relaxed(&shard.untimed, totals.n_untimed)
+            if totals.n_timed:
+                jm_max_relaxed(&shard.not_min_ns, ~totals.min_ns)
+                jm_max_relaxed(&shard.max_ns, totals.max_ns)
 
     def reset(self):
         """Forget all times recorded so far; an event recorded meanwhile counts before or after, never twice."""
-        cdef Snapshot snapshot
+        cdef Totals totals
         cdef const Shard *shard
         cdef Shard *reset_at
         cdef uint64_t groups
@@ -353,32 +353,32 @@ cdef class LatencyHistogram:
             if self.reset_at == NULL:
                 self.reset_at = shard_in(self.rows, N_ROWS - 1)
             reset_at = self.reset_at
-            snapshot_begin(&snapshot)
+            totals_begin(&totals)
             for row in range(N_ROWS):
                 shard = self.shard_at(row)
                 if shard != NULL:
-                    snapshot_add(&snapshot, shard)
+                    totals_add(&totals, shard)
                     # An event in flight may miss this; the buckets still bound what is shown for it.
                     jm_store_relaxed(<uint64_t *> &shard.not_min_ns, 0)
                     jm_store_relaxed(<uint64_t *> &shard.max_ns, 0)
-            groups = reset_at.groups = snapshot.groups
+            groups = reset_at.groups = totals.groups
             while groups:
                 first = jm_ctz(groups) * GROUP_BUCKETS
                 groups &= groups - 1
-                memcpy(reset_at.counts + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
-            reset_at.overflow = snapshot.overflow
-            reset_at.sum_ns = snapshot.sum_ns
-            reset_at.untimed = snapshot.n_untimed
+                memcpy(reset_at.counts + first, totals.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
+            reset_at.overflow = totals.overflow
+            reset_at.sum_ns = totals.sum_ns
+            reset_at.untimed = totals.n_untimed
 
     def to_dict(self):
-        """One snapshot as plain values: the summary, the overflow, and the buckets that hold events.
+        """The totals of one moment as plain values: the summary, the overflow, and the buckets that hold events.
 
         JSON-serialisable; `from_dict` makes an equal histogram of it. ``"buckets"`` lists ``[low_ns, high_ns, count]``,
         ascending, both bounds inclusive; ``"sum_ns"`` is modulo 2**64.
         """
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        return counts_dict(&snapshot, self.limit_ns)
+        cdef Totals totals
+        self.totals_take(&totals)
+        return counts_dict(&totals, self.limit_ns)
 
     @classmethod
     def from_dict(cls, fields):
@@ -394,49 +394,49 @@ cdef class LatencyHistogram:
         (6, 100.0)
         """
         cdef LatencyHistogram made = cls(fields["limit_ns"])
-        cdef Snapshot snapshot
-        counts_read(&snapshot, fields, made.limit_ns)
-        made.snapshot_put(&snapshot)
+        cdef Totals totals
+        counts_read(&totals, fields, made.limit_ns)
+        made.totals_put(&totals)
         return made
 
     def __reduce__(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        fields = counts_dict(&snapshot, self.limit_ns)
-        return LatencyHistogram.from_dict, (fields | {"untimed": snapshot.n_untimed},)
+        cdef Totals totals
+        self.totals_take(&totals)
+        fields = counts_dict(&totals, self.limit_ns)
+        return LatencyHistogram.from_dict, (fields | {"untimed": totals.n_untimed},)
 
     def __sizeof__(self):
         return object.__sizeof__(self) + self.n_bytes
 
     @property
     def count(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        return snapshot.n_timed
+        cdef Totals totals
+        self.totals_take(&totals)
+        return totals.n_timed
 
     @property
     def overflow(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        return snapshot.overflow
+        cdef Totals totals
+        self.totals_take(&totals)
+        return totals.overflow
 
     @property
     def min_ns(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        return snapshot.min_ns
+        cdef Totals totals
+        self.totals_take(&totals)
+        return totals.min_ns
 
     @property
     def max_ns(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        return snapshot.max_ns
+        cdef Totals totals
+        self.totals_take(&totals)
+        return totals.max_ns
 
     @property
     def mean_ns(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
-        return snapshot.mean_ns
+        cdef Totals totals
+        self.totals_take(&totals)
+        return totals.mean_ns
 
     @property
     def n_events(self):
@@ -454,10 +454,10 @@ cdef class LatencyHistogram:
     def counts(self):
         """Events in each bucket, without the overflow: a new uint64 array, one shorter than `bucket_bounds_ns`."""
         numpy = imported("numpy")
-        cdef Snapshot snapshot
+        cdef Totals totals
         array = numpy.zeros(self.n_groups * GROUP_BUCKETS, numpy.uint64)
-        self.snapshot_take(&snapshot)
-        snapshot_counts(&snapshot, array)
+        self.totals_take(&totals)
+        totals_counts(&totals, array)
         return array[: self.n_buckets]
 
     @property
@@ -470,9 +470,9 @@ cdef class LatencyHistogram:
         return array
 
     def __repr__(self):
-        cdef Snapshot snapshot
-        self.snapshot_take(&snapshot)
+        cdef Totals totals
+        self.totals_take(&totals)
         return (
-            f"<LatencyHistogram count={snapshot.n_timed} p50={snapshot_percentile(&snapshot, 50)} "
-            f"p99={snapshot_percentile(&snapshot, 99)} max={snapshot.max_ns} ns>"
+            f"<LatencyHistogram count={totals.n_timed} p50={totals_percentile(&totals, 50)} "
+            f"p99={totals_percentile(&totals, 99)} max={totals.max_ns} ns>"
         )

@@ -6,15 +6,15 @@ All else is the table's, which knows how to make room and whom to tell.
 from libc.stdint cimport int64_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_load_relaxed, jm_unlikely
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
 from jessy_mem._core.c.typedefs cimport Status
-from jessy_mem._core.latency cimport LatencyHistogram
+from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.pool cimport Block, PoolAllocator
 from jessy_mem._core.registry cimport LayerRegistry
 
 from jessy_mem.errors import ManagerClosed
 
-jm_clock_init()
+jm_clock_use(clock_factor())
 
 
 cdef class BlockLender(LayerRegistry):

@@ -9,6 +9,7 @@ import os
 from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport strlen
+from posix.unistd cimport close
 
 from jessy_mem._core.c.os_folder cimport jm_os_open_beneath, jm_os_open_in
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_file_facts
@@ -25,9 +26,6 @@ from jessy_mem.sealed import map_descriptor, sha256_of, unchangeable_copy
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(str path)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd) noexcept
 
 cdef uint32_t UNSYNCED_MODE = layout.UNSYNCED_MODE
 

@@ -23,7 +23,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed, jm_flag_load_relaxed, jm_load_acquire, jm_load_relaxed, jm_short_load_acquire,
     jm_short_load_relaxed, jm_short_store_relaxed, jm_unlikely
 )
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
 from jessy_mem._core.c.pycompat cimport jm_adopt, jm_dict_get_or_none, jm_layer_key, jm_stolen
 from jessy_mem._core.c.read_side cimport jm_read_enter, jm_read_flag_begin, jm_read_flag_end, jm_read_leave
 from jessy_mem._core.c.thread cimport jm_thread_serial
@@ -31,13 +31,14 @@ from jessy_mem._core.kernels.flat cimport (
     GONE, Cell, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put
 )
 from jessy_mem._core.kernels.shard cimport own_add, shard_record_own
+from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.registry cimport LayerRegistry, context_of, record
 from jessy_mem._core.view cimport LayerView, copy_of
 
 from jessy_mem.errors import ManagerClosed
 
-jm_clock_init()
+jm_clock_use(clock_factor())
 
 
 @cython.final

@@ -37,7 +37,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_short_load_acquire, jm_short_load_relaxed, jm_short_store_relaxed, jm_short_store_release, jm_store_relaxed,
     jm_store_release, jm_unlikely
 )
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
 from jessy_mem._core.c.read_side cimport jm_read_enter_row, jm_read_leave_row
 from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row
@@ -47,7 +47,7 @@ from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.flat cimport flat_find
-from jessy_mem._core.latency cimport LatencyHistogram
+from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.stack cimport Place, stack_find
 from jessy_mem._core.view cimport LayerView
@@ -57,7 +57,7 @@ from jessy_mem.errors import LayerNotFound
 from jessy_mem.layout import LayerId
 from jessy_mem.units import counted
 
-jm_clock_init()
+jm_clock_use(clock_factor())
 
 cdef enum:
     LAST_ROUND = 0xFFFF

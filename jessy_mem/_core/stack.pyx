@@ -31,6 +31,7 @@ from libc.errno cimport ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
+from posix.unistd cimport close
 
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_disown
 from jessy_mem._core.c.os_folder cimport jm_folder_facts
@@ -44,9 +45,6 @@ from jessy_mem._core.mapped cimport mapped_file
 from jessy_mem import layout
 from jessy_mem._core.image import checked
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd) noexcept
 
 cdef object warn = logging.getLogger("jessy_mem").warning
 MAX_BARE = 256  # dimensions of which this is remembered: enough for those that are loaded again and again

@@ -8,15 +8,13 @@ import os
 
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
+from posix.unistd cimport close
 
 from jessy_mem._core.c.os_memory cimport jm_os_resident_pages
 from jessy_mem._core.c.pycompat cimport jm_memoryview_of
 from jessy_mem._core.kernels.span cimport span_is_zero
 
 import xxhash
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd) noexcept
 
 cdef enum:
     PIECE_BYTES = 2097152  # in pieces of 256 KiB the disk is read half as fast

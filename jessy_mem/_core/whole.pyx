@@ -9,8 +9,7 @@ for ever: N_TRIES times in all. What needs memory in a step should ask for it be
 """
 import os
 
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd) noexcept
+from posix.unistd cimport close
 
 cdef enum:
     N_TRIES = 4  # of a step that there is no memory for

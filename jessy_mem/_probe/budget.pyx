@@ -95,14 +95,14 @@ def ledger_stress(
 
 cdef void begin(Ledger ledger, unsigned int segment, uint64_t n_bytes) noexcept nogil:
     cdef uint64_t after
-    jm_add_acq_rel(&ledger.gate, MOVE)
+    jm_add_acq_rel(&ledger.valve, MOVE)
     account_raise(&ledger.segments[segment], n_bytes, ANY, ANY, &after)
     account_raise(ledger.total, n_bytes, ANY, ANY, &after)
 
 
 cdef void end(Ledger ledger, unsigned int segment, uint64_t n_bytes) noexcept nogil:
     ledger.take_back(segment, n_bytes)
-    jm_sub_acq_rel(&ledger.gate, MOVE)
+    jm_sub_acq_rel(&ledger.valve, MOVE)
 
 
 def begin_move(Ledger ledger not None, uint64_t n_bytes):

@@ -2,11 +2,9 @@
 from libc.stdint cimport uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_load_relaxed
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_monotonic_ns
+from jessy_mem._core.c.clock cimport jm_clock_monotonic_ns
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._probe.workers cimport Worker, run_workers, wait_for
-
-jm_clock_init()
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept

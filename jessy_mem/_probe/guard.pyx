@@ -1,11 +1,9 @@
 """The guard, for tests and benchmarks: ranges at any address, and reads that may fault, without the GIL."""
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_monotonic_ns
+from jessy_mem._core.c.clock cimport jm_clock_monotonic_ns
 from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_install, guard_remove, guard_reset
 from jessy_mem._probe.workers cimport Worker, run_workers
-
-jm_clock_init()
 
 
 def add(size_t address, size_t n_bytes, bint is_writable=False):

@@ -6,27 +6,27 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_load_acquire, jm_load_relaxed, jm_store_relaxed
 from jessy_mem._core.c.clock cimport (
-    jm_clock_init,
     jm_clock_monotonic_ns,
     jm_clock_ns,
     jm_clock_ticks,
     jm_clock_ticks_after,
+    jm_clock_use,
 )
 from jessy_mem._core.kernels.buckets cimport GROUP_BUCKETS, bucket_high, bucket_low, bucket_middle, bucket_of
 from jessy_mem._core.kernels.shard cimport (
     Shard,
-    Snapshot,
+    Totals,
     own_add,
     shard_count_newest,
-    snapshot_add_groups,
-    snapshot_add_newest,
-    snapshot_begin,
+    totals_add_groups,
+    totals_add_newest,
+    totals_begin,
 )
-from jessy_mem._core.latency cimport N_ROWS, LatencyHistogram
+from jessy_mem._core.latency cimport N_ROWS, LatencyHistogram, clock_factor
 from jessy_mem._probe.workers cimport Worker, run_workers
 
 
-jm_clock_init()
+jm_clock_use(clock_factor())
 
 
 cdef struct Recording:      # what the threads of one run record
@@ -67,7 +67,7 @@ def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint
 
     The histogram must be one that only this thread records into. Returns a dict of bucket to count, without zeros.
     """
-    cdef Snapshot snapshot
+    cdef Totals totals
     cdef const Shard *shard = NULL
     cdef uint64_t newest, first, rest, n_events
     cdef int row
@@ -77,21 +77,21 @@ def counts_seen(LatencyHistogram histogram not None, size_t n_groups, const uint
             shard = histogram.shards[row]
     if shard == NULL:
         raise ValueError("this thread has recorded nothing, or has no shard of its own")
-    snapshot_begin(&snapshot)
+    totals_begin(&totals)
     newest = jm_load_acquire(&shard.newest)
     rest = shard.groups
     for _group in range(n_groups):
         rest &= rest - 1
     first = shard.groups ^ rest
-    n_events = snapshot_add_groups(&snapshot, shard, first)
+    n_events = totals_add_groups(&totals, shard, first)
     for i in range(<size_t> values.shape[0]):
         histogram.record_ns(values[i])
-    n_events += snapshot_add_groups(&snapshot, shard, rest)
-    snapshot_add_newest(&snapshot, shard, newest, 0, n_events)
+    n_events += totals_add_groups(&totals, shard, rest)
+    totals_add_newest(&totals, shard, newest, 0, n_events)
     return {
-        index: snapshot.counts[index]
+        index: totals.counts[index]
         for index in range(64 * GROUP_BUCKETS)
-        if snapshot.groups >> (index // GROUP_BUCKETS) & 1 and snapshot.counts[index]
+        if totals.groups >> (index // GROUP_BUCKETS) & 1 and totals.counts[index]
     }
 
 

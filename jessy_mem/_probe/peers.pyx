@@ -5,15 +5,12 @@ library itself.
 """
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_monotonic_ns
+from jessy_mem._core.c.clock cimport jm_clock_monotonic_ns
 from jessy_mem._probe.workers cimport Worker, run_workers
 
 ctypedef void *(*malloc_t)(size_t n_bytes) noexcept nogil
 ctypedef void (*free_t)(void *block) noexcept nogil
 ctypedef bint (*record_t)(void *histogram, int64_t value) noexcept nogil
-
-jm_clock_init()
-
 
 cdef struct Allocator:
     malloc_t malloc

@@ -15,7 +15,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_release,
     jm_sub_relaxed,
 )
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
 from jessy_mem._core.c.typedefs cimport (
     DOUBLE_FREE,
     LIMIT_EXCEEDED,
@@ -39,11 +39,12 @@ from jessy_mem._core.kernels.bitmap cimport (
     run_mask,
     zone_of,
 )
+from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.mapping cimport Mapping
 from jessy_mem._core.pool cimport PoolAllocator
 from jessy_mem._probe.workers cimport Worker, next_random, run_workers, sched_yield, wait_for
 
-jm_clock_init()
+jm_clock_use(clock_factor())
 
 
 def kernel_statuses():

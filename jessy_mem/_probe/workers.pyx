@@ -8,13 +8,14 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
 from jessy_mem._core.c.atomic cimport jm_add_acq_rel, jm_load_acquire, jm_spin_pause
-from jessy_mem._core.c.clock cimport jm_clock_init, jm_clock_ns, jm_clock_ticks
+from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
+from jessy_mem._core.latency cimport clock_factor
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *thread, const void *attributes, void *(*run)(void *) noexcept nogil, void *argument)
     int pthread_join(pthread_t thread, void **result)
 
-jm_clock_init()
+jm_clock_use(clock_factor())
 
 
 cdef void wait_for(const uint64_t *count, uint64_t goal) noexcept nogil:

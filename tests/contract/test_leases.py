@@ -163,7 +163,7 @@ def test_fork_waits_for_a_copy(path, inject):
 
     def asking(plain):
         def sendfile(*args):
-            asker = threading.Thread(target=lambda: free.append(forking.gate.acquire(blocking=False)))
+            asker = threading.Thread(target=lambda: free.append(forking.fork_lock.acquire(blocking=False)))
             asker.start()
             asker.join()
             return plain(*args)

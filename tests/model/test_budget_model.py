@@ -125,7 +125,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (self.ledger.used_bytes, self.ledger.peak_bytes) == (self.total, self.peak)
         reached = [level for level, threshold in self.thresholds.items() if 100 * self.total >= threshold * self.limit]
         pressure = reached[-1] if reached else "ok"
-        assert self.ledger.snapshot() == ((self.total, self.limit, self.peak), pressure, segments)
+        assert self.ledger.sums() == ((self.total, self.limit, self.peak), pressure, segments)
         assert self.ledger.pressure == pressure
 
     def teardown(self):

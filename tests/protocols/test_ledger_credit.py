@@ -1,6 +1,6 @@
 """The credit of threads (`_core/kernels/account.pxd`, `_core/budget.pyx`): the limit holds, and who calls in is exact.
 
-One account, `granted`, for the total: that segments are raised before it is the model of test_ledger. The gate is
+One account, `granted`, for the total: that segments are raised before it is the model of test_ledger. The valve is
 (epoch, moves under way, how many have called in), a word of credit (epoch, bytes). Processes reserve and
 release as `reserve_bytes` and `release_bytes` do; the names of the steps are those of account.pxd.
 """
@@ -16,9 +16,9 @@ LIMIT, CALM, EASY, CREDIT = 7, 5, 4, 2
 ANY = 10**9
 
 
-def is_good(word, gate, bug):
+def is_good(word, valve, bug):
     """`credit_is_good`"""
-    return not gate[2] and (word[0] == gate[0] or bug == "credit of any epoch")
+    return not valve[2] and (word[0] == valve[0] or bug == "credit of any epoch")
 
 
 def account_raise(n, ceiling, calm):
@@ -35,11 +35,11 @@ def account_raise(n, ceiling, calm):
 
 def reserve(me, n, bug):
     """`reserve_bytes`, then `reserve_apart`: whether they are charged"""
-    gate = yield load_acquire("gate")  # reserve 1
+    valve = yield load_acquire("valve")  # reserve 1
     total = yield load("granted")
     if total <= CALM:
         word = yield load(f"credit {me}")
-        if is_good(word, gate, bug) and n <= word[1]:  # reserve 2
+        if is_good(word, valve, bug) and n <= word[1]:  # reserve 2
             found = yield cas(f"credit {me}", word, (word[0], word[1] - n))
             if found == word:
                 return True
@@ -51,36 +51,36 @@ def reserve(me, n, bug):
     yield add("exact", 1, orders=False)  # of the model: from here to the end nobody has credit
     fits = yield from account_raise(n, ANY, ANY)
     yield add("exact", -1, orders=False)
-    yield update("gate", lambda gate: (gate[0], gate[1], gate[2] - 1))  # reopen
+    yield update("valve", lambda valve: (valve[0], valve[1], valve[2] - 1))  # reopen
     return fits
 
 
 def reserve_with_credit(me, n, bug):
-    gate = yield load("gate")
+    valve = yield load("valve")
     word = yield load(f"credit {me}")
     more = min(CREDIT // 2, CREDIT - word[1])
     while True:
-        if gate[2] and bug != "moves at a closed gate":
+        if valve[2] and bug != "moves at a closed valve":
             return False
-        found = yield cas("gate", gate, (gate[0], gate[1] + 1, gate[2]))
-        if found == gate:
+        found = yield cas("valve", valve, (valve[0], valve[1] + 1, valve[2]))
+        if found == valve:
             break
-        gate = found
+        valve = found
     fits = yield from account_raise(n + more, EASY, ANY)
     if fits:
-        found = yield cas(f"credit {me}", word, (gate[0], word[1] + more))
+        found = yield cas(f"credit {me}", word, (valve[0], word[1] + more))
         if found != word and bug != "takes nothing back":
             yield add("granted", -more)
-    yield update("gate", lambda gate: (gate[0], gate[1] - 1, gate[2]))
+    yield update("valve", lambda valve: (valve[0], valve[1] - 1, valve[2]))
     return fits
 
 
 def release(me, n, bug):
     """`release_bytes`"""
-    gate = yield load_acquire("gate")
+    valve = yield load_acquire("valve")
     if (yield load("granted")) <= EASY:
         word = yield load(f"credit {me}")
-        if is_good(word, gate, bug) and word[1] + n <= CREDIT:  # release 1
+        if is_good(word, valve, bug) and word[1] + n <= CREDIT:  # release 1
             if bug == "stores its word":
                 yield store(f"credit {me}", (word[0], word[1] + n))
                 return
@@ -92,15 +92,17 @@ def release(me, n, bug):
 
 def call_in(bug):
     is_same = bug == "calls in without a new epoch"
-    before = yield update("gate", lambda gate: (gate[0] + (not gate[2] and not is_same), gate[1] + 1, gate[2] + 1))
+    before = yield update(
+        "valve", lambda valve: (valve[0] + (not valve[2] and not is_same), valve[1] + 1, valve[2] + 1)
+    )
     epoch = before[0] + (not before[2] and not is_same)
     for thread in (0, 1):
         word = yield update(f"credit {thread}", lambda word: (epoch, 0))
         if word[1]:
             yield add("granted", -word[1])
-    yield update("gate", lambda gate: (gate[0], gate[1] - 1, gate[2]))
+    yield update("valve", lambda valve: (valve[0], valve[1] - 1, valve[2]))
     if bug != "does not wait for moves":
-        yield wait_for("gate", lambda gate: not gate[1])
+        yield wait_for("valve", lambda valve: not valve[1])
 
 
 def run(bug, plans):
@@ -133,7 +135,7 @@ def run(bug, plans):
         credit = memory["credit 0"][1] + memory["credit 1"][1]
         assert memory["granted"] == held + credit, f"{memory['granted']} are granted, {held} held, {credit} credit"
 
-    memory = {"granted": 0, "gate": (1, 0, 0), "credit 0": (1, 0), "credit 1": (1, 0), "exact": 0}
+    memory = {"granted": 0, "valve": (1, 0, 0), "credit 0": (1, 0), "credit 1": (1, 0), "exact": 0}
     return check(
         [process_of(i, plan) for i, plan in enumerate(plans)], memory, world=0, always=always, finally_=finally_
     )
@@ -160,7 +162,7 @@ def test_limit_holds_and_a_refusal_is_exact(plan):
     [
         ("credit of any epoch", "room for both"),
         ("passes calm without calling in", "and twice"),
-        ("moves at a closed gate", "room for both"),
+        ("moves at a closed valve", "room for both"),
         ("takes nothing back", "room for both"),
         ("stores its word", "room for both"),
         ("calls in without a new epoch", "room for both"),

@@ -1,7 +1,7 @@
 """The histogram's waiting event (`_core/kernels/shard.pxd`): a reader counts each event once, in its bucket or waiting.
 
 Buckets 0 and 1, each a group of its own. The places are those of a Shard: `groups`, `newest` (number of the event and
-its bucket), `count 0`, `count 1`. The owner records, a reader takes a snapshot; both line by line.
+its bucket), `count 0`, `count 1`. The owner records, a reader takes totals; both line by line.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def record(events, bug):
     return owner
 
 
-def snapshot(events, bug):
-    """`snapshot_add`"""
+def totals(events, bug):
+    """`totals_add`"""
 
     def reader():
         newest = yield (load if bug == "reads relaxed" else load_acquire)("newest")
         groups = yield load("groups")
         counts = [0, 0]
-        for bucket in (0, 1):  # snapshot_add_groups
+        for bucket in (0, 1):  # totals_add_groups
             if groups >> bucket & 1:
                 counts[bucket] = yield load_acquire(f"count {bucket}")
         number, last = newest
-        if number and bug != "no waiting event":  # snapshot_add_newest
+        if number and bug != "no waiting event":  # totals_add_newest
             now = yield load_acquire("newest")
             if now != newest and bug != "counts without a second look":
                 counts[last] = yield load(f"count {last}")
@@ -61,7 +61,7 @@ def snapshot(events, bug):
 
 def run(bug=None, events=(0, 1, 0)):
     memory = {"groups": 0, "newest": NONE, "count 0": 0, "count 1": 0}
-    return check([record(events, bug), snapshot(events, bug)], memory)
+    return check([record(events, bug), totals(events, bug)], memory)
 
 
 @pytest.mark.parametrize("events", [(0,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 1, 1, 0)])

@@ -14,7 +14,7 @@ SEGMENTS = {"core": 600, "reserve": 500, "user": 200}
 
 def check_empty_and_armed(ledger):
     """All was released, and the next climb to the limit crosses each threshold once."""
-    assert ledger.snapshot()[0][0] == 0
+    assert ledger.sums()[0][0] == 0
     assert [used for used, _, _ in ledger.segment_bytes().values()] == [0] * len(ledger.names)
     ledger.take_crossings()
     ledger.reserve("core", 600)
@@ -87,7 +87,7 @@ def test_credit_is_never_shown_as_used():
         stress = threading.Thread(target=lambda: counts.append(probe.ledger_stress(*given)))
         stress.start()
         while stress.is_alive():
-            (used_bytes, _, _), pressure, segments = ledger.snapshot()
+            (used_bytes, _, _), pressure, segments = ledger.sums()
             seen = [used_bytes, ledger.used_bytes, *[used for used, _, _ in ledger.segment_bytes().values()]]
             if max(seen) > most or pressure != "ok" or sum(used for used, _, _ in segments.values()) != used_bytes:
                 failures.append((seen, pressure))
@@ -147,7 +147,7 @@ def test_python_threads_hold_charges_and_a_sampler_watches():
 
     def sample():
         while not stop.is_set():
-            (used_bytes, limit_bytes, peak_bytes), _, segments = ledger.snapshot()
+            (used_bytes, limit_bytes, peak_bytes), _, segments = ledger.sums()
             if not used_bytes <= peak_bytes <= limit_bytes:
                 failures.append((used_bytes, peak_bytes))
             if sum(used for used, _, _ in segments.values()) != used_bytes:

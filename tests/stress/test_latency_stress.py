@@ -1,4 +1,4 @@
-"""Many threads in one latency histogram: nothing is lost, and every snapshot is one that could have been."""
+"""Many threads in one latency histogram: nothing is lost, and all totals are some that could have been."""
 
 import sys
 import threading
@@ -30,22 +30,22 @@ def bytes_of_one_shard():
     return histogram.n_bytes
 
 
-def check_snapshot(snapshot):
-    """The numbers of one snapshot follow from each other."""
-    assert snapshot["count"] == sum(n for _, _, n in snapshot["buckets"]) + snapshot["overflow"]
-    if snapshot["count"]:
-        percentiles = [snapshot[key] for key in ("min_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns")]
+def check_totals(totals):
+    """Totals follow from each other."""
+    assert totals["count"] == sum(n for _, _, n in totals["buckets"]) + totals["overflow"]
+    if totals["count"]:
+        percentiles = [totals[key] for key in ("min_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns")]
         assert percentiles == sorted(percentiles)
-        assert snapshot["min_ns"] <= snapshot["mean_ns"] <= snapshot["max_ns"]
+        assert totals["min_ns"] <= totals["mean_ns"] <= totals["max_ns"]
 
 
-def test_check_snapshot_notices_what_does_not_add_up():
-    snapshot = expected_of(1)
-    check_snapshot(snapshot)
+def test_check_totals_notices_what_does_not_add_up():
+    totals = expected_of(1)
+    check_totals(totals)
     with pytest.raises(AssertionError):
-        check_snapshot({**snapshot, "count": snapshot["count"] + 1})
+        check_totals({**totals, "count": totals["count"] + 1})
     with pytest.raises(AssertionError):
-        check_snapshot({**snapshot, "p50_ns": snapshot["max_ns"] + 1})
+        check_totals({**totals, "p50_ns": totals["max_ns"] + 1})
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 8, 64, 65, 100, 200])
@@ -82,15 +82,15 @@ def test_more_threads_than_slots_share_one_shard():
     assert histogram.to_dict() == expected_of(70)
 
 
-def test_snapshots_while_threads_record_add_up():
+def test_totals_while_threads_record_add_up():
     histogram, last = LatencyHistogram(), 0
     writer = threading.Thread(target=probe.record_threads, args=(histogram, np.tile(VALUES, 100), 4))
     writer.start()
     while writer.is_alive():
-        snapshot = histogram.to_dict()
-        check_snapshot(snapshot)
-        assert snapshot["count"] >= last
-        last = snapshot["count"]
+        totals = histogram.to_dict()
+        check_totals(totals)
+        assert totals["count"] >= last
+        last = totals["count"]
         count, *percentiles, _mean_ns = histogram.summary()
         assert count >= last
         assert percentiles == sorted(percentiles)
@@ -154,7 +154,7 @@ def test_resets_while_threads_record_count_each_event_once():
     while writer.is_alive():
         seen += histogram.count
         histogram.reset()
-        check_snapshot(histogram.to_dict())
+        check_totals(histogram.to_dict())
     writer.join()
     seen += histogram.count
     assert seen <= n_total
@@ -176,8 +176,8 @@ def test_python_threads_record_merge_and_reset_together():
             if i % 50 == 0:
                 other.merge(histogram)
                 other.reset()
-                check_snapshot(other.to_dict())
-            check_snapshot(histogram.to_dict())
+                check_totals(other.to_dict())
+            check_totals(histogram.to_dict())
 
     run_threads([partial(run, number) for number in range(n_threads)])
     assert histogram.count == histogram.n_events == n_threads * 500

@@ -160,7 +160,7 @@ def test_pressure_follows_the_bytes(ledger):
     for percent, level in expected.items():
         move(ledger, percent)
         assert ledger.pressure == level
-        assert ledger.snapshot()[1] == level
+        assert ledger.sums()[1] == level
     move(ledger, 94)
     assert ledger.pressure == "eviction", "pressure has no memory; only the telling has"
 
@@ -247,7 +247,7 @@ def test_snapshot_is_all_numbers_at_once(ledger):
     ledger.reserve("user", 20)
     ledger.reserve("reserve", 10)
     ledger.release("user", 1)
-    total, pressure, segments = ledger.snapshot()
+    total, pressure, segments = ledger.sums()
     assert total == (79, 100, 80)
     assert pressure == "warning"
     assert segments == ledger.segment_bytes() == {"core": (50, 60, 50), "reserve": (10, 50, 10), "user": (19, 20, 20)}

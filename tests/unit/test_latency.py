@@ -174,7 +174,7 @@ def test_counts_and_bounds_describe_the_same_buckets(max_ns):
     assert (counts == expected).all()
 
 
-def test_counts_are_a_snapshot():
+def test_counts_are_of_one_moment():
     histogram = histogram_of([5])
     before = histogram.counts
     histogram.record(5)

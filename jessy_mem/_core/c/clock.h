@@ -10,7 +10,8 @@
    event is that short and its time matters, jm_clock_ticks_after() waits for the work: right within the clock's step,
    and some 15 ns dearer.
 
-   The factor is a 32.32 fixed-point number, measured by jm_clock_init() to about 0.01 %: far below a bucket's width. */
+   The factor is a 32.32 fixed-point number, measured by jm_clock_measure() to about 0.01 %: far below a bucket's width.
+   Each module that reads the clock has one of its own, and is handed it by jm_clock_use() before its first reading. */
 #ifndef JESSY_MEM_CLOCK_H
 #define JESSY_MEM_CLOCK_H
 
@@ -128,28 +129,33 @@ static uint64_t jm_clock_pair(uint64_t *ns, uint64_t *ticks)
 }
 #endif
 
-/* Choose and calibrate the clock; takes about 0.3 ms where the TSC is used. Each module that reads it
-   has its own, and calls this once, before its first reading. */
-static void jm_clock_init(void)
+/* The factor of the time stamp counter, or 0 where it is not used; takes about 0.3 ms where it is, so once in a process. */
+static uint64_t jm_clock_measure(void)
 {
 #ifdef JM_CLOCK_MAY_USE_TSC
     enum { SPAN_NS = 300000, MAX_WIDTH_NS = 1000 };
     uint64_t begin_ns = 0, end_ns = 0, begin_ticks = 0, end_ticks = 0, factor_q32;
     if (!jm_clock_tsc_is_trusted())
-        return;
+        return 0;
     /* A width of a microsecond means that readings are trapped and emulated: the system's clock is the faster one. */
     if (jm_clock_pair(&begin_ns, &begin_ticks) > MAX_WIDTH_NS)
-        return;
+        return 0;
     while (jm_clock_monotonic_ns() - begin_ns < SPAN_NS) {
     }
     if (jm_clock_pair(&end_ns, &end_ticks) > MAX_WIDTH_NS || end_ticks <= begin_ticks)
-        return;
+        return 0;
     factor_q32 = (uint64_t)(((unsigned __int128)(end_ns - begin_ns) << 32) / (end_ticks - begin_ticks));
-    if (factor_q32 < 1ull << 28 || factor_q32 >= 1ull << 36) /* not between 62.5 MHz and 16 GHz */
-        return;
-    jm_clock_ns_per_tick_q32 = factor_q32;
-    jm_clock_uses_tsc = 1;
+    if (factor_q32 >= 1ull << 28 && factor_q32 < 1ull << 36) /* between 62.5 MHz and 16 GHz */
+        return factor_q32;
 #endif
+    return 0;
+}
+
+/* Read the clock whose factor jm_clock_measure() gave. */
+static void jm_clock_use(uint64_t factor_q32)
+{
+    jm_clock_uses_tsc = factor_q32 != 0;
+    jm_clock_ns_per_tick_q32 = factor_q32 != 0 ? factor_q32 : 1ull << 32;
 }
 
 #endif

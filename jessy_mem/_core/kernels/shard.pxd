@@ -1,4 +1,4 @@
-"""A shard, the counters of one thread, and a snapshot, what many shards add up to. Kernels of the latency histogram.
+"""A shard, the counters of one thread, and totals, what many shards add up to. Kernels of the latency histogram.
 
 An event waits in `newest` until the next one comes, and only then goes to its bucket. A store whose address comes from
 the clock holds up the next reading of the clock; this way the address is known long before. Two readings and a record
@@ -128,7 +128,7 @@ cdef inline void shard_record_shared(Shard *shard, uint64_t t_ns, uint64_t limit
     jm_max_relaxed(&shard.max_ns, t_ns)
 
 
-cdef struct Snapshot:
+cdef struct Totals:
     uint64_t groups                    # bit g: group g holds events; the counts of other groups are not set
     uint64_t n_timed                   # events in buckets and overflow
     uint64_t n_untimed                 # events without a time
@@ -145,7 +145,7 @@ cdef inline uint64_t clamp(uint64_t value, uint64_t low, uint64_t high) noexcept
     return low if value < low else high if value > high else value
 
 
-cdef inline uint64_t snapshot_add_groups(Snapshot *snapshot, const Shard *shard, uint64_t groups) noexcept nogil:
+cdef inline uint64_t totals_add_groups(Totals *totals, const Shard *shard, uint64_t groups) noexcept nogil:
     """Add the buckets of these groups: how many events they hold."""
     cdef uint64_t bit, count, n_events = 0
     cdef unsigned int group
@@ -158,9 +158,9 @@ cdef inline uint64_t snapshot_add_groups(Snapshot *snapshot, const Shard *shard,
         bit = <uint64_t> 1 << group
         groups ^= bit
         source = shard.counts + group * GROUP_BUCKETS
-        target = snapshot.counts + group * GROUP_BUCKETS
-        fresh = not snapshot.groups & bit
-        snapshot.groups |= bit
+        target = totals.counts + group * GROUP_BUCKETS
+        fresh = not totals.groups & bit
+        totals.groups |= bit
         for i in range(GROUP_BUCKETS):
             count = jm_load_acquire(source + i)
             n_events += count
@@ -168,8 +168,8 @@ cdef inline uint64_t snapshot_add_groups(Snapshot *snapshot, const Shard *shard,
     return n_events
 
 
-cdef inline void snapshot_add_newest(
-    Snapshot *snapshot, const Shard *shard, uint64_t newest, uint64_t before, uint64_t n_events
+cdef inline void totals_add_newest(
+    Totals *totals, const Shard *shard, uint64_t newest, uint64_t before, uint64_t n_events
 ) noexcept nogil:
     """Add the event `newest`, which was read before the buckets, if it is not in them: `n_events` were.
 
@@ -178,135 +178,135 @@ cdef inline void snapshot_add_newest(
     cdef unsigned int last = newest_bucket(newest)
     if newest and jm_load_acquire(&shard.newest) != newest:
         # It went to its bucket meanwhile, perhaps after that was read.
-        snapshot.counts[last] = before + jm_load_relaxed(shard.counts + last)
+        totals.counts[last] = before + jm_load_relaxed(shard.counts + last)
     elif newest and n_events < newest >> BUCKET_BITS:  # it still waits
-        snapshot.counts[last] += 1
+        totals.counts[last] += 1
 
 
-cdef inline void snapshot_add(Snapshot *snapshot, const Shard *shard) noexcept nogil:
+cdef inline void totals_add(Totals *totals, const Shard *shard) noexcept nogil:
     cdef uint64_t newest = jm_load_acquire(&shard.newest)  # first: events before it are in their buckets and groups
     cdef uint64_t groups = jm_load_relaxed(&shard.groups), before = 0, n_events
     cdef unsigned int last = newest_bucket(newest)
-    if newest and snapshot.groups >> (last // GROUP_BUCKETS) & 1:
-        before = snapshot.counts[last]
-    n_events = snapshot_add_groups(snapshot, shard, groups)
-    snapshot_add_newest(snapshot, shard, newest, before, n_events)
-    snapshot.overflow += jm_load_relaxed(&shard.overflow)
-    snapshot.n_untimed += jm_load_relaxed(&shard.untimed)
-    snapshot.sum_ns += jm_load_relaxed(&shard.sum_ns)
-    snapshot.min_ns = min(snapshot.min_ns, ~jm_load_relaxed(&shard.not_min_ns))
-    snapshot.max_ns = max(snapshot.max_ns, jm_load_relaxed(&shard.max_ns))
+    if newest and totals.groups >> (last // GROUP_BUCKETS) & 1:
+        before = totals.counts[last]
+    n_events = totals_add_groups(totals, shard, groups)
+    totals_add_newest(totals, shard, newest, before, n_events)
+    totals.overflow += jm_load_relaxed(&shard.overflow)
+    totals.n_untimed += jm_load_relaxed(&shard.untimed)
+    totals.sum_ns += jm_load_relaxed(&shard.sum_ns)
+    totals.min_ns = min(totals.min_ns, ~jm_load_relaxed(&shard.not_min_ns))
+    totals.max_ns = max(totals.max_ns, jm_load_relaxed(&shard.max_ns))
 
 
-cdef inline void snapshot_subtract(Snapshot *snapshot, const Shard *earlier) noexcept nogil:
+cdef inline void totals_subtract(Totals *totals, const Shard *earlier) noexcept nogil:
     cdef uint64_t groups = earlier.groups
     cdef unsigned int bucket, group
     while groups:
         group = jm_ctz(groups)
         groups &= groups - 1
         for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
-            snapshot.counts[bucket] -= earlier.counts[bucket]
-    snapshot.overflow -= earlier.overflow
-    snapshot.n_untimed -= earlier.untimed
-    snapshot.sum_ns -= earlier.sum_ns
+            totals.counts[bucket] -= earlier.counts[bucket]
+    totals.overflow -= earlier.overflow
+    totals.n_untimed -= earlier.untimed
+    totals.sum_ns -= earlier.sum_ns
 
 
-cdef inline void snapshot_counts(const Snapshot *snapshot, uint64_t[::1] counts) noexcept nogil:
+cdef inline void totals_counts(const Totals *totals, uint64_t[::1] counts) noexcept nogil:
     """Set the counts of whole groups; those of groups without events are left as they are."""
-    cdef uint64_t groups = snapshot.groups
+    cdef uint64_t groups = totals.groups
     cdef uint64_t *target = &counts[0]
     cdef unsigned int first
     while groups:
         first = jm_ctz(groups) * GROUP_BUCKETS
         groups &= groups - 1
         jm_assert(first + GROUP_BUCKETS <= <uint64_t> counts.shape[0], first, counts.shape[0])
-        memcpy(target + first, snapshot.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
+        memcpy(target + first, totals.counts + first, GROUP_BUCKETS * sizeof(uint64_t))
 
 
-cdef inline unsigned int snapshot_edge(const Snapshot *snapshot, unsigned int group, bint last) noexcept nogil:
+cdef inline unsigned int totals_edge(const Totals *totals, unsigned int group, bint last) noexcept nogil:
     """The first or the last bucket with events in a group that has some."""
-    cdef const uint64_t *counts = snapshot.counts + group * GROUP_BUCKETS
+    cdef const uint64_t *counts = totals.counts + group * GROUP_BUCKETS
     cdef unsigned int i = GROUP_BUCKETS - 1 if last else 0
     while counts[i] == 0:
         i = i - 1 if last else i + 1
     return group * GROUP_BUCKETS + i
 
 
-cdef inline void snapshot_finish(Snapshot *snapshot, uint64_t limit_ns) noexcept nogil:
+cdef inline void totals_finish(Totals *totals, uint64_t limit_ns) noexcept nogil:
     """Total the buckets, and hold minimum, maximum and mean within what the buckets allow."""
-    cdef uint64_t groups = snapshot.groups, n_timed, n_steps
+    cdef uint64_t groups = totals.groups, n_timed, n_steps
     cdef const uint64_t *counts
     cdef unsigned int group, first, last
     cdef int i
     cdef double low_sum_ns = 0, high_sum_ns = 0, width_ns
-    snapshot.n_timed = 0
+    totals.n_timed = 0
     while groups:
         group = jm_ctz(groups)
         groups &= groups - 1
-        counts = snapshot.counts + group * GROUP_BUCKETS
+        counts = totals.counts + group * GROUP_BUCKETS
         n_timed = n_steps = 0
         for i in range(GROUP_BUCKETS):
             n_timed += counts[i]
             n_steps += counts[i] * <uint64_t> i
         if n_timed == 0:
-            snapshot.groups &= ~(<uint64_t> 1 << group)
+            totals.groups &= ~(<uint64_t> 1 << group)
             continue
-        snapshot.group_counts[group] = n_timed
-        snapshot.n_timed += n_timed
+        totals.group_counts[group] = n_timed
+        totals.n_timed += n_timed
         width_ns = <double> bucket_width(group * GROUP_BUCKETS)
         low_sum_ns += <double> n_timed * <double> bucket_low(group * GROUP_BUCKETS) + <double> n_steps * width_ns
         high_sum_ns += <double> n_timed * (width_ns - 1)
     high_sum_ns += low_sum_ns
-    if snapshot.n_timed + snapshot.overflow == 0:
-        snapshot.min_ns = snapshot.max_ns = 0
-        snapshot.mean_ns = 0
+    if totals.n_timed + totals.overflow == 0:
+        totals.min_ns = totals.max_ns = 0
+        totals.mean_ns = 0
         return
-    if snapshot.overflow:
-        snapshot.max_ns = max(snapshot.max_ns, limit_ns + 1)
-        low_sum_ns += <double> snapshot.overflow * <double> (limit_ns + 1)
-        high_sum_ns += <double> snapshot.overflow * <double> snapshot.max_ns
+    if totals.overflow:
+        totals.max_ns = max(totals.max_ns, limit_ns + 1)
+        low_sum_ns += <double> totals.overflow * <double> (limit_ns + 1)
+        high_sum_ns += <double> totals.overflow * <double> totals.max_ns
     else:
-        last = snapshot_edge(snapshot, 63 - jm_clz(snapshot.groups), True)
-        snapshot.max_ns = clamp(snapshot.max_ns, bucket_low(last), min(bucket_high(last), limit_ns))
-    if snapshot.groups:
-        first = snapshot_edge(snapshot, jm_ctz(snapshot.groups), False)
-        snapshot.min_ns = clamp(snapshot.min_ns, bucket_low(first), min(bucket_high(first), limit_ns))
+        last = totals_edge(totals, 63 - jm_clz(totals.groups), True)
+        totals.max_ns = clamp(totals.max_ns, bucket_low(last), min(bucket_high(last), limit_ns))
+    if totals.groups:
+        first = totals_edge(totals, jm_ctz(totals.groups), False)
+        totals.min_ns = clamp(totals.min_ns, bucket_low(first), min(bucket_high(first), limit_ns))
     else:
-        snapshot.min_ns = clamp(snapshot.min_ns, limit_ns + 1, snapshot.max_ns)
-    if snapshot.min_ns > snapshot.max_ns:  # only the bucket of an event was seen, and neither of the two: its ends
-        snapshot.min_ns, snapshot.max_ns = snapshot.max_ns, snapshot.min_ns
-    snapshot.n_timed += snapshot.overflow
-    snapshot.mean_ns = min(max(<double> snapshot.sum_ns, low_sum_ns), high_sum_ns) / <double> snapshot.n_timed
-    snapshot.mean_ns = min(max(snapshot.mean_ns, <double> snapshot.min_ns), <double> snapshot.max_ns)
+        totals.min_ns = clamp(totals.min_ns, limit_ns + 1, totals.max_ns)
+    if totals.min_ns > totals.max_ns:  # only the bucket of an event was seen, and neither of the two: its ends
+        totals.min_ns, totals.max_ns = totals.max_ns, totals.min_ns
+    totals.n_timed += totals.overflow
+    totals.mean_ns = min(max(<double> totals.sum_ns, low_sum_ns), high_sum_ns) / <double> totals.n_timed
+    totals.mean_ns = min(max(totals.mean_ns, <double> totals.min_ns), <double> totals.max_ns)
 
 
-cdef inline void snapshot_begin(Snapshot *snapshot) noexcept nogil:
-    snapshot.groups = snapshot.overflow = snapshot.n_untimed = snapshot.sum_ns = snapshot.max_ns = 0
-    snapshot.min_ns = UINT64_MAX
+cdef inline void totals_begin(Totals *totals) noexcept nogil:
+    totals.groups = totals.overflow = totals.n_untimed = totals.sum_ns = totals.max_ns = 0
+    totals.min_ns = UINT64_MAX
 
 
-cdef inline uint64_t snapshot_value(const Snapshot *snapshot, uint64_t rank) noexcept nogil:
+cdef inline uint64_t totals_value(const Totals *totals, uint64_t rank) noexcept nogil:
     """The value with `rank` (1..n_timed) in ascending order: exact at both ends, else the middle of its bucket."""
-    cdef uint64_t groups = snapshot.groups
+    cdef uint64_t groups = totals.groups
     cdef unsigned int group, bucket
-    if rank >= snapshot.n_timed:
-        return snapshot.max_ns
+    if rank >= totals.n_timed:
+        return totals.max_ns
     if rank <= 1:
-        return snapshot.min_ns
+        return totals.min_ns
     while groups:
         group = jm_ctz(groups)
         groups &= groups - 1
-        if rank > snapshot.group_counts[group]:
-            rank -= snapshot.group_counts[group]
+        if rank > totals.group_counts[group]:
+            rank -= totals.group_counts[group]
             continue
         for bucket in range(group * GROUP_BUCKETS, (group + 1) * GROUP_BUCKETS):
-            if rank <= snapshot.counts[bucket]:
-                return clamp(bucket_middle(bucket), snapshot.min_ns, snapshot.max_ns)
-            rank -= snapshot.counts[bucket]
-    return snapshot.max_ns  # among the overflow, of which only the largest is known
+            if rank <= totals.counts[bucket]:
+                return clamp(bucket_middle(bucket), totals.min_ns, totals.max_ns)
+            rank -= totals.counts[bucket]
+    return totals.max_ns  # among the overflow, of which only the largest is known
 
 
-cdef inline uint64_t snapshot_percentile(const Snapshot *snapshot, double q) noexcept nogil:
+cdef inline uint64_t totals_percentile(const Totals *totals, double q) noexcept nogil:
     """The nearest-rank percentile, `q` in 0..100; 0 when nothing was timed."""
     # 99.9 % of 1000 is rank 999, though 99.9 has no exact binary form: take off what rounding may have added.
-    return snapshot_value(snapshot, <uint64_t> ceil(q * <double> snapshot.n_timed / 100 * (1 - 4e-16)))
+    return totals_value(totals, <uint64_t> ceil(q * <double> totals.n_timed / 100 * (1 - 4e-16)))

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def lease_is_given(folder) -> bool:
     return True
 
 
+def await_watcher() -> None:
+    """Who changed a file goes on just before the watcher closes its descriptor."""
+    with leases._lock:  # private: it is held until that is done
+        pass
+
+
 @pytest.fixture
 def path(tmp_path):
     if not lease_is_given(tmp_path):
@@ -52,7 +59,8 @@ def path(tmp_path):
     path = tmp_path / "D15" / "region.mmap"
     path.parent.mkdir()
     path.write_bytes(region_bytes())
-    return path
+    yield path
+    await_watcher()
 
 
 def test_file_that_is_opened_for_writing_as_it_is_mapped_is_not_leased(path, inject):
@@ -127,6 +135,7 @@ def test_bytes_move_to_sealed_memory_or_to_memory_of_this_process(refusal, path,
         refused = inject(OSError(refusal, os.strerror(refusal)), "os.memfd_create") if refusal else nullcontext()
         with refused:
             other(f"os.truncate({str(path)!r}, 0)")
+        await_watcher()
         assert (region.guard, address_of(region), bytes(raw)) == ("copy", address, region_bytes())
         kind, line = ("r--p", "") if refusal else ("r--s", "/memfd:jessy_mem (deleted)")
         assert line_of(address).split(maxsplit=5)[1::4] == [kind, *[line] * bool(line)]
@@ -140,7 +149,10 @@ def test_copy_for_which_there_is_no_memory(path, inject, caplog):
         # Private: where nothing else of the process asks for memory.
         with inject(OSError(errno.ENOMEM, "no memory"), "jessy_mem.sealed.Mapping"):
             other(f"os.truncate({str(path)!r}, 0)")
+        await_watcher()
         assert region.guard == "reads"
+        while not caplog.messages:  # the last that the watcher does
+            time.sleep(0.001)
         assert caplog.messages[-1].endswith("they could not be copied: [Errno 12] no memory")
         with pytest.raises(jm.RegionTruncated):
             bytes(region.layer(3))

@@ -22,9 +22,8 @@ class FakeTable:
 
     def __init__(self, opener):
         self.opener, self.pool, self.regions = opener, jm.PoolAllocator(((1, 4096),), 1), {}
-        self._known, self._check_open, self._admit = self.regions.get, lambda: None, lambda *room: None
-        self._allocate = lambda n_bytes, segment: self.pool.allocate(n_bytes)
-        self._forget = lambda dimension: self.regions.pop(dimension, None)
+        self._known, self._forget = self.regions.get, lambda dimension: self.regions.pop(dimension, None)
+        self._allocate, self._check_open = lambda n_bytes, segment: self.pool.allocate(n_bytes), lambda: None
 
     def _exchange(self, dimension, old, stack, changed=()):
         if done := self.regions.get(dimension) is old:
@@ -32,11 +31,10 @@ class FakeTable:
         return done
 
     def load_dimension(self, dimension, exist_ok=True):
-        stack = self.opener.open(self.opener.place_of(dimension), self._admit)
-        self._exchange(dimension, self.regions.get(dimension), stack)
-        return self.regions[dimension]
+        self._exchange(dimension, self._known(dimension), self.opener.open(self.opener.place_of(dimension), None))
+        return self._known(dimension)
 
-    _refresh_dimension = load_dimension
+    _refresh_dimension, _admit = load_dimension, lambda *room: None
 
 
 REFUSAL = jm.LimitExceeded(9, 10, 5, "reserve")

@@ -57,7 +57,7 @@ def look_at_lease(world):  # _fd < 0 or fcntl(F_GETLEASE) == F_RDLCK
     return {}, world.fd and world.is_asked
 
 
-def move(world):  # Mapping.move, if there is one
+def move(world):  # Lease._move
     if not world.covers:
         return {}, None
     return {"memory": "copy" if world.is_whole else "gone"}, None

@@ -96,3 +96,10 @@ def test_params_have_names():
         owner, name, values = parameter.values
         names = getattr(getattr(owner, name), "param_names", getattr(owner, "param_names", []))
         assert len(names) == len(values), f"{parameter.id}: params without param_names"
+
+
+@pytest.mark.skipif(not FOUND, reason="no asv_bench beside the tests")
+def test_each_trick_that_is_measured_stands_in_the_table_of_tricks():
+    (tricks,) = (module.Tricks for module in load_modules() if module.__name__ == "benchmarks.tricks")
+    table = (FOLDER.parent / "docs" / "design.md").read_text().partition("## Tricks, what each buys")[2]
+    assert [trick for trick in tricks.params if f'`tricks.py`, "{trick}" |' not in table] == []

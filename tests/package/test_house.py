@@ -146,6 +146,25 @@ def test_declarations_import_nothing_of_python(path):
     assert not re.findall(r"^\s*(?:from\s+\S+\s+)?import\s.*", without_text(path.read_text()), re.MULTILINE)
 
 
+# What stands, or is done, in one place only, and where.
+ONE_HOME = {
+    r"\bjm_clock_measure\(\)$": "_core.latency",
+    r"\bMAX_ATTRIBUTES_BYTES = \d": "_core.format",
+    r"\bHEADER_BYTES = \d": "_core.format",
+}
+
+
+@pytest.mark.parametrize("pattern", ONE_HOME)
+def test_fact_has_one_home(pattern):
+    found = {module_of(path) for path in SOURCES if re.search(pattern, path.read_text(), re.MULTILINE)}
+    assert found == {ONE_HOME[pattern]}
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pyx"], ids=named)
+def test_what_cython_declares_of_the_system_is_not_declared_again(path):
+    assert not re.findall(r"extern from \"<(?:unistd|fcntl|errno)\.h>\"", path.read_text())
+
+
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix in (".pyx", ".pxd")], ids=named)
 def test_nogil_is_never_without_noexcept(path):
     """Blocks (`with nogil:`) and external headers aside; a function of a header is noexcept by itself."""

@@ -20,7 +20,7 @@
 
 typedef struct {
     uint64_t inside;
-    char rest[JM_CACHE_LINE - sizeof(uint64_t)];
+    char rest[JM_CACHE_LINE - sizeof(uint64_t)]; /* buys nothing on two cores: docs/design.md, "Tricks" */
 } jm_read_flag;
 
 typedef struct {

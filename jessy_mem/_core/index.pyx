@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_gil_turn
 from jessy_mem._core.format cimport RECORD_TAIL_BYTES, LayerEntry, RecordHead
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.span cimport span_after_length, span_is_ascii, span_is_utf8
@@ -236,6 +236,7 @@ cdef class LayerIndex:
                 image = stack[places[i].file]
                 entry = &image.layers[places[i].entry]
                 sheet.add(entry.layer, entry.frequency_hz, entry.created_ns)
+                jm_gil_turn(i)
                 if entry.n_keywords:
                     self.add_words_of(sheet, image, places[i].entry)
         except BaseException:
@@ -248,11 +249,10 @@ cdef class LayerIndex:
 
     cdef int add_words_of(self, Sheet sheet, Image image, uint32_t entry) except -1:
         cdef uint64_t record_off_bytes = image.layers[entry].record_off_bytes
-        cdef uint64_t end = image.layers[entry + 1].record_off_bytes - record_off_bytes
+        cdef uint64_t end = image.layers[entry + 1].record_off_bytes - record_off_bytes, at = sizeof(RecordHead)
         cdef bytes record = image.copied(record_off_bytes, end, entry)
         cdef const uint8_t *base = <const uint8_t *> PyBytes_AS_STRING(record)
         cdef const uint8_t *word
-        cdef uint64_t at = sizeof(RecordHead)
         cdef uint32_t n_bytes, _i
         end -= RECORD_TAIL_BYTES
         for _i in range(image.layers[entry].n_keywords):
@@ -342,7 +342,8 @@ cdef class LayerIndex:
                     word = self.words[come.words[at]]
                     word.come[word.n_come] = come.facts[i].layer
                     word.n_come += 1
-            for word in touched:
+            for i, word in enumerate(touched):
+                jm_gil_turn(i)
                 self.set_numbers(word, dimension, changed(dimension, holding_in(word, dimension), word))
         finally:
             for word in touched:

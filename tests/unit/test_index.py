@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from helpers import Layer, extended_file
 from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
+from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.given import folded
 from jessy_mem.layout import LayerId
@@ -402,3 +403,29 @@ def test_questions_while_a_dimension_changes_see_the_old_or_the_new(index):
         for thread in threads:
             thread.join()
     assert wrong == []
+
+
+def test_others_run_while_a_dimension_is_indexed(region_file):
+    n_layers, builder = 20_000, RegionBuilder(3, "Many words")
+    for number in range(n_layers):
+        builder.add_layer(LayerSpec(content=b"", keywords=(f"word {number}",)))
+    index, seen, done = LayerIndex(), set(), threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.add(index.n_words)
+
+    with MmapRegion(3, region_file(builder.to_bytes())) as region:
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            for _ in range(100):  # until the system has run the watcher at such a moment
+                index.put_stack(1, region._stack)  # what a catalogue hands over
+                index.remove(1)
+                if seen - {0, n_layers}:
+                    break
+        finally:
+            done.set()
+            watcher.join()
+    assert seen - {0, n_layers}
+    assert index.n_words == 0

@@ -39,6 +39,19 @@ static inline void jm_mutex_lock(jm_mutex *mutex) { (void)mutex; }
 static inline void jm_mutex_unlock(jm_mutex *mutex) { (void)mutex; }
 #endif
 
+/* For a long loop over Python objects that counts N: each 256 turns whoever waits for the GIL gets it. */
+static inline void jm_gil_turn(uint32_t n)
+{
+#ifndef Py_GIL_DISABLED
+    if (n % 256 == 255) {
+        Py_BEGIN_ALLOW_THREADS
+        Py_END_ALLOW_THREADS
+    }
+#else
+    (void)n;
+#endif
+}
+
 /* The value of an int, if it lies in 0..MAX; else -1. `each` is an int or of a class derived from it. */
 static inline int64_t jm_number_below(PyObject *each, int64_t max)
 {

@@ -1,6 +1,6 @@
 """What differs between CPython versions; see pycompat.h."""
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "c/pycompat.h":
@@ -10,6 +10,7 @@ cdef extern from "c/pycompat.h":
     void jm_mutex_unlock(jm_mutex *mutex) noexcept
     PyObject *jm_dict_get(object dict_, object key) except? NULL  # a new reference, or NULL: no such key
     object jm_dict_get_or_none(object dict_, object key)  # dict.get, safe while others change it without the GIL
+    void jm_gil_turn(uint32_t n) noexcept  # in a long loop that counts `n`: others get the GIL now and then
     uint64_t jm_layer_key(PyObject *layer_id) noexcept  # dimension << 16 | layer; 0: not two ints that can be one
     # Whether a slice of `n` is without a step and has 0 <= start <= stop <= n; all others are PySlice_Unpack's
     bint jm_slice_is_plain(object slice_, Py_ssize_t n, Py_ssize_t *start, Py_ssize_t *stop) noexcept

@@ -19,7 +19,7 @@ cdef class Ledger:
     cdef Account nothing                 # what they are before: no byte fits
     cdef int n_segments
     cdef readonly tuple names            # their names, in order
-    cdef uint64_t valve                   # atomic; epoch (32 bits), moves under way (16), who has called in (16)
+    cdef uint64_t valve                  # atomic; epoch (32 bits), moves under way (16), who has called in (16)
     cdef uint64_t fork                   # atomic; the process that the moves are of, see valve_enter
     cdef uint64_t calm_bytes             # no more than this is granted as long as anybody has credit
     cdef uint64_t easy_bytes             # credit is given up to this, and no level is raised

@@ -54,8 +54,8 @@ from jessy_mem._core.kernels.account cimport (
     account_lower,
     account_raise,
     credit_is_good,
-    valve_enter,
     row_bytes,
+    valve_enter,
 )
 
 from jessy_mem.errors import error_of

@@ -160,10 +160,14 @@ class FolderLock(Lock):
 
     def close(self) -> None:
         """Let go of the file, unless a thread has the lock just now."""
-        if self._mutex.acquire(blocking=False):
+        if not (self._depth and self._mutex._is_owned()):  # type: ignore[attr-defined]
+            whole(self._let_go)
+
+    def _let_go(self) -> None:
+        """Begun again, it goes on where it was."""
+        if self._mutex._is_owned() or self._mutex.acquire(blocking=False):  # type: ignore[attr-defined]
             try:
-                if not self._depth:
-                    self._drop()
+                self._drop()
             finally:
                 self._mutex.release()
 
@@ -269,9 +273,9 @@ class FolderLock(Lock):
         return True
 
     def _drop(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            whole(file.close)
 
 
 class OwnFile(Descriptor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -11,12 +12,14 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from unittest import mock
 
 import pytest
+from interrupts import Interrupt
 
 import jessy_mem as jm
-from helpers import HAS_PROC, open_files
+from helpers import HAS_PROC, open_files, run_threads
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 from jessy_mem.ids import IdRegister
 from jessy_mem.locking import FolderLock, is_alive, is_busy, process_key
@@ -33,6 +36,11 @@ sys.stdin.read()
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "lock")
+
+
+def take(lock):
+    with lock:
+        pass
 
 
 @contextmanager
@@ -455,6 +463,21 @@ def test_this_process_is_alive_and_a_child_is_another():
     mine = process_key()
     assert is_alive(mine)
     assert in_child(lambda: (_ for _ in ()).throw(ValueError) if process_key() == mine else None) == 0
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="some functions are not traced by instruction from 3.12 on")
+def test_close_that_is_interrupted_anywhere_leaves_nothing_held(path):
+    for number in itertools.count():
+        lock = FolderLock(path, 0.0)
+        take(lock)
+        with suppress(KeyboardInterrupt), Interrupt(number) as interrupt:
+            lock.close()
+        for each in (lock, FolderLock(path, 0.0), lock):
+            run_threads([partial(take, each)])
+            take(each)
+        if not interrupt.fired:
+            break
+    assert number > 5
 
 
 def test_process_is_alive_until_it_ends():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import threading
 from typing import Any
 
@@ -11,7 +10,7 @@ __all__ = ["fork_lock", "imported"]
 
 # Held while a process forks (locking.py): who holds it is not just in the middle of a fork.
 fork_lock = threading.RLock()
-_whole: set[str] = set()  # modules that were imported to the end
+_whole: dict[str, Any] = {}  # modules that were imported to the end
 
 
 def imported(name: str) -> Any:
@@ -20,9 +19,8 @@ def imported(name: str) -> Any:
     A child that is forked while another thread imports a module has it half done, and would wait for it for ever. So a
     fork waits until it is whole. What imports something in a call of the library asks here.
     """
-    module = sys.modules.get(name) if name in _whole else None
+    module = _whole.get(name)
     if module is None:
         with fork_lock:
-            module = importlib.import_module(name)
-        _whole.add(name)
+            module = _whole[name] = importlib.import_module(name)
     return module

@@ -56,7 +56,9 @@ def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, inject, n_cry
         readers = [threading.Thread(target=read, args=(number,)) for number in range(N_READERS)]
         for reader in readers:
             reader.start()
-        for key in range(n_crystallizations):
+        for key in range(50 * n_crystallizations):  # on a busy machine a reader may get no turn for long
+            if key >= n_crystallizations and all(min(each.values()) > 0 for each in seen):
+                break
             layers = [jm.LayerSpec(content=content_of(key, i, n_bytes=LAYER_BYTES)) for i in range(N_LAYERS)]
             dimension = memory.create_proto_dimension(f"{key}", layers, user=True)
             latest.append((dimension, key))
@@ -72,9 +74,9 @@ def test_readers_see_the_content_while_it_becomes_a_file(tmp_path, inject, n_cry
             assert bytes(memory.access_layer((dimension, 0))) == content_of(key, 0, n_bytes=LAYER_BYTES)
         stats = memory.get_stats()
         check_states(stats)
-        assert stats.crystallization_count == n_crystallizations
+        assert stats.crystallization_count == len(latest)
         assert stats.pool.used_bytes == 0
         assert (stats.evictions > 0) == (total_memory_mb == 1)
         for each in seen:
             assert min(each.values()) > 0, f"one source was never met: {seen}"
-    assert sum(name.startswith("D") for name in os.listdir(tmp_path)) == n_crystallizations
+    assert sum(name.startswith("D") for name in os.listdir(tmp_path)) == len(latest)

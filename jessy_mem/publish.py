@@ -152,12 +152,13 @@ class NewFile:
     def _unlink(self) -> None:
         if not self.is_there():
             return
-        try:
-            remove(self.path, self._follow_links)
-        except LinkRefused:
-            raise
-        except OSError:  # no descriptor is left; it is the very file, wherever that path leads
-            os.unlink(self.path)
+        with contextlib.suppress(FileNotFoundError):  # where locks do nothing, another may have merged it meanwhile
+            try:
+                remove(self.path, self._follow_links)
+            except (LinkRefused, FileNotFoundError):
+                raise
+            except OSError:  # no descriptor is left; it is the very file, wherever that path leads
+                os.unlink(self.path)
 
     def write(
         self,

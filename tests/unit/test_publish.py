@@ -266,6 +266,20 @@ def test_file_of_another_in_its_place_is_not_taken_back(tmp_path, content):
     assert path.read_bytes() == content
 
 
+def test_what_another_removes_while_it_is_taken_back_is_gone(tmp_path, inject):
+    file = NewFile(tmp_path / "D15" / "region.mmap")
+    file.publish([b"ours"])
+
+    def removed_before(path, follow_links):
+        os.unlink(path)
+        return remove(path, follow_links)
+
+    # In between its look and this call there is nothing else that could be replaced.
+    with inject.instead("jessy_mem.publish.remove", removed_before):
+        file.take_back()
+    assert os.listdir(tmp_path) == []
+
+
 def test_nothing_is_taken_back_through_a_folder_that_became_a_link(tmp_path):
     file = NewFile(tmp_path / "D15" / "region.mmap")
     file.publish([b"ours"])

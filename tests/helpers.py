@@ -482,6 +482,22 @@ def as_another_user(check) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+def in_thread(call):
+    """What `call` returns, or raises, in another thread."""
+    found = []
+
+    def target():
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 def run_threads(targets):
     """Run each target in a thread of its own; an exception in one is raised here."""
     errors = []

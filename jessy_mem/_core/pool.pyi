@@ -6,6 +6,9 @@ from jessy_mem._core.budget import Ledger
 from jessy_mem.stats import PoolStats
 
 @final
+class Keeper: ...
+
+@final
 class Block:
     def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property

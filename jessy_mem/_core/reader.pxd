@@ -1,8 +1,7 @@
 """Reader: the read path of one thread."""
-from libc.stdint cimport uint16_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from jessy_mem._core.kernels.shard cimport Shard
-from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.registry cimport LayerRegistry
 from jessy_mem._core.shelf cimport OwnViews, Shelf
 from jessy_mem._core.view cimport LayerView
@@ -22,6 +21,4 @@ cdef class Reader:
     cdef LayerView read_otherwise(self, object layer_id)
     # The registry, for the thread that this belongs to; RuntimeError for others, ManagerClosed.
     cdef LayerRegistry opened(self)
-    # A view of its own instead of `view`, kept unless `region` is another edition by now than was `seen`.
-    cdef LayerView keep(self, LayerView view, MmapRegion region, uint64_t seen, uint16_t round)
     cdef int end(self) except -1

@@ -21,20 +21,19 @@ from libc.stdlib cimport free
 
 from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed, jm_flag_load_relaxed, jm_load_acquire, jm_load_relaxed, jm_short_load_acquire,
-    jm_short_load_relaxed, jm_short_store_relaxed, jm_unlikely
+    jm_short_load_relaxed, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
-from jessy_mem._core.c.pycompat cimport jm_adopt, jm_dict_get_or_none, jm_layer_key, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_stolen
 from jessy_mem._core.c.read_side cimport jm_read_enter, jm_read_flag_begin, jm_read_flag_end, jm_read_leave
 from jessy_mem._core.c.thread cimport jm_thread_serial
-from jessy_mem._core.kernels.flat cimport (
-    GONE, Cell, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put
-)
+from jessy_mem._core.kernels.flat cimport flat_begin, flat_find
 from jessy_mem._core.kernels.shard cimport own_add, shard_record_own
 from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.registry cimport LayerRegistry, context_of, record
-from jessy_mem._core.view cimport LayerView, copy_of
+from jessy_mem._core.shelf cimport own_end
+from jessy_mem._core.view cimport LayerView
 
 from jessy_mem.errors import ManagerClosed
 
@@ -95,34 +94,14 @@ cdef class Reader:
         cdef uint16_t round = jm_short_load_acquire(&registry.round)  # before the region is marked as read in it
         cdef LayerView view = registry.read(layer_id)
         cdef MmapRegion region = jm_dict_get_or_none(registry.regions, view.image.dimension_id)
+        cdef LayerView shared  # `view` may be this thread's own
         cdef uint64_t seen
         if region is not None:
             seen = jm_load_acquire(&region.edition)
-            if jm_dict_get_or_none(region.views, view.id[1]) is view:
-                return self.keep(view, region, seen, round)
+            shared = jm_dict_get_or_none(region.views, view.id[1])
+            if shared is not None and shared.image is view.image:
+                return self.shelf.keep(&self.own, shared, &region.edition, seen, round, True)
         return view  # of a snapshot, or of what has changed meanwhile
-
-    cdef LayerView keep(self, LayerView view, MmapRegion region, uint64_t seen, uint16_t round):
-        cdef uint64_t key = jm_layer_key(<PyObject *> view.id)
-        cdef LayerView own = None
-        cdef PyObject *kept
-        cdef int n_left = 2
-        while n_left and jm_read_enter(&self.shelf.read_side, self.own.flag):
-            kept = <PyObject *> flat_find(&self.own.flat, key)
-            if kept == NULL and own is not None and seen & 1 and jm_load_acquire(&region.edition) == seen:
-                if flat_has_room(&self.own.flat) or flat_grow(&self.own.flat):
-                    kept = <PyObject *> own
-                    Py_INCREF(own)
-                    flat_put(&self.own.flat, key, kept)
-            if kept != NULL:
-                jm_short_store_relaxed(&(<LayerView> kept).visited, round)
-                Py_INCREF(<object> kept)
-            jm_read_leave(self.own.flag)
-            if kept != NULL:
-                return <LayerView> jm_stolen(kept)
-            own = copy_of(view)
-            n_left -= 1
-        return view
 
     cdef LayerRegistry opened(self):
         if self.owner != jm_thread_serial():
@@ -163,19 +142,12 @@ cdef class Reader:
 
     cdef int end(self) except -1:
         cdef LayerRegistry registry = self.registry
-        cdef Cell *cell
-        cdef uint64_t i
         if registry is None:
             return 0
         self.registry = None
         self.shelf.remove_reader(&self.own)
         jm_add_relaxed(&registry.n_copies, self.own.n_copies)
-        for i in range(flat_cells(&self.own.flat)):
-            cell = &self.own.flat.cells[i]
-            if cell.key > GONE:
-                cell.key = GONE
-                jm_adopt(<PyObject *> cell.value)
-                jm_stolen(<PyObject *> cell.value)
+        own_end(&self.own)
         return 0
 
     def __enter__(self):

@@ -49,4 +49,4 @@ cdef class LayerRegistry:
     cdef int forget_rounds(self) except -1
     cdef int mark(self, MmapRegion region, object dimension) except -1
     # Let later hits find it, unless `region` is another edition by now.
-    cdef void shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept
+    cdef unsigned int shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept

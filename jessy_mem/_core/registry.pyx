@@ -38,17 +38,17 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_release, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
-from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_keep_methods, jm_layer_key, jm_own_method, jm_stolen
 from jessy_mem._core.c.read_side cimport jm_read_enter_row, jm_read_leave_row
-from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row
+from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row, jm_thread_serial
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
 from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.flat cimport flat_find
 from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.region cimport MmapRegion
+from jessy_mem._core.shelf cimport find_for_row
 from jessy_mem._core.stack cimport Place, stack_find
 from jessy_mem._core.view cimport LayerView
 
@@ -93,7 +93,7 @@ cdef class LayerRegistry:
         self._timed = timed
 
     def access_layer(self, layer_id, /):
-        """The view of one layer; every caller gets the same object, and nothing is copied.
+        """The view of one layer, of which nothing is copied; each caller gets the same, or what `LayerView` says.
 
         `layer_id` is a LayerId or a tuple (dimension, layer). Raises LayerNotFound, which says what to do if the
         dimension is not loaded; ManagerClosed; ChecksumMismatch on the first access to a damaged layer. Thread-safe.
@@ -138,6 +138,7 @@ cdef class LayerRegistry:
         cdef LayerView view = None
         cdef LatencyHistogram events
         cdef uint64_t edition = 0
+        cdef uint16_t round = jm_short_load_acquire(&self.round)  # before the region is marked as read in it
         if not is_layer_id(layer_id):
             layer_id = LayerId.of(layer_id)
         if jm_unlikely(
@@ -151,8 +152,10 @@ cdef class LayerRegistry:
             edition = jm_load_acquire(&region.edition)
             view = jm_dict_get_or_none(region.views, <object> PyTuple_GET_ITEM(layer_id, 1))
         if view is not None:
-            self.shelve(view, region, edition)
             self.visit(region, view)
+            view = self.shelf.keep_in_row(
+                self.shelve(view, region, edition), jm_thread_serial(), view, &region.edition, edition, round
+            )
             events = self._hits
         else:
             view = self.first_touch(layer_id)
@@ -162,9 +165,10 @@ cdef class LayerRegistry:
         record(events, begin_ticks, self._timed)
         return view
 
-    cdef void shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept:
+    cdef unsigned int shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept:
         cdef unsigned int row = jm_thread_number() + 1  # which it has from now on
         self.shelf.put(row, jm_layer_key(<PyObject *> view.id), <PyObject *> view, &region.edition, edition)
+        return row
 
     def load_context(self, layer_id):
         """One layer as decoded text with its metadata: a LoadedContext.
@@ -224,8 +228,7 @@ cdef class LayerRegistry:
         return 0
 
     cdef int visit(self, MmapRegion region, LayerView view) except -1:
-        # The round first: who begins another one has cleared the marks of regions before.
-        cdef uint16_t round = jm_short_load_acquire(&self.round)
+        cdef uint16_t round = jm_short_load_acquire(&self.round)  # first: who begins another has cleared marks before
         self.mark(region, view.image.dimension_id)
         jm_short_store_relaxed(&view.visited, round)
         return 0
@@ -389,7 +392,7 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
         or not jm_read_enter_row(&self.shelf.read_side, row)
     ):
         return NULL
-    view = <PyObject *> flat_find(&self.shelf.flat, key)
+    view = find_for_row(&self.shelf.flat, self.shelf.rows, jm_load_relaxed(&self.shelf.sole), row, key)
     if view != NULL:
         if jm_short_load_relaxed(&(<LayerView> view).visited) == jm_short_load_relaxed(&self.round):
             Py_INCREF(<object> view)
@@ -399,7 +402,10 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
     if view != NULL:
         jm_assert((<LayerView> view).image.dimension_id == key >> 16, key, (<LayerView> view).image.dimension_id)
         jm_assert(layer_of(<LayerView> view) == (key & 0xFFFF), key, layer_of(<LayerView> view))
-        record(self._hits, begin_ticks, self._timed)
+        if self._timed:  # through the field, for an argument would count a reference on what all threads share
+            self._hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+        else:
+            self._hits.record_untimed(1)
     return view
 
 
@@ -448,6 +454,13 @@ def own_method(kind, base, str name not None):
     """Give a class that inherits a method of `base` the same as its own, which is called faster on its objects."""
     if name not in kind.__dict__:
         setattr(kind, name, jm_own_method(kind, getattr(kind, name), getattr(base, name)))
+
+
+def keep_methods(*kinds):
+    """Without the GIL, let threads that use methods and attributes of these classes count no references on them."""
+    for kind in kinds:
+        for each in (<type?> kind).__mro__[:-1]:
+            jm_keep_methods(each)
 
 
 def now_ticks():

@@ -1,27 +1,81 @@
 """Shelf: the views that were read before, where one search finds them."""
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
+from jessy_mem._core.c.pycompat cimport JM_FREE_THREADED
 from jessy_mem._core.c.read_side cimport jm_read_flag, jm_read_side
-from jessy_mem._core.kernels.flat cimport Flat
+from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_serial
+from jessy_mem._core.kernels.flat cimport Flat, flat_find
+from jessy_mem._core.view cimport LayerView
 
 
-cdef struct OwnViews:  # what one Reader keeps for itself
+cdef enum:
+    N_OF_A_ROW = 1024  # views at most, which take some 150 KB; and as many counts
+    OFTEN = 32         # hits of a thread on the view that all share, before it gets one of its own
+    SEVERAL = 1        # no serial number of a thread that reads: they begin with 2
+
+cdef struct OwnViews:  # what one Reader keeps for itself; or a row, a thread without a Reader
     Flat flat           # key -> a reference to its own view
     jm_read_flag *flag  # set while its owner reads and writes `flat`
     uint64_t n_copies   # atomic; payload copies made by its owner
+    uint64_t owner      # of a row: the serial number of the thread that uses it; 0: of a Reader
     OwnViews *next
+
+cdef struct Row:
+    OwnViews own
+    uint8_t[N_OF_A_ROW] n_hits  # on views that all share, since `own` has them not; counted where the key says
+
+
+cdef void own_end(OwnViews *own) noexcept
+
+
+cdef inline uint64_t place_of(uint64_t key) noexcept:
+    return key * 0x9E3779B97F4A7C15ULL >> 54  # the highest 10 bits
+
+
+# The view that the thread of a row finds: its own, or the one that all share. NULL: none, or one is to be its own now.
+cdef inline PyObject *find_for_row(
+    const Flat *shared, Row **rows, uint64_t sole, unsigned int number, uint64_t key
+) noexcept:
+    cdef Row *row
+    cdef PyObject *view
+    if JM_FREE_THREADED and sole != jm_thread_serial():
+        row = rows[number - 1]
+        if row == NULL or row.own.owner != jm_thread_serial():
+            return NULL
+        view = <PyObject *> flat_find(&row.own.flat, key)
+        if view != NULL:
+            return view
+        row.n_hits[place_of(key)] += 1
+        if row.n_hits[place_of(key)] >= OFTEN:
+            return NULL
+    return <PyObject *> flat_find(shared, key)
 
 
 cdef class Shelf:
     cdef jm_read_side read_side
     cdef Flat flat          # key -> LayerView, a pointer without a reference
-    cdef OwnViews *readers  # what each Reader keeps
+    cdef OwnViews *readers  # what each Reader keeps, and each row
+    cdef (Row *)[JM_MAX_THREADS] rows  # what each row keeps; NULL: nothing yet. With the GIL, all are
+    cdef uint64_t sole      # atomic; the only thread that reads, for which the shelf is enough; or SEVERAL; 0: none yet
 
     # Keep `view` for `key`, unless the region that has it is another edition now than was `seen`. `row`: the thread's.
     cdef void put(
         self, unsigned int row, uint64_t key, PyObject *view, const uint64_t *edition, uint64_t seen
     ) noexcept
+    # Its owner's own view, which is made if there is none and `makes`, and is kept unless its region is another edition
+    # by now than was `seen`; else `view`.
+    cdef LayerView keep(
+        self, OwnViews *own, LayerView view, const uint64_t *edition, uint64_t seen, uint16_t round, bint makes
+    )
+    # The same of the thread whose row has this number, with this serial number of its own; made if several threads
+    # read, and this one reads it OFTEN.
+    cdef LayerView keep_in_row(
+        self, unsigned int number, uint64_t serial, LayerView view, const uint64_t *edition, uint64_t seen,
+        uint16_t round
+    )
+    # Let go of what it keeps, for its owner; unless somebody changes what is read just then.
+    cdef bint drop_all(self, OwnViews *own) noexcept
     # Between the two nobody reads here, and the region whose `edition` it is may drop those `layers` of its views. They
     # are not found any more, and none is put in; what Readers kept of them goes to `dropped`, to go when all is done.
     cdef int begin(self, uint64_t *edition, uint64_t dimension, object layers, list dropped) except -1

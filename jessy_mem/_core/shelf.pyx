@@ -12,26 +12,52 @@ With the GIL that is so because neither step runs Python. Whoever puts a view in
 found the view, and puts nothing in if it is another one then: it is even while a region is in no table.
 
 What a Reader keeps for itself is a table of its own, with references to views of its own. What changes a region takes
-its views out of these in the same step.
+its views out of these in the same step. Without the GIL a thread that has no Reader gets such a table, too, for what
+all share and it reads often: 16 threads that count references on one view read half as much as one does, and with this
+11 times. So does a thread that is not alone: which it is not is known from the first read of another one.
 """
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
-from libc.stdlib cimport free
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint16_t, uint64_t
+from libc.stdlib cimport calloc, free
 
 from jessy_mem._core.c.atomic cimport (
     jm_load_acquire, jm_load_relaxed, jm_ptr_load_acquire, jm_ptr_store_release, jm_short_store_relaxed,
-    jm_store_release
+    jm_store_relaxed, jm_store_release
 )
-from jessy_mem._core.c.pycompat cimport jm_adopt, jm_refcount, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_adopt, jm_disown, jm_layer_key, jm_refcount, jm_stolen
 from jessy_mem._core.c.read_side cimport (
-    jm_change_begin, jm_change_end, jm_change_lock, jm_change_unlock, jm_read_enter_row, jm_read_leave_row,
-    jm_read_side_begin, jm_read_side_end, jm_read_wait
+    jm_change_begin, jm_change_end, jm_change_lock, jm_change_unlock, jm_read_enter, jm_read_enter_row, jm_read_flag,
+    jm_read_flag_of, jm_read_leave, jm_read_leave_row, jm_read_side_begin, jm_read_side_end, jm_read_wait
 )
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS
 from jessy_mem._core.kernels.flat cimport (
     GONE, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put, flat_remove
 )
-from jessy_mem._core.view cimport LayerView
+from jessy_mem._core.view cimport LayerView, copy_of
+
+
+cdef Row *row_begin(jm_read_flag *flag) noexcept:
+    """A row that keeps nothing yet; NULL without memory."""
+    cdef Row *row = <Row *> calloc(1, sizeof(Row))
+    if row != NULL and not flat_begin(&row.own.flat, 0):
+        free(row)
+        row = NULL
+    if row != NULL:
+        row.own.flag = flag
+    return row
+
+
+cdef void own_end(OwnViews *own) noexcept:
+    """Let go of all that was kept, when nobody else can come by it any more."""
+    cdef Flat *flat = &own.flat
+    cdef uint64_t i
+    for i in range(flat_cells(flat)):
+        if flat.cells[i].key > GONE:
+            jm_adopt(<PyObject *> flat.cells[i].value)
+            jm_stolen(<PyObject *> flat.cells[i].value)
+    free(flat.cells)
+    flat.cells = NULL
 
 
 cdef class Shelf:
@@ -43,6 +69,10 @@ cdef class Shelf:
             raise MemoryError
 
     def __dealloc__(self):
+        for row in self.rows:
+            if row != NULL:
+                own_end(&row.own)
+                free(row)
         free(self.flat.cells)
         jm_read_side_end(&self.read_side)
 
@@ -65,6 +95,78 @@ cdef class Shelf:
                 flat_grow(&self.flat)
             jm_change_unlock(&self.read_side)
             self.change_end()
+
+    cdef LayerView keep(
+        self, OwnViews *own, LayerView view, const uint64_t *edition, uint64_t seen, uint16_t round, bint makes
+    ):
+        cdef uint64_t key = jm_layer_key(<PyObject *> view.id)
+        cdef LayerView made = None
+        cdef PyObject *kept
+        cdef int n_left = 2
+        while n_left and jm_read_enter(&self.read_side, own.flag):
+            kept = <PyObject *> flat_find(&own.flat, key)
+            if kept == NULL and made is not None and seen & 1 and jm_load_acquire(edition) == seen:
+                if flat_has_room(&own.flat) or flat_grow(&own.flat):
+                    kept = <PyObject *> made
+                    Py_INCREF(made)
+                    flat_put(&own.flat, key, kept)
+            if kept != NULL:
+                jm_short_store_relaxed(&(<LayerView> kept).visited, round)
+                Py_INCREF(<object> kept)
+            jm_read_leave(own.flag)
+            if kept != NULL:
+                return <LayerView> jm_stolen(kept)
+            if not makes:
+                break
+            made = copy_of(view)
+            if own.owner:  # what a row keeps may go in any thread
+                jm_disown(<PyObject *> made)
+                if own.flat.n_used >= N_OF_A_ROW:
+                    self.drop_all(own)
+            n_left -= 1
+        return view
+
+    cdef LayerView keep_in_row(
+        self, unsigned int number, uint64_t serial, LayerView view, const uint64_t *edition, uint64_t seen,
+        uint16_t round
+    ):
+        cdef uint64_t sole = jm_load_relaxed(&self.sole), place = place_of(jm_layer_key(<PyObject *> view.id))
+        cdef jm_read_flag *flag = jm_read_flag_of(&self.read_side, number)
+        cdef Row *row
+        cdef bint makes
+        if sole == 0:
+            sole = serial
+            jm_store_relaxed(&self.sole, sole)
+        elif sole != serial and sole != SEVERAL:
+            sole = SEVERAL
+            jm_store_relaxed(&self.sole, sole)
+        if flag == NULL or sole == serial:
+            return view
+        row = self.rows[number - 1]
+        if row == NULL:
+            row = row_begin(flag)
+            if row == NULL:
+                return view
+            self.add_reader(&row.own)
+            self.rows[number - 1] = row
+        elif row.own.owner != serial and not self.drop_all(&row.own):  # of a thread that ended, among others' by now
+            return view
+        row.own.owner = serial
+        makes = row.n_hits[place] >= OFTEN
+        if makes:
+            row.n_hits[place] = 0
+        return self.keep(&row.own, view, edition, seen, round, makes)
+
+    cdef bint drop_all(self, OwnViews *own) noexcept:
+        cdef OwnViews old = own[0]
+        cdef bint is_taken = False
+        if jm_read_enter(&self.read_side, own.flag):
+            old = own[0]
+            is_taken = flat_begin(&own.flat, 0)
+            jm_read_leave(own.flag)
+        if is_taken:
+            own_end(&old)
+        return is_taken
 
     cdef int begin(self, uint64_t *edition, uint64_t dimension, layers, list dropped) except -1:
         self.change_begin()

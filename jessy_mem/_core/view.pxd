@@ -21,6 +21,8 @@ cdef class LayerView:
 
     # The text: that which is kept, or a copy, which is kept if there is a cache with room for it.
     cdef str read_text(self, bint *is_copy)
+    # Whether both show the same layer of the same image.
+    cdef bint is_like(self, LayerView other)
     # The content decoded from UTF-8; UnicodeDecodeError names the layer. Raises what check_read does.
     cdef str decode(self)
     # The same of what the file says is text; None if it is not what it says.

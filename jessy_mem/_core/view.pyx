@@ -12,7 +12,7 @@ from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uintptr_t
 
 from jessy_mem._core.c.atomic cimport jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_sub_relaxed
 from jessy_mem._core.c.os_memory cimport jm_page_bytes
@@ -49,13 +49,14 @@ cdef enum:
 cdef class LayerView:
     """One layer: a read-only buffer over its bytes, and what is known of it.
 
-    The same object for every caller, without a copy of the content. It keeps its bytes, whatever happens to the
-    dimension: unloading, reloading, eviction and closing wait for nobody and take nothing away. All methods are
-    thread-safe. Obtained from ``access_layer`` or ``MmapRegion.layer``.
+    The same object for every caller, without a copy of the content; a Reader has views of its own, and so has, without
+    the GIL, a thread that reads a layer often while others read. It keeps its bytes, whatever happens to the dimension:
+    unloading, reloading, eviction and closing wait for nobody and take nothing away. All methods are thread-safe.
+    Obtained from ``access_layer`` or ``MmapRegion.layer``.
 
-    A view is a key by identity: two views are equal if they are one object, and hashing one reads no page. ``==`` with
-    bytes, or another buffer of bytes, compares the content, as a memoryview does; so bytes that equal a view have
-    another hash: to find content in a set or dict, put ``bytes(view)`` there.
+    A view is a key by what it shows: two views are equal if they show one layer as it is in one file, and hashing one
+    reads no page. ``==`` with bytes, or another buffer of bytes, compares the content, as a memoryview does; so bytes
+    that equal a view have another hash: to find content in a set or dict, put ``bytes(view)`` there.
 
     Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "simulated", or
     "pool": a proto-dimension's layer or a decompressed one), `n_bytes`, `text`; `attributes`, `created_ns`, `n_tokens`.
@@ -229,15 +230,20 @@ cdef class LayerView:
         self.check_read(self.data + i, 1)
         return byte
 
+    cdef bint is_like(self, LayerView other):
+        return self.image is not None and self.image is other.image and self.entry == other.entry
+
     def __eq__(self, other):
         if isinstance(other, LayerView):
-            return self is other
+            return self is other or self.is_like(<LayerView> other)
         equal = memoryview(self) == other
         self.check_read(self.data, self.size_bytes)
         return equal
 
     def __hash__(self):
-        return object.__hash__(self)
+        if self.image is None:
+            return object.__hash__(self)
+        return <Py_hash_t> (<uintptr_t> <void *> self.image // sizeof(void *) + self.entry)
 
     def _reference(self):
         """(path of its file, dimension, layer, generation), which pickling.py finds it by; None if it has no file."""

@@ -47,10 +47,7 @@ PerSecond = Callable[[int, int], float]  # (calls of each thread, threads) -> ca
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An operation, and how long a turn of one thread takes, about.
-
-    Short, so that some turns are undisturbed; but threads that take turns at the GIL do so every 5 ms.
-    """
+    """An operation, and how long a turn of one thread takes, about."""
 
     per_s: PerSecond
     turn_ns: float
@@ -86,10 +83,13 @@ def usual_counts() -> list[int]:
 
 
 def in_python(statement: str, setup: str, **names: Any) -> Run:
-    """Each thread runs `setup` for itself, and the statement once, before all begin."""
+    """Each thread runs `setup` for itself, and the statement some times, before all begin."""
+    # A barrier lets threads go one after the other; 1 ms later all of them have gone, if they need no GIL for that.
+    lead_s, warm = 0.0 if gil_is_on() else 1e-3, "\nfor _ in range(100): " + statement
 
     def run(n_calls: int, n_threads: int) -> float:
-        start = threading.Barrier(n_threads)
+        begin_s = [0.0]
+        start = threading.Barrier(n_threads, lambda: begin_s.append(time.perf_counter() + lead_s))
 
         def work() -> list[float]:
             marks: list[float] = []
@@ -98,9 +98,13 @@ def in_python(statement: str, setup: str, **names: Any) -> Run:
                 marks.append(time.perf_counter())
                 return marks[-1]
 
-            prepared = f"{setup}; {statement}; wait()"
+            def wait() -> None:
+                start.wait()
+                while time.perf_counter() < begin_s[-1]:
+                    pass
+
             try:
-                timeit.Timer(statement, prepared, clock, names | {"wait": start.wait}).timeit(n_calls)
+                timeit.Timer(statement, f"{setup}{warm}\nwait()", clock, names | {"wait": wait}).timeit(n_calls)
             except BaseException:
                 start.abort()  # else the others wait for ever
                 raise
@@ -111,7 +115,7 @@ def in_python(statement: str, setup: str, **names: Any) -> Run:
         begins, ends = zip(*spans, strict=True)
         return float(n_calls * n_threads / (max(ends) - min(begins)))
 
-    return Run(run, 1e7 if gil_is_on() else 1e6)
+    return Run(run, 1e7)  # threads that take turns at the GIL do so every 5 ms
 
 
 def _native(each_ns: Callable[[int, int], float]) -> Run:

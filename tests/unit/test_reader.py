@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import pickle
 import sys
-import threading
 
 import inside
 import pytest
@@ -13,6 +12,7 @@ from changing import evict, load_again, reload, update
 from world import content_of, generation_of, manager
 
 import jessy_mem as jm
+from helpers import in_thread
 from jessy_mem import compression
 
 LAYERS = [(dimension, layer) for dimension in (1, 2) for layer in range(4)]
@@ -24,22 +24,6 @@ def memory(world):
     with manager(world) as memory:
         memory.load_all()
         yield memory
-
-
-def in_thread(call):
-    """What `call` returns, or raises, in another thread."""
-    found = []
-
-    def target():
-        try:
-            found.append(call())
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 def test_reads_what_the_manager_reads(memory):

@@ -73,6 +73,10 @@ static inline void jm_min_relaxed(uint64_t *p, uint64_t v)
 /* A pointer to something that was built before: who sees the pointer sees all of it. */
 static inline void *jm_ptr_load_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void jm_ptr_store_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline int jm_ptr_cas(void **p, void **expected, void *v)
+{
+    return __atomic_compare_exchange_n(p, expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
 
 /* What was read before is read before whatever follows, for example "is what I read still good?". */
 static inline void jm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }

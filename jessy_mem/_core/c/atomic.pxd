@@ -26,6 +26,7 @@ cdef extern from "c/atomic.h" nogil:
     void jm_fence_acquire() noexcept
     void *jm_ptr_load_acquire(void *const *p) noexcept
     void jm_ptr_store_release(void **p, void *v) noexcept
+    bint jm_ptr_cas(void **p, void **expected, void *v) noexcept
     uint8_t jm_flag_load_acquire(const uint8_t *p) noexcept
     uint8_t jm_flag_load_relaxed(const uint8_t *p) noexcept
     void jm_flag_store_release(uint8_t *p, uint8_t v) noexcept

@@ -112,6 +112,36 @@ static inline PyObject *jm_own_method(PyObject *kind, PyObject *inherited, PyObj
     return PyDescr_NewMethod((PyTypeObject *)kind, ((PyMethodDescrObject *)method)->d_method);
 }
 
+/* Whether there is no GIL. */
+#ifdef Py_GIL_DISABLED
+#define JM_FREE_THREADED 1
+#else
+#define JM_FREE_THREADED 0
+#endif
+
+/* Let nobody count references on the methods and attributes of a class any more; they stay for ever. Without the GIL, who
+   calls a method counts a reference on it, in the same place as all threads. */
+static inline int jm_keep_methods(PyObject *kind)
+{
+#ifdef Py_GIL_DISABLED
+    Py_ssize_t at = 0;
+    PyObject *name, *each, *dict = PyType_GetDict((PyTypeObject *)kind);
+    if (dict == NULL)
+        return -1;
+    while (PyDict_Next(dict, &at, &name, &each)) {
+        if (Py_IS_TYPE(each, &PyMethodDescr_Type) || Py_IS_TYPE(each, &PyGetSetDescr_Type)
+            || Py_IS_TYPE(each, &PyMemberDescr_Type) || Py_IS_TYPE(each, &PyWrapperDescr_Type)) {
+            PyObject_GC_UnTrack(each);
+            Py_SET_REFCNT(each, PY_SSIZE_T_MAX); /* one that is so large is not counted any more */
+        }
+    }
+    Py_DECREF(dict);
+#else
+    (void)kind;
+#endif
+    return 0;
+}
+
 /* A reference that is the caller's, as an object. */
 static inline PyObject *jm_stolen(PyObject *each) { return each; }
 

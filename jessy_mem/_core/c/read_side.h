@@ -77,6 +77,12 @@ static inline int jm_read_enter_row(const jm_read_side *side, unsigned row)
 
 static inline void jm_read_leave_row(const jm_read_side *side, unsigned row) { jm_read_leave(&side->flags[row - 1]); }
 
+/* The flag of a row; NULL where there is none. */
+static inline jm_read_flag *jm_read_flag_of(const jm_read_side *side, unsigned row)
+{
+    return row - 1 < (unsigned)side->n_flags ? &side->flags[row - 1] : NULL;
+}
+
 static void jm_read_wait(const jm_read_flag *flag)
 {
     while (jm_load_acquire(&flag->inside))
@@ -121,6 +127,7 @@ static inline int jm_read_enter(const jm_read_side *side, jm_read_flag *flag) { 
 static inline void jm_read_leave(jm_read_flag *flag) {}
 static inline int jm_read_enter_row(const jm_read_side *side, unsigned row) { return 1; }
 static inline void jm_read_leave_row(const jm_read_side *side, unsigned row) {}
+static inline jm_read_flag *jm_read_flag_of(const jm_read_side *side, unsigned row) { return NULL; }
 static inline void jm_read_wait(const jm_read_flag *flag) {}
 static inline void jm_change_begin(jm_read_side *side) {}
 static inline void jm_change_end(jm_read_side *side) {}

@@ -15,6 +15,7 @@ cdef extern from "c/read_side.h" nogil:
     void jm_read_leave(jm_read_flag *flag) noexcept
     bint jm_read_enter_row(const jm_read_side *side, unsigned int row) noexcept
     void jm_read_leave_row(const jm_read_side *side, unsigned int row) noexcept
+    jm_read_flag *jm_read_flag_of(const jm_read_side *side, unsigned int row) noexcept
     void jm_read_wait(const jm_read_flag *flag) noexcept
     void jm_change_begin(jm_read_side *side) noexcept
     void jm_change_end(jm_read_side *side) noexcept

@@ -83,7 +83,7 @@ static inline uint64_t jm_fork_number(void)
     return jm_load_relaxed(&jm_forks);
 }
 
-static uint64_t jm_thread_serials;                  /* how many threads were given one */
+static uint64_t jm_thread_serials = 1;              /* the last that was given; 0 and 1 are nobody's */
 static JM_THREAD_LOCAL uint64_t jm_thread_serial_of; /* 0: this thread has none yet */
 
 /* A number that no other thread has or had. */

@@ -782,6 +782,7 @@ def test_builder_maps_nothing(tmp_path):
     assert mapped_regions() == before
 
 
+@pytest.mark.thread_unsafe(reason="shares nothing, and takes a second")
 def test_most_layers_that_a_region_can_have():
     made = RegionBuilder(1, "x")
     for _ in range(65536):

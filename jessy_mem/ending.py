@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -24,6 +25,14 @@ from jessy_mem.learning import Learner
 from jessy_mem.locking import after_release, is_busy
 
 __all__ = ["Ending", "at_end", "close", "end_unreferenced", "keep_open", "open_ones"]
+
+
+class LearningLost(ResourceWarning):
+    """What a manager had learned and not saved is gone, where nothing can be raised."""
+
+
+if not sys.warnoptions:  # Python hides a ResourceWarning unless it is asked for; who loses something is to see it
+    warnings.simplefilter("always", LearningLost)
 
 
 class Ending(Protocol):
@@ -122,7 +131,7 @@ def _or_warn(save: Callable[[Ending], None], it: Ending) -> None:
     except Exception as error:
         unsaved = ", ".join(f"D{each:02d}" for each in it._learner.unsaved())
         message = f"{it!r} ended, and lost what it had learned and not saved, {unsaved}: {error}"
-        warnings.warn(message, ResourceWarning, stacklevel=2)
+        warnings.warn(message, LearningLost, stacklevel=2)
 
 
 def _let_go(it: Ending, unless_unsaved: bool) -> None:

@@ -80,7 +80,7 @@ class Start(Names):
         self.path.unlink(missing_ok=True)
         if source == "register":
             names = register(Path(base))
-            names.release(names.reserve("one more", "user").dimension)  # which tells of all the others too
+            names.release(names.reserve("one more", "user").dimension)  # which says all the others too
 
     def track_start(self, base: str, source: str) -> float:
         begin = time.perf_counter()

@@ -41,7 +41,7 @@ cdef class PoolAllocator:
     # DoubleFree, BufferError; ValueError for another pool's.
     cdef int free_block(self, Block block) except -1
     # What a block of this thread is to hold.
-    cdef void *own_keeper(self) except NULL
+    cdef Keeper own_keeper(self)
     cdef object refusal(self, Status status, uint64_t n_bytes, uint32_t segment)
     cdef Arena made(self)
     cdef int check_open(self) except -1

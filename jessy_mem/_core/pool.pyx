@@ -260,7 +260,7 @@ cdef class PoolAllocator:
         for keeper in self.keepers:
             Py_XDECREF(<PyObject *> keeper)
 
-    cdef void *own_keeper(self) except NULL:
+    cdef Keeper own_keeper(self):
         cdef void **place = &self.keepers[jm_thread_number() if JM_FREE_THREADED else 0]
         cdef void *kept = jm_ptr_load_acquire(place)
         cdef Keeper keeper
@@ -271,7 +271,7 @@ cdef class PoolAllocator:
             if jm_ptr_cas(place, &kept, <void *> keeper):
                 Py_INCREF(keeper)
                 kept = <void *> keeper
-        return kept
+        return <Keeper> kept
 
     cdef Arena made(self):
         if self.arena is None:
@@ -304,7 +304,7 @@ cdef class PoolAllocator:
             n[0] = INT64_MAX
         block = Block.__new__(Block)
         jm_disown(<PyObject *> block)
-        block.keeper = <Keeper> self.own_keeper()
+        block.keeper = self.own_keeper()
         status[0] = self.arena.claim(n[0], segment, &block.held)
         if status[0] != OK:
             return None

@@ -1,7 +1,7 @@
 """Reader: the read path of one thread, which writes nothing that another thread reads or writes.
 
-A hit of the manager hands out the one view that all threads share, and without the GIL each of them counts its
-references in the same place. A Reader has views of its own, over the same bytes, and a table of them:
+A hit of the manager hands out the one view that all threads share, or, without the GIL, one that it made for a thread
+that reads much (shelf.pyx). A Reader has views of its own, over the same bytes, and a table of them:
 
     Reader --> own:  | key | reference | --> LayerView (own) --> Image, LayerId, keywords (shared, counted once a layer)
                 ^                                                    ^
@@ -32,7 +32,7 @@ from jessy_mem._core.kernels.shard cimport own_add, shard_record_own
 from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.registry cimport LayerRegistry, context_of, record
-from jessy_mem._core.shelf cimport own_end
+from jessy_mem._core.shelf cimport drop_views
 from jessy_mem._core.view cimport LayerView
 
 from jessy_mem.errors import ManagerClosed
@@ -147,7 +147,7 @@ cdef class Reader:
         self.registry = None
         self.shelf.remove_reader(&self.own)
         jm_add_relaxed(&registry.n_copies, self.own.n_copies)
-        own_end(&self.own)
+        drop_views(&self.own.flat)
         return 0
 
     def __enter__(self):

@@ -5,12 +5,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from jessy_mem._core.c.pycompat cimport JM_FREE_THREADED
 from jessy_mem._core.c.read_side cimport jm_read_flag, jm_read_side
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_serial
-from jessy_mem._core.kernels.flat cimport Flat, flat_find
+from jessy_mem._core.kernels.flat cimport Flat, flat_find, flat_hash
 from jessy_mem._core.view cimport LayerView
 
 
 cdef enum:
-    N_OF_A_ROW = 1024  # views at most, which take some 150 KB; and as many counts
+    ROW_ORDER = 10
+    N_OF_A_ROW = 1 << ROW_ORDER  # views at most, which take some 150 KB; and as many counts
     OFTEN = 32         # hits of a thread on the view that all share, before it gets one of its own
     SEVERAL = 1        # no serial number of a thread that reads: they begin with 2
 
@@ -26,28 +27,30 @@ cdef struct Row:
     uint8_t[N_OF_A_ROW] n_hits  # on views that all share, since `own` has them not; counted where the key says
 
 
-cdef void own_end(OwnViews *own) noexcept
+# Let go of all that is kept in a table of references, and of its memory.
+cdef void drop_views(Flat *flat) noexcept
 
 
-cdef inline uint64_t place_of(uint64_t key) noexcept:
-    return key * 0x9E3779B97F4A7C15ULL >> 54  # the highest 10 bits
+cdef inline uint64_t count_at(uint64_t key) noexcept:
+    return flat_hash(key, 64 - ROW_ORDER)
 
 
 # The view that the thread of a row finds: its own, or the one that all share. NULL: none, or one is to be its own now.
+# For one module only, which also tells `keep_in_row` the serial number: each module numbers threads for itself.
 cdef inline PyObject *find_for_row(
-    const Flat *shared, Row **rows, uint64_t sole, unsigned int number, uint64_t key
+    const Flat *shared, Row **rows, uint64_t sole, unsigned int row, uint64_t key
 ) noexcept:
-    cdef Row *row
+    cdef Row *mine
     cdef PyObject *view
     if JM_FREE_THREADED and sole != jm_thread_serial():
-        row = rows[number - 1]
-        if row == NULL or row.own.owner != jm_thread_serial():
+        mine = rows[row - 1]
+        if mine == NULL or mine.own.owner != jm_thread_serial():
             return NULL
-        view = <PyObject *> flat_find(&row.own.flat, key)
+        view = <PyObject *> flat_find(&mine.own.flat, key)
         if view != NULL:
             return view
-        row.n_hits[place_of(key)] += 1
-        if row.n_hits[place_of(key)] >= OFTEN:
+        mine.n_hits[count_at(key)] += 1
+        if mine.n_hits[count_at(key)] >= OFTEN:
             return NULL
     return <PyObject *> flat_find(shared, key)
 
@@ -68,16 +71,15 @@ cdef class Shelf:
     cdef LayerView keep(
         self, OwnViews *own, LayerView view, const uint64_t *edition, uint64_t seen, uint16_t round, bint makes
     )
-    # The same of the thread whose row has this number, with this serial number of its own; made if several threads
-    # read, and this one reads it OFTEN.
+    # The same of the thread of a row, with this serial number of its own; made if several threads read, and this one
+    # reads it OFTEN.
     cdef LayerView keep_in_row(
-        self, unsigned int number, uint64_t serial, LayerView view, const uint64_t *edition, uint64_t seen,
-        uint16_t round
+        self, unsigned int row, uint64_t serial, LayerView view, const uint64_t *edition, uint64_t seen, uint16_t round
     )
-    # Let go of what it keeps, for its owner; unless somebody changes what is read just then.
+    # Let go of what it keeps, for its owner; False, and all is kept, while somebody changes what is read.
     cdef bint drop_all(self, OwnViews *own) noexcept
     # Between the two nobody reads here, and the region whose `edition` it is may drop those `layers` of its views. They
-    # are not found any more, and none is put in; what Readers kept of them goes to `dropped`, to go when all is done.
+    # are not found any more, and none is put in; what Readers and rows kept of them goes to `dropped`, and then.
     cdef int begin(self, uint64_t *edition, uint64_t dimension, object layers, list dropped) except -1
     cdef void end(self, uint64_t *edition) noexcept
     # The same without a region: one that leaves for good begins above and ends here, one that comes the other way.

@@ -21,6 +21,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     jm_load_acquire, jm_load_relaxed, jm_ptr_load_acquire, jm_ptr_store_release, jm_short_store_relaxed,
     jm_store_relaxed, jm_store_release
@@ -48,9 +49,7 @@ cdef Row *row_begin(jm_read_flag *flag) noexcept:
     return row
 
 
-cdef void own_end(OwnViews *own) noexcept:
-    """Let go of all that was kept, when nobody else can come by it any more."""
-    cdef Flat *flat = &own.flat
+cdef void drop_views(Flat *flat) noexcept:
     cdef uint64_t i
     for i in range(flat_cells(flat)):
         if flat.cells[i].key > GONE:
@@ -71,7 +70,7 @@ cdef class Shelf:
     def __dealloc__(self):
         for row in self.rows:
             if row != NULL:
-                own_end(&row.own)
+                drop_views(&row.own.flat)
                 free(row)
         free(self.flat.cells)
         jm_read_side_end(&self.read_side)
@@ -102,10 +101,11 @@ cdef class Shelf:
         cdef uint64_t key = jm_layer_key(<PyObject *> view.id)
         cdef LayerView made = None
         cdef PyObject *kept
-        cdef int n_left = 2
-        while n_left and jm_read_enter(&self.read_side, own.flag):
+        cdef bint is_full
+        while jm_read_enter(&self.read_side, own.flag):
             kept = <PyObject *> flat_find(&own.flat, key)
-            if kept == NULL and made is not None and seen & 1 and jm_load_acquire(edition) == seen:
+            is_full = own.owner != 0 and own.flat.n_used >= N_OF_A_ROW
+            if kept == NULL and made is not None and not is_full and seen & 1 and jm_load_acquire(edition) == seen:
                 if flat_has_room(&own.flat) or flat_grow(&own.flat):
                     kept = <PyObject *> made
                     Py_INCREF(made)
@@ -116,23 +116,19 @@ cdef class Shelf:
             jm_read_leave(own.flag)
             if kept != NULL:
                 return <LayerView> jm_stolen(kept)
-            if not makes:
+            if not makes or made is not None or (is_full and not self.drop_all(own)):
                 break
             made = copy_of(view)
-            if own.owner:  # what a row keeps may go in any thread
-                jm_disown(<PyObject *> made)
-                if own.flat.n_used >= N_OF_A_ROW:
-                    self.drop_all(own)
-            n_left -= 1
+            if own.owner:
+                jm_disown(<PyObject *> made)  # one of a row may go in any thread
         return view
 
     cdef LayerView keep_in_row(
-        self, unsigned int number, uint64_t serial, LayerView view, const uint64_t *edition, uint64_t seen,
-        uint16_t round
+        self, unsigned int row, uint64_t serial, LayerView view, const uint64_t *edition, uint64_t seen, uint16_t round
     ):
-        cdef uint64_t sole = jm_load_relaxed(&self.sole), place = place_of(jm_layer_key(<PyObject *> view.id))
-        cdef jm_read_flag *flag = jm_read_flag_of(&self.read_side, number)
-        cdef Row *row
+        cdef uint64_t sole = jm_load_relaxed(&self.sole), at = count_at(jm_layer_key(<PyObject *> view.id))
+        cdef jm_read_flag *flag = jm_read_flag_of(&self.read_side, row)
+        cdef Row *mine
         cdef bint makes
         if sole == 0:
             sole = serial
@@ -142,30 +138,31 @@ cdef class Shelf:
             jm_store_relaxed(&self.sole, sole)
         if flag == NULL or sole == serial:
             return view
-        row = self.rows[number - 1]
-        if row == NULL:
-            row = row_begin(flag)
-            if row == NULL:
+        mine = self.rows[row - 1]
+        if mine == NULL:
+            mine = row_begin(flag)
+            if mine == NULL:
                 return view
-            self.add_reader(&row.own)
-            self.rows[number - 1] = row
-        elif row.own.owner != serial and not self.drop_all(&row.own):  # of a thread that ended, among others' by now
+            self.add_reader(&mine.own)
+            self.rows[row - 1] = mine
+        elif mine.own.owner != serial and not self.drop_all(&mine.own):  # of a thread that ended, among others' by now
             return view
-        row.own.owner = serial
-        makes = row.n_hits[place] >= OFTEN
+        mine.own.owner = serial
+        jm_assert(at < N_OF_A_ROW, at, N_OF_A_ROW)
+        makes = mine.n_hits[at] >= OFTEN
         if makes:
-            row.n_hits[place] = 0
-        return self.keep(&row.own, view, edition, seen, round, makes)
+            mine.n_hits[at] = 0
+        return self.keep(&mine.own, view, edition, seen, round, makes)
 
     cdef bint drop_all(self, OwnViews *own) noexcept:
-        cdef OwnViews old = own[0]
+        cdef Flat old
         cdef bint is_taken = False
         if jm_read_enter(&self.read_side, own.flag):
-            old = own[0]
+            old = own.flat
             is_taken = flat_begin(&own.flat, 0)
             jm_read_leave(own.flag)
         if is_taken:
-            own_end(&old)
+            drop_views(&old)
         return is_taken
 
     cdef int begin(self, uint64_t *edition, uint64_t dimension, layers, list dropped) except -1:

@@ -1,4 +1,4 @@
-"""LayerView: one layer, shared by all who read it."""
+"""LayerView: one layer, shared by those who read it."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from jessy_mem._core.image cimport Image

@@ -216,7 +216,6 @@ POINTERS = {
     "format.format_magic": "a constant of C",
     "packing.head": "memory that grows while a region is laid out; others get it through the buffer protocol",
     "packing.first": "in structs, and spans of what the layers hold",
-    "pool.own_keeper": "an object, as a place for it that is written atomically has it",
     "arena.address": "in a struct: an address for callers without the GIL",
     "budget.memory": "the accounts as allocated",
     "budget.used": "numbers that the caller keeps on its stack",

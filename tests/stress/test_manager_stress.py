@@ -311,6 +311,7 @@ def test_reads_during_loading_and_unloading(world):
             check_reading(memory, dimension)
 
 
+@pytest.mark.thread_unsafe(reason="counts the mappings of the process")
 def test_load_all_by_several_threads_while_others_unload(world):
     dimensions = [1, 2, 9, 15]
     world.write_all(*dimensions)
@@ -331,6 +332,7 @@ def test_load_all_by_several_threads_while_others_unload(world):
         check_quiet(memory, world, dimensions)
 
 
+@pytest.mark.thread_unsafe(reason="counts the mappings of the process")
 def test_everything_at_once(world):
     """Loads, unloads, reloads, evictions, the pool and questions together, in a budget that is always short."""
     dimensions = [1, 2, 3, 4, 9, 15, 16, 1000]

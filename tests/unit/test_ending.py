@@ -277,7 +277,7 @@ def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path, inject
 # Whole programs -----------------------------------------------------------------------------------------------------
 
 
-def run(base, code, first=""):
+def run(base, code, first="", options=("-X", "dev")):
     """Run `first`, and `code` after a manager `m` of `base` has learned; its status, and what it writes to stderr."""
     head = f"""
     import logging, os, sys, threading
@@ -287,7 +287,7 @@ def run(base, code, first=""):
     m = jm.MmapManager(base_path={os.fspath(base)!r}, simulation="never", on_close=on_close, guard=guard)
     d = m.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
     """
-    command = [sys.executable, "-X", "dev", "-c", "".join(map(textwrap.dedent, (first, head, code)))]
+    command = [sys.executable, *options, "-c", "".join(map(textwrap.dedent, (first, head, code)))]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S)
     return ran.returncode, ran.stderr
 
@@ -345,14 +345,24 @@ def test_end_of_the_program_that_loses_something_warns(tmp_path, monkeypatch):
     monkeypatch.setenv("ON_CLOSE", "raise")
     status, told = run(tmp_path, "logging.disable()")
     assert (status, saved(tmp_path)) == (0, [])
-    assert "ResourceWarning" in told
+    assert "LearningLost" in told
     assert "D15" in told
+
+
+@pytest.mark.parametrize(("options", "is_shown"), [((), True), (("-W", "ignore"), False)], ids=["plain", "ignored"])
+def test_what_is_lost_is_shown_unless_python_is_told_not_to(tmp_path, monkeypatch, options, is_shown):
+    """Python hides other warnings of resources."""
+    monkeypatch.setenv("ON_CLOSE", "raise")
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    status, told = run(tmp_path, "", options=options)
+    assert (status, "LearningLost" in told, saved(tmp_path)) == (0, is_shown, [])
+    assert issubclass(ending.LearningLost, ResourceWarning)
 
 
 def test_end_of_the_program_that_cannot_save_warns(tmp_path):
     status, told = run(tmp_path, "logging.disable()\nopen(os.path.join(m.config.base_path, 'D15'), 'w').close()")
     assert status == 0
-    assert "ResourceWarning" in told
+    assert "LearningLost" in told
     assert "D15" in told
 
 

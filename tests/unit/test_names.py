@@ -520,7 +520,7 @@ def test_older_register_that_is_put_back_and_grows_again_is_read_anew(tmp_path):
 
 @pytest.mark.parametrize("loss", ["unlinked", "empty", "random"])
 def test_what_was_named_between_two_losses_of_the_register_is_known(tmp_path, loss):
-    """Neither register that the other sees tells of it; its file does."""
+    """Neither register that the other sees has it; its file does."""
     one, other, path = register(tmp_path), register(tmp_path), tmp_path / LOCK_NAME
     write(tmp_path, one.reserve("first", "reserve", for_all=True).dimension, "first")
     assert other.find("first") == 15

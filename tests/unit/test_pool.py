@@ -13,12 +13,14 @@ import threading
 import weakref
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import jessy_mem.errors as errors
+from helpers import in_thread
 from jessy_mem._core.budget import Ledger
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem.sizes import DEFAULT_POOLS
@@ -620,6 +622,20 @@ def test_small_limit_takes_little_address_space(limit_mb):
 
 def mapped_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+
+
+@pytest.mark.thread_unsafe(reason="looks at the address space of the process")
+def test_blocks_of_several_threads_keep_the_memory_of_a_pool_that_is_gone():
+    """Each thread's blocks hold it by an object of their own, where there is no GIL."""
+    pool = PoolAllocator(((64, 4096),), 64)
+    blocks = [pool.allocate(4096), *(in_thread(partial(pool.allocate, 4096)) for _ in range(2))]
+    for i, block in enumerate(blocks):
+        memoryview(block)[:] = bytes([i]) * 4096
+    del pool, block
+    before = mapped_bytes()
+    assert [bytes(block) for block in blocks] == [bytes([i]) * 4096 for i in range(3)]
+    in_thread(blocks.clear)
+    assert mapped_bytes() <= before - 64 * MIB
 
 
 def test_homes_that_fit_stay_as_they_were_given():

@@ -39,6 +39,10 @@ def way(request, monkeypatch):
     return request.param
 
 
+# A rename replaces what is there, so no link is tried.
+of_a_replacement = pytest.mark.parametrize("way", ["nameless", "temporary"], indirect=True)
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
@@ -55,6 +59,7 @@ def test_new_file_is_whole_and_alone(tmp_path, way):
     assert file.is_there()
     assert files_below(tmp_path) == ["D15/region.mmap"]
     assert path.stat().st_nlink == 1
+    assert way != "without links" or os.link.called
 
 
 def test_system_that_knows_no_nameless_files_gets_a_temporary_one(tmp_path):
@@ -132,6 +137,7 @@ def test_system_that_can_do_neither_says_so(tmp_path, monkeypatch):
 # A replacement ----------------------------------------------------------------------------------------------------
 
 
+@of_a_replacement
 def test_replacement_is_another_file_of_the_same_mode(tmp_path, way):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -166,6 +172,7 @@ def test_bytes_that_the_system_cannot_fetch_are_read_by_us(tmp_path, inject):
     assert (tmp_path / "region.mmap").read_bytes() == b"onetwo"
 
 
+@of_a_replacement
 def test_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path, way):
     outside = tmp_path / "outside"
     outside.write_bytes(b"theirs")
@@ -542,7 +549,7 @@ def test_file_that_is_gone_or_replaced_needs_no_sync(tmp_path):
 
 
 def test_write_that_failed_is_told_until_its_file_is_replaced(tmp_path):
-    """The system tells of it once; a second fsync would succeed, and the bytes be gone."""
+    """The system reports it once; a second fsync would succeed, and the bytes be gone."""
     batch, path = Batch(), tmp_path / "delta"
     batch.publish(NewFile(path), [b"x"])
     batch.publish(NewFile(tmp_path / "other"), [b"x"])

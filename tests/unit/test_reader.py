@@ -45,6 +45,18 @@ def test_reads_what_the_manager_reads(memory):
         assert bytes(ours.data) == bytes(theirs.data)
 
 
+def test_its_views_are_equal_to_the_manager_s_until_the_layer_changes(memory, world):
+    with memory.reader() as reader:
+        view = reader[1, 0]
+        assert view == memory[1, 0]
+        assert hash(view) == hash(memory[1, 0])
+        assert view is not memory[1, 0]
+        assert {view: "kept"}[memory[1, 0]] == "kept"
+        assert view != memory[1, 1]
+        load_again(memory, world)
+        assert view != memory[1, 0]
+
+
 def test_text_is_counted_as_the_manager_counts_it(world):
     path = jm.region_path(world.base, 1)
     jm.RegionBuilder(1, "Text").add_layer(jm.LayerSpec(text="some text")).write(path)

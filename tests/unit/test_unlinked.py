@@ -17,7 +17,7 @@ from jessy_mem.growth import MAX_DELTAS
 from jessy_mem.unlinked import Unlinked
 
 pytestmark = [
-    pytest.mark.skipif(not (HAS_PROC and hasattr(os, "O_PATH")), reason="seen by what Linux tells of descriptors"),
+    pytest.mark.skipif(not (HAS_PROC and hasattr(os, "O_PATH")), reason="seen by what Linux says about descriptors"),
     pytest.mark.thread_unsafe(reason="descriptors are of the process"),
 ]
 

@@ -1,4 +1,4 @@
-"""Memory pressure of the system: who tells of it, what is done then, and when the watching ends."""
+"""Memory pressure of the system: who reports it, what is done then, and when the watching ends."""
 
 from __future__ import annotations
 

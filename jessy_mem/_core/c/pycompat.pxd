@@ -7,7 +7,7 @@ cdef extern from "c/pycompat.h":
     enum:
         JM_FREE_THREADED  # 1 where there is no GIL, else 0
 
-    int jm_keep_methods(object kind) except -1  # nobody counts references on the methods of a class any more
+    int jm_immortal_methods(object kind) except -1  # nobody counts references on the methods of a class any more
     ctypedef struct jm_mutex:  # nothing, with the GIL
         pass
     void jm_mutex_lock(jm_mutex *mutex) noexcept
@@ -25,5 +25,5 @@ cdef extern from "c/pycompat.h":
     void jm_disown(PyObject *each) noexcept  # free it at once with its last reference; before others know it
     void jm_adopt(PyObject *each) noexcept  # the same of another thread's, of which the caller has the one reference
     void jm_disown_view(const uint8_t[::1] view) noexcept  # the same for what holds the buffer of a typed memoryview
-    # A read-only memoryview of `n_bytes` at `first`, which are `owner`'s and stay while it lives. Disowned.
+    # A read-only memoryview of `n_bytes` at `first`, which are `owner`'s and stay while it lives; of no thread.
     object jm_memoryview_of(object owner, const uint8_t *first, Py_ssize_t n_bytes)

@@ -29,9 +29,14 @@ cdef inline uint64_t flat_cells(const Flat *flat) noexcept nogil:
     return <uint64_t> 1 << (64 - flat.shift)
 
 
+cdef inline uint64_t flat_hash(uint64_t key, unsigned int shift) noexcept nogil:
+    """A number below 2**(64 - shift), other for keys that are near each other."""
+    return key * 0x9E3779B97F4A7C15ULL >> shift
+
+
 cdef inline void *flat_find(const Flat *flat, uint64_t key) noexcept nogil:
     """What is kept for `key`; NULL if there is nothing."""
-    cdef uint64_t at = key * 0x9E3779B97F4A7C15ULL >> flat.shift
+    cdef uint64_t at = flat_hash(key, flat.shift)
     cdef uint64_t found = jm_load_acquire(&flat.cells[at].key)
     while found != key:
         if found == 0:
@@ -43,7 +48,7 @@ cdef inline void *flat_find(const Flat *flat, uint64_t key) noexcept nogil:
 
 cdef inline Cell *flat_search(const Flat *flat, uint64_t key) noexcept nogil:
     """The cell of `key`, or the empty one where it would be; for who changes the table."""
-    cdef uint64_t at = key * 0x9E3779B97F4A7C15ULL >> flat.shift
+    cdef uint64_t at = flat_hash(key, flat.shift)
     while flat.cells[at].key != key and flat.cells[at].key != 0:
         at = (at + 1) & (flat_cells(flat) - 1)
     return &flat.cells[at]

@@ -33,8 +33,10 @@ def prepare(items: list[pytest.Item]) -> None:
         shared |= {name for name in OF_A_FOLDER if has_content(item, name)}
         if shared:
             item.add_marker(pytest.mark.thread_unsafe(reason=f"all threads share {', '.join(sorted(shared))}"))
-        elif forks(item.function):
+        elif calls(item.function, "fork"):
             item.add_marker(pytest.mark.thread_unsafe(reason="a forked child keeps the pipes of all threads open"))
+        elif calls(item.function, "subprocess") or calls(item.function, "Popen"):
+            item.add_marker(pytest.mark.thread_unsafe(reason="what it tests is another process, which has one thread"))
         elif "tracemalloc" in item.function.__code__.co_names:
             item.add_marker(pytest.mark.thread_unsafe(reason="tracemalloc is of the process, and starts in one thread"))
         elif OF_THE_PROCESS & set(item.function.__code__.co_names):
@@ -53,11 +55,11 @@ def has_content(item: pytest.Function, name: str) -> bool:
     return name in OF_A_FOLDER and bool(definitions) and not definitions[-1].func.__module__.endswith("conftest")
 
 
-def forks(test: types.FunctionType) -> bool:
-    """Whether a test forks, itself or by a function that it calls."""
+def calls(test: types.FunctionType, name: str) -> bool:
+    """Whether a test calls what has this name, or does so by a function that it calls."""
     called = (test.__globals__.get(name) for name in test.__code__.co_names)
     codes = [test.__code__, *(each.__code__ for each in called if isinstance(each, types.FunctionType))]
-    return any("fork" in code.co_names for code in codes)
+    return any(name in code.co_names for code in codes)
 
 
 def is_read_once(value: object) -> bool:

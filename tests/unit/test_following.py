@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 
 import pytest
 from inside import evict
@@ -368,6 +369,38 @@ def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_pa
             assert first == 15
             now[0] += 0.1
             assert ask(other)
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda memory, reader: bytes(memory[20, 0]),
+        lambda memory, reader: bytes(memory.access_layer((20, 0))),
+        lambda memory, reader: bytes(memory.access_many([(20, 0)])[0]),
+        lambda memory, reader: bytes(memory.read_many([(20, 0)])[0]),
+        lambda memory, reader: bytes(reader[20, 0]),
+        lambda memory, reader: bytes(reader.access_layer((20, 0))),
+        lambda memory, reader: bytes(reader.access_many([(20, 0)])[0]),
+    ],
+    ids=["item", "access", "many", "copied", "reader's item", "reader's access", "reader's many"],
+)
+def test_who_was_there_before_anybody_learned_hears_of_it_by_hits(tmp_path, read, timed):
+    world = World(tmp_path)
+    world.write(20)
+    with manager(tmp_path, record_latency=timed) as other, manager(tmp_path) as one:
+        other.load_all()
+        with other.reader() as reader:
+            assert [read(other, reader) for _ in range(3)] == [content_of(20, 0)] * 3
+            one.load_all()
+            one.update_layer((20, 0), spec("two"))
+            deadline = time.monotonic() + 30  # as of a machine that is very busy
+            while read(other, reader) != b"two" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert read(other, reader) == b"two"
+            one.update_layer((20, 0), spec("three"))
+            assert read(other, reader) == b"three"
+        assert (other.get_stats().access_latency.count > 0) == timed
 
 
 def test_name_of_what_waits_for_its_first_layer_is_free_for_all_when_one_forgets_it(two):

@@ -85,8 +85,13 @@ class Files:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock. If the disk refuses anything it may be full: what was unlinked is let go then."""
+        """Hold the folder's lock, after what waits too long for the disk is there: all that writes comes here.
+
+        If the disk refuses anything it may be full: what was unlinked is let go then.
+        """
         try:
+            if self._batch is not None:
+                self._batch.sync_if_due()
             with self._ids:
                 yield
         except MappingError:

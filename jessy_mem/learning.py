@@ -366,6 +366,8 @@ class Learner:
             if unsaved and self._config.on_close == "raise":
                 raise UnsavedLearning(unsaved)
             if unsaved:
+                with contextlib.suppress(MappingError):  # told by the next one, and no reason to lose what is unsaved
+                    self.files.sync()
                 self.protos.publish(*unsaved, at_end=True)
             self.files.sync()
             for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again

@@ -185,7 +185,7 @@ class MmapManager(RegionTable):
 
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
-        self._check_open()
+        self._pass_gate()
         return sorted(filter(self.layout.is_user, self._loaded_ids()))
 
     # Reading; access_layer and load_context are LayerRegistry's
@@ -515,7 +515,8 @@ class MmapManager(RegionTable):
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
-        self._check_open()
+        self._pass_gate()
+        self._read_changed()
         with self._lock:
             return self._catalogue.addressed().resolve(given.integer(address))
 

@@ -354,9 +354,11 @@ def test_unloaded_dimension_does_not_come_back(two):
         lambda memory: bool(len(memory)),
         lambda memory: (15, 0) in memory,
         lambda memory: memory.region(15).n_layers == 1,
-        lambda memory: len(in_snapshot(memory)) == 1,
+        lambda memory: len(in_snapshot(memory)) == 2,
+        lambda memory: memory.user_dimensions() == [1000],
+        lambda memory: memory.resolve(memory.layout.segment_of(15).address) == (15, 0),
     ],
-    ids=["find", "names", "layers", "len", "in", "region", "snapshot"],
+    ids=["find", "names", "layers", "len", "in", "region", "snapshot", "user_dimensions", "resolve"],
 )
 def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_path, ask, monkeypatch):
     """There was no page when it came: it is looked for, as by accesses, when some time has passed."""
@@ -367,6 +369,8 @@ def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_pa
         with manager(tmp_path) as one:
             first = one.ensure_dimension("first", [spec("one")])
             assert first == 15
+            one.ensure_dimension("hers", user=True)
+            one.append_layer(1000, spec("hers"))
             now[0] += 0.1
             assert ask(other)
 

@@ -118,7 +118,7 @@ class Learner:
     def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
         self._table._check_open()
         found = self.find(name)
-        if found is not None and (self._table._known(found) is not None or self._config.read_only):
+        if found is not None and self._is_made(found):
             return found
         self._check_writable()
         name, changes = checked_name(name), numbered(layers)
@@ -137,6 +137,14 @@ class Learner:
             elif is_new and self._config.durability == "each":
                 self.ids.sync()
         return dimension
+
+    def _is_made(self, dimension: int) -> bool:
+        """Whether a dimension that was found is loaded; by who only reads it is loaded, if it has a file."""
+        if self._table._known(dimension) is None and self._config.read_only:
+            if has_base(self._opener.place_of(dimension).path):
+                self._table.load_dimension(dimension, exist_ok=True)
+            return True
+        return self._table._known(dimension) is not None
 
     def find(self, name: str) -> int | None:
         self._table._check_open()

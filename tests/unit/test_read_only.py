@@ -48,6 +48,8 @@ def test_ensured_dimension_is_loaded_if_it_has_a_file(base):
             assert reader.ensure_dimension("Humor") == 15
             assert reader[15, 1].text == "another"
             assert reader.ensure_dimension("Irony") == empty
+            with pytest.raises(jm.ReadOnly):
+                reader.ensure_dimension("Irony", [jm.LayerSpec(text="it would be lost")])
             memory.append_layer(empty, jm.LayerSpec(text="ironic"))
             assert reader[empty, 0].text == "ironic"
 

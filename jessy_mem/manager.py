@@ -222,8 +222,8 @@ class MmapManager(RegionTable):
 
         `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. `name` is a dimension's, or its
         beginning followed by ``*``. A layer was made at `since_ns` or later, and before `before_ns` (Unix time in ns).
-        `where` are attributes that must be there and be equal; they are read from the files, of those layers only
-        that meet all other conditions. Evicted dimensions count as loaded.
+        `where` are attributes that must be there and be equal, as JSON has it (1 is 1.0, and not true); they are read
+        from the files, of those layers only that meet all other conditions. Evicted dimensions count as loaded.
         """
         where = None if where is None else plain_where(where)
         then = self._pass_gate()

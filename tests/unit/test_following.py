@@ -726,6 +726,17 @@ def test_questions_in_a_snapshot_are_of_its_moment(two):
     assert other.layers(keyword="new") == [(first, 1)]
 
 
+def test_names_and_places_in_a_snapshot_are_of_now(two):
+    one, other, first = two
+    with other.snapshot():
+        one.forget(first)
+        second = one.ensure_dimension("second", [spec("two")], user=True)
+        assert other.layers() == [(first, 0)]
+        assert other[first, 0].text == "one"
+        assert (other.find("first"), other.find("second")) == (None, second)
+        assert other.names() == {"second": second}
+
+
 def test_snapshot_of_what_was_evicted(two):
     one, other, first = two
     other.access_layer((first, 0))

@@ -149,7 +149,7 @@ class Batch:
             self._waiting[file.path] = file
 
     def sync_if_due(self) -> None:
-        """Make durable what waits since `window_s`: whoever writes next calls it before. MappingError."""
+        """Make durable what waits since `window_s`; whoever writes next calls it, and whatever it is. MappingError."""
         if self._waiting and time.monotonic() - self._since >= self.window_s:
             self.sync()
 

@@ -33,6 +33,7 @@ from jessy_mem.layout import (
     DELTA_SUFFIX,
     MAX_DIMENSION,
     LayerId,
+    MemoryLayout,
     default_layout,
     delta_file,
     dimension_folder,
@@ -40,6 +41,7 @@ from jessy_mem.layout import (
 )
 from jessy_mem.names import stored_names
 from jessy_mem.publish import is_temporary, remove
+from jessy_mem.units import format_bytes
 
 __all__ = ["Finding", "RegionFile", "clean", "examine", "region_files", "stack_files", "verify_region"]
 
@@ -145,10 +147,13 @@ def verify_region(
     return [*map_file(path, 0, guard="none").damage(progress), digest_error]
 
 
-def examine(base_path: str | os.PathLike[str], progress: Progress | None = None) -> list[Finding]:
+def examine(
+    base_path: str | os.PathLike[str], progress: Progress | None = None, *, layout: MemoryLayout | None = None
+) -> list[Finding]:
     """Everything that is wrong in a base folder, by path; it reads every byte of every region and changes nothing.
 
-    A folder without any dimension is no base folder, unless a manager keeps its register of ids there. OSError if
+    A folder without any dimension is no base folder, unless a manager keeps its register of ids there. `layout` is the
+    plan that says what is too large: ``memory.layout`` of who uses the folder, the bundled one by default. OSError if
     `base_path` is no folder that can be listed. ``progress(done_bytes, total_bytes)``. Thread-safe.
 
     >>> import tempfile
@@ -193,7 +198,7 @@ def examine(base_path: str | os.PathLike[str], progress: Progress | None = None)
                     f"there is no {REGION} that it lies on: it is lost, or to forget it, or an import, was interrupted"
                 )
                 findings.append(_finding("stray delta", _delta_of(file, generation), detail, base, removable=True))
-    findings += _examine_regions(base, regions, progress)
+    findings += _examine_regions(base, regions, progress, layout or default_layout())
     findings += _examine_names(base, regions)
     findings += _examine_page(base)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
@@ -235,7 +240,9 @@ def _remove(finding: Finding) -> bool:
     return not os.path.lexists(finding.path)
 
 
-def _examine_regions(base: Path, regions: dict[Path, list[int]], progress: Progress | None) -> Iterator[Finding]:
+def _examine_regions(
+    base: Path, regions: dict[Path, list[int]], progress: Progress | None, layout: MemoryLayout
+) -> Iterator[Finding]:
     files = [file for path, deltas in regions.items() for file in (path, *(_delta_of(path, each) for each in deltas))]
     total_bytes = sum(map(_size, files))
     done_bytes = 0
@@ -272,9 +279,10 @@ def _examine_regions(base: Path, regions: dict[Path, list[int]], progress: Progr
                 if torn:  # it goes as a whole
                     break
             n_stack_bytes += n_bytes
-        slot_bytes = default_layout().slot_bytes(folder)
+        slot_bytes = layout.slot_bytes(folder)
         if n_stack_bytes > slot_bytes:
-            detail = f"{n_stack_bytes} bytes, its slot has {slot_bytes}"
+            plan = f"in a plan of {format_bytes(layout.total_bytes)}"
+            detail = f"{n_stack_bytes} bytes, its slot has {slot_bytes} {plan}"
             yield Finding("too large", path, detail, base, n_stack_bytes)
         if stored:
             holders.setdefault(stored, []).append(path)

@@ -81,12 +81,20 @@ class Files:
         self._ids = ids
         self._total_bytes = total_bytes
         self._batch = batch
+        self.waited_for: dict[
+            int, str
+        ] = {}  # of the plan, without a file, but somebody asked for the name: it may begin
         self._swept: dict[int, int] = {}  # dimensions whose leftovers were removed: the generation of the base then
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock. If the disk refuses anything it may be full: what was unlinked is let go then."""
+        """Hold the folder's lock, after what waits too long for the disk is there: all that writes comes here.
+
+        If the disk refuses anything it may be full: what was unlinked is let go then.
+        """
         try:
+            if self._batch is not None:
+                self._batch.sync_if_due()
             with self._ids:
                 yield
         except MappingError:
@@ -159,9 +167,10 @@ class Files:
             raise RegionNotFound(dimension, f"it is simulated: there is no file at {place.path} to change")
         if known is None:
             if not has_base(place.path):
-                if self._ids.is_empty(dimension):
+                if self._ids.is_empty(dimension) or dimension in self.waited_for:
                     return None
-                raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
+                hint = "; ensure_dimension begins it, by its name" if place.planned else ""
+                raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
         elif isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
             known = self.table._known(dimension)
@@ -182,8 +191,7 @@ class Files:
             self.table.load_dimension(dimension, exist_ok=True)
 
     def _begin(self, dimension: int, changes: Changes) -> None:
-        name = self._ids.name_of(dimension)
-        assert name is not None
+        name = self._ids.name_of(dimension) or self.waited_for[dimension]
         self.begin(dimension, changes, name)
 
     def _grow(self, dimension: int, region: MmapRegion, changes: Changes) -> None:

@@ -118,25 +118,39 @@ class Learner:
     def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
         self._table._check_open()
         found = self.find(name)
-        if found is not None and (self._table._known(found) is not None or self._config.read_only):
+        if found is not None and self._is_made(found):
+            return found
+        changes = numbered(layers)
+        if found is not None and not changes and (self._config.read_only or self._table._known(found) is not None):
             return found
         self._check_writable()
-        name, changes = checked_name(name), numbered(layers)
+        name = checked_name(name)
         with self.protos.lock, self.files.locked():
             dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
-            has_file = has_base(self._opener.place_of(dimension).path)
+            place = self._opener.place_of(dimension)
+            has_file, is_waited_for = has_base(place.path), self.ids.is_empty(dimension)
             if has_file and self._table._known(dimension) is None:
                 self._table.load_dimension(dimension, exist_ok=True)
-            elif changes and not has_file and self.ids.is_empty(dimension):
+            elif not has_file and place.planned and self._config.simulation != "always":
+                self.files.waited_for[dimension] = name
+            if changes and not has_file and (place.planned or is_waited_for):
                 try:
+                    self.files.current(dimension)  # which says why it cannot be changed, as to who appends
                     self.files.begin(dimension, changes, name)
                 except BaseException:
-                    if is_new and not has_base(self._opener.place_of(dimension).path):
+                    if is_new and not has_base(place.path):
                         self._release(dimension)
                     raise
             elif is_new and self._config.durability == "each":
                 self.ids.sync()
         return dimension
+
+    def _is_made(self, dimension: int) -> bool:
+        """Whether a dimension that was found is there, and not simulated; who only reads has it loaded then."""
+        known = self._table._known(dimension)
+        if known is None and self._config.read_only and has_base(self._opener.place_of(dimension).path):
+            known = self._table.load_dimension(dimension, exist_ok=True)
+        return known is not None and known.source != "simulated"
 
     def find(self, name: str) -> int | None:
         self._table._check_open()
@@ -366,6 +380,8 @@ class Learner:
             if unsaved and self._config.on_close == "raise":
                 raise UnsavedLearning(unsaved)
             if unsaved:
+                with contextlib.suppress(MappingError):  # told by the next one, and no reason to lose what is unsaved
+                    self.files.sync()
                 self.protos.publish(*unsaved, at_end=True)
             self.files.sync()
             for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again

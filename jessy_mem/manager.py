@@ -185,7 +185,7 @@ class MmapManager(RegionTable):
 
     def user_dimensions(self) -> list[int]:
         """The user-specific dimensions that are loaded (ids from 1000), ascending."""
-        self._check_open()
+        self._follow()
         return sorted(filter(self.layout.is_user, self._loaded_ids()))
 
     # Reading; access_layer and load_context are LayerRegistry's
@@ -222,8 +222,8 @@ class MmapManager(RegionTable):
 
         `keyword` is compared case-folded; `frequency` is (low, high) in Hz, inclusive. `name` is a dimension's, or its
         beginning followed by ``*``. A layer was made at `since_ns` or later, and before `before_ns` (Unix time in ns).
-        `where` are attributes that must be there and be equal; they are read from the files, of those layers only
-        that meet all other conditions. Evicted dimensions count as loaded.
+        `where` are attributes that must be there and be equal, as JSON has it (1 is 1.0, and not true); they are read
+        from the files, of those layers only that meet all other conditions. Evicted dimensions count as loaded.
         """
         where = None if where is None else plain_where(where)
         then = self._pass_gate()
@@ -281,9 +281,10 @@ class MmapManager(RegionTable):
         """Read, inside the block, what is loaded at its beginning: of one moment, over all dimensions.
 
         Gives an object that reads like the manager; what this thread (or task of asyncio) reads of the manager itself
-        inside the block (layers, contexts, the Mapping, but not `region`) comes from it, too. Others read what is new.
-        What was mapped stays mapped, charged and not evicted meanwhile. Snapshots may be nested: the inner one is of
-        its own beginning. Thread-safe.
+        inside the block (layers, contexts, the Mapping) comes from it, too. Others read what is new. All else that is
+        asked of the manager is of now, whoever asks: `find`, `names`, `user_dimensions`, `region`, `address_of`,
+        `resolve`. What was mapped stays mapped, charged and not evicted meanwhile. Snapshots may be nested: the inner
+        one is of its own beginning. Thread-safe.
 
         >>> from jessy_mem import MmapManager
         >>> with MmapManager(simulation="never") as memory, memory.snapshot() as then:
@@ -383,10 +384,11 @@ class MmapManager(RegionTable):
         """The id of the dimension of that name, which is loaded if it has a file, and made if there is none.
 
         Of any number of threads and processes that ask at once, all get the same id. A new one is a file at once, so
-        that all can read it: of `layers`, or of what is appended first. Errors are those of `create_proto_dimension`
-        but DimensionExists, and of `load_dimension`. Thread-safe.
+        that all can read it: of `layers`, or of what is appended first; so is one of the plan, by its name there. What
+        exists takes no layers from here. Errors are those of `create_proto_dimension` but DimensionExists, and of
+        `load_dimension`; with layers also those of `append_layer` for what is simulated or immutable. Thread-safe.
         """
-        self._pass_gate()
+        self._follow()
         return self._settled(self._learner.ensure(name, layers, user))
 
     def find(self, name: str) -> int | None:
@@ -394,12 +396,12 @@ class MmapManager(RegionTable):
 
         Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
         """
-        self._pass_gate()
+        self._follow()
         return self._learner.find(name)
 
     def names(self) -> dict[str, int]:
         """The names of all that is loaded or has a file, and which dimension has each. Thread-safe."""
-        self._pass_gate()
+        self._follow()
         known = self._learner.names()
         with self._lock:
             loaded = sorted(((region.name, each) for each, region in self._regions.items()), reverse=True)
@@ -515,7 +517,8 @@ class MmapManager(RegionTable):
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
-        self._check_open()
+        self._follow()
+        self._read_changed()
         with self._lock:
             return self._catalogue.addressed().resolve(given.integer(address))
 
@@ -640,13 +643,17 @@ class MmapManager(RegionTable):
     def _pass_gate(self) -> Snapshot | None:
         """Follow what others did, call back; the snapshot that this thread reads in, if it does. No lock held."""
         self._check_open()
-        following = self._following
-        snapshot = following.snapshot()
+        snapshot = self._following.snapshot()
         if snapshot is None:
-            if following.stop(self):
-                self._settle()
-            following.tell(self)
+            self._follow()
         return snapshot  # type: ignore[return-value]
+
+    def _follow(self) -> None:
+        """The same for what is of now, whoever asks."""
+        self._check_open()
+        if self._following.stop(self):
+            self._settle()
+        self._following.tell(self)
 
     def _look(self) -> bool:
         return self._following.look(self)

@@ -123,7 +123,24 @@ def _has_attributes(layers: LayerRegistry, layer_id: LayerId, where: Mapping[str
     except InvalidRegion as error:
         notices.warn(layer_id, f"{layer_id} cannot be found by its attributes: {error}")
         return False
-    return found is not None and all(key in found and found[key] == value for key, value in where.items())
+    return found is not None and all(key in found and _is_same(found[key], value) for key, value in where.items())
+
+
+def _is_same(found: Any, asked: Any) -> bool:
+    """Whether two values are equal in JSON, where true is not 1; however deep they are."""
+    pairs = [(found, asked)]
+    for each, other in pairs:
+        if isinstance(each, dict) and isinstance(other, dict):
+            if each.keys() != other.keys():
+                return False
+            pairs += [(each[key], other[key]) for key in each]
+        elif isinstance(each, list) and isinstance(other, list):
+            if len(each) != len(other):
+                return False
+            pairs += zip(each, other, strict=True)
+        elif each != other or isinstance(each, bool) != isinstance(other, bool):
+            return False
+    return True
 
 
 def plain_where(where: Any) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from jessy_mem._core.kernels.flat cimport flat_begin, flat_find
 from jessy_mem._core.kernels.shard cimport own_add, shard_record_own
 from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.region cimport MmapRegion
-from jessy_mem._core.registry cimport LayerRegistry, context_of, record
+from jessy_mem._core.registry cimport LayerRegistry, begin_of, context_of, record
 from jessy_mem._core.shelf cimport drop_views
 from jessy_mem._core.view cimport LayerView
 
@@ -174,7 +174,8 @@ cdef inline PyObject *find_own(Reader self, PyObject *layer_id, uint64_t begin_t
         or self.owner != jm_thread_serial()
         or self.registry is None
         or jm_load_acquire(self.registry.word) != jm_load_acquire(&self.registry.seen)
-        or begin_ticks > jm_load_relaxed(&self.registry.look_ticks)
+        or (begin_ticks or begin_of(False, self.registry.word, &self.registry.look_ticks))
+        > jm_load_relaxed(&self.registry.look_ticks)
         or jm_flag_load_relaxed(&self.registry.traced)
         or not jm_read_enter(&self.shelf.read_side, self.own.flag)
     ):

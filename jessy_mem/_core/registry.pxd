@@ -1,6 +1,8 @@
 """LayerRegistry: which layers there are, and the read path."""
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
+from jessy_mem._core.c.atomic cimport jm_load_relaxed
+from jessy_mem._core.c.clock cimport jm_clock_ticks
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.latency cimport LatencyHistogram
@@ -13,6 +15,14 @@ from jessy_mem._core.view cimport LayerView
 cdef object context_of(LayerView view, bint *is_copy)
 # Count an event that began at `begin_ticks`, and time it if events are timed.
 cdef void record(LatencyHistogram histogram, uint64_t begin_ticks, bint timed) noexcept
+
+
+# The clock as an access begins, if it needs that: to be timed or, while there is no page, to look for one now and then.
+# Else 0.
+cdef inline uint64_t begin_of(bint timed, const uint64_t *word, const uint64_t *look_ticks) noexcept:
+    if timed or (jm_load_relaxed(word) == 0 and jm_load_relaxed(look_ticks) != <uint64_t> -1):
+        return jm_clock_ticks()
+    return 0
 
 
 cdef class LayerRegistry:

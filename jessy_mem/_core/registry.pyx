@@ -98,13 +98,13 @@ cdef class LayerRegistry:
         `layer_id` is a LayerId or a tuple (dimension, layer). Raises LayerNotFound, which says what to do if the
         dimension is not loaded; ManagerClosed; ChecksumMismatch on the first access to a damaged layer. Thread-safe.
         """
-        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
         cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
         return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen(found)
 
     def __getitem__(self, layer_id):
         """``memory[layer_id]`` and ``memory[dimension, layer]``: what `access_layer` returns."""
-        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
         cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
         return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen(found)
 
@@ -128,7 +128,7 @@ cdef class LayerRegistry:
         return ItemsView(self)
 
     cdef LayerView read(self, layer_id):
-        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
         cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
         return self.read_otherwise(layer_id, begin_ticks) if found == NULL else <LayerView> jm_stolen(found)
 
@@ -196,7 +196,7 @@ cdef class LayerRegistry:
         self._look_from(jm_clock_ticks())
 
     def _look_from(self, uint64_t now_ticks):
-        """The next look for the page is due LOOK_EVERY_NS after `now_ticks`, on the next hit that is timed."""
+        """The next look for the page is due LOOK_EVERY_NS after `now_ticks`, on the next hit that reads the clock."""
         cdef uint64_t ns_per_tick_q32 = jm_clock_ns(0, <uint64_t> 1 << 32)
         jm_store_relaxed(&self.look_ticks, now_ticks + ((<uint64_t> LOOK_EVERY_NS << 32) // ns_per_tick_q32))
 
@@ -314,7 +314,7 @@ cdef class LayerRegistry:
     def _gather(self, layer_ids):
         """What is to be copied of many layers, held until it is; those that were read before make no view."""
         cdef Gathered gathered = Gathered.__new__(Gathered)
-        cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
+        cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
         cdef uint64_t n_hits = 0, apart_ticks = 0, from_ticks  # apart: reads that are timed for themselves
         cdef tuple stack = None
         cdef object dimension = None  # whose stack that is

@@ -16,6 +16,7 @@ from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
 from jessy_mem.cli.navigator import KeywordNavigator, WeightedMean
 from jessy_mem.cli.numbers import Number
+from jessy_mem.cli.own_plan import plan_options
 from jessy_mem.cli.paths import EXISTING_FOLDER, is_absent, reason, region_files
 
 N_LINES = 6
@@ -41,11 +42,14 @@ Example:
 @click.option("--full", is_flag=True, help="Show the whole text of each layer.")
 @click.option("--simulate", is_flag=True, help="Invent the core dimensions that have no file in BASE.")
 @screen.json_option
-def command(base: Path, words: tuple[str, ...], most: int, full: bool, simulate: bool, as_json: bool) -> int:
+@plan_options
+def command(
+    base: Path, words: tuple[str, ...], most: int, full: bool, simulate: bool, as_json: bool, config: jm.MemoryConfig
+) -> int:
     query = " ".join(words)
     if not simulate:
         region_files(base)  # says so if there is none
-    with jm.MmapManager(base_path=base, simulation="auto" if simulate else "never") as memory:
+    with jm.MmapManager(config=config, base_path=base, simulation="auto" if simulate else "never") as memory:
         _load(memory, base)
         found = KeywordNavigator(memory).navigate(query)
         answers = _read(memory, found, most)

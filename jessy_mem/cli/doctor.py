@@ -12,13 +12,15 @@ import click
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
+from jessy_mem.cli.own_plan import plan_options
 from jessy_mem.cli.paths import EXISTING_FOLDER, dimension_of
 from jessy_mem.units import counted, format_bytes
 
 HELP = """Find stray temporary files, empty folders, damaged regions, deltas that lie on nothing or are in their base
 already, and folders, ids and names that do not agree.
 
-Every byte of every region is read. --clean removes stray temporary files, empty folders, deltas that have no base, or
+Every byte of every region is read. What is too large is so in the bundled plan of 280 MiB, unless --total and --layout
+say what BASE is used with. --clean removes stray temporary files, empty folders, deltas that have no base, or
 whose generation is not larger than their base's, and what a power cut tore before it was on the disk. The exit status
 is 1 if a problem is there, or is left after --clean.
 
@@ -30,9 +32,10 @@ The last line tells how a manager with guard="auto" would guard the dimensions, 
 @click.argument("base", type=EXISTING_FOLDER)
 @click.option("--clean", "cleaning", is_flag=True, help="Remove what is not needed, nothing else.")
 @screen.json_option
-def command(base: Path, cleaning: bool, as_json: bool) -> int:
+@plan_options
+def command(base: Path, cleaning: bool, as_json: bool, config: jm.MemoryConfig) -> int:
     with screen.progress_bar("examining") as report:
-        findings = jm.examine(base, report)
+        findings = jm.examine(base, report, layout=config.plan.scaled(config.total_bytes))
     removed = jm.clean(findings) if cleaning else []
     left = [finding for finding in findings if finding not in removed]
     guard = _guard(base)

@@ -11,6 +11,7 @@ import click
 
 import jessy_mem as jm
 from jessy_mem.cli import screen
+from jessy_mem.cli.own_plan import plan_options
 from jessy_mem.cli.paths import FOLDER, TEXT, Problems
 from jessy_mem.cli.source import read_text, unused_keys
 from jessy_mem.cli.streams import Command
@@ -35,11 +36,12 @@ Example:
 @click.argument("files", metavar="FILE...", type=TEXT, nargs=-1, required=True)
 @click.option("--user", is_flag=True, help="A new dimension is a user's: its id is 1000 or above.")
 @screen.json_option
-def command(base: Path, name: str, files: tuple[Path, ...], user: bool, as_json: bool) -> None:
+@plan_options
+def command(base: Path, name: str, files: tuple[Path, ...], user: bool, as_json: bool, config: jm.MemoryConfig) -> None:
     if files.count(Path(STDIN)) > 1:
         raise click.UsageError("standard input can be read once.")
     specs = _read(files)
-    with jm.MmapManager(base_path=base, simulation="never") as memory:
+    with jm.MmapManager(config=config, base_path=base) as memory:
         try:
             dimension = memory.ensure_dimension(name, user=user)
             layers = memory.extend(dimension, specs)

@@ -195,6 +195,7 @@ POINTERS = {
     "changes.generation": "the same",
     "mapping.base": "the memory that the views are of; a view of its own would keep it",
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
+    "registry.look_ticks": "an atomic number, which an access loads only if it needs it",
     "gather.ends": "made for one call, beside the structs that it belongs to",
     "gather.first": "a part of an image, which is handed over with it",
     "index.gone": "numbers in memory of whoever changes a dimension, for that change",

@@ -683,6 +683,16 @@ class TestDoctor:
         jm.RegionBuilder(14, "Security").add_layer(spec).write(base / "D14" / "region.mmap")
         assert json_of(run("doctor", base, "--json"), 1)["findings"][0]["kind"] == "too large"
 
+    def test_a_file_that_only_another_plan_has_room_for(self, base, tmp_path):
+        spec = jm.LayerSpec(content=bytes(4 << 20))
+        jm.RegionBuilder(14, "Security").add_layer(spec).write(base / "D14" / "region.mmap")
+        assert json_of(run("doctor", base, "--json", "--total", "560MB"))["sound"]
+        plan = tmp_path / "plan.json"
+        plan.write_text('{"dimensions": [], "segments": [{"name": "memory", "size_mb": 280, "first_dimension": 1}]}')
+        assert json_of(run("doctor", base, "--json", "--layout", plan))["sound"]
+        for wrong in (("--total", "much"), ("--total", "0MB"), ("--layout", base / "D14" / "region.mmap")):
+            fails(run("doctor", base, *wrong), 2)
+
 
 class TestAsk:
     def test_the_best_layers_first(self, base):

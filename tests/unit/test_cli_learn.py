@@ -102,8 +102,11 @@ class TestLearn:
     def test_standard_input_is_read_once(self, base):
         fails(run("learn", base, "tea", "-", "-", input="x"), 2, "once")
 
-    def test_a_core_dimension_without_a_file_is_not_invented(self, base, note):
-        fails(run("learn", base, jm.default_layout().dimensions[1].name, note), 1, "D01")
+    def test_a_core_dimension_without_a_file_is_begun_and_nothing_is_invented(self, base, note):
+        names = [jm.default_layout().dimensions[each].name for each in (1, 9)]
+        assert json_of(run("learn", base, names[0], note, "--json"))["layers"] == ["D01/L0"]
+        assert texts(base, names[0]) == ["She likes tea.\n"]
+        fails(run("learn", base, names[1], note), 1, "D09", "immutable")
 
 
 class TestForget:
@@ -217,3 +220,18 @@ class TestStacks:
         assert result.exit_code == 1
         assert "generation" in result.stdout
         assert json.loads(run("doctor", grown, "--json").stdout)["findings"][0]["kind"] == "damaged"
+
+
+def test_what_only_another_plan_has_room_for_is_learned_and_asked_for(base, tmp_path):
+    """Of a dimension that is larger than its segment in the bundled plan."""
+    large, total = tmp_path / "large.md", ("--total", "560MB")
+    large.write_text("---\nkeywords: [tea]\n---\n" + "x" * (81 << 20))
+    fails(run("learn", base, "large", large), 1)
+    assert run("learn", base, "large", large, *total).exit_code == 0
+    more = tmp_path / "more.md"
+    more.write_text("more")
+    fails(run("learn", base, "large", more), 1)
+    assert run("learn", base, "large", more, *total).exit_code == 0
+    assert json_of(run("ask", base, "tea", "--json", *total))["layers"]
+    assert run("doctor", base).exit_code == 1
+    assert run("doctor", base, *total).exit_code == 0

@@ -257,6 +257,19 @@ def test_a_stack_that_outgrew_its_slot(tmp_path):
     assert "too large" in [finding.kind for finding in jm.examine(tmp_path)]
 
 
+def test_what_is_too_large_depends_on_the_plan(tmp_path):
+    """A total above the plan's scales the slots, and a plan may be another one."""
+    with jm.MmapManager(base_path=tmp_path, simulation="never", total_memory_mb=560) as memory:
+        slot_bytes = jm.default_layout().slot_bytes(13)
+        memory.ensure_dimension(memory.layout.dimensions[13].name, [jm.LayerSpec(content=bytes(slot_bytes + 1))])
+        layout = memory.layout
+    (finding,) = jm.examine(tmp_path)
+    assert (finding.kind, finding.path) == ("too large", jm.region_path(tmp_path, 13))
+    assert finding.detail.endswith(f"its slot has {jm.default_layout().slot_bytes(13)} in a plan of 280 MiB")
+    assert jm.examine(tmp_path, layout=layout) == jm.examine(tmp_path, layout=jm.MemoryLayout.free(64)) == []
+    assert [each.kind for each in jm.examine(tmp_path, layout=jm.MemoryLayout.free(1))] == ["too large"]
+
+
 def test_two_dimensions_of_one_name(tmp_path):
     for dimension in (15, 17, 20):
         region(tmp_path, dimension)

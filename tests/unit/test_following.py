@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 
 import pytest
 from inside import evict
@@ -353,9 +354,11 @@ def test_unloaded_dimension_does_not_come_back(two):
         lambda memory: bool(len(memory)),
         lambda memory: (15, 0) in memory,
         lambda memory: memory.region(15).n_layers == 1,
-        lambda memory: len(in_snapshot(memory)) == 1,
+        lambda memory: len(in_snapshot(memory)) == 2,
+        lambda memory: memory.user_dimensions() == [1000],
+        lambda memory: memory.resolve(memory.layout.segment_of(15).address) == (15, 0),
     ],
-    ids=["find", "names", "layers", "len", "in", "region", "snapshot"],
+    ids=["find", "names", "layers", "len", "in", "region", "snapshot", "user_dimensions", "resolve"],
 )
 def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_path, ask, monkeypatch):
     """There was no page when it came: it is looked for, as by accesses, when some time has passed."""
@@ -366,8 +369,42 @@ def test_who_was_there_before_anybody_learned_hears_of_it_by_any_question(tmp_pa
         with manager(tmp_path) as one:
             first = one.ensure_dimension("first", [spec("one")])
             assert first == 15
+            one.ensure_dimension("hers", user=True)
+            one.append_layer(1000, spec("hers"))
             now[0] += 0.1
             assert ask(other)
+
+
+@pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda memory, reader: bytes(memory[20, 0]),
+        lambda memory, reader: bytes(memory.access_layer((20, 0))),
+        lambda memory, reader: bytes(memory.access_many([(20, 0)])[0]),
+        lambda memory, reader: bytes(memory.read_many([(20, 0)])[0]),
+        lambda memory, reader: bytes(reader[20, 0]),
+        lambda memory, reader: bytes(reader.access_layer((20, 0))),
+        lambda memory, reader: bytes(reader.access_many([(20, 0)])[0]),
+    ],
+    ids=["item", "access", "many", "copied", "reader's item", "reader's access", "reader's many"],
+)
+def test_who_was_there_before_anybody_learned_hears_of_it_by_hits(tmp_path, read, timed):
+    world = World(tmp_path)
+    world.write(20)
+    with manager(tmp_path, record_latency=timed) as other, manager(tmp_path) as one:
+        other.load_all()
+        with other.reader() as reader:
+            assert [read(other, reader) for _ in range(3)] == [content_of(20, 0)] * 3
+            one.load_all()
+            one.update_layer((20, 0), spec("two"))
+            deadline = time.monotonic() + 30  # as of a machine that is very busy
+            while read(other, reader) != b"two" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert read(other, reader) == b"two"
+            one.update_layer((20, 0), spec("three"))
+            assert read(other, reader) == b"three"
+        assert (other.get_stats().access_latency.count > 0) == timed
 
 
 def test_name_of_what_waits_for_its_first_layer_is_free_for_all_when_one_forgets_it(two):
@@ -687,6 +724,17 @@ def test_questions_in_a_snapshot_are_of_its_moment(two):
         assert then.layers(keyword="new") == []
         assert [then[each].text for each in before] == ["one", "two", "three"]
     assert other.layers(keyword="new") == [(first, 1)]
+
+
+def test_names_and_places_in_a_snapshot_are_of_now(two):
+    one, other, first = two
+    with other.snapshot():
+        one.forget(first)
+        second = one.ensure_dimension("second", [spec("two")], user=True)
+        assert other.layers() == [(first, 0)]
+        assert other[first, 0].text == "one"
+        assert (other.find("first"), other.find("second")) == (None, second)
+        assert other.names() == {"second": second}
 
 
 def test_snapshot_of_what_was_evicted(two):

@@ -15,6 +15,7 @@ from world import MIB, World, content_of, evicted_dimensions, manager
 
 import jessy_mem as jm
 from helpers import Layer, extended_file, plain_file, read_region
+from jessy_mem.durable import unsynced_in
 from jessy_mem.errors import AlreadyPublished
 from jessy_mem.growth import MAX_DELTAS, n_merged
 from jessy_mem.layout import UNSYNCED_MODE
@@ -542,6 +543,60 @@ def test_waiting_files_are_synced_by_who_writes_a_second_later(tmp_path, monkeyp
         assert fsyncs_of(lambda: memory.append_layer(dimension, spec(1))) == 0
         now[0] += 1
         assert fsyncs_of(lambda: memory.append_layer(dimension, spec(2))) >= 2
+
+
+WRITES = {
+    "append": lambda memory, other, proto: memory.append_layer(other, spec(2)),
+    "extend to a new base": lambda memory, other, proto: memory.extend(other, [spec(key) for key in range(50)]),
+    "remove": lambda memory, other, proto: memory.remove_layer((other, 0)),
+    "compact": lambda memory, other, proto: memory.compact(other),
+    "forget": lambda memory, other, proto: memory.forget(other),
+    "crystallize": lambda memory, other, proto: memory.crystallize(proto),
+    "crystallize many": lambda memory, other, proto: memory.crystallize_many(),
+    "ensure": lambda memory, other, proto: memory.ensure_dimension("new", [spec(1)]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_waiting_files_are_synced_by_whatever_is_written_a_second_later(tmp_path, monkeypatch, write):
+    """Also where what is written waits for nothing itself, and lies in another folder."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with manager(tmp_path, durability="batch") as memory:
+        dimension, other = file_of(memory, 100), file_of(memory, 2, name="Other")
+        proto = memory.create_proto_dimension("Proto", [spec(1)])
+        memory.append_layer(other, spec(1))
+        memory.sync()
+        memory.append_layer(dimension, spec(1))
+        assert unsynced_in(os.fspath(tmp_path / f"D{dimension}"))
+        now[0] += 1
+        write(memory, other, proto)
+        assert unsynced_in(os.fspath(tmp_path / f"D{dimension}")) == []
+
+
+def test_what_is_unsaved_is_saved_though_what_waits_cannot_be_synced(tmp_path, monkeypatch):
+    """The end tells what is not on the disk, and loses nothing of what is not even a file."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    memory = manager(tmp_path, durability="batch")
+    dimension = file_of(memory, 100)
+    memory.sync()
+    memory.append_layer(dimension, spec(1))
+    proto = memory.create_proto_dimension("Proto", [spec(1)])
+    now[0] += 1
+    is_first, fsync = [True], os.fsync
+
+    def fails_once(fd):
+        if is_first.pop() if is_first else False:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    monkeypatch.setattr("os.fsync", fails_once)
+    with pytest.raises(jm.MappingError, match="delta"):
+        memory.close()
+    assert (tmp_path / f"D{proto}" / "region.mmap").is_file()
+    memory.forget(dimension)
+    memory.close()
 
 
 # Two managers --------------------------------------------------------------------------------------------------------

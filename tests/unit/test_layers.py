@@ -78,6 +78,34 @@ def test_by_attributes_that_are_equal(memory):
     assert memory.layers(name="user:*", where={"lang": "de"}, since_ns=20) == [(1000, 1), (1001, 1)]
 
 
+@pytest.mark.parametrize(
+    ("value", "same", "others"),
+    [
+        (1, [1, 1.0], [True, "1", [1], None]),
+        (True, [True], [1, 1.0, "true", False]),
+        (0, [0, 0.0, -0.0], [False, None, "", [], {}]),
+        (False, [False], [0, None]),
+        (None, [None], [0, False, ""]),
+        ([1, [True]], [[1.0, [True]]], [[True, [True]], [1, [1]], [1], [1, [True], 2], {"0": 1}]),
+        (
+            {"a": {"b": 1}},
+            [{"a": {"b": 1.0}}],
+            [{"a": {"b": True}}, {"a": {}}, {"a": {"b": 1}, "c": 1}, {"c": {"b": 1}}],
+        ),
+    ],
+)
+def test_attributes_are_compared_as_json_has_them(tmp_path, value, same, others):
+    """Where Python has True for 1."""
+    with manager(tmp_path) as memory:
+        spec = jm.LayerSpec(text="x", attributes={"n": value})
+        layer = memory.append_layer(memory.create_proto_dimension("Learned"), spec)
+        with memory.snapshot() as then:
+            for each in same:
+                assert memory.layers(where={"n": each}) == then.layers(where={"n": each}) == [layer]
+            for each in others:
+                assert memory.layers(where={"n": each}) == then.layers(where={"n": each}) == []
+
+
 def test_attributes_that_are_damaged_hide_their_layer_and_no_other(memory, world, caplog):
     layers = [Layer(0, b"", attributes=b"[]"), Layer(1, b"", attributes=b'{"a": 1}')]
     world.publish(17, extended_file(layers, 17, b"damaged", version=2))

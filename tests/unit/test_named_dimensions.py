@@ -147,6 +147,55 @@ def test_ensured_dimension_without_layers_is_forgotten_by_anybody(tmp_path):
         assert memory.ensure_dimension("user:ann") == dimension + 1
 
 
+def test_ensured_dimension_of_the_plan_begins_its_file(tmp_path):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        name = memory.layout.dimensions[3].name
+        assert memory.ensure_dimension(name, [spec(1), spec(2)]) == 3
+        assert memory.append_layer(3, spec(3)) == (3, 2)
+        assert memory.access_layer((3, 0)).source == "mmap"
+        assert other.ensure_dimension(name, [spec(4)]) == 3
+        assert [bytes(other.access_layer((3, i))) for i in range(3)] == [content_of(k, k) for k in (1, 2, 3)]
+        assert memory.find(name) == other.find(name) == 3
+
+
+def test_ensured_dimension_of_the_plan_without_layers_becomes_a_file_with_the_first_append(tmp_path):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        name = memory.layout.dimensions[3].name
+        assert memory.ensure_dimension(name) == other.ensure_dimension(name) == 3
+        assert not (tmp_path / "D03").exists()
+        assert memory.append_layer(3, spec(1)) == (3, 0)
+        assert other.append_layer(3, spec(2)) == (3, 1)
+        assert memory.region(3).name == name
+        with pytest.raises(jm.RegionNotFound, match="ensure_dimension begins it, by its name"):
+            memory.append_layer(4, spec(1))  # for which nobody has asked
+
+
+@pytest.mark.filterwarnings("ignore:dimension.* simulated")
+@pytest.mark.parametrize(
+    ("simulation", "dimension", "is_loaded", "error"),
+    [
+        ("never", 9, False, jm.ImmutableDimension),
+        ("auto", 9, True, jm.ImmutableDimension),
+        ("auto", 3, True, jm.RegionNotFound),
+        ("always", 3, True, jm.RegionNotFound),
+        ("always", 3, False, jm.RegionNotFound),
+    ],
+)
+def test_ensure_refuses_layers_that_no_file_can_take(tmp_path, simulation, dimension, is_loaded, error):
+    """As to append them would be refused; who gives none gets the id."""
+    with manager(tmp_path, simulation=simulation) as memory:
+        name = memory.layout.dimensions[dimension].name
+        if is_loaded:
+            memory.load_dimension(dimension)
+        for _ in range(2):
+            with pytest.raises(error):
+                memory.ensure_dimension(name, [spec(1)])
+            assert memory.ensure_dimension(name) == dimension
+            with pytest.raises(error):
+                memory.append_layer(dimension, spec(1))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
 def test_ensured_dimension_may_be_a_proto_dimension(tmp_path):
     with manager(tmp_path) as memory:
         dimension = memory.create_proto_dimension("Humor", [spec()])

@@ -39,6 +39,21 @@ def test_everything_is_read_and_nothing_written(base):
     assert state_of(base) == before
 
 
+def test_ensured_dimension_is_loaded_if_it_has_a_file(base):
+    with manager(base) as memory:
+        empty = memory.ensure_dimension("Irony")
+        with manager(base, read_only=True) as reader:
+            with pytest.raises(jm.LayerNotFound):
+                reader[15, 0]
+            assert reader.ensure_dimension("Humor") == 15
+            assert reader[15, 1].text == "another"
+            assert reader.ensure_dimension("Irony") == empty
+            with pytest.raises(jm.ReadOnly):
+                reader.ensure_dimension("Irony", [jm.LayerSpec(text="it would be lost")])
+            memory.append_layer(empty, jm.LayerSpec(text="ironic"))
+            assert reader[empty, 0].text == "ironic"
+
+
 def test_what_would_write_is_refused(base):
     before = state_of(base)
     spec = jm.LayerSpec(text="x")

@@ -19,7 +19,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -201,14 +201,13 @@ def import_base(
         with MmapManager(base_path=base_path, simulation="never") as memory:
             learner = memory._learner
             importer = _Importer(learner.files, learner.ids, memory.config.base_path, replace_existing)
-            names = {}
             conflicts = {}
             done_bytes = 0
             for step in ("verify", "publish"):
                 for dimension, members in stacks.items():
                     images = opened.images(members)
                     if step == "verify":
-                        names[dimension] = _verified(images, members)
+                        _verified(images, members)
                         why = importer.conflict(dimension, images, stacks.keys())
                         if why:
                             conflicts[dimension] = why
@@ -219,8 +218,6 @@ def import_base(
                         progress(done_bytes, total_bytes)
                 if conflicts:
                     raise ImportConflict(conflicts)
-                if step == "verify":
-                    importer.note(names)
     return importer.done
 
 
@@ -323,8 +320,8 @@ class Archive:
         return b"".join(pieces)
 
 
-def _verified(images: Stack, members: Sequence[Member]) -> str:
-    """The name of a dimension whose files are all sound and belong together; the first damage is raised."""
+def _verified(images: Stack, members: Sequence[Member]) -> None:
+    """Compare the files of a dimension: all are sound and belong together, or the first damage is raised."""
     base = images[0]
     for image, member in zip(images, members, strict=True):
         if image.name != base.name:
@@ -338,7 +335,6 @@ def _verified(images: Stack, members: Sequence[Member]) -> str:
             image.check_digest()
         for error in image.damage():
             raise error
-    return base.name
 
 
 class _Importer:
@@ -365,24 +361,23 @@ class _Importer:
             return ""
         return "it is there, and differs"
 
-    def note(self, names: Mapping[int, str]) -> None:
-        """Let the register know the names, before there are files that have them."""
-        for dimension, name in names.items():
-            self._ids.note(dimension, normalize("NFC", name))
-        self._ids.sync()
-
     def put(self, dimension: int, images: Stack) -> None:
-        """Publish a dimension; it is replaced if that was asked for."""
+        """Publish a dimension, and tell its name; it is replaced if that was asked for."""
+        name, generation = images[0].name, images[-1].generation
         with self._files.locked():
             there = self._there(dimension)
             if there is not None and _is_the_same(there, images):
+                self._ids.tell(dimension, name)
                 self.done.unchanged.append(dimension)
             elif there is None:
                 self._begin(dimension, images)
-                self._files.announce(dimension, "added", images[-1].generation)
+                self._ids.tell(dimension, name)
+                self._files.announce(dimension, "added", generation)
                 self.done.added.append(dimension)
             elif self._replace_existing:
-                self._files.announce(dimension, "changed", self._replace(dimension, images))
+                generation = self._replace(dimension, images)
+                self._ids.tell(dimension, name)
+                self._files.announce(dimension, "changed", generation)
                 self.done.replaced.append(dimension)
             else:  # it came meanwhile
                 raise ImportConflict({dimension: "it is there, and differs"})

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from typing import NamedTuple
 
 from jessy_mem._core.folder import is_there
@@ -86,7 +87,7 @@ class IdRegister(Register):
             if holder is not None:
                 return Reservation(holder, False)
             dimension = self._free_id(segment)
-            if self._claim(dimension, owner, name):
+            if self._names.by_name.get(name) is None and self._claim(dimension, owner, name):
                 return Reservation(dimension, True)
 
     def release(self, dimension: int, durable: bool = True) -> None:
@@ -146,11 +147,32 @@ class IdRegister(Register):
 
     def note(self, dimension: int, name: str) -> None:
         """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim."""
+        name = unicodedata.normalize("NFC", name)
+        if not name or self._names.of.get(dimension) == name:
+            return
         with self._mutex:
-            if self._names.of.get(dimension) != name:
-                self._names.put(dimension, name)
-                self._unwritten[dimension] = name
-            self._unsure.discard(dimension)
+            if not self._has_scanned and dimension not in self._names.of:  # that will find it
+                return
+            self._names.put(dimension, name)
+            self._unwritten[dimension] = name
+            # Asked last: who forgets a dimension tells so when its file has gone.
+            if not is_there(region_file(self._base_path, dimension)):
+                self._names.remove(dimension)
+                self._unwritten.pop(dimension, None)
+
+    def note_file(self, dimension: int) -> None:
+        """The same of a dimension whose name is not known, by what its file says; OSError if it cannot be read now."""
+        if dimension not in self._names.of:
+            for _, name in stored_names(self._base_path, [dimension]):
+                self.note(dimension, name)
+
+    def tell(self, dimension: int, name: str) -> None:
+        """Tell others the name of a file that was just published. Under the lock; MappingError."""
+        name = unicodedata.normalize("NFC", name)
+        if self._names.of.get(dimension) != name or dimension in self._unwritten:
+            with self._errors():
+                self._append(Event("=", dimension, name=name))
+                self._shorten()
 
     def refresh(self) -> None:
         """Read what others appended to the register; the first time also the names of files it does not know."""
@@ -214,6 +236,7 @@ class IdRegister(Register):
                 if behind is not None:
                     free = behind
                 elif free in self._layout.dimensions or is_there(f"{self._base_path}/{dimension_folder(free)}"):
+                    self.note_file(free)  # it may have come with the very name that an id is asked for
                     free += 1
                 else:
                     return free

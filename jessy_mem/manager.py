@@ -101,10 +101,11 @@ class MmapManager(RegionTable):
         self._ids = IdRegister(os.fspath(made.base_path), self.layout, made.lock_timeout_s)
         # Weak references: else both were a cycle. Other parts are given the table with each call.
         announce = self._following.announcer(weakref.ref(self))
+        self._catalogue.note_name = self._ids.note
         self._learner = Learner(weakref.proxy(self), self._opener, self._ids, self.layout, made, announce)
         self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
         self._relieve = self._relief.relieve
-        self._uptake = Uptake(made, self._catalogue, self._learner.protos.end_foreign)
+        self._uptake = Uptake(made, self._catalogue, self._ids.note_file, self._learner.protos.end_foreign)
         self._loader = Loader(made.simulation == "always")
         self._times = Times()
         if follows:

@@ -1,0 +1,151 @@
+"""Names of files that came from elsewhere: an open manager knows them, and makes no second dimension of the name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import jessy_mem as jm
+
+
+def manager(base: Path, **options: object) -> jm.MmapManager:
+    return jm.MmapManager(base_path=base, **{"simulation": "never", **options})
+
+
+def spec(text: str = "x") -> jm.LayerSpec:
+    return jm.LayerSpec(text=text)
+
+
+def build(base: Path, dimension: int, name: str, text: str = "x") -> Path:
+    return jm.RegionBuilder(dimension, name).add_layer(spec(text)).write(jm.region_path(base, dimension))
+
+
+def archive(tmp_path: Path, *dimensions: tuple[int, str]) -> Path:
+    """An archive of dimensions that were built elsewhere."""
+    source = tmp_path / f"source {len(list(tmp_path.iterdir()))}"
+    for dimension, name in dimensions:
+        build(source, dimension, name, f"imported {name}")
+    jm.export_base(source, source / "x.tar")
+    return source / "x.tar"
+
+
+def import_(base: Path, tmp_path: Path, dimension: int, name: str) -> None:
+    jm.import_base(archive(tmp_path, (dimension, name)), base)
+
+
+def build_one(base: Path, tmp_path: Path, dimension: int, name: str) -> None:
+    build(base, dimension, name)
+
+
+def copy(base: Path, tmp_path: Path, dimension: int, name: str) -> None:
+    shutil.copytree(build(tmp_path / "from", dimension, name).parent, base / f"D{dimension}")
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def memory(base):
+    """A manager that has asked for names before."""
+    with manager(base) as opened:
+        opened.ensure_dimension("one", [spec()])
+        assert opened.names() == {"one": 15}
+        assert opened.find("user:ann") is None
+        yield opened
+
+
+@pytest.mark.parametrize("dimension", [1000, 1500, 16])
+@pytest.mark.parametrize("come", [import_, build_one, copy])
+@pytest.mark.parametrize("see", ["refresh", "load_all", "load_dimension"])
+def test_name_of_a_file_that_came_is_known_when_it_was_looked_at(come, see, dimension, memory, base, tmp_path):
+    come(base, tmp_path, dimension, "user:ann")
+    getattr(memory, see)(*[dimension] * (see == "load_dimension"))
+    assert (memory.find("user:ann"), memory.names()) == (dimension, {"one": 15, "user:ann": dimension})
+    assert memory.ensure_dimension("user:ann", [spec("new")], user=True) == dimension
+    with pytest.raises(jm.DimensionExists):
+        memory.create_proto_dimension("user:ann", [spec("new")], user=True)
+    with manager(base) as other:
+        assert other.names() == {"one": 15, "user:ann": dimension}
+
+
+@pytest.mark.parametrize("follow", ["auto", "never"])
+@pytest.mark.parametrize("dimension", [1000, 1500])
+def test_name_that_was_imported_is_known_at_once(follow, dimension, base, tmp_path):
+    with manager(base, follow=follow) as memory:
+        memory.ensure_dimension("one", [spec()])
+        assert memory.names() == {"one": 15}
+        import_(base, tmp_path, dimension, "user:ann")
+        assert memory.find("user:ann") == dimension
+        assert memory.ensure_dimension("user:ann", [spec("new")], user=True) == dimension
+        assert memory[dimension, 0].text == "imported user:ann"
+
+
+@pytest.mark.parametrize("come", [build_one, copy])
+@pytest.mark.parametrize("make", ["ensure_dimension", "create_proto_dimension"])
+def test_name_that_the_next_id_came_with_is_not_given_again(come, make, memory, base, tmp_path):
+    """Nobody has looked at it: who would take its id does."""
+    come(base, tmp_path, 1000, "user:ann")
+    if make == "ensure_dimension":
+        assert memory.ensure_dimension("user:ann", [spec("new")], user=True) == 1000
+    else:
+        with pytest.raises(jm.DimensionExists):
+            memory.create_proto_dimension("user:ann", [spec("new")], user=True)
+    assert memory.find("user:ann") == 1000
+    assert memory.ensure_dimension("user:bob", [spec()], user=True) == 1001
+
+
+def test_core_file_that_was_built_is_known_by_name(memory, base):
+    build(base, 3, "Intention")
+    with manager(base) as other:
+        other.append_layer(3, spec("more"))
+        assert memory.find("Intention") == 3
+        assert memory.names() == {"one": 15, "Intention": 3}
+
+
+def test_simulated_dimension_whose_file_came_is_known_by_name(base):
+    with manager(base, simulation="auto") as memory:
+        assert memory.names() == {}
+        with pytest.warns(UserWarning, match="simulated"):
+            memory.load_dimension(3)
+        build(base, 3, "Intention")
+        memory.refresh()
+        assert (memory.find("Intention"), memory.names()) == (3, {"Intention": 3})
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_name_of_what_was_replaced_is_that_of_the_new_file(is_mapped, memory, base, tmp_path):
+    if is_mapped:
+        assert memory[15, 0].text == "x"
+    jm.import_base(archive(tmp_path, (15, "other")), base, replace_existing=True)
+    assert (memory.find("other"), memory.find("one"), memory.names()) == (15, None, {"other": 15})
+    memory.append_layer(15, spec())
+    with manager(base) as other:
+        assert other.names() == {"other": 15}
+
+
+def test_name_of_a_base_that_another_program_put_there(memory, base):
+    """Its generation is later, and so it is read."""
+    assert memory[15, 0].text == "x"
+    jm.RegionBuilder(15, "other", generation=7).add_layer(spec("y")).write(base / "D15" / "region.mmap")
+    assert memory.refresh().changed == [15]
+    assert memory[15, 0].text == "y"
+    assert (memory.find("other"), memory.find("one")) == (15, None)
+
+
+def test_file_of_ones_own_path_has_no_name_in_the_base_folder(memory, tmp_path):
+    memory.load_dimension(20, build(tmp_path / "elsewhere", 20, "elsewhere"))
+    assert memory.find("elsewhere") is None
+    with manager(memory.config.base_path) as other:
+        other.ensure_dimension("two")
+        assert other.names() == {"one": 15, "two": 16}
+
+
+def test_name_of_what_was_forgotten_does_not_come_back_with_its_mapping(memory, base):
+    with manager(base) as other:
+        other.forget(15)
+    assert (memory.find("one"), memory.names()) == (None, {})
+    assert memory.ensure_dimension("one", [spec()]) == 16

@@ -346,27 +346,28 @@ class _Importer:
         self.done = Imported([], [], [])
         self._files = files
         self._ids = ids
-        self._names = ids.names()
+        self._giving_way: dict[int, int] = {}  # dimension -> that which has its name, and gets another, too
         self._base_path = os.fspath(base_path)
         self._replace_existing = replace_existing
 
     def conflict(self, dimension: int, images: Stack, coming: Collection[int]) -> str:
-        """Why a dimension cannot come in; an empty text if it can."""
-        name = normalize("NFC", images[0].name)
-        holder = self._names.get(name)
-        if holder not in (None, dimension) and holder not in coming:
-            return f"the name {name!r} is that of D{holder:02d}"
+        """Why a dimension cannot come in; an empty text if it can. `coming` are all of the archive."""
+        holder = self._ids.find(images[0].name) if images[0].name else None
+        if holder is not None and holder in coming:
+            self._giving_way[dimension] = holder
         there = self._there(dimension)
-        if self._replace_existing or there is None or _is_the_same(there, images):
-            return ""
-        return "it is there, and differs"
+        return self._refusal(dimension, images, there, there is not None and _is_the_same(there, images))
 
     def put(self, dimension: int, images: Stack) -> None:
         """Publish a dimension, and tell its name; it is replaced if that was asked for."""
         name, generation = images[0].name, images[-1].generation
         with self._files.locked():
             there = self._there(dimension)
-            if there is not None and _is_the_same(there, images):
+            is_same = there is not None and _is_the_same(there, images)
+            refusal = self._refusal(dimension, images, there, is_same)
+            if refusal:  # what is in the way came after the first look
+                raise ImportConflict({dimension: refusal})
+            if is_same:
                 self._ids.tell(dimension, name)
                 self.done.unchanged.append(dimension)
             elif there is None:
@@ -374,13 +375,21 @@ class _Importer:
                 self._ids.tell(dimension, name)
                 self._files.announce(dimension, "added", generation)
                 self.done.added.append(dimension)
-            elif self._replace_existing:
+            else:
                 generation = self._replace(dimension, images)
                 self._ids.tell(dimension, name)
                 self._files.announce(dimension, "changed", generation)
                 self.done.replaced.append(dimension)
-            else:  # it came meanwhile
-                raise ImportConflict({dimension: "it is there, and differs"})
+
+    def _refusal(self, dimension: int, images: Stack, there: Stack | None, is_same: bool) -> str:
+        """Why a dimension cannot come in now, in place of what is there; an empty text if it can."""
+        name = normalize("NFC", images[0].name)
+        holder = self._ids.find(name) if name else None
+        if holder not in (None, dimension, self._giving_way.get(dimension)):
+            return f"the name {name!r} is that of D{holder:02d}"
+        if self._replace_existing or there is None or is_same:
+            return ""
+        return "it is there, and differs"
 
     def _there(self, dimension: int) -> Stack | None:
         """The dimension as it is in the base folder; of nothing if it is damaged; None if it is not there."""

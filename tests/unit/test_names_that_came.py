@@ -149,3 +149,39 @@ def test_name_of_what_was_forgotten_does_not_come_back_with_its_mapping(memory, 
         other.forget(15)
     assert (memory.find("one"), memory.names()) == (None, {})
     assert memory.ensure_dimension("one", [spec()]) == 16
+
+
+# Imports and what others do meanwhile ---------------------------------------------------------------------------------
+
+
+def before_put(inject, deed):
+    """Do something after the last look at all, before the first dimension is published."""
+
+    def around(put):
+        def late(importer, dimension, images):
+            if not done:
+                done.append(deed())
+            put(importer, dimension, images)
+
+        return late
+
+    done: list[object] = []
+    # Private: a moment that no other call meets.
+    return inject.around("jessy_mem.archive._Importer.put", around)
+
+
+def test_name_that_another_takes_during_an_import_is_its(memory, base, tmp_path, inject):
+    taken = before_put(inject, lambda: memory.ensure_dimension("a"))
+    with taken, pytest.raises(jm.ImportConflict, match="the name 'a' is that of D16"):
+        import_(base, tmp_path, 20, "a")
+    assert not (base / "D20").exists()
+    assert memory.names() == {"one": 15, "a": 16}
+
+
+def test_dimensions_may_change_their_names(memory, base, tmp_path):
+    memory.ensure_dimension("two", [spec()])
+    jm.import_base(archive(tmp_path, (15, "two"), (16, "one")), base, replace_existing=True)
+    assert memory.names() == {"two": 15, "one": 16}
+    assert [memory[each, 0].text for each in (15, 16)] == ["imported two", "imported one"]
+    with manager(base) as other:
+        assert other.names() == {"two": 15, "one": 16}

@@ -28,7 +28,7 @@ from jessy_mem.locking import process_key
 from jessy_mem.names import checked_name, dimensions_in, dimensions_of, stored_names
 from jessy_mem.register import FOR_ALL, LOCK_NAME, Register
 
-__all__ = ["LOCK_NAME", "IdRegister", "Reservation", "dimensions_in"]
+__all__ = ["LOCK_NAME", "Given", "IdRegister", "Reservation", "dimensions_in"]
 
 
 class Reservation(NamedTuple):
@@ -36,6 +36,13 @@ class Reservation(NamedTuple):
 
     dimension: int
     is_new: bool
+
+
+class Given(NamedTuple):
+    """To whom an id was given that has no file: the name, empty if nobody has it any more, and if it is one process."""
+
+    name: str
+    is_proto: bool  # of a process that lives
 
 
 class IdRegister(Register):
@@ -134,6 +141,14 @@ class IdRegister(Register):
         """Whether a dimension was made for all and waits for its first layer. Under the lock."""
         name = self._names.of.get(dimension)
         return name is not None and self._names.owner_of.get(dimension) == FOR_ALL and self._holder(name) == dimension
+
+    def given_to(self, dimension: int) -> Given | None:
+        """To whom the id of a dimension without a file was given; None if it was not given, as far as this is known."""
+        with self._mutex:
+            name = self._names.of.get(dimension)
+            if name is not None and self._is_kept(dimension):
+                return Given(name, self._names.owner_of.get(dimension) != FOR_ALL)
+            return Given("", False) if self._is_given(dimension) else None
 
     def name_of(self, dimension: int) -> str | None:
         """The name of a dimension; None if it has none, or is not known."""

@@ -178,6 +178,17 @@ def test_name_that_another_takes_during_an_import_is_its(memory, base, tmp_path,
     assert memory.names() == {"one": 15, "a": 16}
 
 
+@pytest.mark.parametrize("replace", [True, False])
+def test_name_that_another_takes_with_the_id_of_one_that_comes_is_its(replace, memory, base, tmp_path, inject):
+    """D16 would be "b", so that its name would be free: but it is not what was looked at."""
+    came = archive(tmp_path, (17, "a"), (16, "b"))
+    taken = before_put(inject, lambda: memory.ensure_dimension("a"))
+    with taken, pytest.raises(jm.ImportConflict):
+        jm.import_base(came, base, replace_existing=replace)
+    assert memory.names()["a"] == 16
+    assert not (base / "D17").exists()
+
+
 def test_dimensions_may_change_their_names(memory, base, tmp_path):
     memory.ensure_dimension("two", [spec()])
     jm.import_base(archive(tmp_path, (15, "two"), (16, "one")), base, replace_existing=True)
@@ -185,3 +196,68 @@ def test_dimensions_may_change_their_names(memory, base, tmp_path):
     assert [memory[each, 0].text for each in (15, 16)] == ["imported two", "imported one"]
     with manager(base) as other:
         assert other.names() == {"two": 15, "one": 16}
+
+
+# Ids that were given -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_id_of_a_name_without_layers_is_not_taken_by_an_import(replace, memory, base, tmp_path):
+    bob = memory.ensure_dimension("user:bob")
+    with pytest.raises(jm.ImportConflict, match="given to 'user:bob', which has no layer yet") as refused:
+        jm.import_base(archive(tmp_path, (bob, "a"), (20, "b")), base, replace_existing=replace)
+    assert list(refused.value.dimensions) == [bob]
+    assert memory.refresh().added == []
+    memory.append_layer(bob, spec("of bob"))
+    assert memory[bob, 0].text == "of bob"
+    with manager(base) as other:
+        assert other.names() == {"one": 15, "user:bob": bob}
+
+
+def test_name_without_layers_may_get_its_own_from_an_import(memory, base, tmp_path):
+    bob = memory.ensure_dimension("user:bob")
+    import_(base, tmp_path, bob, "user:bob")
+    assert memory.append_layer(bob, spec("more")) == (bob, 1)
+    assert memory[bob, 0].text == "imported user:bob"
+
+
+@pytest.mark.parametrize("name", ["mine", "a"])
+@pytest.mark.parametrize("replace", [True, False])
+@pytest.mark.parametrize("layers", [[], [spec("learned")]])
+def test_id_of_a_proto_dimension_is_not_taken_by_an_import(layers, replace, name, memory, base, tmp_path):
+    mine = memory.create_proto_dimension("mine", layers)
+    with pytest.raises(jm.ImportConflict, match="'mine', which a process has learned"):
+        jm.import_base(archive(tmp_path, (mine, name)), base, replace_existing=replace)
+    memory.append_layer(mine, spec("learned"))
+    memory.crystallize(mine)
+    with manager(base) as other:
+        assert other.names() == {"one": 15, "mine": mine}
+
+
+def test_id_that_was_forgotten_comes_back_only_by_a_replacing_import(memory, base, tmp_path):
+    came = tmp_path / "backup.tar"
+    jm.export_base(base, came)
+    memory.forget(15)
+    for archived in (came, archive(tmp_path, (15, "a"))):
+        with pytest.raises(jm.ImportConflict, match="forgotten, or has lost its file") as refused:
+            jm.import_base(archived, base)
+        assert list(refused.value.dimensions) == [15]
+    assert not (base / "D15").exists()
+    assert jm.import_base(came, base, replace_existing=True).added == [15]
+    assert (memory.find("one"), memory[15, 0].text) == (15, "x")
+    assert memory.ensure_dimension("one") == 15
+    assert jm.import_base(came, base).unchanged == [15]
+
+
+def test_backup_of_a_folder_that_was_lost_needs_no_replacing(memory, base, tmp_path):
+    came = tmp_path / "backup.tar"
+    jm.export_base(base, came)
+    memory.close()
+    shutil.rmtree(base)
+    assert jm.import_base(came, base).added == [15]
+
+
+def test_ids_behind_those_that_were_given_are_free_for_an_import(memory, base, tmp_path):
+    import_(base, tmp_path, 17, "a")
+    import_(base, tmp_path, 16, "b")
+    assert memory.ensure_dimension("next") == 18

@@ -175,11 +175,15 @@ class IdRegister(Register):
                 self._names.remove(dimension)
                 self._unwritten.pop(dimension, None)
 
-    def note_file(self, dimension: int) -> None:
-        """The same of a dimension whose name is not known, by what its file says; OSError if it cannot be read now."""
-        if dimension not in self._names.of:
-            for _, name in stored_names(self._base_path, [dimension]):
-                self.note(dimension, name)
+    def note_file(self, dimension: int, anew: bool = False) -> None:
+        """The same of a dimension whose name is not known, by what its file says; MappingError if that cannot be read.
+
+        With `anew`, also of one that is known by another name.
+        """
+        if anew or dimension not in self._names.of:
+            with self._errors():
+                for _, name in stored_names(self._base_path, [dimension]):
+                    self.note(dimension, name)
 
     def tell(self, dimension: int, name: str) -> None:
         """Tell others the name of a file that was just published. Under the lock; MappingError."""

@@ -452,8 +452,9 @@ class MmapManager(RegionTable):
 
         A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
         ImmutableDimension, MappingError, ReadOnly) the proto-dimension is still there, whole, and nothing is left of
-        the file. A file that another wrote in its place is not overwritten: AlreadyPublished. A dimension that is
-        crystallized already is left as it is. Blocks go with their last view. Thread-safe.
+        the file. A file that another wrote in its place is not overwritten: AlreadyPublished, and `close` saves it
+        under the next id. One that is crystallized already is left as it is. Blocks go with their last view.
+        Thread-safe.
         """
         return self._settled(self._learner.crystallize(dimension_id))
 

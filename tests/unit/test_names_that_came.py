@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -261,3 +262,94 @@ def test_ids_behind_those_that_were_given_are_free_for_an_import(memory, base, t
     import_(base, tmp_path, 17, "a")
     import_(base, tmp_path, 16, "b")
     assert memory.ensure_dimension("next") == 18
+
+
+@pytest.fixture
+def displaced(base):
+    """A manager whose proto-dimension has another's file in its place: copied, for an import takes no such id."""
+    with manager(base) as opened:
+        assert opened.create_proto_dimension("mine", [spec("learned")]) == 15
+        opened.append_layer(15, spec("and more"))
+        build(base, 15, "a", "of another")
+        yield opened
+
+
+def texts(base: Path) -> dict[tuple[int, int], str]:
+    with manager(base) as other:
+        other.load_all()
+        return {tuple(layer): view.text for layer, view in other.items()}
+
+
+OF_ANOTHER = {(15, 0): "of another"}
+SAVED = {(16, 0): "learned", (16, 1): "and more"}
+
+
+def test_proto_dimension_in_whose_place_another_file_is_gets_the_next_id_at_the_end(displaced, base, caplog):
+    for _ in range(2):
+        with pytest.raises(jm.AlreadyPublished, match=r"close\(\) saves it under the next id"):
+            displaced.crystallize(15)
+    assert displaced[15, 0].text == "learned"
+    displaced.close()
+    assert "D15, which is 'mine', is saved as D16" in caplog.text
+    assert texts(base) == {**OF_ANOTHER, **SAVED}
+    with manager(base) as other:
+        assert other.names() == {"a": 15, "mine": 16}
+        assert other.ensure_dimension("next", [spec()]) == 17
+
+
+def test_the_same_at_the_last_reference_and_of_one_of_many(base):
+    memory = manager(base)
+    for name in ("mine", "second", "user:ann"):
+        memory.create_proto_dimension(name, [spec(name)], user=name == "user:ann")
+    build(base, 15, "a", "of another")
+    build(base, 1000, "user:bob", "of another")
+    del memory
+    assert texts(base) == {
+        (15, 0): "of another",
+        (16, 0): "second",
+        (17, 0): "mine",
+        (1000, 0): "of another",
+        (1001, 0): "user:ann",
+    }
+    with manager(base) as other:
+        assert other.names() == {"a": 15, "second": 16, "mine": 17, "user:bob": 1000, "user:ann": 1001}
+
+
+def test_proto_dimension_in_whose_place_another_file_is_can_be_forgotten(displaced, base):
+    displaced.forget(15)
+    assert displaced.refresh().added == [15]
+    assert displaced[15, 0].text == "of another"
+    assert (displaced.find("a"), displaced.find("mine")) == (15, None)
+    displaced.close()
+    assert texts(base) == OF_ANOTHER
+    with manager(base) as other:
+        assert other.names() == {"a": 15}
+
+
+def test_proto_dimension_whose_very_name_came_with_its_id_stays_until_it_is_forgotten(base):
+    with manager(base) as memory:
+        memory.create_proto_dimension("mine", [spec("learned")])
+        build(base, 15, "mine", "of another")
+        with pytest.raises(jm.AlreadyPublished, match=r"forget\(\) drops it"):
+            memory.close()
+        assert memory[15, 0].text == "learned"
+        memory.forget(15)
+    assert texts(base) == OF_ANOTHER
+
+
+@pytest.mark.parametrize("call", ["reserve", "publish"])
+def test_end_that_cannot_save_under_another_id_loses_nothing(call, displaced, base, inject):
+    second = displaced.create_proto_dimension("second", [spec("second")])
+    where = {"reserve": "jessy_mem.ids.IdRegister.reserve", "publish": "jessy_mem.files.Files.publish"}[call]
+    # Private: what the end does for this one alone.
+    with (
+        inject(jm.MappingError(errno.ENOSPC, "No space left on device", "x"), where),
+        pytest.raises(jm.MappingError, match="No space"),
+    ):
+        displaced.close()
+    assert displaced[15, 0].text == "learned"
+    assert displaced[second, 0].text == "second"
+    displaced.close()
+    found = texts(base)
+    assert [found.pop(each) for each in [(15, 0), (second, 0)]] == ["of another", "second"]
+    assert list(found.values()) == ["learned", "and more"]

@@ -340,8 +340,8 @@ def test_proto_dimension_whose_very_name_came_with_its_id_stays_until_it_is_forg
 @pytest.mark.parametrize("call", ["reserve", "publish"])
 def test_end_that_cannot_save_under_another_id_loses_nothing(call, displaced, base, inject):
     second = displaced.create_proto_dimension("second", [spec("second")])
-    where = {"reserve": "jessy_mem.ids.IdRegister.reserve", "publish": "jessy_mem.files.Files.publish"}[call]
     # Private: what the end does for this one alone.
+    where = {"reserve": "jessy_mem.ids.IdRegister.reserve", "publish": "jessy_mem.files.Files.publish"}[call]
     with (
         inject(jm.MappingError(errno.ENOSPC, "No space left on device", "x"), where),
         pytest.raises(jm.MappingError, match="No space"),

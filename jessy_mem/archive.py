@@ -19,7 +19,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -191,9 +191,11 @@ def import_base(
     """Put the dimensions of an archive into a base folder, each in one step, after all of it was verified.
 
     One that is there and says the same is left alone, however many files it is. One that is there and differs is not
-    touched: ImportConflict names all of these, and nothing is written; unless `replace_existing`. A name that another
-    dimension of the base folder has is a conflict too, with which nothing is replaced. Raises InvalidArchive,
-    InvalidRegion, ChecksumMismatch, MappingError, LockTimeout, LinkRefused. ``progress(done_bytes, total_bytes)``.
+    touched: ImportConflict names all of these, and nothing is written; unless `replace_existing`. So it is with an id
+    whose dimension was forgotten, or has lost its file. A name that another dimension of the base folder has is a
+    conflict too, and an id that was given to another name or to a process that has not saved it yet: with these nothing
+    is replaced. What gets in the way during the import ends it there. Raises InvalidArchive, InvalidRegion,
+    ChecksumMismatch, MappingError, LockTimeout, LinkRefused. ``progress(done_bytes, total_bytes)``.
     """
     with Archive(archive) as opened:
         stacks = opened.stacks()
@@ -201,14 +203,13 @@ def import_base(
         with MmapManager(base_path=base_path, simulation="never") as memory:
             learner = memory._learner
             importer = _Importer(learner.files, learner.ids, memory.config.base_path, replace_existing)
-            names = {}
             conflicts = {}
             done_bytes = 0
             for step in ("verify", "publish"):
                 for dimension, members in stacks.items():
                     images = opened.images(members)
                     if step == "verify":
-                        names[dimension] = _verified(images, members)
+                        _verified(images, members)
                         why = importer.conflict(dimension, images, stacks.keys())
                         if why:
                             conflicts[dimension] = why
@@ -219,8 +220,6 @@ def import_base(
                         progress(done_bytes, total_bytes)
                 if conflicts:
                     raise ImportConflict(conflicts)
-                if step == "verify":
-                    importer.note(names)
     return importer.done
 
 
@@ -323,8 +322,8 @@ class Archive:
         return b"".join(pieces)
 
 
-def _verified(images: Stack, members: Sequence[Member]) -> str:
-    """The name of a dimension whose files are all sound and belong together; the first damage is raised."""
+def _verified(images: Stack, members: Sequence[Member]) -> None:
+    """Compare the files of a dimension: all are sound and belong together, or the first damage is raised."""
     base = images[0]
     for image, member in zip(images, members, strict=True):
         if image.name != base.name:
@@ -338,7 +337,6 @@ def _verified(images: Stack, members: Sequence[Member]) -> str:
             image.check_digest()
         for error in image.damage():
             raise error
-    return base.name
 
 
 class _Importer:
@@ -350,42 +348,64 @@ class _Importer:
         self.done = Imported([], [], [])
         self._files = files
         self._ids = ids
-        self._names = ids.names()
+        self._giving_way: dict[int, int] = {}  # dimension -> that which has its name, and gets another, too
         self._base_path = os.fspath(base_path)
         self._replace_existing = replace_existing
 
     def conflict(self, dimension: int, images: Stack, coming: Collection[int]) -> str:
-        """Why a dimension cannot come in; an empty text if it can."""
-        name = normalize("NFC", images[0].name)
-        holder = self._names.get(name)
-        if holder not in (None, dimension) and holder not in coming:
-            return f"the name {name!r} is that of D{holder:02d}"
+        """Why a dimension cannot come in; an empty text if it can. `coming` are all of the archive."""
+        holder = self._ids.find(images[0].name) if images[0].name else None
+        if holder is not None and holder in coming:
+            self._giving_way[dimension] = holder
         there = self._there(dimension)
-        if self._replace_existing or there is None or _is_the_same(there, images):
-            return ""
-        return "it is there, and differs"
-
-    def note(self, names: Mapping[int, str]) -> None:
-        """Let the register know the names, before there are files that have them."""
-        for dimension, name in names.items():
-            self._ids.note(dimension, normalize("NFC", name))
-        self._ids.sync()
+        return self._refusal(dimension, images, there, there is not None and _is_the_same(there, images))
 
     def put(self, dimension: int, images: Stack) -> None:
-        """Publish a dimension; it is replaced if that was asked for."""
+        """Publish a dimension, and tell its name; it is replaced if that was asked for."""
+        name, generation = images[0].name, images[-1].generation
         with self._files.locked():
             there = self._there(dimension)
-            if there is not None and _is_the_same(there, images):
+            is_same = there is not None and _is_the_same(there, images)
+            refusal = self._refusal(dimension, images, there, is_same)
+            if refusal:  # what is in the way came after the first look
+                raise ImportConflict({dimension: refusal})
+            if is_same:
+                self._ids.tell(dimension, name)
                 self.done.unchanged.append(dimension)
             elif there is None:
                 self._begin(dimension, images)
-                self._files.announce(dimension, "added", images[-1].generation)
+                self._ids.tell(dimension, name)
+                self._files.announce(dimension, "added", generation)
                 self.done.added.append(dimension)
-            elif self._replace_existing:
-                self._files.announce(dimension, "changed", self._replace(dimension, images))
+            else:
+                generation = self._replace(dimension, images)
+                self._ids.tell(dimension, name)
+                self._files.announce(dimension, "changed", generation)
                 self.done.replaced.append(dimension)
-            else:  # it came meanwhile
-                raise ImportConflict({dimension: "it is there, and differs"})
+
+    def _refusal(self, dimension: int, images: Stack, there: Stack | None, is_same: bool) -> str:
+        """Why a dimension cannot come in now, in place of what is there; an empty text if it can."""
+        name = normalize("NFC", images[0].name)
+        holder = self._ids.find(name) if name else None
+        if holder not in (None, dimension, self._giving_way.get(dimension)):
+            return f"the name {name!r} is that of D{holder:02d}"
+        if there is None:
+            return self._why_not_given(dimension, name)
+        return "" if self._replace_existing or is_same else "it is there, and differs"
+
+    def _why_not_given(self, dimension: int, name: str) -> str:
+        """Why the id of a dimension that has no file cannot be that of what comes; an empty text if it can."""
+        given_to = self._ids.given_to(dimension)
+        if given_to is None:
+            return ""
+        if given_to.is_proto:
+            return f"its id is that of {given_to.name!r}, which a process has learned and not saved yet"
+        if given_to.name:
+            return "" if given_to.name == name else f"its id was given to {given_to.name!r}, which has no layer yet"
+        # What an interrupted import has left is no sign of one that was forgotten.
+        if self._replace_existing or is_there(os.path.dirname(region_file(self._base_path, dimension))):
+            return ""
+        return "its id was given before, and what had it was forgotten, or has lost its file; replacing puts it there"
 
     def _there(self, dimension: int) -> Stack | None:
         """The dimension as it is in the base folder; of nothing if it is damaged; None if it is not there."""

@@ -8,7 +8,7 @@ index is made from the files, which are opened for that moment.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
 
@@ -32,12 +32,14 @@ AT_ONCE = 64  # dimensions that are indexed while the owner's lock is held
 class Catalogue:
     """What is known of `regions`, which are mapped, and of what was evicted.
 
-    Not thread-safe but for `complete_index`: the owner locks.
+    Not thread-safe but for `complete_index`: the owner locks. `note_name(dimension, name)` is called for each file of
+    the base folder that is mapped: however it came there, it has the name that it says.
     """
 
     def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout, opener: Opener) -> None:
         self.evicted = EvictedDimensions()
         self.edition = 0  # another one when a layer may have come, changed or gone
+        self.note_name: Callable[[int, str], object] = lambda *said: None
         self._regions = regions
         self._opener = opener
         self._index = LayerIndex()
@@ -56,6 +58,7 @@ class Catalogue:
             self._unindexed.add(dimension)
         if self._addresses.in_use:
             self._addresses.put(dimension, region.size)
+        self._note(dimension, region)
 
     def remove(self, dimension: int) -> None:
         """A dimension is not loaded any more."""
@@ -75,6 +78,7 @@ class Catalogue:
     def change(self, dimension: int, region: MmapRegion, layers: Iterable[int] | None) -> None:
         """Those `layers` of a mapped dimension are not what they were; or nobody knows which."""
         self.edition += 1
+        self._note(dimension, region)
         if self._addresses.in_use:
             self._addresses.put(dimension, region.size)
         if self._unindexed is None or dimension in self._unindexed:
@@ -86,6 +90,10 @@ class Catalogue:
             self._index.change(dimension, *region._facts_of(layers))
         except InvalidRegion:  # keywords were overwritten in the file
             self._unindexed.add(dimension)
+
+    def _note(self, dimension: int, region: MmapRegion) -> None:
+        if region.source == "mmap" and not self._opener.place_of(dimension).named:
+            self.note_name(dimension, region.name)
 
     def add(self, dimension: int, evicted: Evicted) -> None:
         """A dimension is known, and mapped on its first access: how many layers it has is seen then."""

@@ -231,7 +231,9 @@ class InvalidArchive(ConsciousnessError, ValueError):
 
 
 class ImportConflict(ConsciousnessError, FileExistsError):
-    """Dimensions of an archive are in the base folder and differ. Nothing of them was changed.
+    """Dimensions of an archive are in the base folder and differ, or their ids or names are those of others there.
+
+    Nothing of them was changed.
 
     ``dimensions`` is a dict of the id to what is in the way.
     """

@@ -257,6 +257,27 @@ class Files:
                 raise MappingError.of(error, leftover) from error
         return NewFile(base)
 
+    def publish_as_next(self, dimension: int, name: str, segment: str, packed: PackedRegion) -> int | None:
+        """Publish the base of what was given an id at which another's file is; its id now.
+
+        None if that file has its name, too: a name is of one dimension. Under the folder's lock.
+        """
+        self._ids.note_file(dimension, anew=True)
+        if self._ids.name_of(dimension) == name:
+            return None
+        found, is_new = self._ids.reserve(name, segment)
+        if not is_new:
+            return None
+        try:
+            packed.renumber(found)
+            with contextlib.closing(packed.pieces()) as pieces:
+                self.publish(self.new_file(found), pieces)
+        except BaseException:
+            with contextlib.suppress(MappingError):
+                self._ids.release(found, durable=False)
+            raise
+        return found
+
     def _sweep(self, dimension: int, region: MmapRegion) -> None:
         """Remove the deltas that a crash left and nobody reads; once for each base that is met."""
         base = region._stack[0]

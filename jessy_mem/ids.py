@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from typing import NamedTuple
 
 from jessy_mem._core.folder import is_there
@@ -27,7 +28,7 @@ from jessy_mem.locking import process_key
 from jessy_mem.names import checked_name, dimensions_in, dimensions_of, stored_names
 from jessy_mem.register import FOR_ALL, LOCK_NAME, Register
 
-__all__ = ["LOCK_NAME", "IdRegister", "Reservation", "dimensions_in"]
+__all__ = ["LOCK_NAME", "Given", "IdRegister", "Reservation", "dimensions_in"]
 
 
 class Reservation(NamedTuple):
@@ -35,6 +36,13 @@ class Reservation(NamedTuple):
 
     dimension: int
     is_new: bool
+
+
+class Given(NamedTuple):
+    """To whom an id was given that has no file: the name, empty if nobody has it any more, and if it is one process."""
+
+    name: str
+    is_proto: bool  # of a process that lives
 
 
 class IdRegister(Register):
@@ -86,7 +94,7 @@ class IdRegister(Register):
             if holder is not None:
                 return Reservation(holder, False)
             dimension = self._free_id(segment)
-            if self._claim(dimension, owner, name):
+            if self._names.by_name.get(name) is None and self._claim(dimension, owner, name):
                 return Reservation(dimension, True)
 
     def release(self, dimension: int, durable: bool = True) -> None:
@@ -134,6 +142,14 @@ class IdRegister(Register):
         name = self._names.of.get(dimension)
         return name is not None and self._names.owner_of.get(dimension) == FOR_ALL and self._holder(name) == dimension
 
+    def given_to(self, dimension: int) -> Given | None:
+        """To whom the id of a dimension without a file was given; None if it was not given, as far as this is known."""
+        with self._mutex:
+            name = self._names.of.get(dimension)
+            if name is not None and self._is_kept(dimension):
+                return Given(name, self._names.owner_of.get(dimension) != FOR_ALL)
+            return Given("", False) if self._is_given(dimension) else None
+
     def name_of(self, dimension: int) -> str | None:
         """The name of a dimension; None if it has none, or is not known."""
         return self._names.of.get(dimension)
@@ -146,11 +162,36 @@ class IdRegister(Register):
 
     def note(self, dimension: int, name: str) -> None:
         """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim."""
+        name = unicodedata.normalize("NFC", name)
+        if not name or self._names.of.get(dimension) == name:
+            return
         with self._mutex:
-            if self._names.of.get(dimension) != name:
-                self._names.put(dimension, name)
-                self._unwritten[dimension] = name
-            self._unsure.discard(dimension)
+            if not self._has_scanned and dimension not in self._names.of:  # that will find it
+                return
+            self._names.put(dimension, name)
+            self._unwritten[dimension] = name
+            # Asked last: who forgets a dimension tells so when its file has gone.
+            if not is_there(region_file(self._base_path, dimension)):
+                self._names.remove(dimension)
+                self._unwritten.pop(dimension, None)
+
+    def note_file(self, dimension: int, anew: bool = False) -> None:
+        """The same of a dimension whose name is not known, by what its file says; MappingError if that cannot be read.
+
+        With `anew`, also of one that is known by another name.
+        """
+        if anew or dimension not in self._names.of:
+            with self._errors():
+                for _, name in stored_names(self._base_path, [dimension]):
+                    self.note(dimension, name)
+
+    def tell(self, dimension: int, name: str) -> None:
+        """Tell others the name of a file that was just published. Under the lock; MappingError."""
+        name = unicodedata.normalize("NFC", name)
+        if self._names.of.get(dimension) != name or dimension in self._unwritten:
+            with self._errors():
+                self._append(Event("=", dimension, name=name))
+                self._shorten()
 
     def refresh(self) -> None:
         """Read what others appended to the register; the first time also the names of files it does not know."""
@@ -214,6 +255,7 @@ class IdRegister(Register):
                 if behind is not None:
                     free = behind
                 elif free in self._layout.dimensions or is_there(f"{self._base_path}/{dimension_folder(free)}"):
+                    self.note_file(free)  # it may have come with the very name that an id is asked for
                     free += 1
                 else:
                     return free

@@ -114,6 +114,8 @@ class Learner:
         if dimension:
             with contextlib.suppress(MappingError, LockTimeout):
                 self.ids.release(dimension, durable=False)
+            with contextlib.suppress(MappingError):
+                self.ids.note_file(dimension)  # if another's is in its place, that keeps its own
 
     def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
         self._table._check_open()
@@ -340,6 +342,9 @@ class Learner:
         if own_file is not None:
             withdraw(own_file, *leftovers)
             self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
+        else:
+            with contextlib.suppress(MappingError):
+                self.ids.note_file(dimension)  # another's, which keeps its name
         if is_known_to_all:
             self.files.announce(dimension, "removed", 0)
         self.protos.remove(dimension)

@@ -101,10 +101,11 @@ class MmapManager(RegionTable):
         self._ids = IdRegister(os.fspath(made.base_path), self.layout, made.lock_timeout_s)
         # Weak references: else both were a cycle. Other parts are given the table with each call.
         announce = self._following.announcer(weakref.ref(self))
+        self._catalogue.note_name = self._ids.note
         self._learner = Learner(weakref.proxy(self), self._opener, self._ids, self.layout, made, announce)
         self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
         self._relieve = self._relief.relieve
-        self._uptake = Uptake(made, self._catalogue, self._learner.protos.end_foreign)
+        self._uptake = Uptake(made, self._catalogue, self._ids.note_file, self._learner.protos.end_foreign)
         self._loader = Loader(made.simulation == "always")
         self._times = Times()
         if follows:
@@ -453,8 +454,9 @@ class MmapManager(RegionTable):
 
         A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
         ImmutableDimension, MappingError, ReadOnly) the proto-dimension is still there, whole, and nothing is left of
-        the file. A file that another wrote in its place is not overwritten: AlreadyPublished. A dimension that is
-        crystallized already is left as it is. Blocks go with their last view. Thread-safe.
+        the file. A file that another wrote in its place is not overwritten: AlreadyPublished, and `close` saves it
+        under the next id. One that is crystallized already is left as it is. Blocks go with their last view.
+        Thread-safe.
         """
         return self._settled(self._learner.crystallize(dimension_id))
 

@@ -11,12 +11,16 @@ takes unless the budget is full; the table's own lock is taken inside it, never 
 table has not changed, and what fails before it takes the file away again; after it the file stays. Who holds a view of
 an old generation holds its block, and the charge.
 
+Where another's file is in the place of a proto-dimension's, nothing but the end moves it to the next id: until then its
+number is in somebody's hands, who would change the other's dimension by it.
+
 A child that was forked reads the proto-dimensions of its parent and owns none of them: they are `foreign` there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -28,6 +32,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import now_ticks, record_since
 from jessy_mem.batch import without_frames
 from jessy_mem.errors import (
+    AlreadyPublished,
     ChecksumMismatch,
     ConsciousnessError,
     ImmutableDimension,
@@ -45,6 +50,10 @@ from jessy_mem.opening import Opener, Stack
 from jessy_mem.publish import Buffer, NewFile
 
 __all__ = ["Protos"]
+
+logger = logging.getLogger("jessy_mem")
+
+BESIDE_ANOTHER_HINT = "close() saves it under the next id, unless that file has its name, too; forget() drops it"
 
 
 class Protos:
@@ -202,7 +211,7 @@ class Protos:
         end no file is mapped, unless somebody still reads it: what was learned must not be lost for lack of a mapping.
         """
         begin_ticks = now_ticks()
-        failed: list[ConsciousnessError] = []
+        failed: dict[int, ConsciousnessError] = {}
         left = dict.fromkeys(dimensions)
         for dimension in left:
             self.get(dimension)
@@ -222,23 +231,52 @@ class Protos:
                             dimension, protos[dimension], None if at_end else self._open_if_it_fits(dimension)
                         )
                     except ConsciousnessError as refusal:
-                        failed.append(without_frames(refusal))
+                        failed[dimension] = without_frames(refusal)
                     else:
-                        self._publish_done(dimension, protos[dimension].generation, begin_ticks)
+                        self._publish_done(dimension, dimension, protos[dimension].generation, begin_ticks)
                         del left[dimension]
             finally:
                 for dimension in left:
                     if self.table._known(dimension) is protos[dimension]:
                         self._take_back(dimension, files[dimension])
                 protos.clear()  # the traceback of an error would keep them, and their blocks
+            for dimension, error in list(failed.items()):
+                if isinstance(error, AlreadyPublished):
+                    error.hint = f"D{dimension:02d} is as it was: {BESIDE_ANOTHER_HINT}"
+                    if at_end:
+                        self._publish_as_next(dimension, failed, begin_ticks)
         error, errors = None, []  # nor does this frame keep the error whose traceback keeps it
         if failed:
-            raise failed.pop(0)
+            raise failed.pop(next(iter(failed)))
 
-    def _publish_done(self, dimension: int, generation: int, begin_ticks: int) -> None:
+    def _publish_done(self, dimension: int, saved_as: int, generation: int, begin_ticks: int) -> None:
         self.n_bytes.pop(dimension, None)
         record_since(self.crystallizations, begin_ticks, self._timed)
-        self._files.announce(dimension, "added", generation)
+        self._files.announce(saved_as, "added", generation)
+
+    def _publish_as_next(self, dimension: int, failed: dict[int, ConsciousnessError], begin_ticks: int) -> None:
+        """Save a proto-dimension in whose place is another's file under the next id; it has not `failed` then.
+
+        Under the folder's lock.
+        """
+        region = self.get(dimension)
+        name, generation = region.name, region.generation
+        try:
+            segment = "user" if self._layout.is_user(dimension) else "reserve"
+            saved_as = self._files.publish_as_next(dimension, name, segment, merged(region._stack, True, generation))
+            if saved_as is None:
+                return
+            if self.table._exchange(dimension, region, None):
+                self.table._refresh_dimension(dimension)  # it is the other's now
+        except ConsciousnessError as error:
+            failed[dimension] = without_frames(error)
+            return
+        finally:
+            del region  # no traceback may go on holding it
+        del failed[dimension]
+        told = "D%02d, which is %r, is saved as D%02d: another's file is in its place"
+        logger.warning(told, dimension, name, saved_as)
+        self._publish_done(dimension, saved_as, generation, begin_ticks)
 
     def _file_of(self, dimension: int) -> NewFile:
         if dimension in self._left_behind:

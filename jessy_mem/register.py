@@ -244,6 +244,10 @@ class Register(Lock):
         behind = _end_of(self._given, dimension)
         return behind if behind is not None else _end_of(self._floor, dimension)
 
+    def _is_given(self, dimension: int) -> bool:
+        """Whether the journal says that an id was given; it may say so of more than were, never of less."""
+        return _end_of(self._given, dimension) is not None
+
     def _is_kept(self, dimension: int) -> bool:
         """Whether a dimension keeps its name without a file."""
         owner = self._names.owner_of.get(dimension, "")

@@ -53,14 +53,22 @@ class Table(Protocol):
 class Uptake:
     """Takes up what others did. Not thread-safe: the caller holds the table's lock.
 
-    `catalogue` is the table's. `end_foreign(dimension)` says whether one that is in the pool is another process's.
+    `catalogue` is the table's. `note_file(dimension)` is called for each that has a file, whose name may be new.
+    `end_foreign(dimension)` says whether one that is in the pool is another process's.
     """
 
-    def __init__(self, config: MemoryConfig, catalogue: Catalogue, end_foreign: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        config: MemoryConfig,
+        catalogue: Catalogue,
+        note_file: Callable[[int], object],
+        end_foreign: Callable[[int], bool],
+    ) -> None:
         self.unwanted: set[int] = set()  # unloaded by the user, who does not want them back
         self._base_path = os.fspath(config.base_path)
         self._always_simulates = config.simulation == "always"
         self._catalogue = catalogue
+        self._note_file = note_file
         self._end_foreign = end_foreign
 
     def all_dimensions(self, table: Table) -> Iterable[int]:
@@ -73,6 +81,8 @@ class Uptake:
         if table._closed or place.named:
             return None
         has_file = is_there(place.path)
+        if has_file:
+            self._note_file(dimension)
         if known is None:
             wanted = has_file and not place.planned and dimension not in self.unwanted
             return "added" if wanted and self._add(place, generation) else None

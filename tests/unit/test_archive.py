@@ -252,15 +252,16 @@ class TestImport:
         assert DELTA not in files(base)
 
     def test_what_came_after_it_was_looked_at_is_not_overwritten(self, archive, tmp_path, inject):
-        def and_learn(note):
-            def noted(importer, names):
-                note(importer, names)
-                jm.RegionBuilder(15, "tea").add_layer(jm.LayerSpec(text="z")).write(tmp_path / "new" / BASE)
+        def after_learning(put):
+            def late(importer, dimension, images):
+                if dimension == 15:
+                    jm.RegionBuilder(15, "tea").add_layer(jm.LayerSpec(text="z")).write(tmp_path / "new" / BASE)
+                put(importer, dimension, images)
 
-            return noted
+            return late
 
         # Private: the moment after the last look.
-        with inject.around("jessy_mem.archive._Importer.note", and_learn):
+        with inject.around("jessy_mem.archive._Importer.put", after_learning):
             fails(run("import", archive, tmp_path / "new"), 1, "D15", "differs")
         assert contents(tmp_path / "new")[15, 0] == "z"
 
@@ -298,6 +299,7 @@ class TestImport:
             old.load_dimension(15)
             new.ensure_dimension("mine", [jm.LayerSpec(text="m")], user=True)
             assert old[15, 2].text == "e"
+            assert (old.names(), old.find("mine")) == ({"tea": 15, "stone": 16, "user:ann": 1000}, None)
             run("import", archive, base, "--replace")
             assert [layer.layer for layer in old.layers(15)] == [0, 1]
             run("export", tmp_path / "new", tmp_path / "mine.tar")

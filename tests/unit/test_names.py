@@ -231,11 +231,43 @@ def test_two_files_of_one_name_are_both_known(tmp_path):
 def test_name_that_a_file_was_seen_to_have_is_told_to_others(tmp_path):
     names = register(tmp_path)
     names.reserve("old", "reserve", for_all=True)
+    names.note(15, "new")  # of a file that has gone by now
+    assert (names.find("new"), names.find("old")) == (None, None)
+    write(tmp_path, 15, "new")
     names.note(15, "new")
     assert (names.find("new"), names.find("old")) == (15, None)
-    write(tmp_path, 15, "new")
     names.reserve("x", "reserve", for_all=True)
-    assert register(tmp_path).names() == {"new": 15, "x": 16}
+    # Not from the files: the journal tells it.
+    with mock.patch.object(ids, "stored_names", return_value=[]):
+        assert register(tmp_path).names() == {"new": 15, "x": 16}
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_id_is_not_given_for_a_name_that_the_file_beside_it_has(tmp_path, is_given):
+    """It was copied there after the folder was looked at."""
+    names = register(tmp_path)
+    assert names.names() == {}
+    if is_given:
+        names.reserve("mine", "user", for_all=True)
+    copied = 1000 + is_given
+    write(tmp_path, copied, "user:ann")
+    assert names.reserve("user:ann", "user") == (copied, False)
+    assert names.reserve("next", "user") == (copied + 1, True)
+
+
+def test_name_that_is_told_is_known_to_who_has_looked_before(tmp_path):
+    one, other = register(tmp_path), register(tmp_path)
+    assert one.give("reserve") == 15
+    assert one.names() == other.names() == {}
+    write(tmp_path, 1500, "user:ann")
+    with one:
+        one.tell(1500, "user:ann")
+        n_bytes = (tmp_path / LOCK_NAME).stat().st_size
+        one.tell(1500, "user:ann")  # which is known
+    assert (tmp_path / LOCK_NAME).stat().st_size == n_bytes
+    assert other.find("user:ann") == 1500
+    assert other.reserve("user:ann", "user") == (1500, False)
+    assert other.reserve("next", "user") == (1000, True)
 
 
 def test_name_goes_with_a_file_that_somebody_removed(tmp_path):

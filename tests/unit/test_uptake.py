@@ -62,7 +62,8 @@ class Here:
         self.world = World(folder)
         self.table, self.catalogue, self.foreign = FakeTable(self.world), FakeCatalogue(), set()
         config = MemoryConfig(base_path=folder, **options)
-        self.uptake = Uptake(config, self.catalogue, lambda dimension: dimension in self.foreign)
+        self.noted = []
+        self.uptake = Uptake(config, self.catalogue, self.noted.append, lambda each: each in self.foreign)
 
     def take_up(self, dimension, generation=None):
         return self.uptake.take_up(self.table, dimension, generation)
@@ -110,6 +111,8 @@ def test_what_is_not_wanted_here_is_not_added(here, why):
         here.table.close()
     assert here.take_up(dimension) is None
     assert here.catalogue.added == {}
+    # Its name is taken all the same, if it is of the base folder and has a file.
+    assert here.noted == ([dimension] if why in {"planned", "unwanted", "no region"} else [])
 
 
 def test_proto_dimension_changes_only_if_it_was_the_parents(here):

@@ -262,7 +262,7 @@ class Files:
 
         None if that file has its name, too: a name is of one dimension. Under the folder's lock.
         """
-        self._ids.note_file(dimension, anew=True)
+        self._ids.give_way(dimension)
         if self._ids.name_of(dimension) == name:
             return None
         found, is_new = self._ids.reserve(name, segment)

@@ -107,6 +107,18 @@ class IdRegister(Register):
                 os.fsync(self._lock.descriptor)
             self._shorten()
 
+    def give_way(self, dimension: int) -> bool:
+        """Let the name of a dimension be free where another's file has come: its id has the name in that. False if not.
+
+        LockTimeout, MappingError.
+        """
+        with self, self._errors():
+            names = [name for _, name in stored_names(self._base_path, [dimension])]
+            if names:
+                self._append(Event("=", dimension, name=names[0]))
+                self._shorten()
+            return bool(names)
+
     # Names
 
     def find(self, name: str) -> int | None:
@@ -175,12 +187,9 @@ class IdRegister(Register):
                 self._names.remove(dimension)
                 self._unwritten.pop(dimension, None)
 
-    def note_file(self, dimension: int, anew: bool = False) -> None:
-        """The same of a dimension whose name is not known, by what its file says; MappingError if that cannot be read.
-
-        With `anew`, also of one that is known by another name.
-        """
-        if anew or dimension not in self._names.of:
+    def note_file(self, dimension: int) -> None:
+        """The same of one whose name is not known, by what its file says; MappingError if that cannot be read."""
+        if dimension not in self._names.of:
             with self._errors():
                 for _, name in stored_names(self._base_path, [dimension]):
                     self.note(dimension, name)

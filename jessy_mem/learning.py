@@ -113,9 +113,8 @@ class Learner:
         """Let a name go that nothing has; that it cannot be told is no reason to fail."""
         if dimension:
             with contextlib.suppress(MappingError, LockTimeout):
-                self.ids.release(dimension, durable=False)
-            with contextlib.suppress(MappingError):
-                self.ids.note_file(dimension)  # if another's is in its place, that keeps its own
+                if not self.ids.give_way(dimension):
+                    self.ids.release(dimension, durable=False)
 
     def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
         self._table._check_open()
@@ -337,14 +336,13 @@ class Learner:
                 whole(self._forget_now, dimension, own_file, leftovers, is_known_to_all)
 
     def _forget_now(self, dimension: int, own_file: str | None, leftovers: list[str], is_known_to_all: bool) -> None:
-        if self.ids.name_of(dimension) is not None or own_file is not None:
-            self.ids.release(dimension, durable=own_file is not None)
+        if own_file is not None:
+            self.ids.release(dimension)
+        elif self.ids.name_of(dimension) is not None and not self.ids.give_way(dimension):
+            self.ids.release(dimension, durable=False)
         if own_file is not None:
             withdraw(own_file, *leftovers)
             self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
-        else:
-            with contextlib.suppress(MappingError):
-                self.ids.note_file(dimension)  # another's, which keeps its name
         if is_known_to_all:
             self.files.announce(dimension, "removed", 0)
         self.protos.remove(dimension)

@@ -317,6 +317,7 @@ def test_the_same_at_the_last_reference_and_of_one_of_many(base):
 
 def test_proto_dimension_in_whose_place_another_file_is_can_be_forgotten(displaced, base):
     displaced.forget(15)
+    assert displaced.find("a") == 15
     assert displaced.refresh().added == [15]
     assert displaced[15, 0].text == "of another"
     assert (displaced.find("a"), displaced.find("mine")) == (15, None)
@@ -335,6 +336,19 @@ def test_proto_dimension_whose_very_name_came_with_its_id_stays_until_it_is_forg
         assert memory[15, 0].text == "learned"
         memory.forget(15)
     assert texts(base) == OF_ANOTHER
+
+
+@pytest.mark.parametrize("end", ["forget", "close"])
+def test_file_keeps_its_name_for_all_when_what_it_displaced_goes(end, base):
+    with manager(base) as other, manager(base, on_close="drop") as memory:
+        memory.create_proto_dimension("mine", [spec("learned")])
+        build(base, 15, "a", "of another")
+        other.refresh()
+        other.load_dimension(15, exist_ok=True)
+        assert other.find("a") == 15
+        memory.forget(15) if end == "forget" else memory.close()
+        assert (other.find("mine"), other.names()) == (None, {"a": 15})
+        assert other.ensure_dimension("a", [spec()]) == 15
 
 
 @pytest.mark.parametrize("call", ["reserve", "publish"])

@@ -81,9 +81,7 @@ class Files:
         self._ids = ids
         self._total_bytes = total_bytes
         self._batch = batch
-        self.waited_for: dict[
-            int, str
-        ] = {}  # of the plan, without a file, but somebody asked for the name: it may begin
+        self.waited_for: dict[int, str] = {}  # names of the plan that were asked for: what has no file may begin one
         self._swept: dict[int, int] = {}  # dimensions whose leftovers were removed: the generation of the base then
 
     @contextlib.contextmanager

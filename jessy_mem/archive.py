@@ -191,11 +191,11 @@ def import_base(
     """Put the dimensions of an archive into a base folder, each in one step, after all of it was verified.
 
     One that is there and says the same is left alone, however many files it is. One that is there and differs is not
-    touched: ImportConflict names all of these, and nothing is written; unless `replace_existing`. So it is with an id
-    whose dimension was forgotten, or has lost its file. A name that another dimension of the base folder has is a
-    conflict too, and an id that was given to another name or to a process that has not saved it yet: with these nothing
-    is replaced. What gets in the way during the import ends it there. Raises InvalidArchive, InvalidRegion,
-    ChecksumMismatch, MappingError, LockTimeout, LinkRefused. ``progress(done_bytes, total_bytes)``.
+    touched: ImportConflict names all of these, and nothing is written; unless `replace_existing`. A name that another
+    dimension of the base folder has is a conflict too, and an id that was given to another name, or to a process that
+    has not saved it yet: with these nothing is replaced. One that was forgotten comes back. What gets in the way during
+    the import ends it there. Raises InvalidArchive, InvalidRegion, ChecksumMismatch, MappingError, LockTimeout,
+    LinkRefused. ``progress(done_bytes, total_bytes)``.
     """
     with Archive(archive) as opened:
         stacks = opened.stacks()
@@ -396,16 +396,11 @@ class _Importer:
     def _why_not_given(self, dimension: int, name: str) -> str:
         """Why the id of a dimension that has no file cannot be that of what comes; an empty text if it can."""
         given_to = self._ids.given_to(dimension)
-        if given_to is None:
+        if given_to is None or not given_to.name:  # or what had it was forgotten, and comes back
             return ""
         if given_to.is_proto:
             return f"its id is that of {given_to.name!r}, which a process has learned and not saved yet"
-        if given_to.name:
-            return "" if given_to.name == name else f"its id was given to {given_to.name!r}, which has no layer yet"
-        # What an interrupted import has left is no sign of one that was forgotten.
-        if self._replace_existing or is_there(os.path.dirname(region_file(self._base_path, dimension))):
-            return ""
-        return "its id was given before, and what had it was forgotten, or has lost its file; replacing puts it there"
+        return "" if given_to.name == name else f"its id was given to {given_to.name!r}, which has no layer yet"
 
     def _there(self, dimension: int) -> Stack | None:
         """The dimension as it is in the base folder; of nothing if it is damaged; None if it is not there."""

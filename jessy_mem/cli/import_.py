@@ -14,7 +14,7 @@ from jessy_mem.cli.streams import Command
 HELP = """Put the dimensions of OUT.tar into BASE, after every byte of it was verified.
 
 A dimension that is there already and says the same is left alone. If one is there and differs, nothing is written,
-unless --replace says that it may go. So it is with one that was forgotten there. Each comes in as one step, whatever
+unless --replace says that it may go. One that was forgotten there comes back. Each comes in as one step, whatever
 happens.
 """
 

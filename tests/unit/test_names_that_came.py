@@ -235,27 +235,21 @@ def test_id_of_a_proto_dimension_is_not_taken_by_an_import(layers, replace, name
         assert other.names() == {"one": 15, "mine": mine}
 
 
-def test_id_that_was_forgotten_comes_back_only_by_a_replacing_import(memory, base, tmp_path):
+@pytest.mark.parametrize("lost", ["forgotten", "folder", "all"])
+def test_what_was_lost_comes_back_from_its_archive(memory, base, tmp_path, lost):
     came = tmp_path / "backup.tar"
     jm.export_base(base, came)
-    memory.forget(15)
-    for archived in (came, archive(tmp_path, (15, "a"))):
-        with pytest.raises(jm.ImportConflict, match="forgotten, or has lost its file") as refused:
-            jm.import_base(archived, base)
-        assert list(refused.value.dimensions) == [15]
-    assert not (base / "D15").exists()
-    assert jm.import_base(came, base, replace_existing=True).added == [15]
-    assert (memory.find("one"), memory[15, 0].text) == (15, "x")
-    assert memory.ensure_dimension("one") == 15
-    assert jm.import_base(came, base).unchanged == [15]
-
-
-def test_backup_of_a_folder_that_was_lost_needs_no_replacing(memory, base, tmp_path):
-    came = tmp_path / "backup.tar"
-    jm.export_base(base, came)
-    memory.close()
-    shutil.rmtree(base)
+    if lost == "forgotten":
+        memory.forget(15)
+    else:
+        memory.close()
+        shutil.rmtree(base if lost == "all" else base / "D15")
     assert jm.import_base(came, base).added == [15]
+    with manager(base) as again:
+        assert again.find("one") == 15
+        assert again.ensure_dimension("one") == 15
+        assert again[15, 0].text == "x"
+    assert jm.import_base(came, base).unchanged == [15]
 
 
 def test_ids_behind_those_that_were_given_are_free_for_an_import(memory, base, tmp_path):

@@ -40,7 +40,6 @@ except ImportError as error:  # pragma: no cover -- seen in copies of the packag
 from jessy_mem._core.pool import Block, PoolAllocator
 from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
-from jessy_mem._core.registry import immortal_methods as _immortal_methods
 from jessy_mem._core.view import LayerView
 from jessy_mem.advice import ReplayResult, advise, parse_budget
 from jessy_mem.archive import Exported, Imported, export_base, import_base
@@ -172,4 +171,3 @@ __all__ = [
 ]
 
 logging.getLogger("jessy_mem").addHandler(logging.NullHandler())
-_immortal_methods(Block, LatencyHistogram, LayerView, MmapManager, MmapRegion, PoolAllocator, Reader)

@@ -38,7 +38,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_store_release, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
-from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_immortal_methods, jm_layer_key, jm_own_method, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
 from jessy_mem._core.c.read_side cimport jm_read_enter_row, jm_read_leave_row
 from jessy_mem._core.c.thread cimport jm_thread_number, jm_thread_row, jm_thread_serial
 from jessy_mem._core.changes cimport ChangePage
@@ -454,13 +454,6 @@ def own_method(kind, base, str name not None):
     """Give a class that inherits a method of `base` the same as its own, which is called faster on its objects."""
     if name not in kind.__dict__:
         setattr(kind, name, jm_own_method(kind, getattr(kind, name), getattr(base, name)))
-
-
-def immortal_methods(*kinds):
-    """Without the GIL, make methods and attributes of these classes immortal: threads count no references on them."""
-    for kind in kinds:
-        for each in (<type?> kind).__mro__[:-1]:
-            jm_immortal_methods(each)
 
 
 def now_ticks():

@@ -5,11 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
-import types
 
 import pytest
-
-import jessy_mem
 
 pytestmark = pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded build")
 
@@ -32,14 +29,3 @@ def test_gil_stays_off_when_everything_is_imported(tmp_path):
 
 def test_gil_is_off_in_the_tests():
     assert not sys._is_gil_enabled(), "a dependency of the tests switched the GIL on"
-
-
-def test_nobody_counts_references_on_methods():
-    """All threads would do so in the same place, and 16 of them do less than one."""
-    for kind in (*jessy_mem.MmapManager.__mro__[:-1], jessy_mem.Reader, jessy_mem.LayerView, jessy_mem.Block):
-        for name, each in vars(kind).items():
-            if type(each) in (types.MethodDescriptorType, types.GetSetDescriptorType):
-                before = sys.getrefcount(each)
-                several = [each] * 3
-                assert sys.getrefcount(each) == before > 1 << 30, (kind, name)
-                del several

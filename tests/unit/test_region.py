@@ -1331,7 +1331,7 @@ def test_empty_view_equals_no_bytes(region_file):
         assert region.layer(0) != b"x"
 
 
-def test_view_is_a_key_by_identity(region_file):
+def test_view_is_a_key_by_what_it_shows(region_file):
     layers = (Layer(0, b"same"), Layer(1, b"same"))
     with MmapRegion(3, region_file(extended_file(layers))) as region:
         one, other = region.layer(0), region.layer(1)

@@ -119,30 +119,6 @@ static inline PyObject *jm_own_method(PyObject *kind, PyObject *inherited, PyObj
 #define JM_FREE_THREADED 0
 #endif
 
-/* Make the methods and attributes of a class immortal, so that nobody counts references on them. Without the GIL, who calls
-   a method does so, in the same place as all threads: 16 of them allocate and free 0.8 times as much as one, and with
-   this and a Keeper for each (pool.pyx) 8 times. */
-static inline int jm_immortal_methods(PyObject *kind)
-{
-#ifdef Py_GIL_DISABLED
-    Py_ssize_t at = 0;
-    PyObject *name, *each, *dict = PyType_GetDict((PyTypeObject *)kind);
-    if (dict == NULL)
-        return -1;
-    while (PyDict_Next(dict, &at, &name, &each)) {
-        if (Py_IS_TYPE(each, &PyMethodDescr_Type) || Py_IS_TYPE(each, &PyGetSetDescr_Type)
-            || Py_IS_TYPE(each, &PyMemberDescr_Type) || Py_IS_TYPE(each, &PyWrapperDescr_Type)) {
-            PyObject_GC_UnTrack(each);
-            Py_SET_REFCNT(each, PY_SSIZE_T_MAX); /* one that is so large is not counted any more */
-        }
-    }
-    Py_DECREF(dict);
-#else
-    (void)kind;
-#endif
-    return 0;
-}
-
 /* A reference that is the caller's, as an object. */
 static inline PyObject *jm_stolen(PyObject *each) { return each; }
 

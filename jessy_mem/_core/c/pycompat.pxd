@@ -6,8 +6,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 cdef extern from "c/pycompat.h":
     enum:
         JM_FREE_THREADED  # 1 where there is no GIL, else 0
-
-    int jm_immortal_methods(object kind) except -1  # nobody counts references on the methods of a class any more
     ctypedef struct jm_mutex:  # nothing, with the GIL
         pass
     void jm_mutex_lock(jm_mutex *mutex) noexcept

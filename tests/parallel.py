@@ -39,6 +39,8 @@ def prepare(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thread_unsafe(reason="what it tests is another process, which has one thread"))
         elif "tracemalloc" in item.function.__code__.co_names:
             item.add_marker(pytest.mark.thread_unsafe(reason="tracemalloc is of the process, and starts in one thread"))
+        elif calls(item.function, "settrace"):
+            item.add_marker(pytest.mark.thread_unsafe(reason="lines that are traced are marked in code of all threads"))
         elif OF_THE_PROCESS & set(item.function.__code__.co_names):
             item.add_marker(pytest.mark.thread_unsafe(reason="descriptors, limits and the umask are of the process"))
         elif hasattr(item.obj, "hypothesis"):

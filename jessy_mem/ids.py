@@ -172,6 +172,13 @@ class IdRegister(Register):
         with self._mutex:
             return self._names.duplicates()
 
+    def may_be_news(self, dimension: int, name: str) -> bool:
+        """Whether a name that a mapped file says is to be noted, by one look without a lock.
+
+        As long as nobody has begun to ask for names, who does will find it.
+        """
+        return self._is_asked and self._names.of.get(dimension) != name
+
     def note(self, dimension: int, name: str) -> None:
         """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim."""
         name = unicodedata.normalize("NFC", name)
@@ -227,6 +234,7 @@ class IdRegister(Register):
 
         MappingError if that cannot be done now.
         """
+        self._is_asked = True
         with self._mutex, self._errors():
             try:
                 there = set(dimensions_of(os.listdir(self._base_path)))

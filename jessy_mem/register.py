@@ -89,6 +89,7 @@ class Register(Lock):
         self._is_torn = False
         self._inode = self._size = -1  # as the file was when it was read last
         self._has_scanned = False
+        self._is_asked = False  # whether a scan was begun
 
     def __enter__(self) -> Self:
         try:

@@ -79,7 +79,7 @@ cdef class Shelf:
     # Let go of what it keeps, for its owner; False, and all is kept, while somebody changes what is read.
     cdef bint drop_all(self, OwnViews *own) noexcept
     # Between the two nobody reads here, and the region whose `edition` it is may drop those `layers` of its views. They
-    # are not found any more, and none is put in; what Readers and rows kept of them goes to `dropped`, and then.
+    # are not found any more, and none is put in; what Readers and rows kept of them goes to `dropped`, to go last.
     cdef int begin(self, uint64_t *edition, uint64_t dimension, object layers, list dropped) except -1
     cdef void end(self, uint64_t *edition) noexcept
     # The same without a region: one that leaves for good begins above and ends here, one that comes the other way.

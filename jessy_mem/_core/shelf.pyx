@@ -14,7 +14,7 @@ found the view, and puts nothing in if it is another one then: it is even while 
 What a Reader keeps for itself is a table of its own, with references to views of its own. What changes a region takes
 its views out of these in the same step. Without the GIL a thread that has no Reader gets such a table, too, for what
 all share and it reads often: 16 threads that count references on one view read half as much as one does, and with this
-11 times. So does a thread that is not alone: which it is not is known from the first read of another one.
+11 times. While one thread alone reads there is none of it.
 """
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF

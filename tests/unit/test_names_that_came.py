@@ -7,12 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from world import manager
 
 import jessy_mem as jm
-
-
-def manager(base: Path, **options: object) -> jm.MmapManager:
-    return jm.MmapManager(base_path=base, **{"simulation": "never", **options})
 
 
 def spec(text: str = "x") -> jm.LayerSpec:

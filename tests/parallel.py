@@ -20,7 +20,7 @@ from helpers import RegionFiles
 OF_A_FOLDER = {"region_file": RegionFiles, "world": lambda folder: World(folder / "base")}
 SHARED_WITHOUT_HARM = {*OF_A_FOLDER, "tmp_path", "tmp_path_factory", "request", "nothing_leaks", "many_switches"}
 
-OF_THE_PROCESS = {"open_files", "setrlimit", "umask"}
+OF_THE_PROCESS = {"hashes_alike", "open_files", "setrlimit", "umask"}
 
 
 def prepare(items: list[pytest.Item]) -> None:
@@ -42,7 +42,7 @@ def prepare(items: list[pytest.Item]) -> None:
         elif calls(item.function, "settrace"):
             item.add_marker(pytest.mark.thread_unsafe(reason="lines that are traced are marked in code of all threads"))
         elif OF_THE_PROCESS & set(item.function.__code__.co_names):
-            item.add_marker(pytest.mark.thread_unsafe(reason="descriptors, limits and the umask are of the process"))
+            item.add_marker(pytest.mark.thread_unsafe(reason="descriptors, limits, umask and hash are of the process"))
         elif hasattr(item.obj, "hypothesis"):
             item.add_marker(pytest.mark.thread_unsafe(reason="hypothesis draws the random numbers of the process"))
         elif any(map(is_read_once, parameters.values())):

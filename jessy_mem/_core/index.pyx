@@ -17,17 +17,14 @@ from cpython.dict cimport PyDict_Copy
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_gil_turn
-from jessy_mem._core.format cimport RECORD_TAIL_BYTES, LayerEntry, RecordHead
-from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.span cimport span_after_length, span_is_ascii, span_is_utf8
 from jessy_mem._core.sheet cimport SHEET_BITS, Known, Range, Sheet, has, meets, merged, read_range, sheet_at
-from jessy_mem._core.stack cimport Place, layer_number, stack_layers
+from jessy_mem._core.stack cimport layer_number
+from jessy_mem._core.words cimport Spelling, WordScan
 
 from jessy_mem import given
 from jessy_mem.layout import LayerId
@@ -36,8 +33,6 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject
     object PyType_GenericAlloc(PyTypeObject *kind, Py_ssize_t n_items)
     void PyObject_GC_UnTrack(PyObject *each)
-    str PyUnicode_New(Py_ssize_t n_characters, Py_UCS4 largest)
-    void *PyUnicode_DATA(str text)
 
 cdef enum:
     HOLDING_HEAD = 4  # the bytes of a holding begin with the number of its dimension, so that they sort by it
@@ -48,8 +43,7 @@ cdef object fold = given.folded
 @cython.final
 @cython.no_gc
 cdef class Word:
-    def __cinit__(self):
-        self.holders = {}
+    pass
 
 
 cdef bint fits(Sheet sheet, uint32_t layer, const Range *wanted) noexcept:
@@ -133,6 +127,8 @@ cdef list holdings_of(Word word, dimensions):
     cdef list found
     with cython.critical_section(word):
         holders = word.holders
+    if holders is None:
+        return []
     found = [holders] if type(holders) is bytes else list(PyDict_Copy(holders).values())
     if dimensions is not None:
         found = [holding for holding in found if dimension_of(holding) in dimensions]
@@ -174,7 +170,9 @@ cdef class LayerIndex:
 
     def put_stack(self, dimension, tuple stack not None, str name=""):
         """The same from the files of the dimension; InvalidRegion if keywords were overwritten, RegionTruncated."""
-        self.replace(dimension, unicodedata.normalize("NFC", name), self.sheet_of_stack(stack), None)
+        cdef WordScan scan = WordScan.__new__(WordScan)
+        scan.read(stack)
+        self.replace_all(dimension, unicodedata.normalize("NFC", name), scan)
 
     def remove(self, dimension):
         """Forget a dimension, if it is known."""
@@ -224,59 +222,62 @@ cdef class LayerIndex:
         clear_marks(self.words, sheet)
         return sheet
 
-    cdef Sheet sheet_of_stack(self, tuple stack):
-        cdef Sheet sheet = Sheet.__new__(Sheet)
-        cdef LayerEntry *entry
-        cdef Image image
-        cdef uint32_t n, i
-        cdef Place *places = stack_layers(stack, &n)
-        try:
-            sheet.reserve(n, n)
-            for i in range(n):
-                image = stack[places[i].file]
-                entry = &image.layers[places[i].entry]
-                sheet.add(entry.layer, entry.frequency_hz, entry.created_ns)
-                jm_gil_turn(i)
-                if entry.n_keywords:
-                    self.add_words_of(sheet, image, places[i].entry)
-        except BaseException:
-            self.forget_unused(sheet)
-            raise
-        finally:
-            free(places)
-        clear_marks(self.words, sheet)
-        return sheet
-
-    cdef int add_words_of(self, Sheet sheet, Image image, uint32_t entry) except -1:
-        cdef uint64_t record_off_bytes = image.layers[entry].record_off_bytes
-        cdef uint64_t end = image.layers[entry + 1].record_off_bytes - record_off_bytes, at = sizeof(RecordHead)
-        cdef bytes record = image.copied(record_off_bytes, end, entry)
-        cdef const uint8_t *base = <const uint8_t *> PyBytes_AS_STRING(record)
-        cdef const uint8_t *word
-        cdef uint32_t n_bytes, _i
-        end -= RECORD_TAIL_BYTES
-        for _i in range(image.layers[entry].n_keywords):
-            word = span_after_length(base, end, &at, &n_bytes)
-            if word != NULL and span_is_ascii(word, n_bytes):
-                self.add_word(sheet, lowered(word, n_bytes))
-            elif word != NULL and span_is_utf8(word, n_bytes):
-                self.add_word(sheet, fold(PyUnicode_DecodeUTF8(<const char *> word, n_bytes, NULL)))
-            else:
-                break
-        else:
-            if at == end:
-                return 0
-        raise image.changed_error(entry, "keyword")
-
     cdef int forget_unused(self, Sheet sheet) except -1:
         """What `sheet`, which is given up, brought into being."""
         cdef uint32_t i
-        cdef Word word
         clear_marks(self.words, sheet)
         for i in range(sheet.n_words):
-            word = self.words[sheet.words[i]]
-            if word is not None and not word.holders:
-                self.set_numbers(word, 0, None)
+            self.forget_if_unused(sheet.words[i])
+        return 0
+
+    cdef int forget_if_unused(self, uint32_t number) except -1:
+        cdef Word word = self.words[number]
+        if word is not None and word.holders is None:
+            self.set_numbers(word, 0, None)
+        return 0
+
+    cdef int name_spellings(self, WordScan scan) except -1:
+        """Give each spelling its word; words are marked (n_come) with the first of theirs, and 1."""
+        cdef uint32_t i
+        cdef Word word
+        for i in range(scan.n_spellings):
+            jm_gil_turn(i)
+            word = self.word_of(scan.text(i))
+            if word.n_come == 0:
+                word.n_come = i + 1
+            scan.spellings[i].number, scan.spellings[i].same_as = word.number, word.n_come - 1
+            scan.n_named = i + 1
+        return 0
+
+    cdef int replace_all(self, dimension, str name, WordScan scan) except -1:
+        """Put what was read in the place of all that is known of a dimension."""
+        cdef Known old = self.known.get(dimension), new = Known.__new__(Known)
+        cdef const Spelling *spelling
+        cdef Word word
+        cdef Sheet sheet
+        cdef uint32_t i
+        try:
+            self.name_spellings(scan)
+            scan.group()
+            new.name, new.sheets = name, scan.sheet.parts()
+            for i in range(scan.n_spellings):
+                jm_gil_turn(i)
+                spelling = &scan.spellings[i]
+                if spelling.n_layers:
+                    numbers = holding_of(dimension, scan.layers + spelling.begin, spelling.n_layers)
+                    self.set_numbers(self.words[spelling.number], dimension, numbers)
+            for sheet in () if old is None else old.sheets:
+                for i in range(sheet.n_words):
+                    word = self.words[sheet.words[i]]
+                    if word is not None and word.n_come == 0:
+                        self.set_numbers(word, dimension, None)
+            self.known[dimension] = new
+        finally:
+            for i in range(scan.n_named):
+                word = self.words[scan.spellings[i].number]
+                if word is not None:
+                    word.n_come = 0
+                    self.forget_if_unused(word.number)
         return 0
 
     cdef int replace(self, dimension, str name, Sheet come, removed) except -1:
@@ -361,13 +362,13 @@ cdef class LayerIndex:
                 holders[dimension] = numbers
             if len(holders) == 1:
                 (holders,) = holders.values()
-        elif dimension_of(holders) == dimension:
-            holders = numbers or {}
+        elif holders is None or dimension_of(holders) == dimension:
+            holders = numbers
         elif numbers is not None:
             holders = {dimension_of(holders): holders, dimension: numbers}
         with cython.critical_section(word):
             word.holders = holders
-        if not holders:
+        if holders is None:
             del self.by_text[word.text]
             self.words[word.number] = None
             self.free_numbers.append(word.number)
@@ -467,14 +468,4 @@ cdef bytes holding_in(Word word, dimension):
     """What a word has in a dimension, or None; for whoever changes it."""
     if type(word.holders) is dict:
         return (<dict> word.holders).get(dimension)
-    return word.holders if dimension_of(word.holders) == dimension else None
-
-
-cdef str lowered(const uint8_t *first, uint32_t n_bytes):
-    """ASCII as `given.folded` folds it."""
-    cdef str text = PyUnicode_New(n_bytes, 0x7F)
-    cdef uint8_t *target = <uint8_t *> PyUnicode_DATA(text)
-    cdef uint32_t i
-    for i in range(n_bytes):
-        target[i] = first[i] | (32 if 65 <= first[i] <= 90 else 0)
-    return text
+    return word.holders if word.holders is not None and dimension_of(word.holders) == dimension else None

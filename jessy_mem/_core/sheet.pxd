@@ -26,9 +26,14 @@ cdef class Sheet:                # what is known of some layers of a dimension; 
 
     # Room for so many layers, before the first is added.
     cdef int reserve(self, uint32_t n_layers, uint32_t n_words) except -1
-    # Add a layer, above all others, without words; and a word of it.
-    cdef void add(self, uint32_t layer, float hz, uint64_t created_ns) noexcept
+    # Add a layer, above all others, without words; and a word of it (False: no memory).
+    cdef void add(self, uint32_t layer, float hz, uint64_t created_ns) noexcept nogil
+    cdef bint append_word(self, uint32_t number) noexcept nogil
+    # The same, or MemoryError.
     cdef int add_word(self, uint32_t number) except -1
+    # A copy of some layers; and all of them, each on the sheet where it belongs.
+    cdef Sheet part(self, uint32_t begin, uint32_t end)
+    cdef tuple parts(self)
     # Add a layer of another sheet.
     cdef int copy(self, Sheet other, uint32_t i) except -1
     # Where the first layer is that has this number or a higher one.
@@ -58,8 +63,8 @@ cdef inline bint has(Sheet sheet, uint32_t at, uint32_t layer) noexcept nogil:
 
 # The sheet that a layer is on, or would be; None if there is none.
 cdef Sheet sheet_at(Known known, uint32_t layer)
-# `old` with the layers [begin, end) of `come`; what is not kept is added to `gone`. `removed` None: all of it. None if
-# nothing is left.
+# `old` with the layers [begin, end) of `come`, of which there are some if `old` is None; what is not kept is added to
+# `gone`. `removed` None: all of it. None if nothing is left.
 cdef Sheet merged(Sheet old, Sheet come, uint32_t begin, uint32_t end, set removed, Sheet gone)
 # Read the conditions on frequency and age; False if nothing can meet them. TypeError for what is none.
 cdef bint read_range(object frequency, object since_ns, object before_ns, Range *wanted) except -1

@@ -11,6 +11,7 @@ import math
 cimport cython
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
 
 from jessy_mem import given
 from jessy_mem._core.format import stored_frequency
@@ -43,7 +44,7 @@ cdef class Sheet:
         self.oldest_ns, self.lowest_hz = LATEST_NS, math.inf
         return 0
 
-    cdef void add(self, uint32_t layer, float hz, uint64_t created_ns) noexcept:
+    cdef void add(self, uint32_t layer, float hz, uint64_t created_ns) noexcept nogil:
         cdef Fact *fact = &self.facts[self.n_layers]
         fact.layer, fact.hz, fact.created_ns = <uint16_t> layer, hz, created_ns
         fact.begin = fact.end = self.n_words
@@ -51,20 +52,46 @@ cdef class Sheet:
         self.oldest_ns, self.newest_ns = min(self.oldest_ns, created_ns), max(self.newest_ns, created_ns)
         self.lowest_hz, self.highest_hz = min(self.lowest_hz, hz), max(self.highest_hz, hz)
 
-    cdef int add_word(self, uint32_t number) except -1:
-        cdef void *grown
+    cdef bint append_word(self, uint32_t number) noexcept nogil:
+        cdef void *grown = NULL
         if self.n_words == self.room_for_words:
-            if self.room_for_words > MANY_WORDS // 2:
-                raise MemoryError
-            grown = realloc(self.words, 2 * <size_t> self.room_for_words * sizeof(uint32_t))
+            if self.room_for_words <= MANY_WORDS // 2:
+                grown = realloc(self.words, 2 * <size_t> self.room_for_words * sizeof(uint32_t))
             if grown == NULL:
-                raise MemoryError
+                return False
             self.words = <uint32_t *> grown
             self.room_for_words *= 2
         self.words[self.n_words] = number
         self.n_words += 1
         self.facts[self.n_layers - 1].end = self.n_words
+        return True
+
+    cdef int add_word(self, uint32_t number) except -1:
+        if not self.append_word(number):
+            raise MemoryError
         return 0
+
+    cdef Sheet part(self, uint32_t begin, uint32_t end):
+        cdef Sheet part = Sheet.__new__(Sheet)
+        cdef uint32_t i, first_word = self.facts[begin].begin
+        part.reserve(end - begin, self.facts[end - 1].end - first_word)
+        for i in range(begin, end):
+            part.add(self.facts[i].layer, self.facts[i].hz, self.facts[i].created_ns)
+            part.facts[i - begin].begin = self.facts[i].begin - first_word
+            part.facts[i - begin].end = self.facts[i].end - first_word
+        part.n_words = self.facts[end - 1].end - first_word
+        memcpy(part.words, self.words + first_word, part.n_words * sizeof(uint32_t))
+        return part
+
+    cdef tuple parts(self):
+        cdef list parts = []
+        cdef uint32_t begin, end = 0
+        while end < self.n_layers:
+            begin = end
+            while end < self.n_layers and self.facts[end].layer >> SHEET_BITS == self.facts[begin].layer >> SHEET_BITS:
+                end += 1
+            parts.append(self.part(begin, end))
+        return tuple(parts)
 
     cdef int copy(self, Sheet other, uint32_t i) except -1:
         cdef const Fact *fact = &other.facts[i]
@@ -99,10 +126,13 @@ cdef Sheet sheet_at(Known known, uint32_t layer):
 
 cdef Sheet merged(Sheet old, Sheet come, uint32_t begin, uint32_t end, set removed, Sheet gone):
     """`old` with the layers [begin, end) of `come`; what is not kept is added to `gone`. `removed` None: all of it."""
-    cdef Sheet sheet = Sheet.__new__(Sheet)
-    cdef uint32_t i, n_old = 0 if old is None else old.n_layers
-    sheet.reserve(n_old + end - begin, come.n_words if old is None else old.n_words)
-    for i in range(n_old):
+    cdef Sheet sheet
+    cdef uint32_t i
+    if old is None:
+        return come.part(begin, end)
+    sheet = Sheet.__new__(Sheet)
+    sheet.reserve(old.n_layers + end - begin, old.n_words)
+    for i in range(old.n_layers):
         while begin < end and come.facts[begin].layer < old.facts[i].layer:
             sheet.copy(come, begin)
             begin += 1

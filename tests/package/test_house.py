@@ -26,7 +26,7 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 690, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     whole guard records mapping uncached changes fault format head packing budget texts image mapped folder merge arena
-    pool counts latency stack sheet index view gather shelf region holders registry lender reader
+    pool counts latency stack sheet words index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
     forking errors sealed leases
@@ -201,6 +201,7 @@ POINTERS = {
     "index.gone": "numbers in memory of whoever changes a dimension, for that change",
     "index.come": "the same",
     "sheet.words": "one in each sheet, of which there is one for each dimension: as in a LayerView",
+    "words.layers": "numbers of layers, for one change of an index, beside the structs that say whose they are",
     "stack.n": "a number that the caller keeps on its stack",
     "pool.n": "the same",
     "gather.image": "in a struct, for nothing is counted while the GIL is not held; `held` keeps it",

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "threading.md"
 
 # What one thread makes, uses and drops, and what is never written after it was made.
 OF_ONE_THREAD = {"archive", "builder", "errors", "layout", "prose", "publish"}
-OWNED = {"Descriptor", "Gathered", "PackedRegion", "Sheet", "Uncached", "_Crew"}
+OWNED = {"Descriptor", "Gathered", "PackedRegion", "Sheet", "Uncached", "WordScan", "_Crew"}
 BEGINNINGS = {"__init__", "__cinit__", "__dealloc__", "__post_init__", "__new__"}
 CHANGES = set("add append clear discard extend insert pop popitem popleft remove setdefault update".split())
 # Parts that have methods of such names; their own fields are in the list.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from helpers import Layer, extended_file
 from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._probe.words import hashes_alike
 from jessy_mem.builder import LayerSpec, RegionBuilder
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.given import folded
@@ -337,6 +338,32 @@ def test_what_the_files_say_is_what_their_facts_say(seed, tmp_path):
         assert files.find(**asked) == facts.find(**asked)
         assert files.find(1, name="Hum*", **asked) == facts.find(**asked)
     assert files.n_words == facts.n_words == len({folded(word) for word in SPELLINGS})
+
+
+@pytest.mark.parametrize("n_layers", [8, 800])  # with the GIL, and without it
+def test_files_are_found_by_words_of_one_hash(n_layers, region_file):
+    builder = RegionBuilder(3, "Words")
+    for layer in range(n_layers):
+        builder.add_layer(LayerSpec(content=b"", keywords=(f"Wort{layer % 7}", f"WORT{layer % 7}", f"Öl{layer % 5}")))
+    index = LayerIndex()
+    with hashes_alike(), MmapRegion(3, region_file(builder.to_bytes())) as region:
+        index.put_stack(3, region._stack)  # what a catalogue hands over
+    assert index.n_words == 12
+    for number in range(7):
+        assert index.find(keyword=f"wort{number}") == [(3, layer) for layer in range(number, n_layers, 7)]
+    for number in range(5):
+        assert index.find(keyword=f"ÖL{number}") == [(3, layer) for layer in range(number, n_layers, 5)]
+
+
+def test_files_whose_words_cannot_be_folded_change_nothing(index, region_file, inject):
+    builder = RegionBuilder(1, "Words").add_layer(LayerSpec(content=b"", keywords=("new", "Öl", "Ära")))
+    before, n_words = index.find(), index.n_words
+    with MmapRegion(1, region_file(builder.to_bytes())) as region:
+        with inject(KeyboardInterrupt(), "unicodedata.normalize", at=3), pytest.raises(KeyboardInterrupt):
+            index.put_stack(1, region._stack)  # the same
+        assert (index.find(), index.n_words, index.find(keyword="new")) == (before, n_words, [])
+        index.put_stack(1, region._stack)  # the same
+    assert index.find(keyword="new") == index.find(keyword="öl") == [(1, 0)]
 
 
 def test_words_that_nobody_has_any_more_are_forgotten(index):

@@ -1,0 +1,3 @@
+from contextlib import AbstractContextManager
+
+def hashes_alike() -> AbstractContextManager[None]: ...

@@ -154,6 +154,17 @@ ONE_HOME = {
 }
 
 
+REFERENCES = re.compile(r"\b(jm_refcount|jm_dict_shared_values|Py_REFCNT|getrefcount|refcount)\b|\bob_ref")
+
+
+def test_what_a_count_of_references_means_is_known_to_holders():
+    """Others drop references or take them; how many there are, and of whom, is asked in one place."""
+    found = {module_of(path) for path in LIBRARY if REFERENCES.search(without_text(path.read_text()))}
+    assert found == {"_core.c.pycompat", "_core.holders"}
+    headers = {named(path) for path in PACKAGE.rglob("*.h") if REFERENCES.search(path.read_text())}
+    assert headers == {"_core/c/pycompat.h"}
+
+
 @pytest.mark.parametrize("pattern", ONE_HOME)
 def test_fact_has_one_home(pattern):
     found = {module_of(path) for path in SOURCES if re.search(pattern, path.read_text(), re.MULTILINE)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import sys
 import tokenize
 from pathlib import Path
 
@@ -434,6 +435,66 @@ mock.patch.object(b.Batch, "sync"), mock.patch.object(os, "open")
 monkeypatch.delattr(jm, "Batch")  # a reason
 """
     assert unexplained(source) == [1, 5, 8, 9, 11, 12]
+
+
+# What of the system a test replaces, and why there is no other way to see it. In the package each place has its own
+# reason, as above.
+OF_THE_SYSTEM = {
+    "a disk that is full, broken or has no such call, and what comes between two calls": """
+        os.* os.close os.fchmod os.fchown os.fstat os.fsync os.link os.listdir os.lseek os.lstat os.mkdir os.open
+        os.path.lexists os.pread os.preadv os.pwrite os.rename os.rmdir os.scandir os.stat os.unlink
+        os.write pathlib.Path.lstat pathlib.Path.open pathlib.Path.read_bytes
+    """,
+    "a file system whose locks and leases do nothing": "fcntl.F_SETLEASE fcntl.fcntl fcntl.flock",
+    "a system that makes and fills no copy in memory": "os.memfd_create os.sendfile",
+    "a limit, which would hold for what runs beside it, too": "resource.getrlimit threading.Thread.start",
+    "hours and days": "time.monotonic time.sleep",
+    "a system without /proc": "os.kill os.path.isdir pathlib.Path.read_text",
+    "any call: what replaces others is tested with it": "os.getpid",
+    "what is installed, and where": """
+        ctypes.CDLL ctypes.util.find_library sys.path sysconfig.get_path tempfile.tempdir
+    """,
+    "an error that nobody can catch": "sys.unraisablehook",
+}
+SYSTEM = {name: reason for reason, names in OF_THE_SYSTEM.items() for name in names.split()}
+MODULES = {name.partition(".")[0] for name in SYSTEM}
+
+
+def of_the_system(source: str) -> set[str]:
+    """What a test replaces in Python's own modules: what it gives by name, as text or with its owner.
+
+    Where it has a name as text for several calls, that is seen if it is of one of the MODULES.
+    """
+    given, texts = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant):
+            texts |= {str(node.value)}
+        called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if called in BY_TEXT - {"getattr"}:
+            given |= {str(each.value) for each in node.args if isinstance(each, ast.Constant)}
+        if called in REPLACING and len(node.args) > 1:
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else "*"
+            given |= {f"{ast.unparse(node.args[0])}.{name}"}
+    found = {each for each in given if each.partition(".")[0] in sys.stdlib_module_names}
+    found |= {each for each in texts if each.partition(".")[0] in MODULES and not each.endswith(".md")}
+    return {each for each in found if re.fullmatch(r"[a-z]+(\.[\w*]+)+", each)}
+
+
+@parses
+def test_reader_of_what_is_replaced_in_the_system_sees_it():
+    source = """\
+CALLS = ["os.read", "time", "jessy_mem.batch"]
+monkeypatch.setattr(os, "open", refuse), mock.patch.object(os, call, refuse), monkeypatch.delattr(os.path, "isdir")
+monkeypatch.setattr("time.sleep", sleep), inject(OSError(), "zlib.crc32"), patch(data, region, "layers[0].depth", 1)
+"""
+    assert of_the_system(source) == {"os.read", "os.open", "os.*", "os.path.isdir", "time.sleep", "zlib.crc32"}
+
+
+@parses
+def test_what_tests_replace_in_the_system_has_a_reason():
+    here = Path(__file__)
+    found = [of_the_system(path.read_text()) for path in TESTS.rglob("*.py") if path != here]
+    assert set().union(*found) == set(SYSTEM)
 
 
 @parses

@@ -50,7 +50,7 @@ from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.shelf cimport find_for_row
 from jessy_mem._core.stack cimport Place, stack_find
-from jessy_mem._core.view cimport LayerView
+from jessy_mem._core.view cimport LayerView, jm_stolen_view
 
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.errors import LayerNotFound
@@ -130,7 +130,7 @@ cdef class LayerRegistry:
     cdef LayerView read(self, layer_id):
         cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
         cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
-        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else <LayerView> jm_stolen(found)
+        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen_view(found)
 
     cdef LayerView read_otherwise(self, layer_id, uint64_t begin_ticks):
         """The same for all that is not found on the shelf."""

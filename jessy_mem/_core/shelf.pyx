@@ -35,7 +35,7 @@ from jessy_mem._core.c.thread cimport JM_MAX_THREADS
 from jessy_mem._core.kernels.flat cimport (
     GONE, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put, flat_remove
 )
-from jessy_mem._core.view cimport LayerView, copy_of
+from jessy_mem._core.view cimport LayerView, copy_of, jm_stolen_view
 
 
 cdef Row *row_begin(jm_read_flag *flag) noexcept:
@@ -115,7 +115,7 @@ cdef class Shelf:
                 Py_INCREF(<object> kept)
             jm_read_leave(own.flag)
             if kept != NULL:
-                return <LayerView> jm_stolen(kept)
+                return jm_stolen_view(kept)
             if not makes or made is not None or (is_full and not self.drop_all(own)):
                 break
             made = copy_of(view)

@@ -224,7 +224,7 @@ class Publisher:
 
     def _after_fork(self) -> None:
         self._lock.release()
-        if not self._is_ending:
+        if not self._is_ending and not (self._thread and self._thread.is_alive()):  # `add` may just have started one
             self._start()
 
     def _in_child(self) -> None:

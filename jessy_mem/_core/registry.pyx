@@ -46,11 +46,12 @@ from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
 from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.shelf cimport find_for_row
 from jessy_mem._core.stack cimport Place, stack_find
-from jessy_mem._core.view cimport LayerView, jm_stolen_view
+from jessy_mem._core.view cimport LayerView, jm_stolen_view, source_of
 
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.errors import LayerNotFound
@@ -414,7 +415,9 @@ cdef inline uint16_t layer_of(LayerView view) noexcept:
 
 
 cdef object context_of(LayerView view, bint *is_copy):
-    return LoadedContext(view.id, view.read_text(is_copy), view.frequency, view.keywords, view.depth, view.source)
+    cdef const LayerEntry *entry = &view.image.layers[view.entry]
+    text = view.read_text(is_copy)
+    return LoadedContext(view.id, text, decimal_of(entry.frequency_hz), view.keywords, entry.depth, source_of(view))
 
 
 cdef bint is_layer_id(object layer_id) noexcept:

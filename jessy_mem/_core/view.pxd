@@ -38,6 +38,11 @@ cdef extern from "c/pycompat.h":
     LayerView jm_stolen_view "jm_stolen"(PyObject *each)  # a cast of what jm_stolen returns counts one reference more
 
 
+# What its bytes are: those of its image, or a block of the pool.
+cdef inline str source_of(LayerView view):
+    return "pool" if view.payload is not None else view.image.source
+
+
 # The view of layer number `i` of an image, its content compared with its checksum. `allocate`: n_bytes -> writable
 # buffer for a decompressed layer.
 cdef LayerView make_view(Image image, uint32_t i, object allocate)

@@ -18,15 +18,17 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"]
-PROFILES = {  # name: (compile flags, link flags, Cython directives); debug checks invariants (assert.h) and bounds
+CHECKED = "-DJM_CHECKED=1"  # invariants (assert.h); debug checks bounds, too
+SANITIZED = ["-fno-omit-frame-pointer", CHECKED]
+PROFILES = {  # name: (compile flags, link flags, Cython directives)
     "release": (["-O3", "-g0", "-fvisibility=hidden"], ["-Wl,-s"] if sys.platform == "linux" else [], {}),
-    "debug": (["-O1", "-g", "-UNDEBUG", "-DJM_CHECKED=1"], [], {"boundscheck": True, "initializedcheck": True}),
+    "debug": (["-O1", "-g", "-UNDEBUG", CHECKED], [], {"boundscheck": True, "initializedcheck": True}),
     "asan": (
-        ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+        ["-O0", "-g1", *SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
         ["-fsanitize=address,undefined"],
         {},
     ),
-    "tsan": (["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"], {}),
+    "tsan": (["-O1", "-g1", *SANITIZED, "-fsanitize=thread"], ["-fsanitize=thread"], {}),
     "coverage": (["-O0", "-g0", "--coverage", "-fprofile-update=atomic", "-fprofile-abs-path"], ["--coverage"], {}),
     "fuzz": (["-O1", "-g0", "-fsanitize-coverage=trace-pc,trace-cmp"], [], {}),  # counted by .ci/sanitizers
 }

@@ -369,19 +369,17 @@ class _Importer:
             refusal = self._refusal(dimension, images, there, is_same)
             if refusal:  # what is in the way came after the first look
                 raise ImportConflict({dimension: refusal})
-            if is_same:
-                self._ids.tell(dimension, name)
-                self.done.unchanged.append(dimension)
-            elif there is None:
+            done, what = self.done.unchanged, ""
+            if there is None:
                 self._begin(dimension, images)
-                self._ids.tell(dimension, name)
-                self._files.announce(dimension, "added", generation)
-                self.done.added.append(dimension)
-            else:
+                done, what = self.done.added, "added"
+            elif not is_same:
                 generation = self._replace(dimension, images)
-                self._ids.tell(dimension, name)
-                self._files.announce(dimension, "changed", generation)
-                self.done.replaced.append(dimension)
+                done, what = self.done.replaced, "changed"
+            self._ids.tell(dimension, name)
+            if what:
+                self._files.announce(dimension, what, generation)
+            done.append(dimension)
 
     def _refusal(self, dimension: int, images: Stack, there: Stack | None, is_same: bool) -> str:
         """Why a dimension cannot come in now, in place of what is there; an empty text if it can."""

@@ -33,13 +33,12 @@ class Catalogue:
     """What is known of `regions`, which are mapped, and of what was evicted.
 
     Not thread-safe but for `complete_index`: the owner locks. `note_name(dimension, name)` is called for each file of
-    the base folder that is mapped and of which `is_news` says so: however it came there, it has the name that it says.
+    the base folder that is mapped: however it came there, it has the name that it says.
     """
 
     def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout, opener: Opener) -> None:
         self.evicted = EvictedDimensions()
         self.edition = 0  # another one when a layer may have come, changed or gone
-        self.is_news: Callable[[int, str], bool] = lambda *said: False
         self.note_name: Callable[[int, str], object] = lambda *said: None
         self._regions = regions
         self._opener = opener
@@ -93,8 +92,7 @@ class Catalogue:
             self._unindexed.add(dimension)
 
     def _note(self, dimension: int, region: MmapRegion) -> None:
-        is_file = region.source == "mmap"
-        if is_file and self.is_news(dimension, region.name) and not self._opener.place_of(dimension).named:
+        if region.source == "mmap" and not self._opener.is_named(dimension):
             self.note_name(dimension, region.name)
 
     def add(self, dimension: int, evicted: Evicted) -> None:

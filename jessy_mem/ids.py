@@ -172,17 +172,16 @@ class IdRegister(Register):
         with self._mutex:
             return self._names.duplicates()
 
-    def may_be_news(self, dimension: int, name: str) -> bool:
-        """Whether a name that a mapped file says is to be noted, by one look without a lock.
-
-        As long as nobody has begun to ask for names, who does will find it.
-        """
-        return self._is_asked and self._names.of.get(dimension) != name
-
     def note(self, dimension: int, name: str) -> None:
-        """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim."""
+        """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim.
+
+        Where nobody has begun to ask for names, one that is not known is not told: who asks will find it.
+        """
+        known = self._names.of.get(dimension)
+        if known == name or (known is None and not self._is_asked):  # nearly always, so no lock is taken
+            return
         name = unicodedata.normalize("NFC", name)
-        if not name or self._names.of.get(dimension) == name:
+        if not name or known == name:
             return
         with self._mutex:
             if not self._has_scanned and dimension not in self._names.of:  # that will find it

@@ -101,7 +101,7 @@ class MmapManager(RegionTable):
         self._ids = IdRegister(os.fspath(made.base_path), self.layout, made.lock_timeout_s)
         # Weak references: else both were a cycle. Other parts are given the table with each call.
         announce = self._following.announcer(weakref.ref(self))
-        self._catalogue.is_news, self._catalogue.note_name = self._ids.may_be_news, self._ids.note
+        self._catalogue.note_name = self._ids.note
         self._learner = Learner(weakref.proxy(self), self._opener, self._ids, self.layout, made, announce)
         self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
         self._relieve = self._relief.relieve

@@ -71,6 +71,10 @@ class Opener:
         """The file of `dimension` is at `path`, until that is forgotten."""
         self._named[dimension] = path
 
+    def is_named(self, dimension: int) -> bool:
+        """Whether its file is at a path that somebody named."""
+        return dimension in self._named
+
     def forget_path(self, dimension: int) -> None:
         self._named.pop(dimension, None)
 

@@ -98,6 +98,7 @@ class Publisher:
         self._written: dict[Key, Any] = {}  # values of the client library
         self._notices = Notices()
         self._is_ending = False
+        self._thread: threading.Thread | None = None  # None: none could be started
         self._claim: tuple[int, int] | None = None
         self._begin()
         os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
@@ -110,6 +111,8 @@ class Publisher:
         with self._lock:
             self._all = self._all or not numbers
             self._chosen |= numbers
+            if self._thread is None and not self._is_ending:
+                self._start()
         self.publish()
 
     def publish(self) -> None:
@@ -129,9 +132,14 @@ class Publisher:
         self._start()
 
     def _start(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="jessy_mem metrics", daemon=True)
-        self._thread.start()
+        self._stop, self._thread = threading.Event(), None
+        thread = threading.Thread(target=self._run, name="jessy_mem metrics", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many; the next manager that is added tries again
+            self._notices.warn(self._run, f"no thread publishes the numbers of this worker between scrapes: {error}")
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_S):
@@ -198,7 +206,8 @@ class Publisher:
 
     def _pause(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _finish(self) -> None:
         """At the end of the process, when managers may still be open: they end after this."""
@@ -215,7 +224,7 @@ class Publisher:
 
     def _after_fork(self) -> None:
         self._lock.release()
-        if not self._is_ending:
+        if not self._is_ending and not (self._thread and self._thread.is_alive()):  # `add` may just have started one
             self._start()
 
     def _in_child(self) -> None:

@@ -1,5 +1,4 @@
-"""The loaded regions, and what reference counts say about who else holds them. What they mean is known here alone, but
-for those of Readers, which the shelf counts.
+"""The loaded regions, and what reference counts say about who else holds them. What they mean is known here alone.
 
 Nothing is told when a view dies; whoever asks reads counts that exist anyway:
 
@@ -30,13 +29,16 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from jessy_mem._core.c.atomic cimport jm_load_relaxed
 from jessy_mem._core.c.os_memory cimport jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
+from jessy_mem._core.c.read_side cimport jm_change_lock, jm_change_unlock
 from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.flat cimport flat_find
 from jessy_mem._core.mapping cimport Mapping
 from jessy_mem._core.region cimport MmapRegion
-from jessy_mem._core.shelf cimport Shelf
+from jessy_mem._core.shelf cimport OwnViews, Shelf
 from jessy_mem._core.stack cimport checked_stack
 from jessy_mem._core.texts cimport TextCache
+from jessy_mem._core.view cimport LayerView
 
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
@@ -50,12 +52,41 @@ cdef Py_ssize_t n_holders(PyObject *found) except? -1:
     cdef Py_ssize_t n_held = jm_refcount(found) - 1 + jm_refcount(stack) - 1
     n_held += jm_dict_shared_values((<MmapRegion> found).views, &n_views)
     if (<MmapRegion> found).shelf is not None:
-        n_held -= (<MmapRegion> found).shelf.count_own(
-            base_of(<tuple> stack).dimension_id, (<MmapRegion> found).views
-        )
+        n_held -= n_own((<MmapRegion> found).shelf, base_of(<tuple> stack).dimension_id, (<MmapRegion> found).views)
     for file in range(PyTuple_GET_SIZE(<tuple> stack)):
         n_held += jm_refcount(<PyObject *> PyTuple_GET_ITEM(<tuple> stack, file)) - 1
     return n_held - n_views
+
+
+cdef Py_ssize_t n_own(Shelf shelf, uint64_t dimension, dict views) except -1:
+    """How many references to Images and views of a region, whose `views` these are, are of Readers and rows only."""
+    cdef OwnViews *own
+    cdef PyObject *view
+    cdef PyObject *copied  # what the view of a compressed layer is a copy of
+    cdef Py_ssize_t n_found = 0, n_copied
+    cdef list layers
+    if shelf.has_no_reader():
+        return 0
+    layers = list(views)  # not while others spin for the lock: it may wait, and the collector wait for them
+    shelf.change_begin()  # or whoever is inside takes a reference to one that was counted as nobody's
+    jm_change_lock(&shelf.read_side)
+    try:
+        for layer in layers:
+            n_copied, copied = 0, NULL
+            own = shelf.readers
+            while own != NULL:
+                view = <PyObject *> flat_find(&own.flat, dimension << 16 | <uint64_t> layer)
+                if view != NULL:
+                    n_found += jm_refcount(view) == 1
+                    if isinstance((<LayerView> view).payload, LayerView):
+                        n_copied, copied = n_copied + 1, <PyObject *> (<LayerView> view).payload
+                own = own.next
+            if copied != NULL:
+                n_found += jm_refcount(copied) == 1 + n_copied
+    finally:
+        jm_change_unlock(&shelf.read_side)
+        shelf.change_end()
+    return n_found
 
 
 cdef int64_t charged_bytes(tuple stack):

@@ -3,13 +3,15 @@
 What mostly happens is compiled: a block is free, it fits into the budget, and no threshold is near, which is one load.
 All else is the table's, which knows how to make room and whom to tell.
 """
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 from jessy_mem._core.c.atomic cimport jm_flag_load_acquire, jm_load_relaxed, jm_unlikely
 from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
+from jessy_mem._core.c.pycompat cimport jm_disown
 from jessy_mem._core.c.typedefs cimport Status
 from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
-from jessy_mem._core.pool cimport Block, PoolAllocator
+from jessy_mem._core.pool cimport Block, PoolAllocator, jm_stolen_block
 from jessy_mem._core.registry cimport LayerRegistry
 
 from jessy_mem.errors import ManagerClosed
@@ -38,20 +40,26 @@ cdef class BlockLender(LayerRegistry):
         cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
         cdef Status status
         cdef int64_t n
-        cdef Block block
+        cdef PyObject *made
+        cdef Block block = None
         if jm_unlikely(self._pool is None or not jm_flag_load_acquire(&self._pool.is_open)):
             self._check_open()
             raise ManagerClosed("the pool")
-        block = self._pool.try_block(n_bytes, self.segment, &n, &status)
-        if block is None:
+        made = self._pool.try_block(n_bytes, self.segment, &n, &status)
+        if made == NULL:
             block = self._allocate(n_bytes, self._pool_segment)
+        else:
+            jm_disown(made)
         if begin_ticks:
             self._allocations.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
         else:
             self._allocations.record_untimed(1)
-        if jm_unlikely(jm_load_relaxed(&self._pool.arena.ledger.levels)):
+        if jm_unlikely(made == NULL or jm_load_relaxed(&self._pool.arena.ledger.levels)):
+            if made != NULL:
+                block = jm_stolen_block(made)
             self._settle()
-        return block
+            return block
+        return jm_stolen_block(made)
 
     def deallocate(self, Block block not None):
         """Give a block back; DoubleFree if it was, BufferError while memoryviews of it live."""

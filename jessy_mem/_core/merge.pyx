@@ -142,7 +142,7 @@ def merge_images(images, *, bint as_base, uint64_t generation, uint64_t created_
     cdef Choice *choices = NULL
     if not given:
         raise ValueError("images: there is none")
-    if extra is not None and extra.head == NULL:
+    if extra is not None and extra.n_bytes == 0:
         raise ValueError("extra: nothing was packed")
     for each in given:
         if type(each) is not Image or (<Image> each).name is None:
@@ -161,7 +161,7 @@ def merge_images(images, *, bint as_base, uint64_t generation, uint64_t created_
             n_layers += image.n_layers
         if extra is not None:
             sources[n_sources - 1].layers, sources[n_sources - 1].n_layers = extra.layers, extra.n_layers
-            sources[n_sources - 1].head, sources[n_sources - 1].parts = extra.head, extra.parts + 1
+            sources[n_sources - 1].head, sources[n_sources - 1].parts = &extra.head[0], extra.parts + 1
             n_layers += extra.n_layers
         choices = <Choice *> malloc(min(n_layers, <uint64_t> MAX_LAYERS) * sizeof(Choice))
         if choices == NULL:

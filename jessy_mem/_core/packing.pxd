@@ -17,10 +17,10 @@ cdef struct Scratch:               # bytes that grow
 
 
 cdef class PackedRegion:
-    cdef readonly uint64_t n_bytes
+    cdef readonly uint64_t n_bytes  # 0 until the region is laid out
     cdef readonly uint32_t n_layers
     cdef uint64_t head_bytes
-    cdef uint8_t *head             # NULL until the region is laid out
+    cdef uint8_t[::1] head         # there once the region is laid out
     # Of each layer, and one more, which tells where the last ends. Until the region is laid out the keywords lie in
     # `words`, as in a record, and the attributes in `attributes`, and the offsets are those.
     cdef LayerEntry *layers

@@ -91,9 +91,10 @@ cdef bint is_wide(const LayerEntry *layers, uint32_t n_layers, uint64_t created_
 
 
 cdef void write_head(
-    uint8_t *head, Header *header, LayerEntry *layers, const uint8_t *words, const uint8_t *attributes, bint wide
+    uint8_t[::1] target, Header *header, LayerEntry *layers, const uint8_t *words, const uint8_t *attributes, bint wide
 ) noexcept nogil:
     """Write records, table and attributes behind a header with all but the size, and the offsets of `layers` anew."""
+    cdef uint8_t *head = &target[0]
     cdef RecordHead record
     cdef WideExtension extension
     cdef LayerEntry *entry
@@ -163,7 +164,6 @@ cdef class PackedRegion:
     """
 
     def __dealloc__(self):
-        free(self.head)
         free(self.layers)
         free(self.parts)
         free(self.words.first)
@@ -230,10 +230,9 @@ cdef class PackedRegion:
         self.head_bytes = self.attributes.n_bytes + header.extension_table_offset + <uint64_t> self.n_layers * (
             WIDE_EXTENSION_BYTES if wide else EXTENSION_BYTES
         )
-        self.head = <uint8_t *> calloc(self.head_bytes, 1)
-        if self.head == NULL:
-            raise MemoryError
+        self.head = PyByteArray_FromStringAndSize(NULL, self.head_bytes)
         with nogil:
+            memset(&self.head[0], 0, self.head_bytes)
             write_head(self.head, &header, self.layers, self.words.first, self.attributes.first, wide)
             self.place_parts()
         self.n_bytes = header.total_size
@@ -245,7 +244,7 @@ cdef class PackedRegion:
         cdef uint64_t part = 1
         cdef uint64_t at, end
         cdef uint32_t i
-        self.parts[0].first, self.parts[0].n_bytes, self.parts[0].off_bytes = self.head, self.head_bytes, 0
+        self.parts[0].first, self.parts[0].n_bytes, self.parts[0].off_bytes = &self.head[0], self.head_bytes, 0
         for i in range(self.n_layers):
             at = self.layers[i].content_off_bytes
             end = at + self.layers[i].content_bytes
@@ -261,10 +260,10 @@ cdef class PackedRegion:
 
     cdef int write_digests(self) except -1:
         """Fill in the digests of the header: over the head, and for an immutable region over what follows it."""
-        cdef Header *header = <Header *> self.head
+        cdef Header *header = <Header *> &self.head[0]
         header.metadata_xxh3 = 0
         memset(header.content_sha256, 0, sizeof(header.content_sha256))
-        header.metadata_xxh3 = xxh3_64_intdigest(jm_memoryview_of(self, self.head, self.head_bytes))
+        header.metadata_xxh3 = xxh3_64_intdigest(jm_memoryview_of(self, &self.head[0], self.head_bytes))
         if header.optional_features & OPTION_IMMUTABLE:
             digest = hashlib.sha256()
             for chunk in self._chunks(1, self.head_bytes):
@@ -275,9 +274,9 @@ cdef class PackedRegion:
 
     def renumber(self, uint32_t dimension_id):
         """Give the region another id."""
-        if self.head == NULL:
+        if self.n_bytes == 0:
             raise ValueError("nothing was packed")
-        (<Header *> self.head).dimension_id = dimension_id
+        (<Header *> &self.head[0]).dimension_id = dimension_id
         self.write_digests()
 
     def pieces(self):

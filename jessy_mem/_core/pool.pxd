@@ -1,4 +1,5 @@
 """PoolAllocator and Block. The interface for other Cython packages: see docs/cython.md."""
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from jessy_mem._core.arena cimport Arena, PoolBlock
@@ -20,6 +21,10 @@ cdef class Block:
     cdef uint64_t state             # by jm_gil_cas; 0: freed (or never allocated), 1 + n: allocated, with n views
 
 
+cdef extern from "c/pycompat.h":
+    Block jm_stolen_block "jm_stolen"(PyObject *each)  # a cast of what jm_stolen returns counts one reference more
+
+
 cdef class PoolAllocator:
     """A pool of blocks; see pool.pyi for the Python face."""
     cdef object __weakref__
@@ -36,8 +41,9 @@ cdef class PoolAllocator:
     cdef Status release_block(self, const PoolBlock *block) noexcept nogil
 
     cdef Block allocate_block(self, object n_bytes, uint32_t segment)
-    # The same of a pool that is open, but None if it is refused, `status` and `n` saying what was.
-    cdef Block try_block(self, object n_bytes, uint32_t segment, int64_t *n, Status *status)
+    # The same of a pool that is open, as a reference that is the caller's, who disowns it (jm_disown); NULL if it is
+    # refused, `status` and `n` saying what was.
+    cdef PyObject *try_block(self, object n_bytes, uint32_t segment, int64_t *n, Status *status) except? NULL
     # DoubleFree, BufferError; ValueError for another pool's.
     cdef int free_block(self, Block block) except -1
     # What a block of this thread is to hold.

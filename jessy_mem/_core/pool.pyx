@@ -286,15 +286,16 @@ cdef class PoolAllocator:
     cdef Block allocate_block(self, object n_bytes, uint32_t segment):
         cdef int64_t n
         cdef Status status
-        cdef Block block
+        cdef PyObject *made
         if not jm_flag_load_acquire(&self.is_open):
             raise ManagerClosed("the pool")
-        block = self.try_block(n_bytes, segment, &n, &status)
-        if block is None:
+        made = self.try_block(n_bytes, segment, &n, &status)
+        if made == NULL:
             raise self.refusal(status, n, segment)
-        return block
+        jm_disown(made)
+        return jm_stolen_block(made)
 
-    cdef Block try_block(self, object n_bytes, uint32_t segment, int64_t *n, Status *status):
+    cdef PyObject *try_block(self, object n_bytes, uint32_t segment, int64_t *n, Status *status) except? NULL:
         cdef int overflow = 0
         cdef Block block
         n[0] = PyLong_AsLongLongAndOverflow(n_bytes, &overflow)
@@ -302,14 +303,14 @@ cdef class PoolAllocator:
             if overflow <= 0:
                 raise ValueError(f"n_bytes: {n_bytes} is not positive")
             n[0] = INT64_MAX
-        block = Block.__new__(Block)
-        jm_disown(<PyObject *> block)
+        block = Block.__new__(Block)  # disowned at the end: without the GIL, to count its references takes atomics then
         block.keeper = self.own_keeper()
         status[0] = self.arena.claim(n[0], segment, &block.held)
         if status[0] != OK:
-            return None
+            return NULL
         block.state = 1
-        return block
+        Py_INCREF(block)
+        return <PyObject *> block
 
     cdef int free_block(self, Block block) except -1:
         if block.keeper is None or block.keeper.arena is not self.arena:

@@ -33,7 +33,7 @@ from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.registry cimport LayerRegistry, begin_of, context_of, record
 from jessy_mem._core.shelf cimport drop_views
-from jessy_mem._core.view cimport LayerView
+from jessy_mem._core.view cimport LayerView, jm_stolen_view
 
 from jessy_mem.errors import ManagerClosed
 
@@ -87,7 +87,7 @@ cdef class Reader:
     cdef LayerView read(self, layer_id):
         cdef uint64_t begin_ticks = jm_clock_ticks() if self.timed else 0
         cdef PyObject *found = find_own(self, <PyObject *> layer_id, begin_ticks)
-        return self.read_otherwise(layer_id) if found == NULL else <LayerView> jm_stolen(found)
+        return self.read_otherwise(layer_id) if found == NULL else jm_stolen_view(found)
 
     cdef LayerView read_otherwise(self, layer_id):
         cdef LayerRegistry registry = self.opened()

@@ -46,11 +46,12 @@ from jessy_mem._core.format cimport CODEC_RAW, LayerEntry
 from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.image cimport Image
+from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.shelf cimport find_for_row
 from jessy_mem._core.stack cimport Place, stack_find
-from jessy_mem._core.view cimport LayerView
+from jessy_mem._core.view cimport LayerView, jm_stolen_view, source_of
 
 from jessy_mem._core.records import LoadedContext
 from jessy_mem.errors import LayerNotFound
@@ -130,7 +131,7 @@ cdef class LayerRegistry:
     cdef LayerView read(self, layer_id):
         cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
         cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
-        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else <LayerView> jm_stolen(found)
+        return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen_view(found)
 
     cdef LayerView read_otherwise(self, layer_id, uint64_t begin_ticks):
         """The same for all that is not found on the shelf."""
@@ -414,7 +415,9 @@ cdef inline uint16_t layer_of(LayerView view) noexcept:
 
 
 cdef object context_of(LayerView view, bint *is_copy):
-    return LoadedContext(view.id, view.read_text(is_copy), view.frequency, view.keywords, view.depth, view.source)
+    cdef const LayerEntry *entry = &view.image.layers[view.entry]
+    text = view.read_text(is_copy)
+    return LoadedContext(view.id, text, decimal_of(entry.frequency_hz), view.keywords, entry.depth, source_of(view))
 
 
 cdef bint is_layer_id(object layer_id) noexcept:

@@ -86,8 +86,6 @@ cdef class Shelf:
     cdef void change_begin(self) noexcept
     cdef void change_end(self) noexcept
     cdef int take(self, uint64_t dimension, object layers, list dropped) except -1
-    # How many of the references to Images and views of a region, whose `views` these are, are of Readers only.
-    cdef Py_ssize_t count_own(self, uint64_t dimension, dict views) except -1
     # No view of a Reader is one that was read in a round of eviction.
     cdef void forget_rounds(self) noexcept
     # Payload copies made by the Readers there are.

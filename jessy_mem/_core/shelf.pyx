@@ -26,7 +26,7 @@ from jessy_mem._core.c.atomic cimport (
     jm_load_acquire, jm_load_relaxed, jm_ptr_load_acquire, jm_ptr_store_release, jm_short_store_relaxed,
     jm_store_relaxed, jm_store_release
 )
-from jessy_mem._core.c.pycompat cimport jm_adopt, jm_disown, jm_layer_key, jm_refcount, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_adopt, jm_disown, jm_layer_key, jm_stolen
 from jessy_mem._core.c.read_side cimport (
     jm_change_begin, jm_change_end, jm_change_lock, jm_change_unlock, jm_read_enter, jm_read_enter_row, jm_read_flag,
     jm_read_flag_of, jm_read_leave, jm_read_leave_row, jm_read_side_begin, jm_read_side_end, jm_read_wait
@@ -35,7 +35,7 @@ from jessy_mem._core.c.thread cimport JM_MAX_THREADS
 from jessy_mem._core.kernels.flat cimport (
     GONE, flat_begin, flat_cells, flat_find, flat_grow, flat_has_room, flat_put, flat_remove
 )
-from jessy_mem._core.view cimport LayerView, copy_of
+from jessy_mem._core.view cimport LayerView, copy_of, jm_stolen_view
 
 
 cdef Row *row_begin(jm_read_flag *flag) noexcept:
@@ -115,7 +115,7 @@ cdef class Shelf:
                 Py_INCREF(<object> kept)
             jm_read_leave(own.flag)
             if kept != NULL:
-                return <LayerView> jm_stolen(kept)
+                return jm_stolen_view(kept)
             if not makes or made is not None or (is_full and not self.drop_all(own)):
                 break
             made = copy_of(view)
@@ -213,35 +213,6 @@ cdef class Shelf:
         finally:
             jm_change_unlock(&self.read_side)
         return 0
-
-    cdef Py_ssize_t count_own(self, uint64_t dimension, dict views) except -1:
-        cdef OwnViews *own
-        cdef PyObject *view
-        cdef PyObject *copied
-        cdef Py_ssize_t n_own = 0, n_copied
-        cdef list layers
-        if self.has_no_reader():
-            return 0
-        layers = list(views)  # not while others spin for the lock: it may wait, and the collector wait for them
-        self.change_begin()
-        jm_change_lock(&self.read_side)
-        try:
-            for layer in layers:
-                n_copied, copied = 0, NULL
-                own = self.readers
-                while own != NULL:
-                    view = <PyObject *> flat_find(&own.flat, dimension << 16 | <uint64_t> layer)
-                    if view != NULL:
-                        n_own += jm_refcount(view) == 1
-                        if isinstance((<LayerView> view).payload, LayerView):
-                            n_copied, copied = n_copied + 1, <PyObject *> (<LayerView> view).payload
-                    own = own.next
-                if copied != NULL:
-                    n_own += jm_refcount(copied) == 1 + n_copied
-        finally:
-            jm_change_unlock(&self.read_side)
-            self.change_end()
-        return n_own
 
     cdef void forget_rounds(self) noexcept:
         cdef OwnViews *own

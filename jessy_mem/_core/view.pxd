@@ -1,4 +1,5 @@
 """LayerView: one layer, shared by those who read it."""
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from jessy_mem._core.image cimport Image
@@ -31,6 +32,15 @@ cdef class LayerView:
     cdef object part(self, key)
     # Asked after bytes of the content were read: whether they are the file's; see Image.
     cdef int check_read(self, const uint8_t *first, Py_ssize_t n_bytes) except -1
+
+
+cdef extern from "c/pycompat.h":
+    LayerView jm_stolen_view "jm_stolen"(PyObject *each)  # a cast of what jm_stolen returns counts one reference more
+
+
+# What its bytes are: those of its image, or a block of the pool.
+cdef inline str source_of(LayerView view):
+    return "pool" if view.payload is not None else view.image.source
 
 
 # The view of layer number `i` of an image, its content compared with its checksum. `allocate`: n_bytes -> writable

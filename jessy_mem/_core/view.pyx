@@ -86,7 +86,7 @@ cdef class LayerView:
     @property
     def source(self):
         """ "mmap", "simulated" or "pool"."""
-        return None if self.image is None else "pool" if self.payload is not None else self.image.source
+        return None if self.image is None else source_of(self)
 
     @property
     def text(self):

@@ -1,8 +1,13 @@
-"""The guard, for tests and benchmarks: ranges at any address, and reads that may fault, without the GIL."""
+"""The guard, for tests and benchmarks: ranges at any address, and reads that may fault, without the GIL.
+
+And the lock of a region, as a thread has it that is in the middle of a change.
+"""
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from jessy_mem._core.c.clock cimport jm_clock_monotonic_ns
+from jessy_mem._core.c.pycompat cimport jm_mutex_lock, jm_mutex_unlock
 from jessy_mem._core.guard cimport guard_add, guard_damaged, guard_install, guard_remove, guard_reset
+from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._probe.workers cimport Worker, run_workers
 
 
@@ -110,3 +115,12 @@ def damaged_cost_ns(int64_t handle, size_t n):
             n_damaged += guard_damaged(handle)
         end_ns = jm_clock_monotonic_ns()
     return (end_ns - begin_ns) / <double> n if not n_damaged else 0.0
+
+
+def with_region_locked(MmapRegion region not None, act):
+    """Call `act` while a region is locked, with the GIL as if it were; what that returns."""
+    jm_mutex_lock(&region.mutex)
+    try:
+        return act()
+    finally:
+        jm_mutex_unlock(&region.mutex)

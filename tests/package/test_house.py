@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import sys
 import tokenize
 from pathlib import Path
 
@@ -154,6 +155,17 @@ ONE_HOME = {
 }
 
 
+REFERENCES = re.compile(r"\b(jm_refcount|jm_dict_shared_values|Py_REFCNT|getrefcount|refcount)\b|\bob_ref")
+
+
+def test_what_a_count_of_references_means_is_known_to_holders():
+    """Others drop references or take them; how many there are, and of whom, is asked in one place."""
+    found = {module_of(path) for path in LIBRARY if REFERENCES.search(without_text(path.read_text()))}
+    assert found == {"_core.c.pycompat", "_core.holders"}
+    headers = {named(path) for path in PACKAGE.rglob("*.h") if REFERENCES.search(path.read_text())}
+    assert headers == {"_core/c/pycompat.h"}
+
+
 @pytest.mark.parametrize("pattern", ONE_HOME)
 def test_fact_has_one_home(pattern):
     found = {module_of(path) for path in SOURCES if re.search(pattern, path.read_text(), re.MULTILINE)}
@@ -197,7 +209,7 @@ POINTERS = {
     "registry.word": "an atomic: of the page that the registry keeps, or of its own",
     "registry.look_ticks": "an atomic number, which an access loads only if it needs it",
     "gather.ends": "made for one call, beside the structs that it belongs to",
-    "gather.first": "a part of an image, which is handed over with it",
+    "gather.first": "a variable of what is compiled into other modules: a part of the image that it is given",
     "index.gone": "numbers in memory of whoever changes a dimension, for that change",
     "index.come": "the same",
     "sheet.words": "one in each sheet, of which there is one for each dimension: as in a LayerView",
@@ -214,12 +226,11 @@ POINTERS = {
     "image.end": "the end of one",
     "image.n_pages": "numbers that the caller keeps on its stack",
     "image.n_resident": "the same",
-    "image.content": "a result, of which a view is made",
+    "image.content": "where a layer lies in `bytes`, told to who holds the image",
     "format.format_magic": "a constant of C",
-    "packing.head": "memory that grows while a region is laid out; others get it through the buffer protocol",
-    "packing.first": "in structs, and spans of what the layers hold",
+    "packing.first": "in structs, and spans of keywords and contents: most are in an ASCII str, which is no buffer",
     "arena.address": "in a struct: an address for callers without the GIL",
-    "budget.memory": "the accounts as allocated",
+    "budget.memory": "what is freed at the end: read and written are the structs in it, by atomics",
     "budget.used": "numbers that the caller keeps on its stack",
 }
 POINTER = re.compile(r"\b(?:(?:void|char|float|double|Py_ssize_t|u?int\d+_t) \*+|Py_buffer \*?)(\w+)")
@@ -347,6 +358,11 @@ def test_dicts_that_others_change_are_not_asked_for_what_is_borrowed():
     }
 
 
+def test_stolen_reference_is_not_cast():
+    """Cython counts one more for the cast and one less for what was cast: without the GIL, two atomics on each hit."""
+    assert not [named(path) for path in SOURCES if re.search(r"<\w+> jm_stolen\(", path.read_text())]
+
+
 def test_slots_are_those_of_the_plan():
     """One word for each thing (docs/design.md): nothing in the compiled core is a slot, for it knows no plan."""
     files = [path for folder in ("_core", "_probe") for path in (PACKAGE / folder).rglob("*")]
@@ -425,6 +441,66 @@ mock.patch.object(b.Batch, "sync"), mock.patch.object(os, "open")
 monkeypatch.delattr(jm, "Batch")  # a reason
 """
     assert unexplained(source) == [1, 5, 8, 9, 11, 12]
+
+
+# What of the system a test replaces, and why there is no other way to see it. In the package each place has its own
+# reason, as above.
+OF_THE_SYSTEM = {
+    "a disk that is full, broken or has no such call, and what comes between two calls": """
+        os.* os.close os.fchmod os.fchown os.fstat os.fsync os.link os.listdir os.lseek os.lstat os.mkdir os.open
+        os.path.lexists os.pread os.preadv os.pwrite os.rename os.rmdir os.scandir os.stat os.unlink
+        os.write pathlib.Path.lstat pathlib.Path.open pathlib.Path.read_bytes
+    """,
+    "a file system whose locks and leases do nothing": "fcntl.F_SETLEASE fcntl.fcntl fcntl.flock",
+    "a system that makes and fills no copy in memory": "os.memfd_create os.sendfile",
+    "a limit, which would hold for what runs beside it, too": "resource.getrlimit threading.Thread.start",
+    "hours and days": "time.monotonic time.sleep",
+    "a system without /proc": "os.kill os.path.isdir pathlib.Path.read_text",
+    "any call: what replaces others is tested with it": "os.getpid",
+    "what is installed, and where": """
+        ctypes.CDLL ctypes.util.find_library sys.path sysconfig.get_path tempfile.tempdir
+    """,
+    "an error that nobody can catch": "sys.unraisablehook",
+}
+SYSTEM = {name: reason for reason, names in OF_THE_SYSTEM.items() for name in names.split()}
+MODULES = {name.partition(".")[0] for name in SYSTEM}
+
+
+def of_the_system(source: str) -> set[str]:
+    """What a test replaces in Python's own modules: what it gives by name, as text or with its owner.
+
+    Where it has a name as text for several calls, that is seen if it is of one of the MODULES.
+    """
+    given, texts = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant):
+            texts |= {str(node.value)}
+        called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if called in BY_TEXT - {"getattr"}:
+            given |= {str(each.value) for each in node.args if isinstance(each, ast.Constant)}
+        if called in REPLACING and len(node.args) > 1:
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else "*"
+            given |= {f"{ast.unparse(node.args[0])}.{name}"}
+    found = {each for each in given if each.partition(".")[0] in sys.stdlib_module_names}
+    found |= {each for each in texts if each.partition(".")[0] in MODULES and not each.endswith(".md")}
+    return {each for each in found if re.fullmatch(r"[a-z]+(\.[\w*]+)+", each)}
+
+
+@parses
+def test_reader_of_what_is_replaced_in_the_system_sees_it():
+    source = """\
+CALLS = ["os.read", "time", "jessy_mem.batch"]
+monkeypatch.setattr(os, "open", refuse), mock.patch.object(os, call, refuse), monkeypatch.delattr(os.path, "isdir")
+monkeypatch.setattr("time.sleep", sleep), inject(OSError(), "zlib.crc32"), patch(data, region, "layers[0].depth", 1)
+"""
+    assert of_the_system(source) == {"os.read", "os.open", "os.*", "os.path.isdir", "time.sleep", "zlib.crc32"}
+
+
+@parses
+def test_what_tests_replace_in_the_system_has_a_reason():
+    here = Path(__file__)
+    found = [of_the_system(path.read_text()) for path in TESTS.rglob("*.py") if path != here]
+    assert set().union(*found) == set(SYSTEM)
 
 
 @parses

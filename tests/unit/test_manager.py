@@ -1627,9 +1627,10 @@ def test_a_manager_without_descriptors_refuses_and_goes_on():
             print("sound", len(refused))
         """
     )
+    path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *sys.path])
     run = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", script],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))},
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("sound ")

@@ -134,6 +134,17 @@ def test_name_of_a_base_that_another_program_put_there(memory, base):
     assert (memory.find("other"), memory.find("one")) == (15, None)
 
 
+def test_name_of_what_was_replaced_before_anybody_asked_for_names(base):
+    """What was told of the dimension when it was made is not what it is called now."""
+    with manager(base) as memory:
+        dimension = memory.create_proto_dimension("one", [spec()])
+        memory.crystallize(dimension)
+        jm.RegionBuilder(dimension, "other", generation=7).add_layer(spec("y")).write(jm.region_path(base, dimension))
+        assert memory.refresh().changed == [dimension]
+        assert memory[dimension, 0].text == "y"
+        assert (memory.find("other"), memory.find("one"), memory.names()) == (dimension, None, {"other": dimension})
+
+
 def test_file_of_ones_own_path_has_no_name_in_the_base_folder(memory, tmp_path):
     memory.load_dimension(20, build(tmp_path / "elsewhere", 20, "elsewhere"))
     assert memory.find("elsewhere") is None

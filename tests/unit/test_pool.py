@@ -627,7 +627,7 @@ def mapped_bytes() -> int:
 @pytest.mark.thread_unsafe(reason="looks at the address space of the process")
 def test_blocks_of_several_threads_keep_the_memory_of_a_pool_that_is_gone():
     """Each thread's blocks hold it by an object of their own, where there is no GIL."""
-    pool = PoolAllocator(((64, 4096),), 64)
+    pool = PoolAllocator(((256, 4096),), 256)
     blocks = [pool.allocate(4096), *(in_thread(partial(pool.allocate, 4096)) for _ in range(2))]
     for i, block in enumerate(blocks):
         memoryview(block)[:] = bytes([i]) * 4096
@@ -635,7 +635,7 @@ def test_blocks_of_several_threads_keep_the_memory_of_a_pool_that_is_gone():
     before = mapped_bytes()
     assert [bytes(block) for block in blocks] == [bytes([i]) * 4096 for i in range(3)]
     in_thread(blocks.clear)
-    assert mapped_bytes() <= before - 64 * MIB
+    assert mapped_bytes() <= before - 128 * MIB  # the last thread may have a stack and an arena of malloc: 72 MiB
 
 
 def test_homes_that_fit_stay_as_they_were_given():

@@ -307,6 +307,40 @@ json.dump(lines, sys.stdout)
     ]
 
 
+def test_worker_without_a_thread_is_counted_when_it_is_scraped_and_at_its_end(folder):
+    """The limit of threads would hold for all that the user runs, so `start` is replaced."""
+    lines = run(
+        folder,
+        """
+import logging, threading
+lines = []
+handler = logging.Handler()
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger("jessy_mem").addHandler(handler)
+start, is_refused = threading.Thread.start, [True]
+def refuse(thread):
+    if is_refused[0]:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = refuse
+from application import jm, memory, scrape
+from jessy_mem.exporters import prometheus_collector
+assert b"jessy_mem" in scrape()
+child = os.fork()  # which begins one of its own, in vain as well
+if not child:
+    os._exit(0 if b"jessy_mem" in scrape() else 1)
+assert os.waitpid(child, 0)[1] == 0
+is_refused[0] = False
+prometheus_collector()
+assert "jessy_mem metrics" in [each.name for each in threading.enumerate()]
+memory.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
+json.dump(lines, sys.stdout)
+""",
+    )
+    assert lines == ["no thread publishes the numbers of this worker between scrapes: can't start new thread"]
+    assert by_worker(scraped(folder), "jessy_mem_crystallizations_total") == {"0": 1}
+
+
 def test_buckets_count_what_the_histograms_did(world):
     from prometheus_client import CollectorRegistry, generate_latest
 

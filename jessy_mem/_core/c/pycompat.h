@@ -5,6 +5,7 @@
 #include <Python.h>
 
 #include "atomic.h"
+#include "thread.h"
 
 /* A new reference to dict[key]; NULL without an exception if there is none, NULL with one if the key cannot be hashed.
    Safe against a concurrent change of the dict, with and without the GIL. */
@@ -28,11 +29,35 @@ static inline PyObject *jm_dict_get_or_none(PyObject *dict, PyObject *key)
 
 /* What keeps several fields of an object together where there is no GIL; with it, nothing is needed. Inside there is no
    Python code and no other such lock. A critical section would not do where a dict is changed, too: it is left while the
-   lock of the dict is waited for. */
+   lock of the dict is waited for. That is also why a fork, which waits until each thread waits, may leave one locked by a
+   thread that the child has not got: so it is a new one in each process, from the first time that somebody locks it. */
 #ifdef Py_GIL_DISABLED
-typedef PyMutex jm_mutex;
-static inline void jm_mutex_lock(jm_mutex *mutex) { PyMutex_Lock(mutex); }
-static inline void jm_mutex_unlock(jm_mutex *mutex) { PyMutex_Unlock(mutex); }
+typedef struct {
+    PyMutex mutex;
+    uint64_t fork; /* atomic; the process that it is of */
+} jm_mutex;
+
+static PyMutex jm_mutex_renewal; /* for a few instructions, in which nobody waits */
+
+static __attribute__((noinline)) void jm_mutex_renew(jm_mutex *mutex, uint64_t fork)
+{
+    PyMutex_Lock(&jm_mutex_renewal);
+    if (jm_load_relaxed(&mutex->fork) != fork) {
+        memset(&mutex->mutex, 0, sizeof mutex->mutex);
+        jm_store_release(&mutex->fork, fork);
+    }
+    PyMutex_Unlock(&jm_mutex_renewal);
+}
+
+static inline void jm_mutex_lock(jm_mutex *mutex)
+{
+    uint64_t fork = jm_fork_number();
+    if (__builtin_expect(jm_load_acquire(&mutex->fork) != fork, 0))
+        jm_mutex_renew(mutex, fork);
+    PyMutex_Lock(&mutex->mutex);
+}
+
+static inline void jm_mutex_unlock(jm_mutex *mutex) { PyMutex_Unlock(&mutex->mutex); }
 #else
 typedef uint8_t jm_mutex;
 static inline void jm_mutex_lock(jm_mutex *mutex) { (void)mutex; }

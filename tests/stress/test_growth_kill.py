@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
+from itertools import count
 
 import grower
 import pytest
@@ -21,27 +23,30 @@ from helpers import HUNG_S
 @pytest.mark.parametrize(
     ("durability", "step"),
     [
-        ("each", 8),
-        ("batch", 9),
+        ("each", 97),
+        ("batch", 89),
         pytest.param("each", 1, marks=pytest.mark.slow),
         pytest.param("batch", 1, marks=pytest.mark.slow),
     ],
 )
-def test_killed_before_a_system_call_of_a_life(tmp_path, durability, step):
-    """Before each `step`th of them; before every one in the slow form."""
+def test_killed_at_a_system_call_of_a_life(tmp_path, durability, step):
+    """Before each call and after it, in the slow form; else at some of them."""
     lives, seen = grower.lives(), set()
-    with Learner() as learner:
-        for kill_before in range(0, 10_000, step):
-            base = tmp_path / f"{kill_before}"
-            learner.begin(base, 0, kill_before=kill_before, durability=durability)
+    with Learner(timeout_s=HUNG_S + 2000 // step) as learner:
+        for kill_at in count(0, step):
+            base = tmp_path / "base"
+            learner.begin(base, 0, kill_at=kill_at, durability=durability)
             status, told = learner.end()
             n_done, n_begun, dimension = last_told(told)
             if base.exists():
                 check_survived(base, dimension, lives[n_done], lives[n_begun], seen)
+                shutil.rmtree(base)
             if status == 0:
                 break
+            assert status == -signal.SIGKILL
     assert n_done == len(grower.STEPS)
     assert seen == {"before", "after"}, "the kills came all before, or all after, what they interrupted"
+    assert kill_at > 1000
 
 
 def kill_writers_at_random(tmp_path, n_rounds: int) -> None:

@@ -38,6 +38,7 @@ from unittest import SkipTest
 
 import disk
 import grower
+import mixture
 import stopping
 from world import content_of, generation_of, manager
 
@@ -199,6 +200,11 @@ def import_stopped(base: str, first_key: int, user: bool, archive: str) -> None:
         jm.import_base(archive, base, replace_existing=True)
 
 
+def mix(base: str, first_key: int, user: bool, archives: list[str], mixed: str) -> None:
+    """Be one of several writers that do everything at once, with that durability."""
+    mixture.write(base, first_key, mixed, archives, report)
+
+
 def read(base: str, first_key: int, user: bool, read_s: float) -> None:
     """Follow the others for a while and read all that there is, whole or not at all; now and then a fork reads, too."""
     deadline, n_read = time.monotonic() + read_s, 0
@@ -284,6 +290,7 @@ def serve() -> None:
             "cut_power": grow_cut,
             "durability": grow_stopped,
             "shared": grow,
+            "mixed": mix,
             "archive": import_stopped,
             "kill_at": learn_stopped,
             "n": learn,

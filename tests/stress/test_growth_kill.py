@@ -11,6 +11,7 @@ import time
 from itertools import count
 
 import grower
+import mixture
 import pytest
 from learner import Learner
 from survivors import check_survived, last_told
@@ -95,3 +96,47 @@ def test_writers_killed_at_random_moments(tmp_path):
 @pytest.mark.slow
 def test_writers_killed_at_many_random_moments(tmp_path):
     kill_writers_at_random(tmp_path, 75)
+
+
+def kill_a_mixture_at_random(tmp_path, n_kills: int) -> mixture.Record:
+    """Four writers do everything at once; one after the other is killed and begins anew, `n_kills` times in all."""
+    chance = random.Random(n_kills)
+    archives = [str(mixture.archive(tmp_path, key)) for key in (7, 11)]
+    record = mixture.Record(tmp_path / "base")
+    keys = count(0, 1_000_000)
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(Learner(timeout_s=HUNG_S + 4 * n_kills)) for _ in range(4)]
+
+        def begin(writer: Learner) -> None:
+            mixed = "batch" if writer is writers[0] else "each"
+            writer.begin(record.base, next(keys), archives=archives, mixed=mixed)
+
+        def kill(writer: Learner) -> None:
+            os.kill(writer.worker, signal.SIGKILL)
+            status, told = writer.end()
+            assert status == -signal.SIGKILL
+            record.enter(told)
+
+        for _ in range(n_kills // 12):
+            for writer in writers:
+                begin(writer)
+            for writer in chance.sample(2 * writers, 8):  # while the others go on
+                time.sleep(chance.uniform(0.02, 0.2))
+                kill(writer)
+                begin(writer)
+            time.sleep(chance.uniform(0.02, 0.2))
+            for writer in writers:
+                kill(writer)
+            record.check()
+    return record
+
+
+def test_a_mixture_is_killed_at_random_moments(tmp_path):
+    kill_a_mixture_at_random(tmp_path, 12)
+
+
+@pytest.mark.slow
+def test_a_mixture_is_killed_at_many_random_moments(tmp_path):
+    record = kill_a_mixture_at_random(tmp_path, 300)
+    done = {"shared", "created", "appended", "updated", "removed", "crystallized", "forgotten", "imported"}
+    assert all(record.n_told[word] > 10 for word in done)

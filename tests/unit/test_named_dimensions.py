@@ -10,6 +10,7 @@ import pytest
 from world import World, content_of, manager
 
 import jessy_mem as jm
+from helpers import HAS_PROC, mapped_regions
 
 
 def spec(key=1, **options):
@@ -70,6 +71,26 @@ def test_names_are_known_before_anything_is_loaded(tmp_path):
         assert memory.names() == {"dimension 3": 3, "Humor": 15, "dimension 40": 40}
         with pytest.raises(TypeError):
             memory.find(15)
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="looks into /proc")
+@pytest.mark.parametrize("has_register", [True, False])
+def test_a_start_with_many_files_of_users_knows_their_names_and_maps_none(tmp_path, has_register):
+    """Without a register their headers are read, each for itself."""
+    with manager(tmp_path) as memory:
+        made = {f"user:{i}": memory.create_proto_dimension(f"user:{i}", [spec(i)], user=True) for i in range(200)}
+        memory.crystallize_many()
+    if not has_register:
+        (tmp_path / ".jessy_mem.lock").unlink()
+    with manager(tmp_path) as memory:
+        assert memory.find("user:150") == made["user:150"]
+        assert memory.names() == made
+        assert not [line for line in mapped_regions() if str(tmp_path) in line]
+        stats = memory.get_stats()
+        assert (stats.dimensions_loaded, stats.total_allocated_bytes) == (0, 0)
+        memory.append_layer(made["user:7"], spec())  # which maps its own, and no other
+        assert memory.user_dimensions() == [made["user:7"]]
+        assert {line.split("/D")[1].split("/")[0] for line in mapped_regions() if str(tmp_path) in line} == {"1007"}
 
 
 @pytest.mark.filterwarnings("ignore:dimension.* simulated")

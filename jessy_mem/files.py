@@ -59,6 +59,7 @@ from jessy_mem.unlinked import Unlinked
 
 __all__ = ["Files", "deltas_of", "has_base"]
 
+SIMULATED_HINT = "it is simulated, and no file at {} is read that could change"
 N_TRIES = 100  # against others that publish the same generation, where locks do nothing
 
 
@@ -162,12 +163,15 @@ class Files:
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}, and only a base folder's own files grow")
         if known is not None and known.source == "simulated":
-            raise RegionNotFound(dimension, f"it is simulated: there is no file at {place.path} to change")
+            raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
         if known is None:
             if not has_base(place.path):
                 if self._ids.is_empty(dimension) or dimension in self.waited_for:
                     return None
                 hint = "; ensure_dimension begins it, by its name" if place.planned else ""
+                given_to = self._ids.given_to(dimension)
+                if given_to is not None and given_to.is_proto:
+                    hint = f"; it is {given_to.name!r}, a proto-dimension of another process"
                 raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
         elif isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
@@ -175,6 +179,8 @@ class Files:
         region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
         if region.immutable:
             raise ImmutableDimension(dimension)
+        if region.source == "simulated":  # just now, although there is a file
+            raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
         self._sweep(dimension, region)
         return region
 

@@ -129,12 +129,15 @@ class Learner:
         with self.protos.lock, self.files.locked():
             dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
             place = self._opener.place_of(dimension)
-            has_file, is_waited_for = has_base(place.path), self.ids.is_empty(dimension)
+            has_file = has_base(place.path)
             if has_file and self._table._known(dimension) is None:
                 self._table.load_dimension(dimension, exist_ok=True)
             elif not has_file and place.planned and self._config.simulation != "always":
                 self.files.waited_for[dimension] = name
-            if changes and not has_file and (place.planned or is_waited_for):
+            source = self._source_of(dimension)
+            if changes and dimension in self.protos.empty:
+                self._begin_proto(dimension, lambda region: changes)
+            elif changes and source != "pool" and (not has_file or source == "simulated"):
                 try:
                     self.files.current(dimension)  # which says why it cannot be changed, as to who appends
                     self.files.begin(dimension, changes, name)
@@ -152,6 +155,10 @@ class Learner:
         if known is None and self._config.read_only and has_base(self._opener.place_of(dimension).path):
             known = self._table.load_dimension(dimension, exist_ok=True)
         return known is not None and known.source != "simulated"
+
+    def _source_of(self, dimension: int) -> str | None:
+        known = self._table._known(dimension)
+        return None if known is None else known.source
 
     def find(self, name: str) -> int | None:
         self._table._check_open()
@@ -172,11 +179,8 @@ class Learner:
         checked_spec(spec)
 
         def change(region: MmapRegion | None) -> Changes:
-            layer = spec.layer
-            if layer is None:
-                layer = free_number(dimension, region)
-            elif region is not None and region._has_layer(layer):
-                raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+            layer = free_number(dimension, region) if spec.layer is None else spec.layer
+            check_new(dimension, layer, region)
             return {layer: spec}
 
         (layer,) = self._change(dimension, change)
@@ -191,8 +195,7 @@ class Learner:
             first = 0 if region is None else region._next_layer
             changes = numbered(specs, first)
             for layer in changes:
-                if layer < first and region is not None and region._has_layer(layer):
-                    raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+                check_new(dimension, layer, region)
             return changes
 
         return [LayerId(dimension, layer) for layer in self._change(dimension, change)]
@@ -440,6 +443,15 @@ def free_number(dimension: int, region: MmapRegion | None) -> int:
             f"layer {layer} of D{dimension:02d}: a dimension has at most {MAX_LAYER + 1} layers in its life"
         )
     return layer
+
+
+def check_new(dimension: int, layer: int, region: MmapRegion | None) -> None:
+    """ValueError for a number that a layer has, or may have had: below the last nobody remembers which were given."""
+    if region is not None and layer < region._next_layer:
+        if region._has_layer(layer):
+            raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+        hint = f"a number is not given again, and the next is {region._next_layer}"
+        raise ValueError(f"layer {layer} of D{dimension:02d}: {hint}")
 
 
 def check_there(dimension: int, layer: int, region: MmapRegion | None) -> None:

@@ -387,7 +387,8 @@ class MmapManager(RegionTable):
         Of any number of threads and processes that ask at once, all get the same id. A new one is a file at once, so
         that all can read it: of `layers`, or of what is appended first; so is one of the plan, by its name there. What
         exists takes no layers from here. Errors are those of `create_proto_dimension` but DimensionExists, and of
-        `load_dimension`; with layers also those of `append_layer` for what is simulated or immutable. Thread-safe.
+        `load_dimension`; with layers also those of `append_layer` for what is simulated or immutable, or is another
+        process's and no file yet. Thread-safe.
         """
         self._follow()
         return self._settled(self._learner.ensure(name, layers, user))

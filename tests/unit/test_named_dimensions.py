@@ -224,6 +224,22 @@ def test_ensured_dimension_may_be_a_proto_dimension(tmp_path):
         assert memory.access_layer((dimension, 0)).source == "pool"
 
 
+def test_ensure_does_not_lose_layers_that_a_name_cannot_take(tmp_path):
+    """A name that another manager, or process, has for itself; and one of one's own that has no layers yet."""
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        dimension = memory.create_proto_dimension("Humor")
+        assert other.ensure_dimension("Humor") == dimension
+        with pytest.raises(jm.RegionNotFound, match="'Humor', a proto-dimension of another"):
+            other.ensure_dimension("Humor", [spec(1)])
+        assert memory.ensure_dimension("Humor", [spec(2)]) == dimension
+        assert memory.ensure_dimension("Humor", [spec(3)]) == dimension  # which it does not take: it exists
+        assert [bytes(view) for view in memory.values()] == [content_of(2, 2)]
+        with pytest.raises(jm.RegionNotFound, match="'Humor', a proto-dimension of another"):
+            other.ensure_dimension("Humor", [spec(1)])
+        memory.crystallize(dimension)
+        assert other.ensure_dimension("Humor", [spec(1)]) == dimension
+
+
 def test_all_who_ask_at_once_get_the_same(tmp_path):
     memories = [manager(tmp_path) for _ in range(4)]
     start = threading.Barrier(8)

@@ -379,8 +379,12 @@ class Learner:
 
     # The end
 
-    def end(self) -> None:
-        """What `on_close` says; UnsavedLearning, or the error of the first that cannot be saved."""
+    def end(self) -> dict[int, str]:
+        """What `on_close` says; UnsavedLearning, or the error of the first that cannot be saved.
+
+        Gives the names, by dimension, of those that have no layer to make a file of, and are free again; none if all
+        may be dropped.
+        """
         with self.protos.lock:
             unsaved = self.unsaved()
             if unsaved and self._config.on_close == "raise":
@@ -390,15 +394,18 @@ class Learner:
                     self.files.sync()
                 self.protos.publish(*unsaved, at_end=True)
             self.files.sync()
-            for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
+            empty = self.protos.empty.copy()
+            for dimension in [*empty, *self.protos.own()]:  # their names are free again
                 self._release(dimension)
+                self.protos.empty.pop(dimension, None)
             self.files.unlinked.let_go()
             self.ids.close()
+        return {} if self._config.on_close == "drop" else empty
 
-    def end_for_good(self) -> None:
+    def end_for_good(self) -> dict[int, str]:
         """The same, and nothing is learned after it: nobody would save it."""
         self._ended = True
-        self.end()
+        return self.end()
 
     def unsaved(self) -> list[int]:
         """The proto-dimensions that the end must not lose."""

@@ -83,6 +83,7 @@ class Files:
         self._total_bytes = total_bytes
         self._batch = batch
         self.waited_for: dict[int, str] = {}  # names of the plan that were asked for: what has no file may begin one
+        self.promised: dict[int, str] = {}  # ids that were given for a name that had no file then
         self._swept: dict[int, int] = {}  # dimensions whose leftovers were removed: the generation of the base then
 
     @contextlib.contextmanager
@@ -164,16 +165,17 @@ class Files:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}, and only a base folder's own files grow")
         if known is not None and known.source == "simulated":
             raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
-        if known is None:
-            if not has_base(place.path):
-                if self._ids.is_empty(dimension) or dimension in self.waited_for:
-                    return None
-                hint = "; ensure_dimension begins it, by its name" if place.planned else ""
-                given_to = self._ids.given_to(dimension)
-                if given_to is not None and given_to.is_proto:
-                    hint = f"; it is {given_to.name!r}, a proto-dimension of another process"
-                raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
-        elif isinstance(known, MmapRegion):
+        if known is None and not has_base(place.path):
+            if self._ids.is_empty(dimension) or dimension in self.waited_for:
+                return None
+            hint = "; ensure_dimension begins it, by its name" if place.planned else ""
+            given_to = self._ids.given_to(dimension)
+            if given_to is not None and given_to.is_proto:
+                hint = f"; it is {given_to.name!r}, a proto-dimension of another process"
+            raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
+        if dimension in self.promised or not isinstance(known, MmapRegion):
+            self._check_own(dimension)
+        if isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
             known = self.table._known(dimension)
         region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
@@ -183,6 +185,14 @@ class Files:
             raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
         self._sweep(dimension, region)
         return region
+
+    def _check_own(self, dimension: int) -> None:
+        """RegionNotFound if what has a name and no layer yet is asked for, and another's file came to its place."""
+        name = self.promised.pop(dimension, self._ids.name_of(dimension) if self._ids.is_empty(dimension) else None)
+        other = None if name is None else self._ids.displaced(dimension, name)
+        if other is not None:
+            hint = f"{other!r} came to where the file of {name!r} would be; ensure_dimension gives that another id"
+            raise RegionNotFound(dimension, hint)
 
     def begin(self, dimension: int, changes: Changes, name: str) -> None:
         """Publish the first file of a dimension, and put it into the table. Under the folder's lock."""

@@ -119,6 +119,15 @@ class IdRegister(Register):
                 self._shorten()
             return bool(names)
 
+    def displaced(self, dimension: int, name: str) -> str | None:
+        """The name in the file that lies where that of `name` would be, if it is another's; the id has that name then.
+
+        None if there is no such file. Under the lock; MappingError.
+        """
+        with self._errors():
+            found = next((stored for _, stored in stored_names(self._base_path, [dimension])), name)
+        return found if found != name and self.give_way(dimension) else None
+
     # Names
 
     def find(self, name: str) -> int | None:

@@ -37,7 +37,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.files import Files, deltas_of, has_base
 from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
-from jessy_mem.ids import IdRegister
+from jessy_mem.ids import IdRegister, Reservation
 from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
 from jessy_mem.names import checked_name
 from jessy_mem.opening import Opener
@@ -127,7 +127,7 @@ class Learner:
         self._check_writable()
         name = checked_name(name)
         with self.protos.lock, self.files.locked():
-            dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
+            dimension, is_new = self._reserved_for_all(name, user)
             place = self._opener.place_of(dimension)
             has_file = has_base(place.path)
             if has_file and self._table._known(dimension) is None:
@@ -145,9 +145,20 @@ class Learner:
                     if is_new and not has_base(place.path):
                         self._release(dimension)
                     raise
-            elif is_new and self._config.durability == "each":
-                self.ids.sync()
+            elif not (has_file or place.planned or source == "pool"):
+                self.files.promised[dimension] = name
+                if is_new and self._config.durability == "each":
+                    self.ids.sync()
         return dimension
+
+    def _reserved_for_all(self, name: str, user: bool) -> Reservation:
+        """The dimension that has the name, or is to have it: another if another's file came to its place."""
+        segment = "user" if user else "reserve"
+        found = self.ids.reserve(name, segment, for_all=True)
+        is_sure = found.is_new or found.dimension in self._layout.dimensions or self._table._known(found.dimension)
+        if is_sure or self.ids.displaced(found.dimension, name) is None:
+            return found
+        return self.ids.reserve(name, segment, for_all=True)
 
     def _is_made(self, dimension: int) -> bool:
         """Whether a dimension that was found is there, and not simulated; who only reads has it loaded then."""

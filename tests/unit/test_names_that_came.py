@@ -212,6 +212,29 @@ def test_id_of_a_name_without_layers_is_not_taken_by_an_import(replace, memory, 
         assert other.names() == {"one": 15, "user:bob": bob}
 
 
+@pytest.mark.parametrize("see", ["nothing", "refresh", "load", "other"])
+def test_file_that_came_to_the_id_of_a_name_without_layers_does_not_get_its_layers(see, memory, base, tmp_path):
+    """Of no process to which the id was given; the next that asks by name gets another."""
+    with manager(base) as other:
+        dimension = memory.ensure_dimension("ann", user=True)
+        assert other.ensure_dimension("ann") == dimension
+        builder = jm.RegionBuilder(dimension, "bob").add_layer(jm.LayerSpec(text="of bob"))
+        builder.write(jm.region_path(base, dimension))
+        if see == "refresh":
+            memory.refresh()
+        elif see == "load":
+            memory.load_dimension(dimension)
+        elif see == "other":
+            assert other.ensure_dimension("ann", [jm.LayerSpec(text="of ann")], user=True) == dimension + 1
+        with pytest.raises(jm.RegionNotFound, match="'bob' came to where the file of 'ann' would be"):
+            memory.append_layer(dimension, jm.LayerSpec(text="of ann"))
+        for each in (memory, other):
+            assert each.ensure_dimension("ann", [jm.LayerSpec(text="of ann")], user=True) == dimension + 1
+            assert each.find("bob") == dimension
+            assert each.load_dimension(dimension, exist_ok=True).n_layers == 1
+        assert memory.append_layer(dimension, jm.LayerSpec(text="of bob, too")) == (dimension, 1)
+
+
 def test_name_without_layers_may_get_its_own_from_an_import(memory, base, tmp_path):
     bob = memory.ensure_dimension("user:bob")
     import_(base, tmp_path, bob, "user:bob")

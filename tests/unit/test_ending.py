@@ -297,9 +297,10 @@ def test_name_without_a_layer_may_be_dropped(tmp_path):
 def test_name_without_a_layer_is_told_at_the_last_reference(tmp_path):
     memory = manager(tmp_path)
     memory.create_proto_dimension("Humor")
+    held = [memory]
+    del memory
     with pytest.warns(ResourceWarning, match="'Humor'"):
-        del memory
-        gc.collect()
+        held.clear()
 
 
 # Whole programs -----------------------------------------------------------------------------------------------------

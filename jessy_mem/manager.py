@@ -43,7 +43,7 @@ from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.relief import EvictCallback, Relief
 from jessy_mem.report import Times, histograms_of, state_of, stats_of
-from jessy_mem.snapshot import Snapshot
+from jessy_mem.snapshot import Snapshot, map_changed
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
 from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
@@ -294,7 +294,7 @@ class MmapManager(RegionTable):
         """
         self._check_open()
         self._following.stop(self)
-        self._read_changed()
+        map_changed(self)
         with self._lock:
             self._following.catch_up(self)
             snapshot = Snapshot(self)
@@ -399,15 +399,15 @@ class MmapManager(RegionTable):
         Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
         """
         self._follow()
-        return self._learner.find(name)
+        found = self._learner.find(name)
+        return self._catalogue.find(name) if found is None else found
 
     def names(self) -> dict[str, int]:
         """The names of all that is loaded or has a file, and which dimension has each. Thread-safe."""
         self._follow()
         known = self._learner.names()
         with self._lock:
-            loaded = sorted(((region.name, each) for each, region in self._regions.items()), reverse=True)
-        return {**dict(loaded), **known}
+            return {**self._catalogue.names(), **known}
 
     def append_layer(self, dimension_id: int, spec: LayerSpec) -> LayerId:
         """Add a layer to a proto-dimension, or to a dimension that has a file; returns its id.

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from inside import evict
 from world import World, content_of, manager
 
 import jessy_mem as jm
@@ -68,7 +69,16 @@ def test_names_are_known_before_anything_is_loaded(tmp_path):
         assert memory.find("Humor") == 15
         assert memory.find("nobody") is None
         memory.load_dimension(40, elsewhere)
-        assert memory.names() == {"dimension 3": 3, "Humor": 15, "dimension 40": 40}
+        for _ in range(2):
+            assert memory.names() == {"dimension 3": 3, "Humor": 15, "dimension 40": 40}
+            assert memory.find("dimension 40") == 40
+            evict(memory, 40)
+        memory.unload_dimension(40)
+        assert memory.find("dimension 40") is None
+        memory.load_dimension(15)
+        memory.load_dimension(40, elsewhere)
+        memory.ensure_dimension("dimension 40", [spec()])  # what is in the base folder goes before
+        assert memory.find("dimension 40") == memory.names()["dimension 40"] == 16
         with pytest.raises(TypeError):
             memory.find(15)
 

@@ -222,7 +222,8 @@ class IdRegister(Register):
         """Read what others appended to the register; the first time also the names of files it does not know."""
         try:
             facts = os.stat(self._path, follow_symlinks=False)
-            if self._has_scanned and (self._inode, self._size) == (facts.st_ino, facts.st_size):
+            seen = facts.st_ino, facts.st_size, facts.st_mtime_ns
+            if self._has_scanned and (self._inode, self._size, self._seen_ns) == seen:
                 return
             file = Descriptor(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:  # none, or not for this user: then the files are asked
@@ -235,6 +236,7 @@ class IdRegister(Register):
         with file as fd, self._errors():
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 self._follow(fd)
+                self._seen_ns = facts.st_mtime_ns
         if not self._has_scanned:
             self.scan()
 

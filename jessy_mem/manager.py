@@ -396,7 +396,7 @@ class MmapManager(RegionTable):
     def find(self, name: str) -> int | None:
         """The id of the dimension that has the name, the lowest if several files came with it; None if none has.
 
-        Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
+        Also of what is not loaded, or is from a path of one's own. Thread-safe; takes no lock that a writer holds.
         """
         self._follow()
         found = self._learner.find(name)

@@ -136,7 +136,9 @@ def test_name_of_a_base_that_another_program_put_there(memory, base):
 
 def test_file_of_ones_own_path_has_no_name_in_the_base_folder(memory, tmp_path):
     memory.load_dimension(20, build(tmp_path / "elsewhere", 20, "elsewhere"))
-    assert memory.find("elsewhere") is None
+    assert memory.find("elsewhere") == memory.names()["elsewhere"] == 20  # for who has loaded it
+    with manager(memory.config.base_path) as other:
+        assert other.find("elsewhere") is None
     with manager(memory.config.base_path) as other:
         other.ensure_dimension("two")
         assert other.names() == {"one": 15, "two": 16}

@@ -1,8 +1,8 @@
 """What a process knows of the register of a base folder, and how that file is read and written.
 
 Readers take no lock: lines only come at the end, and a register that was written anew has another token. One of the
-same token that is shorter, or says something else, was damaged: what was read before is told anew. Writers hold the lock,
-append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
+same token that is shorter, or says something else, was damaged: what was read before is told anew. Writers hold
+the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
 in the file counts; and who writes the register anew carries over what was appended meanwhile.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ from jessy_mem.unlinked import Unlinked
 __all__ = ["Files", "deltas_of", "has_base"]
 
 SIMULATED_HINT = "it is simulated, and no file at {} is read that could change"
+logger = logging.getLogger("jessy_mem")
+
 N_TRIES = 100  # against others that publish the same generation, where locks do nothing
 
 
@@ -257,6 +260,7 @@ class Files:
     def new_file(self, dimension: int) -> NewFile:
         """The base of a dimension that has none. What a crash left there is nothing, and is not to lie on it.
 
+        What lay on a base that is lost goes, too, which is logged.
         MappingError if it cannot be removed. Under the folder's lock.
         """
         base = self._opener.place_of(dimension).path
@@ -265,6 +269,9 @@ class Files:
             leftovers.clear()
         elif os.path.lexists(base):
             leftovers.insert(0, base)
+        elif leftovers:
+            text = "D%02d begins anew: its base is lost, or was forgotten, and what lay on that is removed: %s"
+            logger.warning(text, dimension, ", ".join(map(os.path.basename, leftovers)))
         for leftover in leftovers:
             try:
                 remove(leftover)

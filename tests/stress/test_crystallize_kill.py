@@ -2,48 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import random
 import signal
-import time
 from itertools import count
 
 import pytest
 from learner import Learner, Ledger
-
-ROUNDS_OF_ONE_FOLDER = 10
-
-
-def kill_at_random(tmp_path, n_rounds: int) -> Ledger:
-    """Let a process learn and kill it, `n_rounds` times; returns what is known of the last folder."""
-    chance = random.Random(n_rounds)
-    n_durable = 0
-    with Learner() as learner:
-        for number in range(n_rounds):
-            if number % ROUNDS_OF_ONE_FOLDER == 0:
-                ledger = Ledger(tmp_path / f"{number}")
-            pid = learner.begin(ledger.base, number * 100_000, user=number % 4 == 3, n=None)
-            time.sleep(chance.uniform(0, 0.06))
-            os.kill(pid, signal.SIGKILL)
-            status, told = learner.end()
-            assert status == -signal.SIGKILL
-            ledger.enter(told)
-            if ledger.base.exists():
-                ledger.check()
-                n_durable += len(ledger.durable)
-            if number % ROUNDS_OF_ONE_FOLDER == ROUNDS_OF_ONE_FOLDER - 1:
-                ledger.check_loading()
-    assert n_durable, "killed before anything was written, each time"
-    return ledger
-
-
-def test_killed_at_random_moments(tmp_path):
-    kill_at_random(tmp_path, 40)
-
-
-@pytest.mark.slow
-def test_killed_at_many_random_moments(tmp_path):
-    kill_at_random(tmp_path, 300)
 
 
 @pytest.mark.parametrize(("user", "step"), [(False, 17), pytest.param(False, 1, marks=pytest.mark.slow), (True, 19)])

@@ -189,6 +189,22 @@ def test_ensured_dimension_of_the_plan_begins_its_file(tmp_path):
         assert memory.find(name) == other.find(name) == 3
 
 
+def test_what_lay_on_a_lost_base_is_told_of_when_that_is_begun_anew(tmp_path, caplog):
+    """Of a dimension of the plan, whose id is its own for ever."""
+    with manager(tmp_path) as memory:
+        name = memory.layout.dimensions[3].name
+        memory.ensure_dimension(name, [spec(1)])
+        memory.append_layer(3, jm.LayerSpec(text="more"))
+    path = jm.region_path(tmp_path, 3)
+    path.unlink()
+    with manager(tmp_path) as memory:
+        assert memory.ensure_dimension(name, [spec(2)]) == 3
+        assert [bytes(view) for view in memory.values()] == [content_of(2, 2)]
+    assert "D03 begins anew: its base is lost" in caplog.text
+    assert "delta-0000000000000002.mmap" in caplog.text
+    assert os.listdir(path.parent) == ["region.mmap"]
+
+
 def test_ensured_dimension_of_the_plan_without_layers_becomes_a_file_with_the_first_append(tmp_path):
     with manager(tmp_path) as memory, manager(tmp_path) as other:
         name = memory.layout.dimensions[3].name

@@ -235,8 +235,9 @@ class IdRegister(Register):
             return
         with file as fd, self._errors():
             if stat.S_ISREG(os.fstat(fd).st_mode):
-                self._follow(fd)
-                self._seen_ns = facts.st_mtime_ns
+                with self._mutex:
+                    self._follow(fd)
+                    self._seen_ns = facts.st_mtime_ns
         if not self._has_scanned:
             self.scan()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,14 +23,14 @@ REFUSED = 77  # the status of a child that must not be traced here
 _TRACEME, _DETACH, _SYSCALL, _SETOPTIONS = 0, 17, 24, 0x4200
 _MARK_CALLS, _FOLLOW_THREADS, _KILL_WITH_PARENT = 0x1, 0x8, 0x100000  # PTRACE_O_TRACESYSGOOD, TRACECLONE, EXITKILL
 _CALL = signal.SIGTRAP | 0x80  # what stops at a call, with _MARK_CALLS
-_ALL_THREADS = 0x40000000  # __WALL
+_ALL_THREADS = 0x40000000 if sys.platform == "linux" else 0  # __WALL
 
 
 @contextmanager
 def calls_are_stops() -> Iterator[None]:
     """In the child: inside, each system call is a stop. To be used once. Where that is refused, the child ends."""
     os.setpgid(0, 0)  # so that the parent can wait for its threads, and for nobody else
-    if _ptrace(_TRACEME, 0):
+    if sys.platform != "linux" or _ptrace(_TRACEME, 0):  # others call all of it otherwise
         os._exit(REFUSED)
     os.kill(os.getpid(), signal.SIGSTOP)
     yield

@@ -11,10 +11,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
+from unicodedata import normalize
 
 from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.mapping import UnmapTogether
-from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.region import MmapRegion, make_region
 from jessy_mem._core.whole import mended, whole
 from jessy_mem.addresses import Addresses
 from jessy_mem.errors import ConsciousnessError, DimensionNotFound, InvalidRegion, RegionNotFound
@@ -46,6 +47,7 @@ class Catalogue:
         self._unindexed: set[int] | None = None  # what is not in the index; None before the first question
         self._layout = layout
         self._addresses = Addresses(layout)
+        self._own_names: dict[int, str] = {}  # in files at paths of the user's
 
     def put(self, dimension: int, region: MmapRegion) -> None:
         """A dimension is mapped now, in whatever way it was there before."""
@@ -64,6 +66,7 @@ class Catalogue:
         """A dimension is not loaded any more."""
         self.edition += 1
         self.evicted.remove(dimension)
+        self._own_names.pop(dimension, None)
         self._index.remove(dimension)
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
@@ -92,11 +95,26 @@ class Catalogue:
             self._unindexed.add(dimension)
 
     def _note(self, dimension: int, region: MmapRegion) -> None:
-        if region.source == "mmap" and not self._opener.is_named(dimension):
+        if region.source != "mmap":
+            return
+        if self._opener.is_named(dimension):
+            self._own_names[dimension] = normalize("NFC", region.name)
+        else:
             self.note_name(dimension, region.name)
 
+    def names(self) -> dict[str, int]:
+        """The names of all that is mapped, and of what was loaded from a path of the user's, which no register has."""
+        found = [(region.name, dimension) for dimension, region in self._regions.items()]
+        found += [(name, dimension) for dimension, name in self._own_names.items()]
+        return dict(sorted(found, reverse=True))
+
+    def find(self, name: str) -> int | None:
+        """The dimension of that name that was loaded from a path of the user's. Needs no lock."""
+        name = normalize("NFC", name)
+        return min((each for each, own in self._own_names.copy().items() if own == name), default=None)
+
     def add(self, dimension: int, evicted: Evicted) -> None:
-        """A dimension is known, and mapped on its first access: how many layers it has is seen then."""
+        """A dimension is known, and mapped on its first access: how many layers it has is seen at the first look."""
         whole(self._add_now, dimension, evicted, repair=self.repair)
 
     def _add_now(self, dimension: int, evicted: Evicted) -> None:
@@ -104,7 +122,7 @@ class Catalogue:
         self._mark_changed_now(dimension)
 
     def mark_changed(self, dimension: int, generation: int | None = None) -> None:
-        """The files of an evicted dimension are others now: its layers can be found again when it is mapped."""
+        """The files of an evicted dimension are others now: its layers can be found again after a look at them."""
         whole(self._mark_changed_now, dimension, generation, repair=self.repair)
 
     def _mark_changed_now(self, dimension: int, generation: int | None = None) -> None:
@@ -113,6 +131,25 @@ class Catalogue:
         self._index.remove(dimension)
         if self._unindexed is not None:
             self._unindexed.discard(dimension)
+
+    def look_again(self, dimension: int) -> None:
+        """Remember what an evicted dimension is now, if it has changed, by a look at its files.
+
+        DimensionNotFound, InvalidRegion or MappingError if they cannot be opened: then it is as it was.
+        """
+        known = self.evicted.get(dimension)
+        if known is not None and dimension in self.evicted.changed:
+            stack = self._opener.open(self._opener.place_of(dimension), None, known.source)
+            whole(self._look_again_now, dimension, stack, repair=self.repair)
+
+    def _look_again_now(self, dimension: int, stack: Stack) -> None:
+        region = make_region(stack, False, bytearray)
+        self.edition += 1
+        self.evicted.put(dimension, Evicted(region.generation, region.n_layers, stack[0].source, region.size))
+        if self._unindexed is not None:
+            self._unindexed.add(dimension)
+        if self._addresses.in_use:
+            self._addresses.put(dimension, region.size)
 
     def count_layers(self) -> int:
         return sum(region.n_layers for region in self._regions.values()) + self.evicted.n_layers
@@ -157,7 +194,7 @@ class Catalogue:
         return self._unindexed
 
     def _all_but_changed(self) -> set[int]:
-        """What the index should have; what has changed while it was evicted comes to it when it is mapped."""
+        """What the index should have; what has changed while it was evicted comes to it when it is looked at."""
         return {*self._regions, *self.evicted} - self.evicted.changed
 
     def _index_now(self, dimension: int) -> None:

@@ -85,9 +85,11 @@ def open_ones() -> list[Ending]:
 
 def close(it: Ending) -> None:
     """Save what was learned, and let go of everything; UnsavedLearning, or why something cannot be saved."""
+    empty: dict[int, str] = {}
     while not it._closed:
-        it._learner.end()
+        empty |= it._learner.end()
         _let_go(it, unless_unsaved=True)
+    _tell_of_names(it, empty)
 
 
 def end_unreferenced(it: Ending) -> None:
@@ -134,6 +136,14 @@ def _or_warn(save: Callable[[Ending], None], it: Ending) -> None:
         warnings.warn(message, LearningLost, stacklevel=2)
 
 
+def _tell_of_names(it: Ending, empty: dict[int, str]) -> None:
+    """Names that nothing was learned under: no file keeps them."""
+    if empty:
+        names = ", ".join(f"{name!r} (D{each:02d})" for each, name in empty.items())
+        message = f"{it!r} ended, and dimensions without a layer went with it, whose names are free again: {names}"
+        warnings.warn(message, LearningLost, stacklevel=3)
+
+
 def _let_go(it: Ending, unless_unsaved: bool) -> None:
     with it._lock:
         if it._closed or (unless_unsaved and it._learner.unsaved()):  # what was learned meanwhile
@@ -154,7 +164,7 @@ def _end_all() -> None:
     global _program_ended
     _late.clear()
     for it in open_ones():
-        _or_warn(lambda it: it._learner.end_for_good(), it)
+        _or_warn(lambda it: _tell_of_names(it, it._learner.end_for_good()), it)
         for tell in at_end:
             tell(it)
     _program_ended = True

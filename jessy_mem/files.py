@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -59,6 +60,9 @@ from jessy_mem.unlinked import Unlinked
 
 __all__ = ["Files", "deltas_of", "has_base"]
 
+SIMULATED_HINT = "it is simulated, and no file at {} is read that could change"
+logger = logging.getLogger("jessy_mem")
+
 N_TRIES = 100  # against others that publish the same generation, where locks do nothing
 
 
@@ -82,6 +86,7 @@ class Files:
         self._total_bytes = total_bytes
         self._batch = batch
         self.waited_for: dict[int, str] = {}  # names of the plan that were asked for: what has no file may begin one
+        self.promised: dict[int, str] = {}  # ids that were given for a name that had no file then
         self._swept: dict[int, int] = {}  # dimensions whose leftovers were removed: the generation of the base then
 
     @contextlib.contextmanager
@@ -162,21 +167,35 @@ class Files:
         if place.named:
             raise RegionNotFound(dimension, f"it was loaded from {place.path}, and only a base folder's own files grow")
         if known is not None and known.source == "simulated":
-            raise RegionNotFound(dimension, f"it is simulated: there is no file at {place.path} to change")
-        if known is None:
-            if not has_base(place.path):
-                if self._ids.is_empty(dimension) or dimension in self.waited_for:
-                    return None
-                hint = "; ensure_dimension begins it, by its name" if place.planned else ""
-                raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
-        elif isinstance(known, MmapRegion):
+            raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
+        if known is None and not has_base(place.path):
+            if self._ids.is_empty(dimension) or dimension in self.waited_for:
+                return None
+            hint = "; ensure_dimension begins it, by its name" if place.planned else ""
+            given_to = self._ids.given_to(dimension)
+            if given_to is not None and given_to.is_proto:
+                hint = f"; it is {given_to.name!r}, a proto-dimension of another process"
+            raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
+        if dimension in self.promised or not isinstance(known, MmapRegion):
+            self._check_own(dimension)
+        if isinstance(known, MmapRegion):
             self.table._refresh_dimension(dimension)
             known = self.table._known(dimension)
         region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
         if region.immutable:
             raise ImmutableDimension(dimension)
+        if region.source == "simulated":  # just now, although there is a file
+            raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
         self._sweep(dimension, region)
         return region
+
+    def _check_own(self, dimension: int) -> None:
+        """RegionNotFound if what has a name and no layer yet is asked for, and another's file came to its place."""
+        name = self.promised.pop(dimension, self._ids.name_of(dimension) if self._ids.is_empty(dimension) else None)
+        other = None if name is None else self._ids.displaced(dimension, name)
+        if other is not None:
+            hint = f"{other!r} came to where the file of {name!r} would be; ensure_dimension gives that another id"
+            raise RegionNotFound(dimension, hint)
 
     def begin(self, dimension: int, changes: Changes, name: str) -> None:
         """Publish the first file of a dimension, and put it into the table. Under the folder's lock."""
@@ -209,6 +228,7 @@ class Files:
                 raise
             n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
+        self._ids.tell(dimension, region.name)  # if its base is lost, it says that it was not forgotten
         with _folder_of(place.path) as folder:
             self._publish_over(
                 dimension,
@@ -240,6 +260,7 @@ class Files:
     def new_file(self, dimension: int) -> NewFile:
         """The base of a dimension that has none. What a crash left there is nothing, and is not to lie on it.
 
+        What lay on a base that is lost goes, too, which is logged.
         MappingError if it cannot be removed. Under the folder's lock.
         """
         base = self._opener.place_of(dimension).path
@@ -248,6 +269,9 @@ class Files:
             leftovers.clear()
         elif os.path.lexists(base):
             leftovers.insert(0, base)
+        elif leftovers:
+            text = "D%02d begins anew: its base is lost, or was forgotten, and what lay on that is removed: %s"
+            logger.warning(text, dimension, ", ".join(map(os.path.basename, leftovers)))
         for leftover in leftovers:
             try:
                 remove(leftover)

@@ -119,6 +119,15 @@ class IdRegister(Register):
                 self._shorten()
             return bool(names)
 
+    def displaced(self, dimension: int, name: str) -> str | None:
+        """The name in the file that lies where that of `name` would be, if it is another's; the id has that name then.
+
+        None if there is no such file. Under the lock; MappingError.
+        """
+        with self._errors():
+            found = next((stored for _, stored in stored_names(self._base_path, [dimension])), name)
+        return found if found != name and self.give_way(dimension) else None
+
     # Names
 
     def find(self, name: str) -> int | None:
@@ -212,7 +221,8 @@ class IdRegister(Register):
         """Read what others appended to the register; the first time also the names of files it does not know."""
         try:
             facts = os.stat(self._path, follow_symlinks=False)
-            if self._has_scanned and (self._inode, self._size) == (facts.st_ino, facts.st_size):
+            seen = facts.st_ino, facts.st_size, facts.st_mtime_ns
+            if self._has_scanned and (self._inode, self._size, self._seen_ns) == seen:
                 return
             file = Descriptor(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:  # none, or not for this user: then the files are asked
@@ -224,7 +234,9 @@ class IdRegister(Register):
             return
         with file as fd, self._errors():
             if stat.S_ISREG(os.fstat(fd).st_mode):
-                self._follow(fd)
+                with self._mutex:
+                    self._follow(fd)
+                    self._seen_ns = facts.st_mtime_ns
         if not self._has_scanned:
             self.scan()
 

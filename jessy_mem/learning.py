@@ -37,7 +37,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.files import Files, deltas_of, has_base
 from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
-from jessy_mem.ids import IdRegister
+from jessy_mem.ids import IdRegister, Reservation
 from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
 from jessy_mem.names import checked_name
 from jessy_mem.opening import Opener
@@ -127,14 +127,17 @@ class Learner:
         self._check_writable()
         name = checked_name(name)
         with self.protos.lock, self.files.locked():
-            dimension, is_new = self.ids.reserve(name, "user" if user else "reserve", for_all=True)
+            dimension, is_new = self._reserved_for_all(name, user)
             place = self._opener.place_of(dimension)
-            has_file, is_waited_for = has_base(place.path), self.ids.is_empty(dimension)
+            has_file = has_base(place.path)
             if has_file and self._table._known(dimension) is None:
                 self._table.load_dimension(dimension, exist_ok=True)
             elif not has_file and place.planned and self._config.simulation != "always":
                 self.files.waited_for[dimension] = name
-            if changes and not has_file and (place.planned or is_waited_for):
+            source = self._source_of(dimension)
+            if changes and dimension in self.protos.empty:
+                self._begin_proto(dimension, lambda region: changes)
+            elif changes and source != "pool" and (not has_file or source == "simulated"):
                 try:
                     self.files.current(dimension)  # which says why it cannot be changed, as to who appends
                     self.files.begin(dimension, changes, name)
@@ -142,9 +145,20 @@ class Learner:
                     if is_new and not has_base(place.path):
                         self._release(dimension)
                     raise
-            elif is_new and self._config.durability == "each":
-                self.ids.sync()
+            elif not (has_file or place.planned or source == "pool"):
+                self.files.promised[dimension] = name
+                if is_new and self._config.durability == "each":
+                    self.ids.sync()
         return dimension
+
+    def _reserved_for_all(self, name: str, user: bool) -> Reservation:
+        """The dimension that has the name, or is to have it: another if another's file came to its place."""
+        segment = "user" if user else "reserve"
+        found = self.ids.reserve(name, segment, for_all=True)
+        is_sure = found.is_new or found.dimension in self._layout.dimensions or self._table._known(found.dimension)
+        if is_sure or self.ids.displaced(found.dimension, name) is None:
+            return found
+        return self.ids.reserve(name, segment, for_all=True)
 
     def _is_made(self, dimension: int) -> bool:
         """Whether a dimension that was found is there, and not simulated; who only reads has it loaded then."""
@@ -152,6 +166,10 @@ class Learner:
         if known is None and self._config.read_only and has_base(self._opener.place_of(dimension).path):
             known = self._table.load_dimension(dimension, exist_ok=True)
         return known is not None and known.source != "simulated"
+
+    def _source_of(self, dimension: int) -> str | None:
+        known = self._table._known(dimension)
+        return None if known is None else known.source
 
     def find(self, name: str) -> int | None:
         self._table._check_open()
@@ -172,11 +190,8 @@ class Learner:
         checked_spec(spec)
 
         def change(region: MmapRegion | None) -> Changes:
-            layer = spec.layer
-            if layer is None:
-                layer = free_number(dimension, region)
-            elif region is not None and region._has_layer(layer):
-                raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+            layer = free_number(dimension, region) if spec.layer is None else spec.layer
+            check_new(dimension, layer, region)
             return {layer: spec}
 
         (layer,) = self._change(dimension, change)
@@ -191,8 +206,7 @@ class Learner:
             first = 0 if region is None else region._next_layer
             changes = numbered(specs, first)
             for layer in changes:
-                if layer < first and region is not None and region._has_layer(layer):
-                    raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+                check_new(dimension, layer, region)
             return changes
 
         return [LayerId(dimension, layer) for layer in self._change(dimension, change)]
@@ -376,8 +390,12 @@ class Learner:
 
     # The end
 
-    def end(self) -> None:
-        """What `on_close` says; UnsavedLearning, or the error of the first that cannot be saved."""
+    def end(self) -> dict[int, str]:
+        """What `on_close` says; UnsavedLearning, or the error of the first that cannot be saved.
+
+        Gives the names, by dimension, of those that have no layer to make a file of, and are free again; none if all
+        may be dropped.
+        """
         with self.protos.lock:
             unsaved = self.unsaved()
             if unsaved and self._config.on_close == "raise":
@@ -387,15 +405,18 @@ class Learner:
                     self.files.sync()
                 self.protos.publish(*unsaved, at_end=True)
             self.files.sync()
-            for dimension in [*self.protos.empty, *self.protos.own()]:  # their names are free again
+            empty = self.protos.empty.copy()
+            for dimension in [*empty, *self.protos.own()]:  # their names are free again
                 self._release(dimension)
+                self.protos.empty.pop(dimension, None)
             self.files.unlinked.let_go()
             self.ids.close()
+        return {} if self._config.on_close == "drop" else empty
 
-    def end_for_good(self) -> None:
+    def end_for_good(self) -> dict[int, str]:
         """The same, and nothing is learned after it: nobody would save it."""
         self._ended = True
-        self.end()
+        return self.end()
 
     def unsaved(self) -> list[int]:
         """The proto-dimensions that the end must not lose."""
@@ -440,6 +461,15 @@ def free_number(dimension: int, region: MmapRegion | None) -> int:
             f"layer {layer} of D{dimension:02d}: a dimension has at most {MAX_LAYER + 1} layers in its life"
         )
     return layer
+
+
+def check_new(dimension: int, layer: int, region: MmapRegion | None) -> None:
+    """ValueError for a number that a layer has, or may have had: below the last nobody remembers which were given."""
+    if region is not None and layer < region._next_layer:
+        if region._has_layer(layer):
+            raise ValueError(f"layer {layer} of D{dimension:02d} exists; update_layer changes it")
+        hint = f"a number is not given again, and the next is {region._next_layer}"
+        raise ValueError(f"layer {layer} of D{dimension:02d}: {hint}")
 
 
 def check_there(dimension: int, layer: int, region: MmapRegion | None) -> None:

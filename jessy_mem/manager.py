@@ -43,7 +43,7 @@ from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.relief import EvictCallback, Relief
 from jessy_mem.report import Times, histograms_of, state_of, stats_of
-from jessy_mem.snapshot import Snapshot
+from jessy_mem.snapshot import Snapshot, map_changed
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
 from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
@@ -294,7 +294,7 @@ class MmapManager(RegionTable):
         """
         self._check_open()
         self._following.stop(self)
-        self._read_changed()
+        map_changed(self)
         with self._lock:
             self._following.catch_up(self)
             snapshot = Snapshot(self)
@@ -387,7 +387,8 @@ class MmapManager(RegionTable):
         Of any number of threads and processes that ask at once, all get the same id. A new one is a file at once, so
         that all can read it: of `layers`, or of what is appended first; so is one of the plan, by its name there. What
         exists takes no layers from here. Errors are those of `create_proto_dimension` but DimensionExists, and of
-        `load_dimension`; with layers also those of `append_layer` for what is simulated or immutable. Thread-safe.
+        `load_dimension`; with layers also those of `append_layer` for what is simulated or immutable, or is another
+        process's and no file yet. Thread-safe.
         """
         self._follow()
         return self._settled(self._learner.ensure(name, layers, user))
@@ -395,18 +396,18 @@ class MmapManager(RegionTable):
     def find(self, name: str) -> int | None:
         """The id of the dimension that has the name, the lowest if several files came with it; None if none has.
 
-        Also of what is not loaded. Thread-safe; takes no lock that a writer holds.
+        Also of what is not loaded, or is from a path of one's own. Thread-safe; takes no lock that a writer holds.
         """
         self._follow()
-        return self._learner.find(name)
+        found = self._learner.find(name)
+        return self._catalogue.find(name) if found is None else found
 
     def names(self) -> dict[str, int]:
         """The names of all that is loaded or has a file, and which dimension has each. Thread-safe."""
         self._follow()
         known = self._learner.names()
         with self._lock:
-            loaded = sorted(((region.name, each) for each, region in self._regions.items()), reverse=True)
-        return {**dict(loaded), **known}
+            return {**self._catalogue.names(), **known}
 
     def append_layer(self, dimension_id: int, spec: LayerSpec) -> LayerId:
         """Add a layer to a proto-dimension, or to a dimension that has a file; returns its id.

@@ -1,6 +1,7 @@
 """What a process knows of the register of a base folder, and how that file is read and written.
 
-Readers take no lock: lines only come at the end, and a register that was written anew has another token. Writers hold
+Readers take no lock: lines only come at the end, and a register that was written anew has another token. One of the
+same token that is shorter, or says something else, was damaged: what was read before is told anew. Writers hold
 the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from jessy_mem import journal
-from jessy_mem._core.folder import is_there
+from jessy_mem._core.folder import delta_generations, is_there
 from jessy_mem._core.whole import Lock, whole
 from jessy_mem.durable import make_folder, sync_folder
 from jessy_mem.errors import ConsciousnessError, MappingError
@@ -86,8 +87,9 @@ class Register(Lock):
         self._head = b""  # the first line and the token, as they were read last
         self._end = _JOURNAL  # of the last whole line that was read
         self._tail = b""  # what stands before that
-        self._is_torn = False
+        self._is_torn = self._is_cut = False
         self._inode = self._size = -1  # as the file was when it was read last
+        self._seen_ns = -1  # when it had been written last, as who only reads saw it
         self._has_scanned = False
         self._is_asked = False  # whether a scan was begun
 
@@ -130,11 +132,25 @@ class Register(Lock):
         """Read what is new in the journal; `facts` are its inode and its bytes, if they are known."""
         with self._mutex:
             try:
+                token, names, nonces = self._token, self._names, self._nonces
                 if self._is_journal(fd, facts) and self._size != self._end:
                     self._read_on(fd)
+                if self._names is not names and self._token == token:
+                    self._keep(names, nonces)
             except BaseException:
                 self._start_again()  # with all of it, for what was applied in part
                 raise
+
+    def _keep(self, names: NameMap, nonces: dict[int, str]) -> None:
+        """Of a journal that was cut: what was read of it before still holds, and who writes next tells it anew."""
+        for dimension, name in names.of.items():
+            is_free = dimension not in self._names.of and name not in self._names.by_name
+            owner = names.owner_of.get(dimension, "")
+            is_kept = owner == FOR_ALL or is_alive(owner)
+            if is_free and (is_kept or is_there(region_file(self._base_path, dimension))):
+                self._names.put(dimension, name, owner if is_kept else "")
+                self._nonces[dimension] = nonces.get(dimension, "-")
+                self._is_cut = True
 
     def _follow_own(self, fd: int, events: list[Event], data: bytes) -> None:
         """The same, where this process has written all that is new: `events`, in these bytes."""
@@ -152,29 +168,30 @@ class Register(Lock):
 
     def _is_journal(self, fd: int, facts: tuple[int, int] | None) -> bool:
         """Whether there is a journal; the state is made that of one that was not read yet, if it is another."""
-        if facts is None:
-            info = os.fstat(fd)
-            facts = info.st_ino, info.st_size
-        self._inode, self._size = facts
+        is_locked = facts is not None
+        inode, size = self._inode, self._size = _facts_of(fd) if facts is None else facts
         head = os.pread(fd, _JOURNAL + journal.HEAD_BYTES, 0)
         token = self._token if head[_JOURNAL:] == self._head[_JOURNAL:] else journal.token_of(head)
         self._head = head
         if token is None or self._size > _MAX_BYTES:  # lost: what was read of it still holds, but may not be all
             self._token, self._is_torn, self._has_scanned = None, False, False
             return False
-        if token != self._token or self._size < self._end or not self._goes_on(fd):
+        if token != self._token or self._size < self._end or not self._goes_on(fd, is_locked):
             for first, behind in self._given.items():
                 _extend(self._floor, first, behind)
             self._start_again()
             self._token, self._head = token, head
-            self._inode, self._size = facts
+            self._inode, self._size = inode, size
             self._given, self._names, self._nonces = {}, NameMap(), {}
         return True
 
-    def _goes_on(self, fd: int) -> bool:
-        """Whether what is new stands behind what was read: an older register that was put back may have grown again."""
+    def _goes_on(self, fd: int, may_trust: bool) -> bool:
+        """Whether what is new stands behind what was read: an older register that was put back may have grown again.
+
+        Who holds the lock may trust that what has not grown is the same.
+        """
         n_bytes = len(self._tail)
-        return self._size == self._end or os.pread(fd, n_bytes, self._end - n_bytes) == self._tail
+        return (may_trust and self._size == self._end) or os.pread(fd, n_bytes, self._end - n_bytes) == self._tail
 
     def _read_on(self, fd: int) -> None:
         at, rest, n_bytes = self._end, b"", _READ_BYTES
@@ -270,7 +287,7 @@ class Register(Lock):
         fd, before = self._lock.descriptor, []
         if self._token is None:
             self._follow(fd)  # where locks do nothing, another may have begun one
-        if self._token is None and self._size > _JOURNAL:  # whatever it is, it is no journal
+        if self._is_cut or (self._token is None and self._size > _JOURNAL):  # whatever it is, it is no journal
             fd = self._write_anew()
         elif self._token is None:
             before = [journal.line("!", secrets.token_hex(8)), *self._everything()]
@@ -320,7 +337,8 @@ class Register(Lock):
         with self._mutex:
             for dimension, name in sorted(self._names.of.items()):
                 is_kept = self._is_kept(dimension)
-                if is_there(region_file(self._base_path, dimension)):
+                path = region_file(self._base_path, dimension)
+                if is_there(path) or delta_generations(path):  # or the base was lost, and was not forgotten: doctor.py
                     lines.append(journal.line("=", dimension, name))
                 elif is_kept:
                     owner, nonce = self._names.owner_of[dimension], self._nonces.get(dimension, "-")
@@ -366,6 +384,11 @@ def _write_all(fd: int, data: bytes, offset: int | None = None) -> None:
     n_bytes = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
     if n_bytes != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _facts_of(fd: int) -> tuple[int, int]:
+    info = os.fstat(fd)
+    return info.st_ino, info.st_size
 
 
 def _end_of(given: dict[int, int], dimension: int) -> int | None:

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
-from jessy_mem.errors import LayerNotFound, ManagerClosed
+from jessy_mem.errors import InvalidRegion, LayerNotFound, LimitExceeded, ManagerClosed
 from jessy_mem.layout import LayerId
 from jessy_mem.opening import Stack
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.table import RegionTable
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "map_changed"]
+
+
+def map_changed(table: RegionTable) -> None:
+    """Map what has changed while it was evicted, as far as there is room: a snapshot holds what is mapped."""
+    for dimension in table._evicted.changed.copy():
+        with suppress(LayerNotFound, InvalidRegion, LimitExceeded):  # of which the look after it tells
+            table._restore(dimension, 0)
+    table._read_changed()
 
 
 class Snapshot(LayerRegistry):

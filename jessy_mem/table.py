@@ -313,15 +313,12 @@ class RegionTable(BlockLender):
             del region, old  # no traceback may go on holding them
 
     def _read_changed(self) -> None:
-        """Map what was changed while it was evicted, so that it can be found. With no lock held."""
-        if not self._evicted.changed:
-            return
-        with self._lock:
-            changed = list(self._evicted.changed)
-        for dimension in changed:
+        """Look at what was changed while it was evicted, so that it can be found; nothing is mapped or charged."""
+        for dimension in self._evicted.changed.copy():
             try:
-                self._restore(dimension, 0)
-            except (LayerNotFound, InvalidRegion) as error:
+                with self._lock:
+                    self._catalogue.look_again(dimension)
+            except (DimensionNotFound, InvalidRegion) as error:
                 self._notices.warn(dimension, f"the layers of D{dimension:02d} cannot be found: {error}")
 
     # Making room

@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ class Side:
         self.memory.refresh()
 
     def close(self) -> None:
-        self.memory.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # of names without a layer
+            self.memory.close()
         del self.memory
 
     def create(self, name: str, keys: list[int], n_bytes: int) -> int:

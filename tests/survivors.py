@@ -10,10 +10,10 @@ import jessy_mem as jm
 
 def last_told(told: list[tuple[str, int, int]]) -> tuple[int, int, int]:
     """How many steps were done, how many were begun, and of which dimension, by what a learner told."""
-    begun = [number for word, number, _ in told if word == "begun"][-1]
+    begun = [number for word, number, _ in told if word == "begun"]
     done = [(number, dimension) for word, number, dimension in told if word == "done"]
     n_done, dimension = (done[-1][0] + 1, done[-1][1]) if done else (0, 15)
-    return n_done, begun + 1, dimension
+    return n_done, begun[-1] + 1 if begun else 0, dimension
 
 
 def check_survived(base, dimension, before, after, seen, power_cut=False):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,9 +50,17 @@ class Growth(RuleBasedStateMachine):
         self.memory = manager(self.base, **self.options)
 
     def teardown(self):
-        self.memory.close()
+        self.close()
         self.check_files()
         shutil.rmtree(self.base)
+
+    def close(self):
+        """It tells of the names that go, for they have no layer."""
+        going = [known.name for known in self.known.values() if not (known.is_file or known.next_layer)]
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            self.memory.close()
+        assert sorted(re.findall(r"'([^']+)' \(D", "".join(str(each.message) for each in told))) == sorted(going)
 
     def spec(self, key, n_bytes, **options):
         content, word = content_of(key, key, n_bytes=n_bytes), f"word{key % 7}"
@@ -87,7 +97,7 @@ class Growth(RuleBasedStateMachine):
             return
         assert dimension == self.names()[name]
         known = self.known[dimension]
-        if known.is_file and not known.next_layer:  # it was waiting for its first layers
+        if not known.next_layer:  # it was waiting for its first layers
             known.layers, known.next_layer = dict(enumerate([stored for _, stored in specs])), len(specs)
 
     @precondition(lambda self: self.known)
@@ -198,7 +208,7 @@ class Growth(RuleBasedStateMachine):
             for dimension in [each for each, known in self.known.items() if not known.is_file]:
                 self.memory.forget(dimension)
                 del self.known[dimension]
-        self.memory.close()
+        self.close()
         self.memory = None
         self.check_files()
         for dimension, known in list(self.known.items()):

@@ -220,7 +220,7 @@ class TestImport:
         assert run("doctor", tmp_path / "new").exit_code == 0
         with jm.MmapManager(base_path=tmp_path / "new", simulation="never") as memory:
             assert memory.names() == {"tea": 15, "stone": 16, "user:ann": 1000}
-            assert memory.create_proto_dimension("next") == 17
+            assert memory.create_proto_dimension("next", [jm.LayerSpec(text="x")]) == 17
 
     def test_what_says_the_same_is_left_alone(self, base, archive):
         with jm.MmapManager(base_path=base, simulation="never") as memory:

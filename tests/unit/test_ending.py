@@ -262,9 +262,10 @@ def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path, inject
 
     def and_learn(end):
         def end_and_learn(learner):
-            end(learner)
+            empty = end(learner)
             if not late:
                 late.append(learn(memory, "Late"))
+            return empty
 
         return end_and_learn
 
@@ -272,6 +273,34 @@ def test_what_is_learned_while_it_is_closed_is_saved_or_refused(tmp_path, inject
     with inject.around("jessy_mem.learning.Learner.end", and_learn):
         memory.close()
     assert saved(tmp_path) == ["D15", f"D{late[0]}"]
+
+
+@pytest.mark.parametrize("on_close", ["crystallize", "raise"])
+def test_name_without_a_layer_that_goes_is_told(tmp_path, on_close):
+    memory = manager(tmp_path, on_close=on_close)
+    dimension = memory.create_proto_dimension("Humor")
+    memory.forget(memory.create_proto_dimension("Irony"))
+    waiting = memory.ensure_dimension("Waiting")
+    with pytest.warns(ResourceWarning, match=rf"whose names are free again: 'Humor' \(D{dimension}\)$"):
+        memory.close()
+    memory.close()
+    with manager(tmp_path) as memory:
+        assert memory.names() == {"Waiting": waiting}
+
+
+@pytest.mark.filterwarnings("error")
+def test_name_without_a_layer_may_be_dropped(tmp_path):
+    with manager(tmp_path, on_close="drop") as memory:
+        memory.create_proto_dimension("Humor")
+
+
+def test_name_without_a_layer_is_told_at_the_last_reference(tmp_path):
+    memory = manager(tmp_path)
+    memory.create_proto_dimension("Humor")
+    held = [memory]
+    del memory
+    with pytest.warns(ResourceWarning, match="'Humor'"):
+        held.clear()
 
 
 # Whole programs -----------------------------------------------------------------------------------------------------
@@ -316,6 +345,12 @@ def test_end_of_the_program_saves_without_another_thread(tmp_path, guard):
     first = f"import os\nos.environ['GUARD'] = {guard!r}\n"
     assert run(tmp_path, code, first) == (0, "")
     assert saved(tmp_path) == ["D15"]
+
+
+def test_end_of_the_program_tells_of_names_without_a_layer(tmp_path):
+    status, text = run(tmp_path, "m.create_proto_dimension('No layer')")
+    assert status == 0, text
+    assert "whose names are free again: 'No layer' (D" in text
 
 
 def test_what_comes_after_the_end_of_the_program_reads_and_does_not_learn(tmp_path):

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from inside import evict
-from world import World, content_of, generation_of, manager
+from world import World, content_of, generation_of, manager, mapped_dimensions
 
 import jessy_mem as jm
 from jessy_mem._core.changes import RING_CHANGES, ChangePage
@@ -522,6 +522,7 @@ def test_keywords_overwritten_as_they_are_followed_are_not_found(two, inject, ca
         return opened
 
     assert other.layers(keyword="new") == []
+    other.region(first)  # mapped
     one.append_layer(first, jm.LayerSpec(text="new", keywords=("new",)))
     # Private: the moment after the file was checked.
     with inject.around("jessy_mem.opening.reopen_stack", and_overwrite):
@@ -556,6 +557,30 @@ def test_no_room_for_what_changed_leaves_it_to_the_next_access(tmp_path):
         assert held.n_bytes == 600_000
         del held
         assert other.access_layer((first, 0)).n_bytes == 500_000
+
+
+def test_questions_need_no_room_for_what_changed(tmp_path):
+    """Of what is not mapped; and they evict nothing."""
+    with manager(tmp_path) as one, manager(tmp_path, 1) as other:
+        first = one.ensure_dimension("first", [jm.LayerSpec(content=bytes(600_000))])
+        other.refresh()
+        held = other.access_layer((first, 0))
+        second = one.ensure_dimension("second", [jm.LayerSpec(content=bytes(600_000))])
+        for n in range(1, 4):
+            one.append_layer(second, jm.LayerSpec(text="more", keywords=(f"word{n}",)))
+            assert other.layers(keyword=f"word{n}") == [(second, n)]
+            assert other.layers(name="second") == [(second, layer) for layer in range(n + 1)]
+        one.remove_layer((second, 2))
+        assert ((second, 2) in other, (second, 3) in other, len(other)) == (False, True, 4)
+        one.append_layer(second, jm.LayerSpec(text="last"))
+        with other.snapshot() as then:
+            assert [*then] == [*other] == [(first, 0), *((second, layer) for layer in (0, 1, 3, 4))]
+        assert mapped_dimensions(other) == {first}
+        assert other.get_stats().evictions == 0
+        with pytest.raises(jm.LimitExceeded):
+            other.access_layer((second, 4))
+        del held
+        assert other.access_layer((second, 4)).text == "last"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

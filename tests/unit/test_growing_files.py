@@ -140,12 +140,35 @@ def test_what_is_not_there_is_not_changed(tmp_path):
             memory.append_layer(dimension, spec(1, layer=2))
         with pytest.raises(ValueError, match="layer 2 of D15 exists"):
             memory.extend(dimension, [spec(1), spec(1, layer=2)])
+        for specs in ([spec(1, layer=1)], [spec(1), spec(1, layer=1)]):
+            with pytest.raises(ValueError, match="layer 1 of D15: a number is not given again, and the next is 4"):
+                memory.extend(dimension, specs)
         with pytest.raises(ValueError, match="layer 7 was added before"):
             memory.extend(dimension, [spec(1, layer=7), spec(1, layer=7)])
         with pytest.raises(TypeError, match="is not a LayerSpec"):
             memory.extend(dimension, [spec(1), "text"])
         assert memory.extend(dimension, []) == []
         assert files_of(tmp_path, dimension) == before
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_number_of_a_removed_layer_is_not_given_again(tmp_path, is_file):
+    """Whoever names it; also when nothing tells any more that there was one, or that there was none."""
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension("Grown", [spec(i) for i in range(5)])
+        memory.append_layer(dimension, spec(9, layer=9))
+        if is_file:
+            memory.crystallize(dimension)
+        for layer in (1, 9):
+            memory.remove_layer((dimension, layer))
+        for _ in range(2):
+            for layer in (1, 7, 9):
+                with pytest.raises(ValueError, match="not given again, and the next is 10"):
+                    memory.append_layer(dimension, spec(1, layer=layer))
+            memory.crystallize(dimension)
+            memory.compact(dimension)
+        assert memory.append_layer(dimension, spec(10, layer=12)) == (dimension, 12)
+        assert memory.append_layer(dimension, spec(10)) == (dimension, 13)
 
 
 def test_numbers_come_to_an_end(tmp_path):

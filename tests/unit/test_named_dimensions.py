@@ -7,9 +7,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from inside import evict
 from world import World, content_of, manager
 
 import jessy_mem as jm
+from helpers import HAS_PROC, mapped_regions
 
 
 def spec(key=1, **options):
@@ -67,9 +69,38 @@ def test_names_are_known_before_anything_is_loaded(tmp_path):
         assert memory.find("Humor") == 15
         assert memory.find("nobody") is None
         memory.load_dimension(40, elsewhere)
-        assert memory.names() == {"dimension 3": 3, "Humor": 15, "dimension 40": 40}
+        for _ in range(2):
+            assert memory.names() == {"dimension 3": 3, "Humor": 15, "dimension 40": 40}
+            assert memory.find("dimension 40") == 40
+            evict(memory, 40)
+        memory.unload_dimension(40)
+        assert memory.find("dimension 40") is None
+        memory.load_dimension(15)
+        memory.load_dimension(40, elsewhere)
+        memory.ensure_dimension("dimension 40", [spec()])  # what is in the base folder goes before
+        assert memory.find("dimension 40") == memory.names()["dimension 40"] == 16
         with pytest.raises(TypeError):
             memory.find(15)
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="looks into /proc")
+@pytest.mark.parametrize("has_register", [True, False])
+def test_a_start_with_many_files_of_users_knows_their_names_and_maps_none(tmp_path, has_register):
+    """Without a register their headers are read, each for itself."""
+    with manager(tmp_path) as memory:
+        made = {f"user:{i}": memory.create_proto_dimension(f"user:{i}", [spec(i)], user=True) for i in range(200)}
+        memory.crystallize_many()
+    if not has_register:
+        (tmp_path / ".jessy_mem.lock").unlink()
+    with manager(tmp_path) as memory:
+        assert memory.find("user:150") == made["user:150"]
+        assert memory.names() == made
+        assert not [line for line in mapped_regions() if str(tmp_path) in line]
+        stats = memory.get_stats()
+        assert (stats.dimensions_loaded, stats.total_allocated_bytes) == (0, 0)
+        memory.append_layer(made["user:7"], spec())  # which maps its own, and no other
+        assert memory.user_dimensions() == [made["user:7"]]
+        assert {line.split("/D")[1].split("/")[0] for line in mapped_regions() if str(tmp_path) in line} == {"1007"}
 
 
 @pytest.mark.filterwarnings("ignore:dimension.* simulated")
@@ -158,6 +189,22 @@ def test_ensured_dimension_of_the_plan_begins_its_file(tmp_path):
         assert memory.find(name) == other.find(name) == 3
 
 
+def test_what_lay_on_a_lost_base_is_told_of_when_that_is_begun_anew(tmp_path, caplog):
+    """Of a dimension of the plan, whose id is its own for ever."""
+    with manager(tmp_path) as memory:
+        name = memory.layout.dimensions[3].name
+        memory.ensure_dimension(name, [spec(1)])
+        memory.append_layer(3, jm.LayerSpec(text="more"))
+    path = jm.region_path(tmp_path, 3)
+    path.unlink()
+    with manager(tmp_path) as memory:
+        assert memory.ensure_dimension(name, [spec(2)]) == 3
+        assert [bytes(view) for view in memory.values()] == [content_of(2, 2)]
+    assert "D03 begins anew: its base is lost" in caplog.text
+    assert "delta-0000000000000002.mmap" in caplog.text
+    assert os.listdir(path.parent) == ["region.mmap"]
+
+
 def test_ensured_dimension_of_the_plan_without_layers_becomes_a_file_with_the_first_append(tmp_path):
     with manager(tmp_path) as memory, manager(tmp_path) as other:
         name = memory.layout.dimensions[3].name
@@ -201,6 +248,22 @@ def test_ensured_dimension_may_be_a_proto_dimension(tmp_path):
         dimension = memory.create_proto_dimension("Humor", [spec()])
         assert memory.ensure_dimension("Humor", [spec(2)]) == dimension
         assert memory.access_layer((dimension, 0)).source == "pool"
+
+
+def test_ensure_does_not_lose_layers_that_a_name_cannot_take(tmp_path):
+    """A name that another manager, or process, has for itself; and one of one's own that has no layers yet."""
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        dimension = memory.create_proto_dimension("Humor")
+        assert other.ensure_dimension("Humor") == dimension
+        with pytest.raises(jm.RegionNotFound, match="'Humor', a proto-dimension of another"):
+            other.ensure_dimension("Humor", [spec(1)])
+        assert memory.ensure_dimension("Humor", [spec(2)]) == dimension
+        assert memory.ensure_dimension("Humor", [spec(3)]) == dimension  # which it does not take: it exists
+        assert [bytes(view) for view in memory.values()] == [content_of(2, 2)]
+        with pytest.raises(jm.RegionNotFound, match="'Humor', a proto-dimension of another"):
+            other.ensure_dimension("Humor", [spec(1)])
+        memory.crystallize(dimension)
+        assert other.ensure_dimension("Humor", [spec(1)]) == dimension
 
 
 def test_all_who_ask_at_once_get_the_same(tmp_path):

@@ -550,6 +550,35 @@ def test_older_register_that_is_put_back_and_grows_again_is_read_anew(tmp_path):
     assert [other.reserve(name, "reserve", for_all=True) for name in expected] == [(n, False) for n in range(15, 19)]
 
 
+@pytest.mark.parametrize("look", [IdRegister.names, lambda names: names.give("reserve")], ids=["reads", "writes"])
+@pytest.mark.parametrize("n_lines", range(1, 6))
+def test_register_that_was_cut_between_two_lines_is_mended_by_who_knew_it(tmp_path, n_lines, look):
+    """It looks whole; others have gone on with it."""
+    names, path = register(tmp_path), tmp_path / LOCK_NAME
+    names.reserve("proto", "reserve")
+    names.reserve("ensured", "user", for_all=True)
+    write(tmp_path, names.reserve("file", "reserve").dimension, "file")
+    names.reserve("second", "user", for_all=True)
+    expected = {"proto": 15, "ensured": 1000, "file": 16, "second": 1001}
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: 1 + n_lines]))
+    assert register(tmp_path).reserve("third", "user", for_all=True) == (1002, True)
+    look(names)
+    assert names.reserve("more", "reserve").dimension in (17, 18)
+    assert names.names().items() >= {**expected, "third": 1002}.items()
+    assert register(tmp_path).names() == names.names()
+
+
+def test_register_that_was_replaced_by_another_of_the_same_size_is_read(tmp_path):
+    """In the same file, as by `cp`."""
+    one, path = register(tmp_path / "one"), tmp_path / "one" / LOCK_NAME
+    one.reserve("ann", "reserve", for_all=True)
+    assert one.names() == {"ann": 15}
+    register(tmp_path / "two").reserve("bob", "reserve", for_all=True)
+    path.write_bytes((tmp_path / "two" / LOCK_NAME).read_bytes().ljust(path.stat().st_size, b"\n"))
+    assert one.names() == register(tmp_path / "one").names() == {"bob": 15}
+
+
 @pytest.mark.parametrize("loss", ["unlinked", "empty", "random"])
 def test_what_was_named_between_two_losses_of_the_register_is_known(tmp_path, loss):
     """Neither register that the other sees has it; its file does."""

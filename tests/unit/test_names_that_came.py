@@ -147,7 +147,9 @@ def test_name_of_what_was_replaced_before_anybody_asked_for_names(base):
 
 def test_file_of_ones_own_path_has_no_name_in_the_base_folder(memory, tmp_path):
     memory.load_dimension(20, build(tmp_path / "elsewhere", 20, "elsewhere"))
-    assert memory.find("elsewhere") is None
+    assert memory.find("elsewhere") == memory.names()["elsewhere"] == 20  # for who has loaded it
+    with manager(memory.config.base_path) as other:
+        assert other.find("elsewhere") is None
     with manager(memory.config.base_path) as other:
         other.ensure_dimension("two")
         assert other.names() == {"one": 15, "two": 16}
@@ -221,6 +223,29 @@ def test_id_of_a_name_without_layers_is_not_taken_by_an_import(replace, memory, 
     assert memory[bob, 0].text == "of bob"
     with manager(base) as other:
         assert other.names() == {"one": 15, "user:bob": bob}
+
+
+@pytest.mark.parametrize("see", ["nothing", "refresh", "load", "other"])
+def test_file_that_came_to_the_id_of_a_name_without_layers_does_not_get_its_layers(see, memory, base, tmp_path):
+    """Of no process to which the id was given; the next that asks by name gets another."""
+    with manager(base) as other:
+        dimension = memory.ensure_dimension("ann", user=True)
+        assert other.ensure_dimension("ann") == dimension
+        builder = jm.RegionBuilder(dimension, "bob").add_layer(jm.LayerSpec(text="of bob"))
+        builder.write(jm.region_path(base, dimension))
+        if see == "refresh":
+            memory.refresh()
+        elif see == "load":
+            memory.load_dimension(dimension)
+        elif see == "other":
+            assert other.ensure_dimension("ann", [jm.LayerSpec(text="of ann")], user=True) == dimension + 1
+        with pytest.raises(jm.RegionNotFound, match="'bob' came to where the file of 'ann' would be"):
+            memory.append_layer(dimension, jm.LayerSpec(text="of ann"))
+        for each in (memory, other):
+            assert each.ensure_dimension("ann", [jm.LayerSpec(text="of ann")], user=True) == dimension + 1
+            assert each.find("bob") == dimension
+            assert each.load_dimension(dimension, exist_ok=True).n_layers == 1
+        assert memory.append_layer(dimension, jm.LayerSpec(text="of bob, too")) == (dimension, 1)
 
 
 def test_name_without_layers_may_get_its_own_from_an_import(memory, base, tmp_path):

@@ -235,6 +235,30 @@ def test_a_file_that_appears_is_left_alone_by_always(world):
         assert sources(memory)[1] == "simulated"
 
 
+@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize(
+    "call", ["append_layer", "extend", "update_layer", "remove_layer", "compact", "ensure_dimension"]
+)
+def test_what_is_always_simulated_is_not_changed_in_its_file(world, call, is_loaded):
+    """What is read is not what would be changed."""
+    before, spec = world.write(3).read_bytes(), jm.LayerSpec(text="learned")
+    with manager(world, simulation="always") as memory:
+        arguments = {
+            "append_layer": (3, spec),
+            "extend": (3, [spec]),
+            "update_layer": ((3, 0), spec),
+            "remove_layer": ((3, 0),),
+            "compact": (3,),
+            "ensure_dimension": (memory.layout.dimensions[3].name, [spec]),
+        }
+        if is_loaded:
+            memory.load_dimension(3)
+        with pytest.raises(jm.RegionNotFound, match="it is simulated, and no file at"):
+            getattr(memory, call)(*arguments[call])
+    assert [path.name for path in world.path(3).parent.iterdir()] == ["region.mmap"]
+    assert world.path(3).read_bytes() == before
+
+
 @SILENT
 def test_an_evicted_dimension_comes_back_as_it_was_without_another_warning(world, caplog):
     """D01 to D04 at full size are 56 MiB: with 48 they cannot all be there."""

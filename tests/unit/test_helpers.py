@@ -13,7 +13,7 @@ import types
 
 import pytest
 from learner import changes_in, check_holders
-from parallel import with_its_own
+from parallel import calls, with_its_own
 from world import World
 
 import jessy_mem as jm
@@ -325,3 +325,17 @@ def test_each_thread_of_a_parallel_run_has_its_own_folder(tmp_path):
     assert {(content, number) for _, content, _, number in found} == {(b"mine", 7)}
     assert len({base for base, *_ in found} | {fixtures["world"].base}) == 3
     assert len({folder for _, _, folder, _ in found} | {tmp_path}) == 3
+
+
+def test_what_a_test_calls_is_seen_inside_of_what_it_defines():
+    """Before Python 3.12 the names of a comprehension are not among those of its function."""
+
+    def forks_in_a_comprehension():
+        return [os.fork for _ in "ab"]
+
+    def forks_in_a_function():
+        return lambda: os.fork
+
+    assert all(calls(each, "fork") for each in (forks_in_a_comprehension, forks_in_a_function))
+    assert calls(test_fixture_of_all_tests_fails_a_test_that_leaks, "subprocess")
+    assert not calls(test_what_a_test_calls_is_seen_inside_of_what_it_defines, "waitpid")

@@ -10,6 +10,7 @@ import pytest
 from world import World, content_of, manager
 
 import jessy_mem as jm
+from helpers import HUNG_S
 
 
 def spec(key=1, **options):
@@ -208,7 +209,7 @@ def test_all_who_ask_at_once_get_the_same(tmp_path):
     start = threading.Barrier(8)
 
     def ask(i):
-        start.wait(60)
+        start.wait(HUNG_S)
         return [memories[i % 4].ensure_dimension(f"user:{key}", [spec(key)], user=True) for key in range(1, 11)]
 
     with ThreadPoolExecutor(8) as threads:

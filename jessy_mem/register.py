@@ -5,7 +5,8 @@ the lock, append in one piece, and write a short register in the place of one th
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
 in the file counts; who writes the register anew carries over what was appended meanwhile, and leaves it if another was
-faster; and who has appended to a file that was replaced does so again.
+faster; who has appended to a file that was replaced does so again; and who has told the name of a file that is gone by
+then takes that back.
 """
 
 from __future__ import annotations
@@ -298,6 +299,11 @@ class Register(Lock):
         finally:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
         whole(self._follow, fd)
+        # Who forgets a dimension tells so when its file has gone; it may have been told of before that.
+        named = [event.dimension for event in events if event.kind == "="]
+        gone = [each for each in named if not is_there(region_file(self._base_path, each))]
+        if gone:
+            self._append(*[Event("-", each) for each in gone])
         return self._lock.is_current()
 
     def _unwritten_events(self) -> list[Event]:

@@ -468,6 +468,30 @@ def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 
+def test_name_of_a_file_that_another_removes_while_it_is_told_is_free_while_locks_do_nothing(tmp_path, inject):
+    one, other, done = register(tmp_path), register(tmp_path), []
+    with mock.patch("fcntl.flock"):
+        assert other.give("reserve") == 15
+        assert one.names() == other.names() == {}
+    path = write(tmp_path, 15, "a")
+    one.note(15, "a")
+
+    def around(plain):
+        def append(fd, data, *place):
+            if not place and not done:
+                done.append(os.unlink(path))
+                other.release(15, durable=False)
+            plain(fd, data, *place)
+
+        return append
+
+    # Private: the moment of what is appended.
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
+        expected = {"b": one.reserve("b", "user", for_all=True).dimension}
+    for each in (one, other, register(tmp_path)):
+        assert each.names() == expected
+
+
 def test_others_read_only_what_is_new(tmp_path):
     one, other = register(tmp_path), register(tmp_path)
     for i in range(100):

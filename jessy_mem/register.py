@@ -5,7 +5,9 @@ same token that is shorter, or says something else, was damaged: what was read b
 the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
-in the file counts; and who writes the register anew carries over what was appended meanwhile.
+in the file counts; who writes the register anew carries over what was appended meanwhile, and leaves it if another was
+faster; who has appended to a file that was replaced does so again; and who has told the name of a file that is gone by
+then takes that back.
 """
 
 from __future__ import annotations
@@ -284,12 +286,19 @@ class Register(Lock):
 
     def _append(self, *told: Event) -> None:
         """Append what happened, after what else is not told yet, and take it as read."""
+        while not self._is_appended(told):  # another wrote it anew meanwhile, and may not have seen it
+            self._claims |= {event.nonce: False for event in told if event.nonce in self._claims}
+            self._lock.renew()
+            self._follow(self._lock.descriptor)
+
+    def _is_appended(self, told: tuple[Event, ...]) -> bool:
+        """Append; whether that is in the register, which another may replace where locks do nothing."""
         fd, before = self._lock.descriptor, []
         if self._token is None:
             self._follow(fd)  # where locks do nothing, another may have begun one
         if self._is_cut or (self._token is None and self._size > _JOURNAL):  # whatever it is, it is no journal
             fd = self._write_anew()
-        elif self._token is None:
+        if self._token is None:
             before = [journal.line("!", secrets.token_hex(8)), *self._everything()]
         events = [*self._unwritten_events(), *told] if self._unwritten else list(told)
         self._own_line = b""  # if this is interrupted nothing is known of it
@@ -300,16 +309,19 @@ class Register(Lock):
             _write_all(fd, data, max(self._size, _JOURNAL))
             self._own_line = own_line
             whole(self._follow_own, fd, events, data)  # it is given
-            return
+            return True
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
         try:
             _write_all(fd, data)
         finally:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
         whole(self._follow, fd)
-        if not self._lock.is_current():  # another wrote it anew meanwhile
-            self._lock.renew()
-            self._follow(self._lock.descriptor)
+        # Who forgets a dimension tells so when its file has gone; it may have been told of before that.
+        named = [event.dimension for event in events if event.kind == "="]
+        gone = [each for each in named if not is_there(region_file(self._base_path, each))]
+        if gone:
+            self._append(*[Event("-", each) for each in gone])
+        return self._lock.is_current()
 
     def _unwritten_events(self) -> list[Event]:
         """What the journal does not tell; a file that has gone since it was seen has no name any more."""
@@ -363,21 +375,26 @@ class Register(Lock):
             end = self._end if self._token is not None else _JOURNAL + journal.HEAD_BYTES
             _write_all(new, b"".join([self._first_line(), journal.line("!", token), *self._everything()]))
             os.fsync(new)
-            os.rename(temporary, self._path)
-            sync_folder(Path(self._base_path))
-            if journal.token_of(os.pread(old, end, 0)) is not None:
-                # What another appended meanwhile, where locks do nothing.
-                _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
-            self._unwritten.clear()  # it was part of everything
-            self._lock.adopt(file)
+            if self._lock.excludes or self._lock.is_current():
+                os.rename(temporary, self._path)
+                sync_folder(Path(self._base_path))
+                if journal.token_of(os.pread(old, end, 0)) is not None:
+                    # What another appended meanwhile, where locks do nothing.
+                    _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
+                self._unwritten.clear()  # it was part of everything
+                self._lock.adopt(file)
         except BaseException:
             if self._lock.descriptor != new:
                 file.close()
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._follow(new)
-        return new
+        if self._lock.descriptor != new:  # another was faster
+            file.close()
+            os.unlink(temporary)
+            self._lock.renew()
+        self._follow(self._lock.descriptor)
+        return self._lock.descriptor
 
 
 def _write_all(fd: int, data: bytes, offset: int | None = None) -> None:

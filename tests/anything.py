@@ -206,7 +206,9 @@ def try_object(what: str, each: object, values: list[object], but: tuple[str, ..
             continue
         value = attempt(f"getattr({what}, {name})", lambda name=name: getattr(each, name))
         if callable(value):
-            try_callable(f"{what}.{name}", value, values)
+            # What every object has is CPython's, and tried by `protocols`.
+            is_own = getattr(type(each), name, None) is not getattr(object, name, each)
+            try_callable(f"{what}.{name}", value, values if is_own else [])
         else:
             for other in values:
                 attempt(f"setattr({what}, {name})", lambda name=name, other=other: setattr(each, name, other))

@@ -35,6 +35,19 @@ def _block(code: CodeType, at: int) -> int | None:
     return next((target for start, end, target in _blocks(code) if start <= at < end), None)
 
 
+Stack = tuple[tuple[CodeType, int], ...]
+
+
+def _stack(frame: FrameType | None) -> Stack:
+    """Where the library is, from the innermost function outwards."""
+    found = []
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
 class Interrupt:
     """A context manager: KeyboardInterrupt at point number `at` (from 0) of this thread; `n_points` are counted."""
 
@@ -43,11 +56,17 @@ class Interrupt:
     def __init__(self, at: int = -1) -> None:
         self.at, self.n_points = at, 0
         self.where = ""
+        self._stacks: list[Stack] = []  # of each point, if none is meant
         self._last: dict[FrameType, int] = {}  # the instruction that each frame is at, until it is left
 
     @property
     def fired(self) -> bool:
         return 0 <= self.at < self.n_points
+
+    def distinct(self) -> list[int]:
+        """All points but those of a loop between its first and its last round, where the same was called."""
+        numbers = {stack: number for number, stack in reversed([*enumerate(self._stacks)])}
+        return sorted({*numbers.values(), *{stack: number for number, stack in enumerate(self._stacks)}.values()})
 
     def excuses(self, error: BaseException, file: str) -> bool:
         return False
@@ -85,6 +104,8 @@ class Interrupt:
         return self._step
 
     def _point(self, frame: FrameType) -> None:
+        if self.at < 0:
+            self._stacks.append(_stack(frame))
         self.n_points += 1
         if self.n_points == self.at + 1:
             self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_qualname}"

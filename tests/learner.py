@@ -206,7 +206,10 @@ def mix(base: str, first_key: int, user: bool, archives: list[str], mixed: str) 
 
 
 def read(base: str, first_key: int, user: bool, read_s: float) -> None:
-    """Follow the others for a while and read all that there is, whole or not at all; now and then a fork reads, too."""
+    """Follow the others for a while and read all that there is, whole or not at all; now and then a fork reads, too.
+
+    For longer, if nothing was there to be read.
+    """
     deadline, n_read = time.monotonic() + read_s, 0
     with manager(base, total_memory_mb=4000) as memory:  # what a snapshot holds cannot be evicted
         for turn in itertools.count():
@@ -224,7 +227,7 @@ def read(base: str, first_key: int, user: bool, read_s: float) -> None:
                 if pid == 0:
                     os._exit(0 if read_all(memory) >= 0 else 1)
                 assert os.waitpid(pid, 0)[1] == 0
-            if time.monotonic() > deadline:
+            if n_read and time.monotonic() > deadline:
                 break
     report("read", n_read, 0)
 

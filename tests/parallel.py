@@ -37,11 +37,11 @@ def prepare(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thread_unsafe(reason="a forked child keeps the pipes of all threads open"))
         elif calls(item.function, "subprocess") or calls(item.function, "Popen"):
             item.add_marker(pytest.mark.thread_unsafe(reason="what it tests is another process, which has one thread"))
-        elif "tracemalloc" in item.function.__code__.co_names:
+        elif calls(item.function, "tracemalloc"):
             item.add_marker(pytest.mark.thread_unsafe(reason="tracemalloc is of the process, and starts in one thread"))
         elif calls(item.function, "settrace"):
             item.add_marker(pytest.mark.thread_unsafe(reason="lines that are traced are marked in code of all threads"))
-        elif OF_THE_PROCESS & set(item.function.__code__.co_names):
+        elif OF_THE_PROCESS & names_in(item.function.__code__):
             item.add_marker(pytest.mark.thread_unsafe(reason="descriptors, limits, umask and hash are of the process"))
         elif hasattr(item.obj, "hypothesis"):
             item.add_marker(pytest.mark.thread_unsafe(reason="hypothesis draws the random numbers of the process"))
@@ -59,9 +59,14 @@ def has_content(item: pytest.Function, name: str) -> bool:
 
 def calls(test: types.FunctionType, name: str) -> bool:
     """Whether a test calls what has this name, or does so by a function that it calls."""
-    called = (test.__globals__.get(name) for name in test.__code__.co_names)
-    codes = [test.__code__, *(each.__code__ for each in called if isinstance(each, types.FunctionType))]
-    return any(name in code.co_names for code in codes)
+    names = names_in(test.__code__)
+    called = map(test.__globals__.get, names)
+    return name in names.union(*(names_in(each.__code__) for each in called if isinstance(each, types.FunctionType)))
+
+
+def names_in(code: types.CodeType) -> set[str]:
+    """The names that it has, or a function, lambda or (before Python 3.12) comprehension inside of it."""
+    return set(code.co_names).union(*(names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)))
 
 
 def is_read_once(value: object) -> bool:

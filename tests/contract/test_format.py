@@ -330,16 +330,20 @@ def matches(value: object, wanted: object) -> bool:
 
 
 @pytest.mark.thread_unsafe(reason="descriptors and mappings are of the process")
-@pytest.mark.parametrize("redigested", [False, True], ids=["", "redigested"])
 @pytest.mark.parametrize("row", HOSTILE, ids=str)
-def test_each_broken_rule_is_one_typed_error(row, redigested, region_file, nothing_leaks):
+def test_each_broken_rule_is_one_typed_error(row, region_file, nothing_leaks):
+    """Whatever the checksum of the head says."""
     data = bytearray(FILES[row.kind])
     region = SOUND[row.kind]
     patch(data, region, row.field, row.value)
     assert data != FILES[row.kind], "the row changes nothing"
-    if redigested and region.extended:
+    check_refusal(row, region_file(data), nothing_leaks)
+    if region.extended:
         redigest(data, region)
-    path = region_file(data)
+        check_refusal(row, region_file(data), nothing_leaks)
+
+
+def check_refusal(row: Hostile, path: Path, nothing_leaks) -> None:
     error = refused(path)
     assert nothing_leaks is None or nothing_leaks.new() == []  # at once, without a garbage collection
     assert type(error) is row.error

@@ -24,13 +24,13 @@ def template(tmp_path_factory) -> Path:
 
 
 def sweep(name: str, stride: int, template: Path, root: Path) -> list[str]:
-    """What is wrong after an interrupt at each point, or at some."""
+    """What is wrong after an interrupt at each point (but see `Interrupt.distinct`), or at some."""
     found = []
     with quick():
         clean = Trial(name, Interrupt(), template, root / "clean")
         assert clean.problems == []
         assert clean.fault.n_points
-        for number in range(0, clean.fault.n_points, stride):
+        for number in clean.fault.distinct() if stride == 1 else range(0, clean.fault.n_points, stride):
             interrupt = Interrupt(number)
             trial = Trial(name, interrupt, template, root / str(number), clean)
             found += [f"{number}, {interrupt.where}: {problem}" for problem in trial.problems]

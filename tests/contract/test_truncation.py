@@ -1,6 +1,6 @@
 """A file that is shortened while it is mapped, or rewritten while it is opened: a typed error, and never a signal.
 
-Each point is tried in a process of its own, which dies of what should not be.
+Each call is tried in a process of its own, which dies of what should not be.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import faulthandler
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ import jessy_mem as jm
 from helpers import Layer, plain_file
 from jessy_mem.compression import is_available
 
-pytestmark = pytest.mark.thread_unsafe(reason="each point is a process of its own")
+pytestmark = pytest.mark.thread_unsafe(reason="each call is a process of its own")
 
 N_LAYERS = 8
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -110,33 +111,38 @@ def place(base, data):
     return path
 
 
-def outcome(base, path, call, n_left):
-    """What a child says that reads after the file was shortened to `n_left` bytes: "ok" and what, or an error."""
-    prepare, read = CALLS[call]
+def outcomes(base, data, call, points):
+    """What a child says that reads after the file was shortened to each of `points`: "ok" and what, or an error."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(ours)
-        told = "not even an error"
-        try:
-            faulthandler.disable()
-            ready = prepare(base, path)
-            os.truncate(path, n_left)
-            try:
-                told = f"ok {read(ready)!r}"
-            except jm.ConsciousnessError as error:
-                told = type(error).__name__
-        except BaseException:
-            told = traceback.format_exc()
         with os.fdopen(theirs, "w") as out:
-            out.write(told)
+            try:
+                faulthandler.disable()
+                for n_left in points:
+                    told = outcome(base, place(base, data), call, n_left)
+                    print(json.dumps([n_left, told]), file=out, flush=True)
+            except BaseException:
+                print(json.dumps([0, traceback.format_exc()]), file=out, flush=True)
         os._exit(0)
     os.close(theirs)
     with os.fdopen(ours) as told:
-        said = told.read()
+        said = list(map(json.loads, told))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status == 0, f"{call} died of {signal.Signals(-status).name} with {n_left} bytes left"
-    return said
+    assert status == 0, f"{call} died of {signal.Signals(-status).name} after {said[-1:]}, of {points}"
+    assert [n_left for n_left, _ in said] == points, said[-1]
+    return dict(said)
+
+
+def outcome(base, path, call, n_left):
+    prepare, read = CALLS[call]
+    ready = prepare(base, path)
+    os.truncate(path, n_left)
+    try:
+        return f"ok {read(ready)!r}"
+    except jm.ConsciousnessError as error:
+        return type(error).__name__
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -146,10 +152,10 @@ def test_shortened_file_is_an_error_and_no_signal(kind, call, tmp_path):
         pytest.skip("there is no zstd")
     assert np  # imported once, and not by each child
     data = stored(kind)
-    whole = outcome(tmp_path, place(tmp_path, data), call, len(data))
     near = {int(share * len(data)) // PAGE * PAGE + more for share in POINTS for more in (0, 1, 300)}
-    for n_left in sorted(n for n in near if n < len(data)):
-        said = outcome(tmp_path, place(tmp_path, data), call, n_left)
+    found = outcomes(tmp_path, data, call, [len(data), *sorted(n for n in near if n < len(data))])
+    whole = found.pop(len(data))
+    for n_left, said in found.items():
         # What is read is right, or it is an error that names the file; of what is sealed nothing is lost.
         assert said in (whole, "RegionTruncated"), (n_left, said[:200])
         if call in ("open", "verify_region") or (call in ("text", "verify") and kind in ("plain", "extended")):

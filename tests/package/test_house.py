@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import tokenize
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -97,10 +98,15 @@ def storey_of(module: str) -> int:
     return STOREYS.index(module.rpartition(".")[0])
 
 
-@pytest.mark.parametrize("path", COMPILED, ids=named)
-def test_no_compiled_module_imports_upward(path):
+def wrong_in(paths: Iterable[Path], check: Callable[[Path], object]) -> dict[str, object]:
+    """What `check` finds, by the names of those files in which it finds something."""
+    return {named(path): found for path in paths if (found := check(path))}
+
+
+def above(path: Path) -> list[str]:
+    """What a compiled module imports and stands above it."""
     module = module_of(path)
-    above = []
+    found = []
     for name in imports(path):
         if not name.startswith("_"):  # objects may know the names, errors and helpers of the library; kernels nothing
             allowed = storey_of(module) >= STOREYS.index("_core") and name in HOUSE
@@ -109,16 +115,23 @@ def test_no_compiled_module_imports_upward(path):
         else:
             allowed = storey_of(name) <= storey_of(module)
         if not allowed:
-            above.append(name)
-    assert not above, f"{module} imports what stands above it"
+            found.append(name)
+    return found
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=named)
-def test_nothing_imports_upward(path):
-    module = module_of(path)
-    assert module in HOUSE, f"{module} has no place in HOUSE yet"
-    allowed = {*HOUSE[: HOUSE.index(module)], *(f"_core.{name}" for name in OBJECTS)}
-    assert not imports(path) - allowed, f"{module} imports what stands above it, or below the objects"
+def test_no_compiled_module_imports_upward():
+    assert wrong_in(COMPILED, above) == {}
+
+
+def test_nothing_imports_upward():
+    """Neither what stands above it, nor what stands below the objects."""
+    assert not {module_of(path) for path in PYTHON} - {*HOUSE}, "what has no place in HOUSE yet"
+
+    def upward(path: Path) -> set[str]:
+        below = HOUSE[: HOUSE.index(module_of(path))]
+        return imports(path) - {*below, *(f"_core.{name}" for name in OBJECTS)}
+
+    assert wrong_in(PYTHON, upward) == {}
 
 
 @pytest.mark.parametrize(("one", "other"), STRANGERS)
@@ -136,15 +149,19 @@ MEASURING = {
 }
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if module_of(path)[:3] == "cli"], ids=named)
-def test_command_line_knows_only_the_public_face(path):
-    others = {name for name in imports(path) if name and name.partition(".")[0] != "cli"}
-    assert others - {"units"} == MEASURING.get(module_of(path), set())
+def test_command_line_knows_only_the_public_face():
+    def known(path: Path) -> set[str]:
+        others = {name for name in imports(path) if name and name.partition(".")[0] != "cli"}
+        return (others - {"units"}) ^ MEASURING.get(module_of(path), set())
+
+    assert wrong_in([path for path in SOURCES if module_of(path)[:3] == "cli"], known) == {}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pxd"], ids=named)
-def test_declarations_import_nothing_of_python(path):
-    assert not re.findall(r"^\s*(?:from\s+\S+\s+)?import\s.*", without_text(path.read_text()), re.MULTILINE)
+def test_declarations_import_nothing_of_python():
+    def imported(path: Path) -> list[str]:
+        return re.findall(r"^\s*(?:from\s+\S+\s+)?import\s.*", without_text(path.read_text()), re.MULTILINE)
+
+    assert wrong_in([path for path in SOURCES if path.suffix == ".pxd"], imported) == {}
 
 
 # What stands, or is done, in one place only, and where.
@@ -172,17 +189,20 @@ def test_fact_has_one_home(pattern):
     assert found == {ONE_HOME[pattern]}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pyx"], ids=named)
-def test_what_cython_declares_of_the_system_is_not_declared_again(path):
-    assert not re.findall(r"extern from \"<(?:unistd|fcntl|errno)\.h>\"", path.read_text())
+def test_what_cython_declares_of_the_system_is_not_declared_again():
+    declared = re.compile(r"extern from \"<(?:unistd|fcntl|errno)\.h>\"")
+    modules = [path for path in SOURCES if path.suffix == ".pyx"]
+    assert wrong_in(modules, lambda path: declared.findall(path.read_text())) == {}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix in (".pyx", ".pxd")], ids=named)
-def test_nogil_is_never_without_noexcept(path):
+def test_nogil_is_never_without_noexcept():
     """Blocks (`with nogil:`) and external headers aside; a function of a header is noexcept by itself."""
-    lines = [line for line in without_text(path.read_text()).splitlines() if re.search(r"\bnogil\b", line)]
-    bare = [line for line in lines if not re.search(r"\bnoexcept\b|with nogil:|cdef extern from", line)]
-    assert not bare
+
+    def bare(path: Path) -> list[str]:
+        lines = [line for line in without_text(path.read_text()).splitlines() if re.search(r"\bnogil\b", line)]
+        return [line for line in lines if not re.search(r"\bnoexcept\b|with nogil:|cdef extern from", line)]
+
+    assert wrong_in([path for path in SOURCES if path.suffix in (".pyx", ".pxd")], bare) == {}
 
 
 # Dicts that compiled code asks with get(), which Cython makes of a borrowed reference: without the GIL, another thread
@@ -277,31 +297,34 @@ cdef int f(const uint8_t[::1] v, uint64_t[:, ::1] rows) noexcept nogil:
     assert slices_in_loops(source) == ["g(v[1:2])", "g([rows[i:] for i in range(3)])"]
 
 
-@pytest.mark.parametrize("path", [path for path in COMPILED if path.suffix in (".pyx", ".pxd")], ids=named)
-def test_no_typed_memoryview_is_sliced_in_a_loop(path):
+def test_no_typed_memoryview_is_sliced_in_a_loop():
     """A slice counts a reference and copies 208 bytes; a kernel takes the whole view and an offset."""
-    assert slices_in_loops(path.read_text()) == []
+    cython = [path for path in COMPILED if path.suffix in (".pyx", ".pxd")]
+    assert wrong_in(cython, lambda path: slices_in_loops(path.read_text())) == {}
 
 
-@pytest.mark.parametrize("path", [path for path in LIBRARY if path.suffix != ".pxd"], ids=named)
-def test_what_is_imported_in_a_call_is_asked_for_where_a_fork_waits(path):
-    source = without_text(path.read_text())
-    if path.name != "forking.py":
-        assert re.findall("import_module|__import__", source) == []
-    late = re.findall(r"^((?: {4})+)((?:from [\w.]+ )?import .*)", source, re.MULTILINE)
-    typing = source.partition("if TYPE_CHECKING:\n")[2].partition("\n\n")[0]
-    assert [line for _, line in late if line not in typing] == []
+def test_what_is_imported_in_a_call_is_asked_for_where_a_fork_waits():
+    def late(path: Path) -> list[str]:
+        source = without_text(path.read_text())
+        found = re.findall("import_module|__import__", source) if path.name != "forking.py" else []
+        typing = source.partition("if TYPE_CHECKING:\n")[2].partition("\n\n")[0]
+        inside = re.findall(r"^(?: {4})+((?:from [\w.]+ )?import .*)", source, re.MULTILINE)
+        return found + [line for line in inside if line not in typing]
+
+    assert wrong_in([path for path in LIBRARY if path.suffix != ".pxd"], late) == {}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".pyx"], ids=named)
-def test_compiled_module_has_a_stub(path):
-    assert path.with_suffix(".pyi").is_file()
+def test_compiled_module_has_a_stub():
+    modules = [path for path in SOURCES if path.suffix == ".pyx"]
+    assert wrong_in(modules, lambda path: not path.with_suffix(".pyi").is_file()) == {}
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *PACKAGE.rglob("*.h"), *PACKAGE.rglob("*.pyi")], ids=named)
-def test_file_is_short_enough_to_hold_one_idea(path):
-    n_lines = len(path.read_text().splitlines())
-    assert n_lines <= (MAX_FACE_LINES if named(path) == FACE else MAX_LINES)
+def test_file_is_short_enough_to_hold_one_idea():
+    def n_too_many(path: Path) -> int:
+        n_lines = len(path.read_text().splitlines())
+        return max(0, n_lines - (MAX_FACE_LINES if named(path) == FACE else MAX_LINES))
+
+    assert wrong_in([*SOURCES, *PACKAGE.rglob("*.h"), *PACKAGE.rglob("*.pyi")], n_too_many) == {}
 
 
 def test_each_module_has_its_storey_in_the_design():
@@ -334,9 +357,9 @@ def test_manager_extends_the_table_which_extends_the_read_path():
         assert (method.__objclass__, method.__doc__) == (MmapManager, compiled.__doc__)
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.suffix == ".py" and path.stat().st_size], ids=named)
-def test_module_says_what_it_is_for(path):
-    assert path.read_text().lstrip().startswith(('"""', 'r"""'))
+def test_module_says_what_it_is_for():
+    modules = [path for path in SOURCES if path.suffix == ".py" and path.stat().st_size]
+    assert wrong_in(modules, lambda path: not path.read_text().lstrip().startswith(('"""', 'r"""'))) == {}
 
 
 def test_systems_and_compilers_are_known_in_headers_only():
@@ -392,35 +415,46 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not NOT_PRIVATE.match(name)
 
 
+def last_name(node: ast.expr) -> str:
+    """`c` of `a.b.c`; empty for what has no name."""
+    return getattr(node, "attr", "") or getattr(node, "id", "")
+
+
 def unexplained(source: str) -> list[int]:
     """The lines on which a test reaches for what is private, with no comment there or just above.
 
     That is a name with an underscore, or anything that is replaced in the package.
     """
-    comments = {
-        token.start[0]: token.line.strip().startswith("#")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT and not re.match("# (fmt|noqa|type):", token.string)
-    }
     found = set()
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     ours = {"jm", "jessy_mem"}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jessy_mem"):
             ours |= {each.asname or each.name for each in node.names}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and IN_A_MODULE.fullmatch(node.value):
             found |= {node.lineno}
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in REPLACING:
+        called = last_name(node.func) if isinstance(node, ast.Call) else ""
+        if called in REPLACING:
             found |= {node.lineno for each in node.args[:1] if ast.unparse(each).partition(".")[0] in ours}
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in OWN:
-            found |= {node.end_lineno} if is_private(node.attr) else set()
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_TEXT:
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and ast.unparse(node.value) not in OWN:
+            found |= {node.end_lineno}
+        if called in BY_TEXT:
             arguments = [] if {*map(ast.unparse, node.args[:1])} & OWN else node.args
             texts = [each for argument in arguments for each in ast.walk(argument) if isinstance(each, ast.Constant)]
             named = [each for each in texts if isinstance(each.value, str)]
             found |= {each.lineno for each in named if is_private(each.value.rpartition(".")[2])}
+    comments = comments_in(source) if found else {}
     return sorted(line for line in found if line not in comments and not comments.get(line - 1))
+
+
+def comments_in(source: str) -> dict[int, bool]:
+    """The lines with a comment that explains something: number -> whether that is all of it."""
+    return {
+        token.start[0]: token.line.strip().startswith("#")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT and not re.match("# (fmt|noqa|type):", token.string)
+    }
 
 
 @parses
@@ -504,12 +538,9 @@ def test_what_tests_replace_in_the_system_has_a_reason():
 
 
 @parses
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
-def test_what_a_test_reaches_for_inside_has_a_reason(path):
-    source = path.read_text()
-    if path.name == INSIDE:
-        functions = [each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef)]
-        assert functions
-        assert [each.name for each in functions if not ast.get_docstring(each)] == []
-    else:
-        assert unexplained(source) == []
+def test_what_a_test_reaches_for_inside_has_a_reason():
+    sources = {path.relative_to(TESTS).as_posix(): path.read_text() for path in sorted(TESTS.rglob("*.py"))}
+    functions = [each for each in ast.parse(sources.pop(INSIDE)).body if isinstance(each, ast.FunctionDef)]
+    assert functions
+    assert [each.name for each in functions if not ast.get_docstring(each)] == []
+    assert {name: lines for name, source in sources.items() if (lines := unexplained(source))} == {}

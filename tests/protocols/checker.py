@@ -103,12 +103,15 @@ class State(NamedTuple):
     seen: tuple[int, ...]  # by those who took a step
 
 
+Move = tuple[State, int, Operation]  # from where, and what which process did
+
+
 class Broken(AssertionError):
     """A run that breaks a rule; its operations, one a line."""
 
 
 def joined(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(map(max, one, other))
+    return one if one == other else tuple(map(max, one, other))
 
 
 def replaced(items: tuple[Any, ...], at: int, item: Any) -> tuple[Any, ...]:
@@ -151,17 +154,17 @@ class Checker:
         thread = state.threads[number]
 
         def gone_on(value: Any, thread: Thread, memory=state.memory, world=state.world, seen=state.seen) -> State:
-            thread = thread._replace(given=(*thread.given, value))
+            thread = Thread((*thread.given, value), thread.view, thread.seen)
             return State(memory, replaced(state.threads, number, thread), world, seen)
 
         if operation.kind == "step":
             done = operation.does(state.world)
             if done is not None:
                 seen = joined(thread.view, state.seen)
-                yield gone_on(done[1], thread._replace(view=seen), world=done[0], seen=seen)
+                yield gone_on(done[1], Thread(thread.given, seen, thread.seen), world=done[0], seen=seen)
             return
         if operation.kind == "fence":
-            yield gone_on(None, thread._replace(view=joined(thread.view, thread.seen)))
+            yield gone_on(None, Thread(thread.given, joined(thread.view, thread.seen), thread.seen))
             return
         at = self.places[operation.place]
         history = state.memory[at]
@@ -174,7 +177,7 @@ class Checker:
 
         if operation.kind == "store":
             view, memory = written(operation.does, thread.view, (0,) * len(thread.view))
-            yield gone_on(None, thread._replace(view=view), memory)
+            yield gone_on(None, Thread(thread.given, view, thread.seen), memory)
             return
         for i in range(thread.view[at], len(history)):
             message = history[i]
@@ -198,7 +201,7 @@ class Checker:
         self, always: Callable[[dict[str, Any], Any], None], finally_: Callable[[dict[str, Any], Any], None]
     ) -> int:
         """How many states there are; Broken, with a way to it, if a rule is broken in one."""
-        came_from: dict[State, tuple[State | None, str]] = {self.begin: (None, "")}
+        came_from: dict[State, Move | None] = {self.begin: None}
         left = [self.begin]
         while left:
             state = left.pop()
@@ -219,8 +222,8 @@ class Checker:
             except AssertionError as error:
                 raise Broken(f"{error}\n{self.way_to(state, came_from)}") from error
             for after, i, operation in following:
-                if after not in came_from:
-                    came_from[after] = state, self.line(i, operation, after)
+                move = state, i, operation
+                if came_from.setdefault(after, move) is move:  # to look for a state twice costs more than all else
                     left.append(after)
         return len(came_from)
 
@@ -228,13 +231,13 @@ class Checker:
         what = operation.does.__name__ if operation.kind == "step" else f"{operation.kind} {operation.place}"
         return f"{number} {self.processes[number].__name__}: {what} gives {after.threads[number].given[-1]}"
 
-    def way_to(self, state: State, came_from: dict[State, tuple[State | None, str]]) -> str:
+    def way_to(self, state: State, came_from: dict[State, Move | None]) -> str:
         lines = []
-        before: State | None = state
-        while before is not None:
-            before, line = came_from[before]
-            lines.append(line)
-        return "\n".join(reversed(lines))
+        while (move := came_from[state]) is not None:
+            before, number, operation = move
+            lines.append(self.line(number, operation, state))
+            state = before
+        return "\n".join(["", *reversed(lines)])
 
 
 def check(

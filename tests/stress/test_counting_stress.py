@@ -10,7 +10,7 @@ import pytest
 from world import manager
 
 import jessy_mem as jm
-from helpers import run_threads
+from helpers import HUNG_S, run_threads
 
 N_THREADS = 6
 N_ROUNDS = 60
@@ -113,18 +113,22 @@ def test_states_add_up_while_threads_load_hold_and_allocate(world):
     world.write_all(*dimensions, 15)
     with manager(world, total_memory_mb=0.1, eviction_threshold=90.0) as memory:
         memory.load_dimension(15)
-        done = threading.Event()
+        begun, done = threading.Event(), threading.Event()
         seen = set()
 
         def watch():
-            while not done.is_set() or not seen:
+            is_last = False
+            while not is_last:
+                is_last = done.is_set()
                 stats = memory.get_stats()
                 states = (stats.leased_bytes, stats.evictable_bytes, stats.pinned_bytes, stats.available_bytes)
                 assert min(states) >= 0, states
                 assert sum(states) == memory.config.total_bytes, states
                 seen.add(states)
+                begun.set()
 
         def change(dimension):
+            begun.wait(HUNG_S)
             for i in range(5 * N_ROUNDS):
                 with contextlib.suppress(jm.LimitExceeded):
                     memory.load_dimension(dimension)

@@ -64,6 +64,7 @@ def test_processes_see_the_same_at_the_end(tmp_path, n_processes, n, locks):
     ]
     try:
         with manager(tmp_path) as watching:
+            watching.load_all()  # what the first of them learned before it was there
             for worker in workers:
                 assert worker.stdout.readline() == "learned\n"
                 watching.get((15, 0))

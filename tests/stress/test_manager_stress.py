@@ -36,12 +36,16 @@ class Storm:
     def __init__(self, memory, dimensions, allowed=()):
         self.memory, self.dimensions, self.allowed = memory, dimensions, allowed
         self.stop = threading.Event()
-        self.n_reads = self.n_refused = 0
-        self.generations = set()
+        self.n_reads = self.n_refused = self.n_wanted = 0
+        self.generations = set()  # that were read
         self._count = threading.Lock()
 
-    def run(self, *writers, readers=N_READERS, sampler=True):
-        """Each writer is called once, in its own thread, with the storm; it returns when it has done enough."""
+    def run(self, *writers, readers=N_READERS, sampler=True, n_generations=1):
+        """Each writer is called once, in its own thread, with the storm; it returns when it has done enough.
+
+        That is not before the readers have met `n_generations`.
+        """
+        self.n_wanted = n_generations if readers else 0
         done = []
 
         def writing(writer):
@@ -66,13 +70,12 @@ class Storm:
     def read(self, number):
         rng = random.Random(number)
         n_reads = n_refused = 0
-        generations = set()
         reader = self.memory if number % 2 else None  # else one of its own
         while not self.stop.is_set():
             dimension, layer = rng.choice(self.dimensions), rng.randrange(N_LAYERS)
             try:
                 reader = self.memory.reader() if reader is None else reader
-                generations.add(self.read_one(rng.randrange(8), dimension, layer, reader))
+                self.generations.add(self.read_one(rng.randrange(8), dimension, layer, reader))
                 n_reads += 1
             except self.allowed:
                 n_refused += 1
@@ -80,7 +83,6 @@ class Storm:
         with self._count:
             self.n_reads += n_reads
             self.n_refused += n_refused
-            self.generations |= generations
 
     def read_one(self, way, dimension, layer, reader=None):
         """Read one layer in one of the ways there are; its generation. ValueError if it is not whole."""
@@ -117,12 +119,16 @@ class Storm:
 
 
 def repeat(n_rounds, act):
-    """A writer that does `act(round)` so often, or until the storm is over, or has lasted long on a busy machine."""
+    """A writer that does `act(round)` so often, or until the storm is over, or has lasted long on a busy machine.
+
+    More often, if the readers got no turn.
+    """
 
     def write(storm):
         deadline = time.monotonic() + MAX_SECONDS
-        for round_number in range(n_rounds):
-            if storm.stop.is_set() or (round_number >= MIN_ROUNDS and time.monotonic() > deadline):
+        for round_number in itertools.count():
+            is_enough = round_number >= n_rounds or (round_number >= MIN_ROUNDS and time.monotonic() > deadline)
+            if storm.stop.is_set() or (is_enough and len(storm.generations) >= storm.n_wanted):
                 return
             act(round_number)
 
@@ -172,8 +178,7 @@ def test_reads_during_reloads_are_whole_generations(world):
             old, last[dimension] = memory.reload_dimension(dimension)
             assert old < last[dimension] == 2 + number
 
-        storm = Storm(memory, dimensions).run(repeat(150, reload))
-        assert storm.n_reads > 0
+        storm = Storm(memory, dimensions).run(repeat(150, reload), n_generations=2)
         assert len(storm.generations) > 1
         check_quiet(memory, world, dimensions)
         assert memory.get_stats().load_count == 2 + max(last.values())
@@ -204,7 +209,8 @@ def test_four_threads_reload_and_read_for_a_while(world):
         n_reads = itertools.count()
 
         def reload_and_read(storm, dimension):
-            while time.monotonic() < deadline and not storm.stop.is_set():
+            turns = itertools.count()
+            while not storm.stop.is_set() and (next(turns) == 0 or time.monotonic() < deadline):
                 world.write(dimension, generation=next(generation))
                 memory.reload_dimension(dimension)
                 for _ in range(50):
@@ -218,37 +224,46 @@ def test_four_threads_reload_and_read_for_a_while(world):
 
 TESTS = Path(__file__).resolve().parents[1]
 PUBLISHER = """
-import sys
+import itertools, os, sys
 sys.path.insert(0, sys.argv[1])
 import jessy_mem as jm
 from world import content_of
-for generation in range(2, 2 + int(sys.argv[3])):
+for generation in itertools.count(2):
+    if generation > 1 + int(sys.argv[3]) and os.path.exists(os.path.join(sys.argv[2], "enough")):
+        break
     builder = jm.RegionBuilder(1, "Published", generation=generation)
     for layer in range(4):
         builder.add_layer(jm.LayerSpec(content=content_of(1, layer, generation)))
     builder.write(jm.region_path(sys.argv[2], 1))
+print(generation - 1)
 """
 
 
 @pytest.mark.parametrize("n_times", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_reads_while_another_process_publishes(world, n_times):
+    """More often, until ten publications were met."""
     world.write(1)
-    seen = set()
+    seen, enough = set(), world.base / "enough"
     with manager(world) as memory:
         memory.load_dimension(1)
         command = [sys.executable, "-c", PUBLISHER, TESTS, world.base, str(n_times)]
-        with subprocess.Popen(command) as publisher:
-            while publisher.poll() is None:
-                seen.add(read_whole(memory, 1))
-                if memory.region(1).stale:
-                    old, new = memory.reload_dimension(1)
-                    assert old < new
-                with jm.MmapRegion(1, world.path(1)) as region:
-                    seen.add(whole_generation(region))
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
+            try:
+                while publisher.poll() is None:
+                    seen.add(read_whole(memory, 1))
+                    if memory.region(1).stale:
+                        old, new = memory.reload_dimension(1)
+                        assert old < new
+                    with jm.MmapRegion(1, world.path(1)) as region:
+                        seen.add(whole_generation(region))
+                    if len(seen) > 10:
+                        enough.touch()
+            finally:
+                enough.touch()
+            newest = int(publisher.stdout.read())
         assert publisher.returncode == 0
         memory.reload_dimension(1)
-        assert read_whole(memory, 1) == 1 + n_times
-        assert len(seen) > 10
+        assert read_whole(memory, 1) == newest > n_times
         check_quiet(memory, world, [1])
 
 

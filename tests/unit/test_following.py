@@ -13,6 +13,7 @@ from inside import evict
 from world import World, content_of, generation_of, manager, mapped_dimensions
 
 import jessy_mem as jm
+from helpers import HUNG_S
 from jessy_mem._core.changes import RING_CHANGES, ChangePage
 from jessy_mem.errors import InvalidRegion
 from jessy_mem.following import Changes, Following
@@ -398,7 +399,7 @@ def test_who_was_there_before_anybody_learned_hears_of_it_by_hits(tmp_path, read
             assert [read(other, reader) for _ in range(3)] == [content_of(20, 0)] * 3
             one.load_all()
             one.update_layer((20, 0), spec("two"))
-            deadline = time.monotonic() + 30  # as of a machine that is very busy
+            deadline = time.monotonic() + HUNG_S
             while read(other, reader) != b"two" and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert read(other, reader) == b"two"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
+from typing import NamedTuple
 
 import pytest
 
-from helpers import HUNG_S
 from jessy_mem._core.guard import install
 from jessy_mem._probe import guard
 
@@ -174,10 +175,10 @@ def test_forked_child_is_guarded_too(guarded):
     assert guard.damaged(handle)
 
 
-# Faults that are not ours: in a process of their own, for it dies of them.
+# Faults that are not ours: in a process of their own, for it dies of them; a fork of one that has done nothing yet.
 
-CHILD = """
-import ctypes, faulthandler, mmap, os, resource, signal, sys, tempfile
+PARENT = """
+import ctypes, faulthandler, json, mmap, os, resource, signal, sys, tempfile
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from jessy_mem._core.guard import install
 from jessy_mem._probe import guard
@@ -222,23 +223,50 @@ def region():
         print("mended", flush=True)
 
 keep = []
+
+for line in sys.stdin:
+    source, output, errors = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY), 1)
+        os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+        exec(source)
+        break  # it ends as a program does
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
-def child(source: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def parent():
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     environment["ASAN_OPTIONS"] = "detect_leaks=0:handle_sigbus=0:handle_segv=0"  # it would take them for its own
-    return subprocess.run(
-        [sys.executable, "-c", CHILD + source],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HUNG_S,
-    )
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        yield process
+        process.communicate()
 
 
-def n_dumps(done: subprocess.CompletedProcess[str]) -> int:
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def child(parent, tmp_path):
+    """Runs a program in a child of `parent`."""
+
+    def run(source: str) -> Done:
+        output, errors = tmp_path / "output", tmp_path / "errors"
+        parent.stdin.write(json.dumps([source, str(output), str(errors)]) + "\n")
+        return Done(int(parent.stdout.readline()), output.read_text(), errors.read_text())
+
+    return run
+
+
+def n_dumps(done: Done) -> int:
     return done.stderr.count("Fatal Python error: Bus error")
 
 
@@ -269,21 +297,21 @@ def n_dumps(done: subprocess.CompletedProcess[str]) -> int:
         ("a = mapped(); guard.remove(guard.add(a, PAGE)); guard.read_byte(a)", 0),
     ],
 )
-def test_foreign_fault_kills_as_it_would_without_us(source, n_expected):
+def test_foreign_fault_kills_as_it_would_without_us(source, n_expected, child):
     done = child(source)
     assert done.returncode == -signal.SIGBUS, done.stderr
     assert n_dumps(done) == n_expected, done.stderr
     assert done.stdout.split() == ["mended"] * (source.count("mended()") + source.count("region()"))
 
 
-def test_signal_that_was_ignored_is_ignored():
+def test_signal_that_was_ignored_is_ignored(child):
     done = child(
         "signal.signal(signal.SIGBUS, signal.SIG_IGN); mended(); os.kill(os.getpid(), signal.SIGBUS); print('on')"
     )
     assert (done.returncode, done.stdout.split()) == (0, ["mended", "on"]), done.stderr
 
 
-def test_python_handler_gets_a_signal_that_was_sent():
+def test_python_handler_gets_a_signal_that_was_sent(child):
     done = child(
         "signal.signal(signal.SIGBUS, lambda *_: print('got it')); mended(); os.kill(os.getpid(), signal.SIGBUS)\n"
         "print('on')"
@@ -291,12 +319,12 @@ def test_python_handler_gets_a_signal_that_was_sent():
     assert (done.returncode, done.stdout.split()) == (0, ["mended", "got", "it", "on"]), done.stderr
 
 
-def test_write_to_what_is_read_only_is_no_case_for_zeros():
+def test_write_to_what_is_read_only_is_no_case_for_zeros(child):
     done = child("a = mapped(); guard.add(a, PAGE, False); assert guard.read_byte(a) == 0; guard.write_byte(a, 1)")
     assert done.returncode in (-signal.SIGSEGV, -signal.SIGBUS), done.stderr
 
 
-def test_installed_twice_is_installed_once():
+def test_installed_twice_is_installed_once(child):
     install()
     install()
     done = child("install(); install(); mended(); install(); fault()")

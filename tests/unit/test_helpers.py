@@ -12,8 +12,9 @@ import sys
 import types
 
 import pytest
+from interrupts import Interrupt
 from learner import changes_in, check_holders
-from parallel import with_its_own
+from parallel import calls, with_its_own
 from world import World
 
 import jessy_mem as jm
@@ -40,6 +41,7 @@ from helpers import (
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.locking import FolderLock
+from jessy_mem.names import dimensions_of
 from jessy_mem.register import LOCK_NAME
 
 
@@ -325,3 +327,31 @@ def test_each_thread_of_a_parallel_run_has_its_own_folder(tmp_path):
     assert {(content, number) for _, content, _, number in found} == {(b"mine", 7)}
     assert len({base for base, *_ in found} | {fixtures["world"].base}) == 3
     assert len({folder for _, _, folder, _ in found} | {tmp_path}) == 3
+
+
+def test_what_a_test_calls_is_seen_inside_of_what_it_defines():
+    """Before Python 3.12 the names of a comprehension are not among those of its function."""
+
+    def forks_in_a_comprehension():
+        return [os.fork for _ in "ab"]
+
+    def forks_in_a_function():
+        return lambda: os.fork
+
+    assert all(calls(each, "fork") for each in (forks_in_a_comprehension, forks_in_a_function))
+    assert calls(test_fixture_of_all_tests_fails_a_test_that_leaks, "subprocess")
+    assert not calls(test_what_a_test_calls_is_seen_inside_of_what_it_defines, "waitpid")
+
+
+@pytest.mark.thread_unsafe(reason="it traces")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="some functions are not traced by instruction from 3.12 on")
+def test_points_of_an_interrupt_in_a_loop_are_those_of_its_first_and_last_round():
+    def points_of(n_rounds):
+        with Interrupt() as found:
+            assert dimensions_of([f"D{number}" for number in range(1001, 1001 + n_rounds)])
+        assert found.distinct()[:: len(found.distinct()) - 1] == [0, found.n_points - 1]
+        return found.n_points, len(found.distinct())
+
+    (few, few_distinct), (many, many_distinct) = points_of(3), points_of(50)
+    assert many > 2 * few
+    assert many_distinct == few_distinct < few

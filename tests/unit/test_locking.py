@@ -19,7 +19,7 @@ import pytest
 from interrupts import Interrupt
 
 import jessy_mem as jm
-from helpers import HAS_PROC, open_files, run_threads
+from helpers import HAS_PROC, HUNG_S, open_files, run_threads
 from jessy_mem.errors import LinkRefused, LockTimeout, MappingError
 from jessy_mem.ids import IdRegister
 from jessy_mem.locking import FolderLock, is_alive, is_busy, process_key
@@ -183,7 +183,7 @@ def test_who_asks_again_at_once_comes_after_those_who_wait(path):
     with mock.patch("time.sleep", told_sleep):
         with again:
             thread.start()
-            assert waits.wait(60)
+            assert waits.wait(HUNG_S)
         with again:
             order.append("asked again")
     thread.join()

@@ -11,7 +11,7 @@ from inside import evict
 from world import World, content_of, manager
 
 import jessy_mem as jm
-from helpers import HAS_PROC, mapped_regions
+from helpers import HAS_PROC, HUNG_S, mapped_regions
 
 
 def spec(key=1, **options):
@@ -271,7 +271,7 @@ def test_all_who_ask_at_once_get_the_same(tmp_path):
     start = threading.Barrier(8)
 
     def ask(i):
-        start.wait(60)
+        start.wait(HUNG_S)
         return [memories[i % 4].ensure_dimension(f"user:{key}", [spec(key)], user=True) for key in range(1, 11)]
 
     with ThreadPoolExecutor(8) as threads:

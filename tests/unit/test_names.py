@@ -424,6 +424,74 @@ def test_register_that_another_writes_anew_while_locks_do_nothing_is_read_on(tmp
     assert register(tmp_path).names() == {"first": first.dimension, "second": second.dimension}
 
 
+def write_anew(names):
+    with names:
+        names._write_anew()  # private: else it needs 64 KiB of what is past
+
+
+@pytest.mark.parametrize("deed", ["release", "reserve", "write anew"])
+@pytest.mark.parametrize("releases", [False, True])
+def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_locks_do_nothing(
+    tmp_path, inject, deed, releases
+):
+    """Another writes it anew before one appends to the file that it has open, or puts a short one in its place."""
+    one, other, done = register(tmp_path), register(tmp_path), []
+    with mock.patch("fcntl.flock"):
+        given = [other.reserve(f"{i}", "user", for_all=True).dimension for i in range(3)]
+    deeds = {
+        "release": lambda: one.release(given[0], durable=False),
+        "reserve": lambda: given.append(one.reserve("3", "user", for_all=True).dimension),
+        "write anew": lambda: write_anew(one),
+    }
+    one.refresh()
+
+    def around(plain):
+        def append(fd, data, *place):
+            if not place and not done:
+                done.append(True)
+                write_anew(other)
+                if releases:
+                    other.release(given[1], durable=False)
+            plain(fd, data, *place)
+
+        return append
+
+    # Private: the moment of what is appended.
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
+        deeds[deed]()
+        assert other.give("user") > max(given)
+    released = {given[0]} if deed == "release" else set()
+    released |= {given[1]} if releases else set()
+    expected = {f"{i}": dimension for i, dimension in enumerate(given) if dimension not in released}
+    for each in (one, other, register(tmp_path)):
+        assert each.names() == expected
+    assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
+
+
+def test_name_of_a_file_that_another_removes_while_it_is_told_is_free_while_locks_do_nothing(tmp_path, inject):
+    one, other, done = register(tmp_path), register(tmp_path), []
+    with mock.patch("fcntl.flock"):
+        assert other.give("reserve") == 15
+        assert one.names() == other.names() == {}
+    path = write(tmp_path, 15, "a")
+    one.note(15, "a")
+
+    def around(plain):
+        def append(fd, data, *place):
+            if not place and not done:
+                done.append(os.unlink(path))
+                other.release(15, durable=False)
+            plain(fd, data, *place)
+
+        return append
+
+    # Private: the moment of what is appended.
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
+        expected = {"b": one.reserve("b", "user", for_all=True).dimension}
+    for each in (one, other, register(tmp_path)):
+        assert each.names() == expected
+
+
 def test_others_read_only_what_is_new(tmp_path):
     one, other = register(tmp_path), register(tmp_path)
     for i in range(100):

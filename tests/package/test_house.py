@@ -489,6 +489,7 @@ OF_THE_SYSTEM = {
     "a system that makes and fills no copy in memory": "os.memfd_create os.sendfile",
     "a limit, which would hold for what runs beside it, too": "resource.getrlimit threading.Thread.start",
     "hours and days": "time.monotonic time.sleep",
+    "Ctrl-C amid what only Python can fold": "unicodedata.normalize",
     "a system without /proc": "os.kill os.path.isdir pathlib.Path.read_text",
     "any call: what replaces others is tested with it": "os.getpid",
     "what is installed, and where": """

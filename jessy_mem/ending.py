@@ -10,6 +10,7 @@ last reference never waits for a thread of this process: it is late then, and ha
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,8 @@ from jessy_mem.learning import Learner
 from jessy_mem.locking import after_release, is_busy
 
 __all__ = ["Ending", "at_end", "close", "end_unreferenced", "keep_open", "open_ones"]
+
+logger = logging.getLogger("jessy_mem")
 
 
 class LearningLost(ResourceWarning):
@@ -137,11 +140,10 @@ def _or_warn(save: Callable[[Ending], None], it: Ending) -> None:
 
 
 def _tell_of_names(it: Ending, empty: dict[int, str]) -> None:
-    """Names that nothing was learned under: no file keeps them."""
+    """Names that nothing was learned under: no file keeps them, and nothing is lost."""
     if empty:
         names = ", ".join(f"{name!r} (D{each:02d})" for each, name in empty.items())
-        message = f"{it!r} ended, and dimensions without a layer went with it, whose names are free again: {names}"
-        warnings.warn(message, LearningLost, stacklevel=3)
+        logger.info("%r ended, and dimensions without a layer with it, whose names are free again: %s", it, names)
 
 
 def _let_go(it: Ending, unless_unsaved: bool) -> None:

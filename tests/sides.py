@@ -6,7 +6,6 @@ import contextlib
 import pickle
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,7 @@ class Side:
         self.memory.refresh()
 
     def close(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # of names without a layer
-            self.memory.close()
+        self.memory.close()
         del self.memory
 
     def create(self, name: str, keys: list[int], n_bytes: int) -> int:

@@ -65,7 +65,7 @@ class Register(Lock):
         self._given: dict[int, int] = {}  # what the journal says is given: first id -> the one behind the last
         self._nonces: dict[int, str] = {}  # of the claims of what has no file yet
         self._floor: dict[int, int] = {}  # the same, of what else this process knows
-        self._unsure: set[int] = set()  # dimensions whose name may be free: made by a process that may have ended
+        self._unsure: set[int] = set()  # dimensions whose name may be free: of who may have ended, or told it late
         self._unwritten: dict[int, str] = {}  # what the journal does not tell: names of files; "": it has none any more
         self._own_line = b""  # the first line, as this process wrote it last
         self._numbers = count()
@@ -233,6 +233,8 @@ class Register(Lock):
             elif event.kind == "=":
                 names.put(dimension, event.name)
                 self._unwritten.pop(dimension, None)
+                if not self._lock.excludes:  # who had it from the file may have told it when that was gone
+                    self._unsure.add(dimension)
             elif event.kind == "-":
                 names.remove(dimension)
                 self._unwritten.pop(dimension, None)

@@ -403,6 +403,34 @@ def test_name_that_another_takes_while_locks_do_nothing_is_its(tmp_path, inject,
     assert first[0].is_new
 
 
+def test_name_that_is_told_after_it_was_forgotten_while_locks_do_nothing_is_none(tmp_path, inject):
+    """Who looked at the folders has the name from the file, and tells it when that is gone."""
+    one, reader = register(tmp_path), register(tmp_path)
+    with mock.patch("fcntl.flock"):
+        for each in (one, reader):  # which know that locks do nothing, and look at no folder any more
+            each.give("user")
+            assert each.names() == {}
+        write(tmp_path, 15, "name")
+        late = register(tmp_path)
+        assert late.names() == {"name": 15}
+
+    def around(plain):
+        def append(fd, data, *place):
+            if (tmp_path / "D15").exists():
+                shutil.rmtree(tmp_path / "D15")
+                one.release(15)
+            plain(fd, data, *place)
+
+        return append
+
+    # Private: the moment of what is appended.
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register._write_all", around):
+        other = late.reserve("other", "user", for_all=True).dimension
+    with mock.patch("fcntl.flock"):
+        for each in (one, late, reader, register(tmp_path)):
+            assert (each.find("name"), each.names()) == (None, {"other": other})
+
+
 def test_register_that_another_writes_anew_while_locks_do_nothing_is_read_on(tmp_path, inject):
     one, path, replaced = register(tmp_path), tmp_path / LOCK_NAME, []
 

@@ -17,24 +17,22 @@ from jessy_mem.relief import Relief
 LAYOUT = jm.default_layout()
 
 
-class FakeTable:
-    """Regions in a dict; no budget and no lock. A stack that changes is a region anew."""
+class FakeTable(dict):
+    """Regions by dimension; no budget and no lock. A stack that changes is a region anew."""
 
-    def __init__(self, opener):
-        self.opener, self.pool, self.regions = opener, jm.PoolAllocator(((1, 4096),), 1), {}
-        self._known, self._forget = self.regions.get, lambda dimension: self.regions.pop(dimension, None)
-        self._allocate, self._check_open = lambda n_bytes, segment: self.pool.allocate(n_bytes), lambda: None
+    _known, _forget, _allocate = dict.get, dict.pop, lambda self, n_bytes, segment: self.pool.allocate(n_bytes)
+    _admit = _check_open = lambda *given: None
 
     def _exchange(self, dimension, old, stack, changed=()):
-        if done := self.regions.get(dimension) is old:
-            self.regions[dimension] = stack and make_region(stack, False, bytearray)
+        if done := self.get(dimension) is old:
+            self[dimension] = stack and make_region(stack, False, bytearray)
         return done
 
     def load_dimension(self, dimension, exist_ok=True):
-        self._exchange(dimension, self._known(dimension), self.opener.open(self.opener.place_of(dimension), None))
-        return self._known(dimension)
+        self._exchange(dimension, self.get(dimension), self.opener.open(self.opener.place_of(dimension), None))
+        return self[dimension]
 
-    _refresh_dimension, _admit = load_dimension, lambda *room: None
+    _refresh_dimension = load_dimension
 
 
 REFUSAL = jm.LimitExceeded(9, 10, 5, "reserve")
@@ -42,9 +40,10 @@ REFUSAL = jm.LimitExceeded(9, 10, 5, "reserve")
 
 @pytest.fixture
 def table(tmp_path):
-    table = FakeTable(Opener(jm.MemoryConfig(base_path=tmp_path), LAYOUT))
+    table = FakeTable()
+    table.opener, table.pool = Opener(jm.MemoryConfig(base_path=tmp_path), LAYOUT), jm.PoolAllocator(((1, 4096),), 1)
     yield table
-    table.regions.clear()
+    table.clear()
 
 
 @pytest.fixture
@@ -60,25 +59,25 @@ def spec(text, **options):
 
 
 def text_of(table, dimension, layer):
-    return table.regions[dimension].layer(layer).text
+    return table[dimension].layer(layer).text
 
 
 def test_a_dimension_is_created_changed_and_crystallized(table, learner, tmp_path):
     dimension = learner.create("Humor", [spec("a joke", keywords=("joke",))], user=False)
     assert dimension == 15
-    assert table.regions[15].source == "pool"
+    assert table[15].source == "pool"
     assert learner.append(15, spec("another")) == (15, 1)
     assert learner.update((15, 0), spec("a better joke")) == (15, 0)
     assert [text_of(table, 15, layer) for layer in (0, 1)] == ["a better joke", "another"]
     path = learner.crystallize(15)
     assert path == tmp_path / "D15" / "region.mmap"
-    assert (table.regions[15].source, text_of(table, 15, 0)) == ("mmap", "a better joke")
+    assert (table[15].source, text_of(table, 15, 0)) == ("mmap", "a better joke")
     assert (learner.protos.n_bytes, learner.protos.crystallizations.n_events) == ({}, 1)
     assert table.pool.usage()[0] == 0
     assert learner.append(15, spec("a last one")) == (15, 2)
-    assert (table.regions[15].n_deltas, text_of(table, 15, 2)) == (1, "a last one")
+    assert (table[15].n_deltas, text_of(table, 15, 2)) == (1, "a last one")
     assert learner.crystallize(15) == path  # it is already
-    assert table.regions[15].n_deltas == 1
+    assert table[15].n_deltas == 1
 
 
 def refuse(*room):
@@ -89,14 +88,14 @@ def test_a_file_without_room_beside_its_block_is_left_unmapped(table, learner):
     learner.create("Humor", [spec("a joke")], user=False)
     table._admit = refuse  # the fake's own
     assert learner.crystallize(15).is_file()
-    assert table.regions == {15: None}
+    assert table == {15: None}
 
 
 def test_what_is_forgotten_is_gone_and_its_id_is_not_given_again(table, learner):
     learner.create("Humor", [spec("a joke")], user=True)
     path = learner.crystallize(1000)
     learner.forget(1000)
-    assert (table.regions, path.exists()) == ({}, False)
+    assert (table, path.exists()) == ({}, False)
     with pytest.raises(jm.RegionNotFound):
         learner.forget(1000)
     assert learner.create("Humor", [spec("a joke")], user=True) == 1001
@@ -113,7 +112,7 @@ def test_what_is_no_proto_dimension_is_not_changed(table, learner):
 
 
 def test_another_id_is_taken_if_somebody_was_faster(table, learner):
-    table.regions[15] = "somebody else's"
+    table[15] = "somebody else's"
     assert learner.create("Humor", [spec("a joke")], user=False) == 16
     assert list(learner.protos.n_bytes) == [16]
 
@@ -167,9 +166,9 @@ def test_the_oldest_goes_when_room_is_needed(table, learner, on_full, relieved, 
     relief.on_evict(lambda *what: told.append(what))
     for name in ("Humor", "Irony"):
         learner.create(name, [spec("a joke")], user=False)
-    size = table.regions[15].size
+    size = table[15].size
     assert relief.relieve(FakeFull(), "reserve", REFUSAL, True) is relieved
-    assert [getattr(table.regions.get(dimension), "source", None) for dimension in (15, 16)] == sources
+    assert [getattr(table.get(dimension), "source", None) for dimension in (15, 16)] == sources
     assert told == ([(15, "drop", size)] if on_full == "drop" else [])
     assert learner.n_drops == len(told)
 
@@ -179,13 +178,13 @@ def test_what_grows_does_not_go_to_make_room_for_itself(table, learner):
         learner.create(name, [spec("a joke")], user=False)
     with learner.protos.growing(15):
         assert relief_of(learner, "crystallize").relieve(FakeFull(), "reserve", REFUSAL, True)
-    assert [table.regions[dimension].source for dimension in (15, 16)] == ["pool", "mmap"]
+    assert [table[dimension].source for dimension in (15, 16)] == ["pool", "mmap"]
 
 
 def test_nothing_is_dropped_for_a_load(table, learner):
     learner.create("Humor", [spec("a joke")], user=False)
     assert not relief_of(learner, "drop").relieve(FakeFull(), "reserve", REFUSAL, False)
-    assert 15 in table.regions
+    assert 15 in table
 
 
 @pytest.mark.parametrize(("helpful", "relieved"), [([], False), (None, True)])
@@ -193,7 +192,7 @@ def test_the_table_says_what_would_help(table, learner, helpful, relieved):
     learner.create("Humor", [spec("a joke")], user=False)
     full = FakeFull(lambda protos: helpful)
     assert relief_of(learner, "crystallize").relieve(full, "reserve", REFUSAL, True) is relieved
-    assert table.regions[15].source == "pool"
+    assert table[15].source == "pool"
 
 
 def test_why_no_room_could_be_made_is_told_with_the_refusal(table, learner, inject):

@@ -213,13 +213,14 @@ class Record:
         assert must <= dimensions, "an acknowledged dimension is gone"
         assert not self.forgotten & dimensions, "a forgotten dimension is back"
         named = must | {dimension for dimension, name in self.names.items() if name.startswith("shared")}
-        assert {self.names[each]: each for each in named - self.forgetting}.items() <= known.items(), "a name is gone"
+        expected = {self.names[each]: each for each in named - self.forgetting}
+        assert expected.items() - known.items() == set(), "a name is gone"
         for dimension in IMPORTED:
             keys = [key for at, key in found.items() if at >> 16 == dimension]
             assert len(keys) == 3 * len(set(keys)), "a mixture of two imports"
             assert keys or not self.n_told["imported"], "what was imported is gone"
         self.check_layers({at: key for at, key in found.items() if at >> 16 not in IMPORTED})
-        self.forgotten |= self.forgetting - dimensions
+        self.forgotten |= self.forgetting - dimensions - {*known.values()}  # what has no layer is there by its name
         self.forgetting &= self.forgotten
 
     def read(self, memory: jm.MmapManager) -> dict[int, int]:

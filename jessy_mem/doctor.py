@@ -165,7 +165,6 @@ def examine(
     base = Path(base_path)
     findings = list(_strays(base, base))
     regions: dict[Path, list[int]] = {}
-    baseless: dict[Path, list[int]] = {}
     folders = _folders(base)
     if not folders and not os.path.lexists(base / LOCK_NAME):
         detail = f"there is no Dnn/{REGION} in it; what a manager learns there, or 'jessy-mem build', makes one"
@@ -193,10 +192,13 @@ def examine(
             findings.append(Finding("empty folder", folder, detail, base, removable=True))
         elif present:
             regions[file] = deltas
-        elif deltas:
-            baseless[file] = deltas
+        else:
+            for generation in deltas:
+                detail = (
+                    f"there is no {REGION} that it lies on: it is lost, or to forget it, or an import, was interrupted"
+                )
+                findings.append(_finding("stray delta", _delta_of(file, generation), detail, base, removable=True))
     findings += _examine_regions(base, regions, progress, layout or default_layout())
-    findings += _examine_baseless(base, baseless)
     findings += _examine_names(base, regions)
     findings += _examine_page(base)
     return sorted(findings, key=lambda finding: (finding.path, finding.kind))
@@ -217,14 +219,14 @@ def clean(findings: Iterable[Finding]) -> list[Finding]:
         # The ids of the folders stay given.
         with IdRegister(os.fspath(base), default_layout()) as ids:
             ids.sync()
-            removed += [finding for finding in strays if _remove(finding, ids)]
+            removed += [finding for finding in strays if _remove(finding)]
     return removed
 
 
-def _remove(finding: Finding, ids: IdRegister) -> bool:
+def _remove(finding: Finding) -> bool:
     """Whether there was something to remove, and it is gone now."""
     folder = finding.path
-    if is_temporary(finding.path) or _is_nothing(finding.path, ids) or is_torn(os.fspath(finding.path)):
+    if is_temporary(finding.path) or _is_nothing(finding.path) or is_torn(os.fspath(finding.path)):
         try:
             remove(finding.path, follow_links=finding.path.parent == finding.base_path)
             for generation in delta_generations(os.fspath(finding.path)) if finding.path.name == REGION else ():
@@ -288,22 +290,6 @@ def _examine_regions(
         for path in paths if len(paths) > 1 else ():
             others = ", ".join(f"{other.parent.name}/{other.name}" for other in paths if other != path)
             yield _finding("duplicate id", path, f"{dimension_folder(stored)} is also in {others}", base)
-
-
-def _examine_baseless(base: Path, baseless: dict[Path, list[int]]) -> Iterator[Finding]:
-    """Deltas without a base: nothing, where it was forgotten or never there; else what is left of what was learned."""
-    if not baseless:
-        return
-    ids = IdRegister(os.fspath(base), default_layout())
-    ids.refresh()
-    for path, deltas in baseless.items():
-        name = ids.name_of(_dimension_of(path))
-        if name is None:
-            detail = f"there is no {REGION} that it lies on: to forget it, or an import, was interrupted"
-        else:
-            detail = f"the {REGION} that it lies on is lost: {name!r} was not forgotten; it is left for who has a copy"
-        for generation in deltas:
-            yield _finding("stray delta", _delta_of(path, generation), detail, base, removable=name is None)
 
 
 def _examine_names(base: Path, regions: Iterable[Path]) -> Iterator[Finding]:
@@ -405,15 +391,13 @@ def _generation_of(path: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _is_nothing(path: Path, ids: IdRegister) -> bool:
-    """Whether a delta is in its base already, or that was forgotten, or never there."""
+def _is_nothing(path: Path) -> bool:
+    """Whether a delta is in its base already, or has none."""
     generation, base = _generation_of(path), path.parent / REGION
     if not generation:
         return False
     stored, newest, _ = _header_of(base)
-    if stored:
-        return generation <= newest
-    return not os.path.lexists(base) and ids.name_of(_dimension_of(base)) is None
+    return generation <= newest if stored else not os.path.lexists(base)
 
 
 def _finding(kind: str, path: Path, detail: str, base: Path, removable: bool = False) -> Finding:

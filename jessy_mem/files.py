@@ -228,7 +228,6 @@ class Files:
                 raise
             n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
-        self._ids.tell(dimension, region.name)  # if its base is lost, it says that it was not forgotten
         with _folder_of(place.path) as folder:
             self._publish_over(
                 dimension,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from jessy_mem import journal
-from jessy_mem._core.folder import delta_generations, is_there
+from jessy_mem._core.folder import is_there
 from jessy_mem._core.whole import Lock, whole
 from jessy_mem.durable import make_folder, sync_folder
 from jessy_mem.errors import ConsciousnessError, MappingError
@@ -351,8 +351,7 @@ class Register(Lock):
         with self._mutex:
             for dimension, name in sorted(self._names.of.items()):
                 is_kept = self._is_kept(dimension)
-                path = region_file(self._base_path, dimension)
-                if is_there(path) or delta_generations(path):  # or the base was lost, and was not forgotten: doctor.py
+                if is_there(region_file(self._base_path, dimension)):
                     lines.append(journal.line("=", dimension, name))
                 elif is_kept:
                     owner, nonce = self._names.owner_of[dimension], self._nonces.get(dimension, "-")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import replace
 
 import pytest
 from commands import run
 
 import jessy_mem as jm
-from jessy_mem.ids import LOCK_NAME, IdRegister
 
 
 def region(base, dimension: int):
@@ -71,7 +69,6 @@ def test_examine_while_a_stack_is_merged(tmp_path, inject):
 def test_what_is_gone_by_then_is_not_removed(tmp_path):
     folder = grown(tmp_path)
     (folder / "region.mmap").unlink()
-    (tmp_path / LOCK_NAME).unlink()  # which knows that it was not forgotten
     findings = jm.examine(tmp_path)
     assert [each.removable for each in findings] == [True, True]
     findings[0].path.unlink()
@@ -210,15 +207,11 @@ def test_a_delta_that_is_needed_again_is_not_removed(tmp_path):
     assert delta(folder, 3).exists()
 
 
-def test_deltas_of_what_was_forgotten_are_nothing_and_are_removed(tmp_path):
+def test_deltas_without_a_base_are_nothing_and_are_removed(tmp_path):
     folder = grown(tmp_path)
     base = folder / "region.mmap"
-    kept = {path: path.read_bytes() for path in folder.iterdir()}
-    with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
-        memory.forget(15)
-    folder.mkdir()
-    for path in kept.keys() - {base}:  # as if it had been killed before they were removed
-        path.write_bytes(kept[path])
+    kept = base.read_bytes()
+    base.unlink()
     with jm.MmapManager(base_path=tmp_path, simulation="never") as memory:
         assert not memory.load_all().loaded
         with pytest.raises(jm.DimensionNotFound):
@@ -228,31 +221,12 @@ def test_deltas_of_what_was_forgotten_are_nothing_and_are_removed(tmp_path):
         ("stray delta", delta(folder, 2), True),
         ("stray delta", delta(folder, 3), True),
     ]
-    base.write_bytes(kept[base])  # put back, from a copy, after it was examined
+    base.write_bytes(kept)  # put back, from a copy, after it was examined
     assert jm.clean(findings) == []
     base.unlink()
     assert jm.clean(findings) == findings
     assert jm.examine(tmp_path) == []
     assert not folder.exists()
-
-
-def test_deltas_whose_base_is_lost_are_left(tmp_path):
-    """They are what is left of what was learned; and the base may come back, from a copy."""
-    folder = grown(tmp_path)
-    base = folder / "region.mmap"
-    kept = base.read_bytes()
-    base.unlink()
-    with IdRegister(os.fspath(tmp_path), jm.default_layout()) as ids:
-        ids._write_anew()  # private: which comes after thousands of changes
-    findings = jm.examine(tmp_path)
-    assert [(each.kind, each.path, each.removable) for each in findings] == [
-        ("stray delta", delta(folder, 2), False),
-        ("stray delta", delta(folder, 3), False),
-    ]
-    assert "is lost: 'Grown' was not forgotten" in findings[0].detail
-    assert jm.clean(findings) == jm.clean([replace(each, removable=True) for each in findings]) == []
-    base.write_bytes(kept)
-    assert jm.examine(tmp_path) == []
 
 
 def test_a_delta_of_another_dimension(tmp_path):

@@ -204,7 +204,8 @@ class Record:
     def check(self) -> None:
         """As after a restart: nobody writes."""
         jm.clean(jm.examine(self.base))
-        assert [finding for finding in jm.examine(self.base) if finding.kind != "no dimension"] == []
+        # A kill amid forget may free the name and leave the file: then two have it, as with files that came by a copy.
+        assert {finding.kind for finding in jm.examine(self.base)} <= {"no dimension", "duplicate name"}
         with manager(self.base, total_memory_mb=1000) as memory:
             found = self.read(memory)
             known = memory.names()
@@ -213,7 +214,8 @@ class Record:
         assert must <= dimensions, "an acknowledged dimension is gone"
         assert not self.forgotten & dimensions, "a forgotten dimension is back"
         named = must | {dimension for dimension, name in self.names.items() if name.startswith("shared")}
-        expected = {self.names[each]: each for each in named - self.forgetting}
+        twice = {self.names.get(each) for each in self.forgetting & dimensions}
+        expected = {self.names[each]: each for each in named - self.forgetting if self.names[each] not in twice}
         assert expected.items() - known.items() == set(), "a name is gone"
         for dimension in IMPORTED:
             keys = [key for at, key in found.items() if at >> 16 == dimension]

@@ -171,6 +171,7 @@ class Record:
         self.files: set[int] = set()  # that must be there, unless they are being forgotten
         self.forgetting: set[int] = set()
         self.forgotten: set[int] = set()
+        self.freed: set[str] = set()  # names of what was still there after a kill amid forget
         self.batches: set[int] = set()  # first keys of an extend: all or none
         self.n_told: Counter[str] = Counter()
 
@@ -214,8 +215,8 @@ class Record:
         assert must <= dimensions, "an acknowledged dimension is gone"
         assert not self.forgotten & dimensions, "a forgotten dimension is back"
         named = must | {dimension for dimension, name in self.names.items() if name.startswith("shared")}
-        twice = {self.names.get(each) for each in self.forgetting & dimensions}
-        expected = {self.names[each]: each for each in named - self.forgetting if self.names[each] not in twice}
+        self.freed |= {self.names.get(each, "") for each in self.forgetting & dimensions}
+        expected = {self.names[each]: each for each in named - self.forgetting if self.names[each] not in self.freed}
         assert expected.items() - known.items() == set(), "a name is gone"
         for dimension in IMPORTED:
             keys = [key for at, key in found.items() if at >> 16 == dimension]

@@ -285,15 +285,20 @@ json.dump(None, sys.stdout)
     assert by_worker(scraped(folder), "jessy_mem_loads_total") == {"0": 1, "1": 0}
 
 
-def test_folder_that_is_gone_is_logged_once_and_stops_nothing(folder):
-    lines = run(
-        folder,
-        """
+LISTENS = """
 import logging
 lines = []
 handler = logging.Handler()
 handler.emit = lambda record: lines.append(record.getMessage())
 logging.getLogger("jessy_mem").addHandler(handler)
+"""
+
+
+def test_folder_that_is_gone_is_logged_once_and_stops_nothing(folder):
+    lines = run(
+        folder,
+        LISTENS
+        + """
 os.environ["PROMETHEUS_MULTIPROC_DIR"] += "/not there"
 from application import memory, collector
 for _ in range(3):
@@ -311,12 +316,9 @@ def test_worker_without_a_thread_is_counted_when_it_is_scraped_and_at_its_end(fo
     """The limit of threads would hold for all that the user runs, so `start` is replaced."""
     lines = run(
         folder,
-        """
-import logging, threading
-lines = []
-handler = logging.Handler()
-handler.emit = lambda record: lines.append(record.getMessage())
-logging.getLogger("jessy_mem").addHandler(handler)
+        LISTENS
+        + """
+import threading
 start, is_refused = threading.Thread.start, [True]
 def refuse(thread):
     if is_refused[0]:

@@ -294,10 +294,8 @@ cdef class LayerIndex:
         named = set(sheets) if removed is None else {layer >> SHEET_BITS for layer in removed if layer >= 0}
         begins = {}
         while end < come.n_layers:
-            begin, shelf = end, come.facts[end].layer >> SHEET_BITS
-            while end < come.n_layers and come.facts[end].layer >> SHEET_BITS == shelf:
-                end += 1
-            begins[shelf] = begin, end
+            begin, end = end, come.part_end(end)
+            begins[come.facts[begin].layer >> SHEET_BITS] = begin, end
         for shelf in sorted(named | begins.keys()):  # as what a word has is ascending, so is what goes
             begin, end = begins.get(shelf, (0, 0))
             sheet = sheets.pop(shelf, None)

@@ -31,6 +31,8 @@ cdef class Sheet:                # what is known of some layers of a dimension; 
     cdef bint append_word(self, uint32_t number) noexcept nogil
     # The same, or MemoryError.
     cdef int add_word(self, uint32_t number) except -1
+    # Where the layers end that belong on one sheet with that at `begin`.
+    cdef uint32_t part_end(self, uint32_t begin) noexcept nogil
     # A copy of some layers; and all of them, each on the sheet where it belongs.
     cdef Sheet part(self, uint32_t begin, uint32_t end)
     cdef tuple parts(self)

@@ -83,13 +83,17 @@ cdef class Sheet:
         memcpy(part.words, self.words + first_word, part.n_words * sizeof(uint32_t))
         return part
 
+    cdef uint32_t part_end(self, uint32_t begin) noexcept nogil:
+        cdef uint32_t end = begin
+        while end < self.n_layers and self.facts[end].layer >> SHEET_BITS == self.facts[begin].layer >> SHEET_BITS:
+            end += 1
+        return end
+
     cdef tuple parts(self):
         cdef list parts = []
         cdef uint32_t begin, end = 0
         while end < self.n_layers:
-            begin = end
-            while end < self.n_layers and self.facts[end].layer >> SHEET_BITS == self.facts[begin].layer >> SHEET_BITS:
-                end += 1
+            begin, end = end, self.part_end(end)
             parts.append(self.part(begin, end))
         return tuple(parts)
 

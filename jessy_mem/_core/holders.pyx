@@ -15,6 +15,13 @@ as the one variable that is left of it; nothing that can run other code stands b
 holds the table's lock. A count may be out of date as soon as it is read. That is harmless: whoever took a view
 meanwhile keeps it, and its bytes stay charged; only the room that an eviction makes comes later.
 
+Not every reference is counted: from CPython 3.14 on, what a function's variable holds is lent to the calls and the
+instructions that use it, and without the GIL counts of some kinds of objects wait. Both lower a count by what somebody
+else has: what is lent has an owner, the variable, which is counted and cannot let go while it is lent; and references
+wait for functions, classes, modules and the like only, none of which is an object of ours (nobody asks for it, by
+PyUnstable_Object_EnableDeferredRefcount). So what is held has one counted reference at least, in every version. Here
+nothing is lent to us: a borrowed pointer comes from the table, and the variable that is left of one is C's.
+
 What all regions come to is counted as they come and go. Who holds them is not told, so it has to be looked at; but only
 of those that were installed, read or handed out since somebody looked (`watched`), and of those that were held then:
 nobody comes to hold another. One is looked at N_GLANCES times, for whoever was on his way to it the first time.

@@ -65,6 +65,56 @@ def test_what_is_held_is_seen_however_it_came_to_be_held(memory, how, was_read):
         look_until_nobody_would(memory)
 
 
+def passed_on(memory, view, n_calls):
+    """What is seen of a view that functions have lent each other, and of which only the first has a variable."""
+    return passed_on(memory, view, n_calls - 1) if n_calls else (leased(memory), memory.leases()[0].n_views)
+
+
+def kept_by_a_generator(memory):
+    view = memory[1, 0]
+    yield
+    yield bytes(view[:0])
+
+
+CALLS = {
+    "what only a call has": lambda memory: passed_on(memory, memory[1, 0], 0),
+    "what calls pass on": lambda memory: passed_on(memory, memory[1, 0], 3),
+    "what is a variable, too": lambda memory: [passed_on(memory, view, 3) for view in [memory[1, 0]]][0],
+    "what is lent to an operator": lambda memory: Asking(memory) == memory[1, 0],
+}
+
+
+class Asking:
+    """What is compared with a view looks who holds it meanwhile."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def __eq__(self, other):
+        return leased(self.memory), self.memory.leases()[0].n_views
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_what_is_lent_is_seen_as_its_owner_s(memory, how):
+    """An interpreter that counts no reference for what a variable lends to a call (3.14) counts the variable's."""
+    n_bytes = memory.region(1).size
+    found, n_views = CALLS[how](memory)
+    assert found == n_bytes
+    assert n_views >= 1
+    assert leased(memory) == 0
+
+
+def test_what_a_waiting_generator_has_is_seen(memory):
+    waiting = kept_by_a_generator(memory)
+    next(waiting)
+    assert leased(memory) == memory.region(1).size
+    next(waiting)
+    waiting.close()
+    assert leased(memory) == 0
+
+
 def test_a_view_that_follows_another_holder_is_seen(memory):
     region = memory.region(1)
     look_until_nobody_would(memory)

@@ -1,7 +1,7 @@
 """python docs/plot.py: what was measured, as tables in docs/benchmarks.md, as pictures there, and as text in README.md.
 
-The first picture and the text of README.md are drawn from the table that `jessy-mem bench` prints, which stands in
-docs/benchmarks.md. The rest comes from docs/measured, of which each file is what a command printed:
+The first picture and the first plot of README.md are drawn from the table that `jessy-mem bench` prints, which stands
+in docs/benchmarks.md. The rest comes from docs/measured, of which each file is what a command printed:
 
     jessy-mem bench --peers --json > docs/measured/peers.json
     jessy-mem bench --threads --json > docs/measured/threads.json
@@ -31,6 +31,8 @@ LEAST_NS, MOST_NS = 10.0, 1e8
 TICKS = ("10 ns", "100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms")
 ROW = re.compile(r"^\| ([^|]+) \| ([\d.]+ \w+) \| [^|]+ \| ([\d.]+ \w+)? *\|$", re.MULTILINE)
 FENCE = re.compile(r"(?<=<!-- python docs/plot.py -->\n\n```text\n).*?(?=```)", re.DOTALL)
+READ = "layer of 4 KiB, a buffer"  # the question to others, and the operation in threads, that README.md shows
+SCALED = "access_layer, one layer, manager"
 COLUMNS = 42  # of the bars in text: six for each power of ten
 WIDTH, LABEL, BAR, LINE = 760, 210, 470, 24  # of the picture, in its own units
 OURS, OTHERS, TARGET = "#2a78d6", "#909090", "#d55e00"
@@ -55,15 +57,56 @@ def share(time: str) -> float:
     return math.log(ns / LEAST_NS) / math.log(MOST_NS / LEAST_NS)
 
 
+def line(name: str, label: str, where: float, target: float | None = None) -> str:
+    """A row of a plot in text: its bar ends at `where` of the scale, and there is a mark at the target."""
+    drawn = "█" * max(1, round(where * COLUMNS))
+    if target is not None:
+        drawn = f"{drawn:<{round(target * COLUMNS)}}│"
+    return f"{name:<29}{label:>9}  {drawn}"
+
+
+def times_in_text(title: str, rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Names and times on the scale of powers of ten; a target where there is one."""
+    scale = "".join(f"{tick:<6}" for tick in ("10 ns", "100", "1 us", "10", "100", "1 ms", "10", "100"))
+    head = f"{title:<40}{scale}".rstrip()
+    return [head, *(line(name, time, share(time), share(target) if target else None) for name, time, target in rows)]
+
+
 def in_text() -> str:
-    ticks = "".join(f"{tick:<6}" for tick in ("10 ns", "100", "1 us", "10", "100", "1 ms", "10", "100"))
-    lines = [f"{'':40}{ticks}".rstrip()]
-    for name, median, target in measured():
-        bar = "█" * max(1, round(share(median) * COLUMNS))
-        if target:
-            bar = f"{bar:<{round(share(target) * COLUMNS)}}│"
-        lines.append(f"{name:<29}{median:>9}  {bar}")
-    return "\n".join([*lines, "", "│ the target; six columns to the right is ten times as long\n"])
+    """What `jessy-mem bench` says, for README.md."""
+    mark = "│ the target; six columns to the right is ten times as long\n"
+    return "\n".join([*times_in_text("", measured()), "", mark])
+
+
+def in_text_of_others() -> str:
+    """The other pictures, as far as README.md shows them: beside others, in threads, among many, and a first touch."""
+    found = printed("scale")
+    peers = [each for each in printed("peers")["answers"] if each["question"] == READ]
+    (scaled,) = (each for each in printed("threads")["scaling"] if each["operation"] == SCALED)
+    growth = [
+        row
+        for each in found["growth"]
+        for n in (f"{each['layers']:,} in {each['dimensions']:,}",)
+        for row in ((n, format_ns(each["ours_ns"]), ""), ("  a dict of as many", format_ns(each["dict_ns"]), ""))
+    ]
+    touch = [
+        row
+        for each in found["touch"]
+        for n in (format_bytes(each["bytes"]),)
+        for row in ((f"{n}, first", format_ns(each["first_ns"]), ""), (f"{n}, again", format_ns(each["hit_ns"]), ""))
+    ]
+    most = max(map(int, scaled["over_one"]))
+    threads = [
+        line(f"{n} thread{'s' * (n != '1')}", ratio(times), times / most, int(n) / most)
+        for n, times in scaled["over_one"].items()
+    ]
+    blocks = [
+        times_in_text(READ, [(each["peer"], format_ns(each["least_ns"]), "") for each in peers]),
+        times_in_text("a read among layers, in dimensions", growth),
+        times_in_text("the first access of a layer", touch),
+        ["reads of several threads over one", *threads],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n\n│ as many times as there are threads\n"
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -253,10 +296,11 @@ def page() -> str:
 
 
 def front() -> str:
-    """README.md with its plot."""
-    text, n = FENCE.subn(lambda _: in_text(), (ROOT / "README.md").read_text(encoding="utf-8"))
-    if n != 1:
-        raise SystemExit("README.md has no place for the plot")
+    """README.md with its plots."""
+    drawn = [in_text(), in_text_of_others()]
+    text, n = FENCE.subn(lambda _: drawn.pop(0), (ROOT / "README.md").read_text(encoding="utf-8"))
+    if n != 2:
+        raise SystemExit("README.md has not one place for each plot")
     return text
 
 

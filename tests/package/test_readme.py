@@ -68,7 +68,9 @@ def test_plots_and_tables_show_what_was_measured():
     assert len(pictures) == len(plot["PICTURES"])
     for picture in pictures:
         assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg")
-    assert plot["in_text"]() in files[README]
+    shown = plot["in_text_of_others"]()
+    assert shown.count("\n\n") == 4, "beside others, among many layers, a first touch, threads; and what the mark is"
+    assert all(text in files[README] for text in (plot["in_text"](), shown))
     page = files[README.parent / "docs" / "benchmarks.md"]
     assert all(f"]({name})" in page for name in plot["PICTURES"])
     assert len(plot["measured"]()) == 12

@@ -79,7 +79,7 @@ def kept_by_a_generator(memory):
 CALLS = {
     "what only a call has": lambda memory: passed_on(memory, memory[1, 0], 0),
     "what calls pass on": lambda memory: passed_on(memory, memory[1, 0], 3),
-    "what is a variable, too": lambda memory: [passed_on(memory, view, 3) for view in [memory[1, 0]]][0],
+    "what is a variable, too": lambda memory: (lambda view: passed_on(memory, view, 3))(memory[1, 0]),
     "what is lent to an operator": lambda memory: Asking(memory) == memory[1, 0],
 }
 

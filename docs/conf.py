@@ -5,6 +5,7 @@ configuration from docstrings and stubs (_ext/from_code.py), the commands from c
 """
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -88,8 +89,31 @@ def write_llms_txt(app, failure):
     Path(app.outdir, "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+ASV_SITE = Path(__file__).parents[1] / "asv_bench" / ".asv" / "html"
+NO_ASV_SITE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Benchmarks by commit</title></head><body>
+<p>This site was built where no commit had been measured. In the folder <code>asv_bench</code> of the repository,
+<code>asv run OLD..NEW</code> measures commits, <code>asv publish</code> makes a site of what it found, and the next
+build of this one has it here.</p><p><a href="../benchmarks.html">Benchmarks</a></p></body></html>
+"""
+
+
+def add_asv_site(app, failure):
+    """asv/: what `asv publish` has made, which the page of benchmarks links; or how to make it."""
+    if failure or app.builder.name != "html":
+        return
+    place = Path(app.outdir, "asv")
+    shutil.rmtree(place, ignore_errors=True)
+    if ASV_SITE.is_dir():
+        shutil.copytree(ASV_SITE, place)
+    else:
+        place.mkdir()
+        (place / "index.html").write_text(NO_ASV_SITE, encoding="utf-8")
+
+
 def setup(app):
     app.add_directive("public", Public)
     app.add_directive("commands", Commands)
     app.connect("build-finished", write_llms_txt)
+    app.connect("build-finished", add_asv_site)
     return {"parallel_read_safe": True}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import os
 import pkgutil
 import sys
@@ -103,3 +104,13 @@ def test_each_trick_that_is_measured_stands_in_the_table_of_tricks():
     (tricks,) = (module.Tricks for module in load_modules() if module.__name__ == "benchmarks.tricks")
     table = (FOLDER.parent / "docs" / "design.md").read_text().partition("## Tricks, what each buys")[2]
     assert [trick for trick in tricks.params if f'`tricks.py`, "{trick}" |' not in table] == []
+
+
+@pytest.mark.skipif(not FOUND, reason="no asv_bench beside the tests")
+def test_regressions_have_a_threshold_and_the_docs_take_the_site_from_where_it_is_made():
+    settings = json.loads((FOLDER / "asv.conf.json").read_text())
+    (threshold,) = settings["regressions_thresholds"].values()
+    assert 0 < threshold <= 0.25
+    assert '"asv_bench" / ".asv" / "html"' in (FOLDER.parent / "docs" / "conf.py").read_text()
+    assert settings["html_dir"] == ".asv/html"
+    assert 'href="asv/index.html"' in (FOLDER.parent / "docs" / "benchmarks.md").read_text()

@@ -152,7 +152,8 @@ class MemoryConfig:
     pressure_source : str or path-like
         Who tells that the memory of the whole system is short, upon which ``cool()`` is done: "psi" (the kernel, by
         ``/proc/pressure/memory``), "systemd" (by ``MEMORY_PRESSURE_WATCH``), a path (a ``memory.pressure`` of a cgroup,
-        or a FIFO), "auto" (systemd or the kernel, whichever there is) or "none". MappingError if it is not there.
+        a FIFO or a socket), "auto" (systemd or the kernel, whichever there is) or "none". MappingError if it is not
+        there.
     pressure_keep_mb : int, float or str
         How much of the mapped files stays in this process then.
     text_cache_mb : int, float or str

@@ -1,9 +1,9 @@
 """Watching for memory pressure of the whole system: who is told by the kernel, or by systemd, gives memory back.
 
 A source is a file that becomes ready when memory is short: one of the kernel's pressure stall information, such as
-``/proc/pressure/memory`` or the ``memory.pressure`` of a cgroup, which is told first what is short enough; or a FIFO
-that somebody writes to. One daemon thread waits for it. It keeps nobody alive, and a forked child has neither it nor
-its descriptors.
+``/proc/pressure/memory`` or the ``memory.pressure`` of a cgroup, which is told first what is short enough; or a FIFO or
+a socket that somebody writes to. One daemon thread waits for it. It keeps nobody alive, and a forked child has neither
+it nor its descriptors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import select
+import socket
 import stat
 import threading
 from collections.abc import Callable
@@ -63,7 +64,11 @@ def _request() -> bytes:
 def _open(source: Source) -> tuple[int, int]:
     """A source that was told what is wanted: its descriptor, and what to wait for; MappingError."""
     fd = -1
-    try:  # for reading and writing: nobody may have a FIFO's other end yet, or whoever has it may leave
+    try:
+        if stat.S_ISSOCK(os.stat(source.path).st_mode):
+            fd = _connected(source)
+            return fd, select.POLLIN
+        # For reading and writing: nobody may have a FIFO's other end yet, or whoever has it may leave.
         fd = os.open(source.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         facts = os.fstat(fd)
         if stat.S_ISFIFO(facts.st_mode):
@@ -76,6 +81,15 @@ def _open(source: Source) -> tuple[int, int]:
             os.close(fd)
         raise MappingError(error.errno or errno.EIO, f"pressure_source: {error.strerror}", source.path) from None
     return fd, select.POLLPRI
+
+
+def _connected(source: Source) -> int:
+    """The descriptor of a socket that was told what is wanted, as systemd's protocol has it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.connect(source.path)
+        made.sendall(source.request)
+        made.setblocking(False)
+        return made.detach()
 
 
 class Watch:

@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import select
+import socket
 import threading
 from pathlib import Path
 
@@ -67,6 +68,27 @@ def test_each_telling_is_acted_upon_until_the_end(fifo):
     with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):  # nobody reads it any more
         press(fifo)
     assert calls.empty()
+
+
+def test_a_socket_is_told_what_is_wanted_and_tells(tmp_path, caplog):
+    """The third kind of file that systemd may name."""
+    path = tmp_path / "pressure"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        watch, calls = told_by(Watch, path)
+        teller, _ = listening.accept()
+        with teller:
+            assert teller.recv(100) == source_of(str(path)).request
+            for _ in range(2):
+                teller.sendall(b"1")
+                assert calls.get(timeout=HUNG_S) == 1
+            (thread,) = watchers()
+        thread.join(HUNG_S)
+    assert caplog.messages == [f"{path} is gone: memory pressure is not watched any more"]
+    with pytest.raises(jm.MappingError, match="pressure_source: Connection refused"):
+        Watch(source_of(str(path)), bool)
+    watch.close()
 
 
 def test_an_error_is_logged_and_ends_nothing(fifo, caplog):

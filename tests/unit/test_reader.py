@@ -355,6 +355,8 @@ class TestViewsOfEachThread:
             shared = [memory[1, layer] for layer in range(3000)]
             n_own, last = in_thread(read)
             assert n_own > 1000
+            # With its table of 16 bytes a cell, of which no more than 3/4 are used, and a count for each: some 150 KB.
+            assert 1024 * (sys.getsizeof(shared[0]) + 2 * 16 + 1) < 155_000
             assert last == [content_of(1, layer, n_bytes=64) for layer in (0, 1500, 2999)]
             assert len(shared) == 3000
 

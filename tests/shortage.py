@@ -93,7 +93,7 @@ def main(step: str, *names: str) -> None:
             if clean.fault.n > MANY:
                 clean = Trial(name, Shortage(system), template, Path(place, "clean"))
             assert clean.problems == []
-            begin = zlib.crc32(name.encode()) % min(int(step), clean.fault.n // 2)
+            begin = zlib.crc32(name.encode()) % max(min(int(step), clean.fault.n // 2), 1)
             for at in range(begin, 2 * clean.fault.n, int(step)):
                 found = in_child(system, name, at, template, Path(place, "one"), clean)
                 if not found["fired"]:

@@ -15,24 +15,17 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Copy
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_gil_turn
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_gil_turn, jm_pair_of
 from jessy_mem._core.sheet cimport SHEET_BITS, Known, Range, Sheet, has, meets, merged, read_range, sheet_at
 from jessy_mem._core.stack cimport layer_number
 from jessy_mem._core.words cimport Spelling, WordScan
 
 from jessy_mem import given
 from jessy_mem.layout import LayerId
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject
-    object PyType_GenericAlloc(PyTypeObject *kind, Py_ssize_t n_items)
-    void PyObject_GC_UnTrack(PyObject *each)
 
 cdef enum:
     HOLDING_HEAD = 4  # the bytes of a holding begin with the number of its dimension, so that they sort by it
@@ -107,15 +100,8 @@ cdef bytes changed(uint32_t dimension, bytes holding, Word word):
 
 
 cdef inline int add_id(list found, dimension, uint32_t layer) except -1:
-    """Append a LayerId: what `LayerId(dimension, layer)` is, made as `tuple` makes its own."""
-    cdef object layer_id = PyType_GenericAlloc(<PyTypeObject *> LayerId_type, 2)
-    cdef object number = layer
-    Py_INCREF(dimension)
-    PyTuple_SET_ITEM(layer_id, 0, dimension)
-    Py_INCREF(number)
-    PyTuple_SET_ITEM(layer_id, 1, number)
-    PyObject_GC_UnTrack(<PyObject *> layer_id)  # of two ints, no cycle can pass through it
-    found.append(layer_id)
+    """Append a LayerId: what `LayerId(dimension, layer)` is."""
+    found.append(jm_pair_of(LayerId_type, dimension, layer))
     return 0
 
 

@@ -37,7 +37,7 @@ def sweep(library, step: int, *names: str) -> list[dict]:
 def check(found: list[dict]) -> Counter:
     """How many allocations failed in each call; those that were spared (tests/failing.h) are none of them."""
     assert [each for each in found if each["wrong"]] == []
-    assert {each["call"] for each in found} == set(DEEDS)
+    assert set(DEEDS) - {each["call"] for each in found} <= {"sync"}, "which on 3.14 asks for nothing"
     return Counter(each["call"] for each in found if not each["spared"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import pickle
 from collections.abc import Mapping
 
 import pytest
@@ -143,6 +144,27 @@ def test_what_is_found_follows_a_dimension_that_grows(memory, world):
 
 
 # The Mapping ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda memory: memory.layers(),
+        lambda memory: memory.layers(keyword="word"),
+        lambda memory: [*memory],
+        lambda memory: [view.id for view in memory.values()],
+    ],
+)
+def test_what_finds_a_layer_is_in_every_way_what_the_class_makes(memory, asked):
+    found = asked(memory)
+    assert found
+    assert {*map(tuple, found)} <= {*ALL}
+    for each in found:
+        made = jm.LayerId(*each)
+        assert (each, hash(each), repr(each), type(each)) == (made, hash(made), repr(made), jm.LayerId)
+        assert hash(each) == hash((each.dimension, each.layer))
+        assert {each: "found"}[tuple(each)] == {tuple(each): "found"}[each] == "found"
+        assert pickle.loads(pickle.dumps(each)) == each
 
 
 def test_it_is_a_mapping(memory):

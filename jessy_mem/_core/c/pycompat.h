@@ -127,6 +127,22 @@ static inline uint64_t jm_layer_key(PyObject *layer_id)
     return high > 0 && low >= 0 ? (uint64_t)high << 16 | (uint64_t)low : 0;
 }
 
+/* A pair of a class derived from tuple that adds no field, of two objects through which no cycle can pass; made as `tuple`
+   makes its own, and the collector does not know it. */
+static inline PyObject *jm_pair_of(PyObject *kind, PyObject *first, PyObject *second)
+{
+    PyObject *made = PyType_GenericAlloc((PyTypeObject *)kind, 2);
+    if (made == NULL)
+        return NULL;
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)made)->ob_hash = -1; /* a tuple keeps its hash: none is known yet */
+#endif
+    PyTuple_SET_ITEM(made, 0, Py_NewRef(first));
+    PyTuple_SET_ITEM(made, 1, Py_NewRef(second));
+    PyObject_GC_UnTrack(made);
+    return made;
+}
+
 /* The method that `kind` inherited, if that is the compiled `method`, as one of its own, which the interpreter calls
    faster: it belongs to the very class of the object. Else what it has. */
 static inline PyObject *jm_own_method(PyObject *kind, PyObject *inherited, PyObject *method)

@@ -16,6 +16,8 @@ cdef extern from "c/pycompat.h":
     uint64_t jm_layer_key(PyObject *layer_id) noexcept  # dimension << 16 | layer; 0: not two ints that can be one
     # Whether a slice of `n` is without a step and has 0 <= start <= stop <= n; all others are PySlice_Unpack's
     bint jm_slice_is_plain(object slice_, Py_ssize_t n, Py_ssize_t *start, Py_ssize_t *stop) noexcept
+    # A tuple of two as a class derived from it is, if that adds no field; of what no cycle can pass through.
+    object jm_pair_of(PyObject *kind, object first, object second)
     object jm_own_method(object kind, object inherited, object method)  # called faster on objects of that very class
     object jm_stolen(PyObject *each)  # the caller's reference, as an object
     Py_ssize_t jm_refcount(PyObject *each) noexcept  # without counting the caller's temporary

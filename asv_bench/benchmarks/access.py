@@ -322,3 +322,33 @@ class ManyLarge:
         names = {"memory": self.memory, "ids": self.ids, "data": self.data}
         least = least_ns(2 if common.SMALL else 20, ours=("memory.read_many(ids)", names), bare=("data.copy()", names))
         return least["bare"] / least["ours"]
+
+
+class ManyThreads:
+    """`read_many` of so many MiB into a buffer that is there, by two threads over one. Warm."""
+
+    params = (1, 4, 16, 64)
+    param_names = ("size_mb",)
+    unit = "x"
+
+    def setup(self, size_mb):
+        n_bytes = (1 << 12 if common.SMALL else 1 << 20) * size_mb // 16
+        self.folder = tempfile.TemporaryDirectory()
+        builder = jm.RegionBuilder(20, "Many")
+        for i in range(16):
+            builder.add_layer(jm.LayerSpec(content=bytes([i]) * n_bytes))
+        builder.write(jm.region_path(self.folder.name, 20))
+        self.memory = jm.MmapManager(base_path=self.folder.name, simulation="never")
+        self.memory.load_dimension(20)
+        self.ids, self.out = self.memory.layers(), bytearray(16 * n_bytes)
+        self.memory.read_many(self.ids, out=self.out)
+
+    def teardown(self, size_mb):
+        self.memory.close()
+        self.folder.cleanup()
+
+    def track_speedup_of_two_threads(self, size_mb):
+        names = {"read": self.memory.read_many, "ids": self.ids, "out": self.out}
+        n_calls = 1 if size_mb > 4 else 10
+        least = least_ns(n_calls, one=("read(ids, out=out)", names), two=("read(ids, out=out, threads=2)", names))
+        return least["one"] / least["two"]

@@ -1,10 +1,16 @@
-"""Cold files: contexts whose pages are on the disk, with and without asking for all of them first; and giving back."""
+"""Cold files: contexts whose pages are on the disk, with and without asking for all of them first; giving back; and
+whether huge pages would gain anything for files that are mapped.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import tempfile
+import timeit
+
+import numpy as np
 
 import jessy_mem as jm
 
@@ -86,3 +92,46 @@ class GiveBack:
         getattr(self.memory, how)()
         for view in self.views:
             bytes(view)
+
+
+class HugePages:
+    """A million reads here and there in a warm file of 64 MiB, mapped as the library does, over the same with advice.
+
+    The library advises nothing: a kernel that keeps a file in large folios maps them as huge pages by itself. What is
+    above 1 would be gained.
+    """
+
+    params = ("MADV_HUGEPAGE", "MADV_COLLAPSE")
+    param_names = ("advice",)
+    unit = "x"
+    n_bytes, n_rounds = (1 << 20, 3) if common.SMALL else (64 << 20, 100)
+
+    def setup(self, advice):
+        self.base = tempfile.TemporaryDirectory()
+        path = os.path.join(self.base.name, "file")
+        with open(path, "wb") as file:
+            file.write(random.Random(1).randbytes(self.n_bytes))
+        with open(path, "rb") as file:
+            self.mapped = [mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) for _ in range(2)]
+        try:
+            self.mapped[1].madvise({"MADV_HUGEPAGE": 14, "MADV_COLLAPSE": 25}[advice])  # 25 is in no module of Python's
+        except OSError as error:
+            self.teardown(advice)
+            raise NotImplementedError(f"refused: {error}") from None
+
+    def teardown(self, advice):
+        for each in self.mapped:
+            each.close()
+        self.base.cleanup()
+
+    def track_plain_over_advised(self, advice):
+        places = np.random.default_rng(1).integers(0, self.n_bytes, 1_000_000)
+        plain, advised = (np.frombuffer(each, np.uint8) for each in self.mapped)
+        names = {"plain": plain, "advised": advised, "places": places}
+        common.prefault(plain), common.prefault(advised)
+        turns = [
+            [timeit.timeit(f"{name}[places]", globals=names, number=1) for name in ("plain", "advised")]
+            for _ in range(self.n_rounds)
+        ]
+        least = [min(times) for times in zip(*turns, strict=True)]
+        return least[0] / least[1]

@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import mmap
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -146,6 +148,24 @@ class Statistics:
         if not hasattr(self, "held"):
             self.held = [self.memory.access_layer((each, 0)) for each in range(1000, 1000 + n_dimensions)]
         self.memory.get_stats()
+
+
+class Import:
+    """`import jessy_mem` over `import numpy`, which it does not import; each in its own interpreter, less the start."""
+
+    unit = "x"
+    n_rounds = 2 if common.SMALL else 25
+
+    def track_ratio_to_numpy(self):
+        # Where the package is found, whatever asv has taken from the environment.
+        environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(jm.__file__))}
+        least = dict.fromkeys(("pass", "import numpy", "import jessy_mem"), float("inf"))
+        for _ in range(self.n_rounds):
+            for code in least:
+                begin = time.perf_counter()
+                subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+                least[code] = min(least[code], time.perf_counter() - begin)
+        return (least["import jessy_mem"] - least["pass"]) / (least["import numpy"] - least["pass"])
 
 
 class Eviction:

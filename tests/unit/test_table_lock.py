@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from inside import is_locked_by_me
+from inside import is_locked_by_me, lock_of
 from world import MIB, manager
 
 import jessy_mem as jm
+from helpers import HUNG_S
 from jessy_mem.catalogue import Catalogue
 from jessy_mem.table import RegionTable
 
@@ -116,6 +119,48 @@ def test_questions_are_answered_under_the_lock(world, monkeypatch):
         assert len(memory) == len(list(memory)) == len(memory.layers(frequency=(0, 10)))
         with memory.snapshot() as then:
             assert len(then.layers()) == len(then) == len(memory)
+
+
+def test_a_question_to_an_index_that_is_whole_waits_for_nobody(world):
+    world.write_all(1, 2, keywords=(b"word",))
+    with manager(world) as memory:
+        memory.load_all()
+        found = memory.layers(keyword="word")
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(memory.layers(keyword="word")))
+        with lock_of(memory):  # as a thread in the middle of a load has it
+            asking.start()
+            asking.join(HUNG_S)
+            assert answers == [found] != [[]]
+
+
+def test_the_index_is_changed_by_what_changed(world, monkeypatch):
+    """From the first question on: of what is loaded or reloaded the whole dimension, of an append that layer alone."""
+    world.write_all(*range(1, 6), keywords=(b"word",))
+    read = []
+    index_now = Catalogue._index_now
+    # Private: that nothing else was read only the calls tell.
+    monkeypatch.setattr(Catalogue, "_index_now", lambda self, each: (read.append(each), index_now(self, each)))
+    with manager(world) as memory:
+
+        def asked():
+            read.clear()
+            return len(memory.layers(keyword="word")), sorted(read)
+
+        for dimension in range(1, 4):
+            memory.load_dimension(dimension)
+        assert read == []
+        assert asked() == (12, [1, 2, 3])
+        assert asked() == (12, [])
+        memory.load_dimension(4)
+        assert asked() == (16, [4])
+        world.write(2, n_layers=3, generation=2, keywords=(b"word",))
+        memory.reload_dimension(2)
+        assert asked() == (15, [2])
+        memory.append_layer(3, jm.LayerSpec(text="more", keywords=["word"]))
+        memory.remove_layer((4, 0))
+        memory.unload_dimension(1)
+        assert asked() == (11, [])
 
 
 def test_what_was_loaded_from_a_path_meanwhile_is_not_forgotten(world, tmp_path):

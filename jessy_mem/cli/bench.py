@@ -32,6 +32,7 @@ names, where libhdr_histogram.so may lie, which no package has. A ratio below 1 
 With --threads, how much several threads do at once, over what one does alone.
 """
 INSTALL = "pip install 'jessy-mem[bench]'"
+BY_HAND, HOW_BY_HAND = "HdrHistogram_c", "no package has it, --help says where it is looked for"
 MOST_THREADS = 256
 ROOMY = 110  # columns of a terminal from which the calls are shown, too
 
@@ -143,7 +144,8 @@ def _bench_peers(base: Path, as_json: bool) -> None:
         _show_answers(answers)
         out = screen.console()
         if missing:
-            out.print(screen.text(f"not installed: {', '.join(missing)}; {INSTALL}"))
+            how_to = HOW_BY_HAND if missing == [BY_HAND] else INSTALL
+            out.print(screen.text(f"not installed: {', '.join(missing)}; {how_to}"))
         out.print(screen.text(f"{machine()}; {how}", style="dim"))
 
 

@@ -60,6 +60,13 @@ class TestPeers:
         assert "sqlite3" in shown.stdout
         assert list(tmp_path.iterdir()) == [], "it leaves something behind"
 
+    def test_what_no_package_has_is_not_told_to_be_installed_by_one(self, monkeypatch):
+        assert bench.BY_HAND in peers.PEERS
+        monkeypatch.setattr(bench, "ask", lambda base, here: ([], [bench.BY_HAND]))
+        shown = run("bench", "--peers", env={"COLUMNS": "200"}).stdout
+        assert f"not installed: {bench.BY_HAND}; no package has it, --help says where" in shown
+        assert "pip install" not in shown
+
     @pytest.mark.parametrize("columns", [40, 80, 140])
     def test_table_fits_the_terminal(self, columns, monkeypatch):
         ratios = {peers.OURS: None} | dict.fromkeys(peers.PEERS, 0.00035)

@@ -12,6 +12,8 @@ import json
 import os
 import re
 import struct
+import sys
+import sysconfig
 import threading
 import traceback
 from dataclasses import dataclass, field, replace
@@ -419,6 +421,8 @@ def golden_files() -> dict[str, bytes]:
 # What this process holds ------------------------------------------------------------------------------------------
 
 HAS_PROC = Path("/proc/self/maps").exists()
+# Whether an object goes with its last reference, in whichever thread: on other versions it waits for its maker.
+DISOWNS = not sysconfig.get_config_var("Py_GIL_DISABLED") or sys.version_info[:2] == (3, 13)
 
 
 def open_files() -> dict[int, str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 import jessy_mem
+from helpers import DISOWNS
 
 PACKAGE = Path(jessy_mem.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "threading.md"
@@ -135,3 +138,15 @@ def test_list_is_what_there_is(sources):
     assert len(changed) > 80
     assert changed - found == set(), "list them in docs/threading.md, or their class as OWNED"
     assert found - known == set(), "these are not there any more"
+
+
+def test_versions_on_which_objects_have_no_maker_are_those_that_were_read():
+    """Private fields of the interpreter are written on no other; whoever adds one has read it, and says so here."""
+    header = (PACKAGE / "_core" / "c" / "pycompat.h").read_text()
+    (condition,) = re.findall(r"^#if (.*)\n#define JM_DISOWNS 1$", header, re.MULTILINE)
+    bounds = "PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000"
+    assert condition == f"defined(Py_GIL_DISABLED) && {bounds}"
+    assert "done on CPython 3.13 only" in PAGE.read_text()
+    assert header.count("&& jm_may_disown()") == 2, "each asks what was tried first"
+    is_free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    assert (not is_free_threaded or 0x030D0000 <= sys.hexversion < 0x030E0000) is DISOWNS

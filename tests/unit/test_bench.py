@@ -62,6 +62,7 @@ class TestPeers:
 
     def test_what_no_package_has_is_not_told_to_be_installed_by_one(self, monkeypatch):
         assert bench.BY_HAND in peers.PEERS
+        # As if all others were installed.
         monkeypatch.setattr(bench, "ask", lambda base, here: ([], [bench.BY_HAND]))
         shown = run("bench", "--peers", env={"COLUMNS": "200"}).stdout
         assert f"not installed: {bench.BY_HAND}; no package has it, --help says where" in shown

@@ -138,8 +138,8 @@ def test_the_index_is_changed_by_what_changed(world, monkeypatch):
     """From the first question on: of what is loaded or reloaded the whole dimension, of an append that layer alone."""
     world.write_all(*range(1, 6), keywords=(b"word",))
     read = []
-    index_now = Catalogue._index_now
-    # Private: that nothing else was read only the calls tell.
+    index_now = Catalogue._index_now  # private: that nothing else was read only the calls tell
+    # Private: the same.
     monkeypatch.setattr(Catalogue, "_index_now", lambda self, each: (read.append(each), index_now(self, each)))
     with manager(world) as memory:
 

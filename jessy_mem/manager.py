@@ -259,7 +259,7 @@ class MmapManager(RegionTable):
 
         `out` is a writable buffer (bytearray, numpy array of any type) whose begin they are copied to, instead of a new
         array: OutOfBounds if it is too small, and then nothing is copied; TypeError if it is none. `threads` copy
-        together, which pays from some MB on. Thread-safe.
+        together, which may pay where cores are idle and there are tens of MB to copy. Thread-safe.
         """
         self._check_open()
         return copied(self, layer_ids, out, threads)

@@ -1,7 +1,8 @@
 """Extensions, compiler directives and build profiles; everything else is in pyproject.toml.
 
 ``JESSY_MEM_PROFILE`` chooses the profile: ``release`` (default), ``debug``, ``asan``, ``tsan``, ``fuzz`` or
-``coverage``.
+``coverage``. ``JESSY_MEM_C`` is the folder for the C that Cython makes, ``build`` by default; builds of the same source
+can share it, one after the other.
 """
 
 import gzip
@@ -55,25 +56,31 @@ class BuildExt(build_ext):
     """Run Cython only when extensions are really built, so that no generated C reaches the tree or the sdist."""
 
     def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def run(self):
         from Cython.Build import cythonize
 
         profile = os.environ.get("JESSY_MEM_PROFILE", "release")
         if profile not in PROFILES:
             raise SystemExit(f"JESSY_MEM_PROFILE={profile!r}: expected one of {', '.join(PROFILES)}")
         compile_flags, link_flags, directives = PROFILES[profile]
-        for extension in self.distribution.ext_modules:
-            extension.extra_compile_args = [*WARNINGS, *compile_flags]
-            extension.extra_link_args = ["-pthread", *link_flags]
-        self.distribution.ext_modules[:] = cythonize(
-            self.distribution.ext_modules,
-            build_dir=f"build/cython-{profile}",
-            emit_linenums=profile in ("debug", "coverage"),  # what fails, a debugger and gcov name lines of the .pyx
+        names_lines = profile in ("debug", "coverage")  # what fails, a debugger and gcov name lines of the .pyx
+        made = cythonize(
+            self.extensions,
+            build_dir=os.path.join(os.environ.get("JESSY_MEM_C", "build"), "cython-lines" if names_lines else "cython"),
+            emit_linenums=names_lines,
             compiler_directives={**DIRECTIVES, **directives},
             shared_utility_qualified_name=SHARED,
             annotate=bool(os.environ.get("JESSY_MEM_ANNOTATE")),
         )
-        super().finalize_options()
-        self.parallel = self.parallel or os.cpu_count()
+        sources = {extension.name: extension.sources for extension in made}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+            extension.extra_compile_args = [*WARNINGS, *compile_flags]
+            extension.extra_link_args = ["-pthread", *link_flags]
+        super().run()
 
 
 class Sdist(sdist):
@@ -90,6 +97,7 @@ class Sdist(sdist):
             return member
 
         path = f"{base_name}.tar.gz"
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with (
             open(path, "wb") as raw,
             gzip.GzipFile("", "wb", fileobj=raw, mtime=epoch) as packed,

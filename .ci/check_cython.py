@@ -4,24 +4,29 @@ A ``nogil`` function without ``noexcept`` takes the GIL back at each call. Cytho
 ``-Werror`` lets pass; so any output at all is a failure. A file with such a function proves that it is noticed.
 """
 
+import contextlib
+import io
 import runpy
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
+
+from Cython.Compiler import Main
+from Cython.Compiler.CmdLine import parse_command_line
 
 HINTED = "cdef void touch(int *at) nogil:\n    at[0] = 1\n"
 
 
 def translate(source: Path, directives: dict[str, object], shared: str, folder: Path) -> str:
     """What Cython says about `source`."""
-    command = [sys.executable, "-m", "cython", "-3", "-Werror", "--shared", shared]
-    command += ["-o", str(folder / f"{source.stem}.c")]
+    arguments = ["-3", "-Werror", "--shared", shared, "-o", str(folder / f"{source.stem}.c")]
     for name, value in directives.items():
-        command += ["-X", f"{name}={value}"]
-    done = subprocess.run([*command, str(source)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return done.stdout or (f"{source}: exit code {done.returncode}" if done.returncode else "")
+        arguments += ["-X", f"{name}={value}"]
+    options, sources = parse_command_line([*arguments, str(source)])
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        result = Main.compile(sources, options)
+    return said.getvalue() or (f"{source}: {result.num_errors} errors\n" if result.num_errors else "")
 
 
 def main() -> int:

@@ -178,10 +178,14 @@ class Files:
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
         if dimension in self.promised or not isinstance(known, MmapRegion):
             self._check_own(dimension)
-        if isinstance(known, MmapRegion):
-            self.table._refresh_dimension(dimension)
-            known = self.table._known(dimension)
-        region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
+        region = None
+        with contextlib.suppress(DimensionNotFound):  # no error that is raised below holds a region
+            if isinstance(known, MmapRegion):
+                self.table._refresh_dimension(dimension)
+                known = self.table._known(dimension)
+            region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
+        if region is None:
+            raise RegionNotFound(dimension, f"it was forgotten, or removed: there is no file at {place.path} any more")
         if region.immutable:
             raise ImmutableDimension(dimension)
         if region.source == "simulated":  # just now, although there is a file

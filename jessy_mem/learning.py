@@ -326,8 +326,10 @@ class Learner:
         known, place = self._table._known(dimension), self._opener.place_of(dimension)
         if place.planned or place.named:
             return False
+        if not is_there(place.path):
+            return False
         if known is None:
-            return is_there(place.path) and not is_immutable_file(place.path)
+            return not is_immutable_file(place.path)
         return known.source == "mmap" and not (isinstance(known, MmapRegion) and known.immutable)
 
     def forget(self, dimension_id: int) -> None:

@@ -12,6 +12,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import (
     ConsciousnessError,
     DimensionAlreadyLoaded,
+    DimensionNotFound,
     ManagerClosed,
     RegionNotFound,
 )
@@ -149,6 +150,9 @@ class Loader:
                 raise DimensionAlreadyLoaded(dimension, loaded_from or source)
             with contextlib.suppress(RegionNotFound):
                 return table.region(dimension)
+            gone = table._place_of(dimension).path
+            if _source_of(table, dimension) == "mmap" and not os.path.exists(gone):  # nobody told that it is
+                raise DimensionNotFound(dimension, gone)
 
     def reload(self, table: Table, dimension: int) -> tuple[int, int]:
         """Map the file that is there now, and put it in its place; returns (old generation, new generation)."""

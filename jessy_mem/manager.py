@@ -136,6 +136,8 @@ class MmapManager(RegionTable):
         if exist_ok:
             return self._loader.ensure(self, dimension, path)
         self._uptake.unwanted.discard(dimension)
+        if self._known(dimension) is not None:
+            self._following.stop(self)  # another process may have forgotten it
         region = self._loader.load(self, dimension, path)
         record_since(self._times.loads, begin_ticks, self._timed)
         return region
@@ -178,6 +180,7 @@ class MmapManager(RegionTable):
         and LimitExceeded if there is no room for all new generations beside the old ones. Thread-safe; readers wait
         while they are swapped, not while files are opened.
         """
+        self._check_open()
         begin_ticks = now_ticks()
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
         generations = self._loader.reload_many(self, dimensions, self._following.swapping(self))

@@ -329,6 +329,60 @@ def half_forgotten(base, name="Learned"):
     return dimension
 
 
+CHANGES = {
+    "append": lambda memory, dimension: memory.append_layer(dimension, spec(9)),
+    "extend": lambda memory, dimension: memory.extend(dimension, [spec(9)]),
+    "update": lambda memory, dimension: memory.update_layer((dimension, 0), spec(9)),
+    "remove": lambda memory, dimension: memory.remove_layer((dimension, 0)),
+    "compact": lambda memory, dimension: memory.compact(dimension),
+    "crystallize": lambda memory, dimension: memory.crystallize(dimension),
+}
+
+
+@pytest.mark.parametrize("state", ["mapped", "evicted"])
+@pytest.mark.parametrize("follow", ["auto", "never"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_another_forgot_cannot_be_changed(tmp_path, change, follow, state):
+    """One error says so, whatever is still known of it here."""
+    with manager(tmp_path) as other, manager(tmp_path, follow=follow) as memory:
+        dimension = file_of(other)
+        memory.load_dimension(dimension)
+        if state == "evicted":
+            evict(memory, dimension)
+        other.forget(dimension)
+        with pytest.raises(jm.RegionNotFound) as caught:
+            CHANGES[change](memory, dimension)
+        assert caught.value.dimension == dimension
+        with pytest.raises(jm.RegionNotFound):
+            CHANGES[change](memory, dimension)
+        memory.refresh()
+        assert memory.find("Learned") is None
+
+
+@pytest.mark.parametrize("state", ["mapped", "evicted"])
+def test_what_another_forgot_cannot_be_loaded(tmp_path, state):
+    with manager(tmp_path) as other, manager(tmp_path) as memory:
+        dimension = file_of(other)
+        memory.load_dimension(dimension)
+        if state == "evicted":
+            evict(memory, dimension)
+        other.forget(dimension)
+        with pytest.raises(jm.DimensionNotFound):
+            memory.load_dimension(dimension)
+
+
+@pytest.mark.parametrize("follow", ["auto", "never"])
+def test_evicted_dimension_whose_file_is_removed_untold_is_not_waited_for(tmp_path, follow):
+    with manager(tmp_path, follow=follow) as memory:
+        dimension = file_of(memory)
+        evict(memory, dimension)
+        (tmp_path / f"D{dimension:02d}" / "region.mmap").unlink()
+        with pytest.raises(jm.DimensionNotFound):
+            memory.load_dimension(dimension, exist_ok=True)
+        with pytest.raises(jm.RegionNotFound, match="no file at .* any more"):
+            memory.append_layer(dimension, spec(9))
+
+
 @pytest.mark.thread_unsafe(reason="what removes files is the process's")
 def test_half_forgotten_dimension_is_forgotten(tmp_path):
     dimension = half_forgotten(tmp_path)

@@ -1512,6 +1512,13 @@ def test_after_close_every_method_says_so(memory, method):
     raises(ValueError, "closed", ALL_METHODS[method], memory)
 
 
+@pytest.mark.parametrize("method", ["access_many", "load_contexts", "read_many", "reload_many", "crystallize_many"])
+def test_after_close_every_method_says_so_of_nothing_too(memory, method):
+    assert len(getattr(memory, method)([])) == 0
+    memory.close()
+    raises(jm.ManagerClosed, "closed", getattr(memory, method), [])
+
+
 def test_after_close_the_numbers_can_still_be_read(memory):
     view, block = memory.access_layer((1, 0)), memory.allocate(10)
     assert "3 dimensions" in repr(memory)

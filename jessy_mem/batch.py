@@ -157,35 +157,49 @@ class Batch:
         """Make everything durable that was written before this call. MappingError names a file that is not.
 
         The system reports a write that failed only once: such a file is reported by each call until it is removed or
-        replaced.
+        replaced. One that no descriptor was left for waits for the next call.
         """
         with self._syncing:
             with self._lock:
                 files = list(self._waiting.values())
-            others = _others_beside(files)
+            others, unlisted = _others_beside(files)
             errors = side_by_side(NewFile.sync, files)
             failed = _sync_folders(folder for file in files for folder in file.folders())
             for path, failure in zip(others, side_by_side(sync_whole, others), strict=True):
                 if failure is not None:
                     failed[split(path)[0]] = failure
+            waits: dict[str, Failure] = {}  # nothing was asked of the disk, so that nothing is lost
             with self._lock:
                 for file, error in zip(files, errors, strict=True):
-                    reason = error or next((failed[f] for f in file.folders() if f in failed), None)
-                    if reason is not None:
-                        self._failed[file.path] = (file, reason)
+                    reasons = [each for each in (error, *map(failed.get, file.folders())) if each is not None]
+                    lost = [each for each in reasons if getattr(each, "errno", None) not in _NO_DESCRIPTOR]
+                    if lost:
+                        self._failed[file.path] = (file, lost[0])
+                    elif reasons or file.folder in unlisted:
+                        waits[file.path] = reasons[0] if reasons else unlisted[file.folder]
+                        continue
                     if self._waiting.get(file.path) is file:
                         del self._waiting[file.path]
                 self._since = time.monotonic()
                 self._failed = {path: each for path, each in self._failed.items() if each[0].is_there()}
-                for path, (_, reason) in self._failed.items():
+                for path, reason in ({path: each[1] for path, each in self._failed.items()} | waits).items():
                     raise _about(reason, path) from reason
 
 
-def _others_beside(files: Iterable[NewFile]) -> list[str]:
-    """What other processes have written into the folders of files, and not made durable yet."""
+def _others_beside(files: Iterable[NewFile]) -> tuple[list[str], dict[str, Failure]]:
+    """What other processes have written into the folders of files, and not made durable yet.
+
+    And the folders that cannot be listed, with the reason.
+    """
     own = {file.path for file in files}
-    folders = dict.fromkeys(file.folder for file in files)
-    return [path for folder in folders for path in unsynced_in(folder) if path not in own]
+    found: list[str] = []
+    unlisted: dict[str, Failure] = {}
+    for folder in dict.fromkeys(file.folder for file in files):
+        try:
+            found += [path for path in unsynced_in(folder) if path not in own]
+        except OSError as error:
+            unlisted[folder] = without_frames(error)
+    return found, unlisted
 
 
 def _sync_folders(folders: Iterable[str]) -> dict[str, Failure]:

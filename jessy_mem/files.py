@@ -196,8 +196,8 @@ class Files:
     def _check_own(self, dimension: int) -> None:
         """RegionNotFound if what has a name and no layer yet is asked for, and another's file came to its place."""
         name = self.promised.pop(dimension, self._ids.name_of(dimension) if self._ids.is_empty(dimension) else None)
-        other = None if name is None else self._ids.displaced(dimension, name)
-        if other is not None:
+        other = "" if name is None else self._ids.give_way(dimension, name)
+        if other:
             hint = f"{other!r} came to where the file of {name!r} would be; ensure_dimension gives that another id"
             raise RegionNotFound(dimension, hint)
 

@@ -107,26 +107,19 @@ class IdRegister(Register):
                 os.fsync(self._lock.descriptor)
             self._shorten()
 
-    def give_way(self, dimension: int) -> bool:
-        """Let the name of a dimension be free where another's file has come: its id has the name in that. False if not.
+    def give_way(self, dimension: int, name: str = "") -> str:
+        """Let a dimension have the name in the file that is, or came, where its own would be, and no other from then on.
 
-        LockTimeout, MappingError.
+        That name; empty if there is no such file, or it is called `name`. LockTimeout, MappingError.
         """
         with self, self._errors():
-            names = [name for _, name in stored_names(self._base_path, [dimension])]
-            if names:
-                self._append(Event("=", dimension, name=names[0]))
-                self._shorten()
-            return bool(names)
-
-    def displaced(self, dimension: int, name: str) -> str | None:
-        """The name in the file that lies where that of `name` would be, if it is another's; the id has that name then.
-
-        None if there is no such file. Under the lock; MappingError.
-        """
-        with self._errors():
-            found = next((stored for _, stored in stored_names(self._base_path, [dimension])), name)
-        return found if found != name and self.give_way(dimension) else None
+            if is_there(region_file(self._base_path, dimension)):  # asked first: it needs no descriptor
+                for _, found in stored_names(self._base_path, [dimension]):
+                    if found != name:
+                        self._append(Event("=", dimension, name=found))
+                        self._shorten()
+                        return found
+        return ""
 
     # Names
 

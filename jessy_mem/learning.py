@@ -156,9 +156,9 @@ class Learner:
         segment = "user" if user else "reserve"
         found = self.ids.reserve(name, segment, for_all=True)
         is_sure = found.is_new or found.dimension in self._layout.dimensions or self._table._known(found.dimension)
-        if is_sure or self.ids.displaced(found.dimension, name) is None:
-            return found
-        return self.ids.reserve(name, segment, for_all=True)
+        if not is_sure and self.ids.give_way(found.dimension, name):
+            found = self.ids.reserve(name, segment, for_all=True)
+        return found
 
     def _is_made(self, dimension: int) -> bool:
         """Whether a dimension that was found is there, and not simulated; who only reads has it loaded then."""

@@ -7,8 +7,11 @@ Tests have this as the fixture `inject`. What is replaced is replaced for the wh
 from __future__ import annotations
 
 import itertools
+import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from pkgutil import resolve_name
@@ -127,3 +130,16 @@ class Inject:
             if not fault.fired:
                 assert at >= at_least, f"never reached: call {at} of {', '.join(fault.targets)}"
                 return
+
+
+@contextmanager
+def descriptors_left(n: int) -> Iterator[None]:
+    """So many descriptors are left for this process, and no more."""
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + n, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -8,6 +8,7 @@ import resource
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from faults import descriptors_left
 from world import World, check_states, content_of, manager
 
 import jessy_mem as jm
@@ -322,15 +323,8 @@ def test_ids_are_on_the_disk_before_a_folder_goes_and_that_it_went_on_return(pro
 @pytest.mark.parametrize("n_left", [0, 1])
 def test_no_descriptor_left(proto, n_left):
     """A real one: the lock takes the last descriptor, or finds none."""
-    lowest = os.open("/dev/null", os.O_RDONLY)
-    os.close(lowest)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + n_left, hard))
-    try:
-        with pytest.raises(jm.MappingError) as failed:
-            proto.memory.crystallize(proto.dimension)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with descriptors_left(n_left), pytest.raises(jm.MappingError) as failed:
+        proto.memory.crystallize(proto.dimension)
     assert failed.value.errno == errno.EMFILE
     assert failed.value.filename
     proto.check_unharmed()

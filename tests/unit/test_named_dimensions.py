@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
+from faults import descriptors_left
 from inside import evict
 from world import World, content_of, manager
 
@@ -293,6 +295,19 @@ def test_ensure_that_fails_leaves_no_name(tmp_path, inject):
             memory.ensure_dimension("Humor", [jm.LayerSpec(content=bytes(81 << 20))])
         assert memory.find("Humor") is None
         assert memory.ensure_dimension("Humor", [spec()]) == 17
+
+
+@pytest.mark.thread_unsafe(reason="how many descriptors there may be is the process's")
+@pytest.mark.parametrize("make", ["ensure_dimension", "create_proto_dimension"])
+@pytest.mark.parametrize("n_left", [0, 1, 2])
+def test_name_goes_also_where_no_descriptor_is_left_to_look_whose_it_is(tmp_path, make, n_left):
+    with manager(tmp_path) as memory, manager(tmp_path) as other:
+        memory.ensure_dimension("first", [spec()])
+        with descriptors_left(n_left), suppress(jm.MappingError):
+            getattr(memory, make)("second", [spec()])
+            assert "second" in memory.names()
+            return
+        assert memory.names() == other.names() == {"first": 15}
 
 
 ASKS_FOR_A_NUMBER = {

@@ -7,16 +7,17 @@ import itertools
 import os
 import stat
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from faults import Injection
+from faults import Injection, descriptors_left
 
 from jessy_mem import publish as publishing
 from jessy_mem.batch import Batch, publish_many, side_by_side
 from jessy_mem.errors import AlreadyPublished, LinkRefused, MappingError
+from jessy_mem.layout import UNSYNCED_MODE
 from jessy_mem.publish import NewFile, publish, remove, withdraw
 
 NAMELESS = getattr(os, "O_TMPFILE", 0)
@@ -569,6 +570,24 @@ def test_write_that_failed_is_told_until_its_file_is_replaced(tmp_path):
             assert (told.value.errno, told.value.filename) == (errno.EIO, str(path))
     publish([b"again"], path)
     batch.sync()
+
+
+@pytest.mark.thread_unsafe(reason="how many descriptors there may be is the process's")
+@pytest.mark.parametrize("n_left", range(3))
+def test_sync_without_a_descriptor_is_told_and_done_by_the_next_one(tmp_path, n_left):
+    """Nothing was asked of the disk: so nothing that it reported once is lost."""
+    batch = Batch()
+    for name in ("D15/a", "D15/b", "D16/a"):
+        batch.publish(NewFile(tmp_path / name), [b"x"])
+    with descriptors_left(n_left), suppress(MappingError):
+        batch.sync()
+    n_waiting = len(batch)
+    assert n_waiting or n_left > 1
+    with synced() as inodes:
+        batch.sync()
+    assert bool(inodes) == bool(n_waiting)
+    assert len(batch) == 0
+    assert not [path for path in tmp_path.rglob("[ab]") if path.stat().st_mode & UNSYNCED_MODE]
 
 
 def test_what_another_wrote_beside_is_synced_first_and_its_failure_told(tmp_path):

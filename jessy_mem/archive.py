@@ -349,6 +349,7 @@ class _Importer:
         self._files = files
         self._ids = ids
         self._giving_way: dict[int, int] = {}  # dimension -> that which has its name, and gets another, too
+        self._coming: dict[str, set[int]] = {}  # name -> those of the archive: several, if they were in its folder
         self._base_path = os.fspath(base_path)
         self._replace_existing = replace_existing
 
@@ -357,6 +358,7 @@ class _Importer:
         holder = self._ids.find(images[0].name) if images[0].name else None
         if holder is not None and holder in coming:
             self._giving_way[dimension] = holder
+        self._coming.setdefault(normalize("NFC", images[0].name), set()).add(dimension)
         there = self._there(dimension)
         return self._refusal(dimension, images, there, there is not None and _is_the_same(there, images))
 
@@ -385,7 +387,7 @@ class _Importer:
         """Why a dimension cannot come in now, in place of what is there; an empty text if it can."""
         name = normalize("NFC", images[0].name)
         holder = self._ids.find(name) if name else None
-        if holder not in (None, dimension, self._giving_way.get(dimension)):
+        if holder not in (None, self._giving_way.get(dimension), *self._coming[name]):
             return f"the name {name!r} is that of D{holder:02d}"
         if there is None:
             return self._why_not_given(dimension, name)

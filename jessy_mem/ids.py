@@ -108,7 +108,7 @@ class IdRegister(Register):
             self._shorten()
 
     def give_way(self, dimension: int, name: str = "") -> str:
-        """Let a dimension have the name in the file that is, or came, where its own would be, and no other from then on.
+        """Let a dimension have the name in the file that is, or came, where its own would be, and no other then.
 
         That name; empty if there is no such file, or it is called `name`. LockTimeout, MappingError.
         """

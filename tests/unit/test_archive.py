@@ -51,6 +51,36 @@ def base(tmp_path):
     return tmp_path / "base"
 
 
+@pytest.mark.parametrize("order", [[20, 21, 22], [22, 21, 20], [21, 20, 22]])
+def test_folder_in_which_several_have_one_name_comes_back_as_it_was(tmp_path, order):
+    """It is no conflict among those that come: or an archive of such a folder is none, and half of it comes in."""
+    source, base = tmp_path / "source", tmp_path / "base"
+    for dimension in order:
+        builder = jm.RegionBuilder(dimension, "twice").add_layer(jm.LayerSpec(text=f"{dimension}"))
+        builder.write(source / f"D{dimension}" / "region.mmap")
+    jm.export_base(source, tmp_path / "x.tar")
+    assert jm.import_base(tmp_path / "x.tar", base) == ([20, 21, 22], [], [])
+    assert jm.import_base(tmp_path / "x.tar", base) == ([], [], [20, 21, 22])
+    assert files(base) == files(source)
+    with jm.MmapManager(base_path=base, simulation="never") as memory:
+        assert memory.find("twice") == 20
+        memory.forget(20)
+        assert memory.find("twice") == 21
+    assert jm.import_base(tmp_path / "x.tar", base) == ([20], [], [21, 22])
+
+
+def test_name_that_one_of_the_folder_has_is_a_conflict_for_all_that_come_with_it(tmp_path):
+    source, base = tmp_path / "source", tmp_path / "base"
+    for dimension in (20, 21):
+        jm.RegionBuilder(dimension, "twice").add_layer(jm.LayerSpec(text="x")).write(jm.region_path(source, dimension))
+    jm.export_base(source, tmp_path / "x.tar")
+    assert learn(base, "twice", "mine") == 15
+    with pytest.raises(jm.ImportConflict) as refused:
+        jm.import_base(tmp_path / "x.tar", base)
+    assert refused.value.dimensions.keys() == {20, 21}
+    assert contents(base) == {(15, 0): "mine"}
+
+
 @pytest.mark.parametrize("kind", [np.str_, Path, str])
 def test_path_of_any_kind_names_the_same_folder(base, tmp_path, kind):
     region = base / "D15" / "region.mmap"

@@ -379,7 +379,7 @@ def test_evicted_dimension_whose_file_is_removed_untold_is_not_waited_for(tmp_pa
         (tmp_path / f"D{dimension:02d}" / "region.mmap").unlink()
         with pytest.raises(jm.DimensionNotFound):
             memory.load_dimension(dimension, exist_ok=True)
-        with pytest.raises(jm.RegionNotFound, match="no file at .* any more"):
+        with pytest.raises(jm.RegionNotFound, match=r"no file at .* any more"):
             memory.append_layer(dimension, spec(9))
 
 

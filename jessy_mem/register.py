@@ -44,6 +44,7 @@ _TAIL_BYTES = 32  # enough to know a line again
 _MAX_BYTES = 256 << 20  # a register that is larger is none
 _READ_BYTES = 64 << 10  # at a time: what is larger, malloc asks the system for, and gives back, each time
 _MOST_MEANWHILE_BYTES = 8 << 20
+_WIDE_GAP = 1 << 24  # ids are given one after the other: what lies behind such a gap was numbered by somebody else
 _SMALL_BYTES, _BYTES_EACH = 64 << 10, 256  # written anew from there on, when it has more than that for each name
 
 
@@ -259,7 +260,7 @@ class Register(Lock):
         else:
             found = dimensions_in(self._base_path)
             for first, last in self._layout.id_ranges:
-                _extend(self._floor, first, max((n + 1 for n in found if first <= n <= last), default=first))
+                _extend(self._floor, first, _behind_those_given(found, first, last))
 
     def _behind(self, dimension: int) -> int | None:
         """The id behind those given that an id lies among; None if it was not given."""
@@ -407,6 +408,17 @@ def _write_all(fd: int, data: bytes, offset: int | None = None) -> None:
 def _facts_of(fd: int) -> tuple[int, int]:
     info = os.fstat(fd)
     return info.st_ino, info.st_size
+
+
+def _behind_those_given(found: Iterable[int], first: int, last: int) -> int:
+    """The id behind the dimensions of a range, which are ascending, that may have been given."""
+    behind = first
+    for dimension in found:
+        if first <= dimension <= last:
+            if dimension - behind >= _WIDE_GAP:
+                break
+            behind = dimension + 1
+    return behind
 
 
 def _end_of(given: dict[int, int], dimension: int) -> int | None:

@@ -214,6 +214,17 @@ def test_id_is_not_given_again_after_forget(tmp_path, crystallized, register_los
         assert learn(memory) == dimension + 1
 
 
+@pytest.mark.parametrize("far", [2**31 - 1, 2**31 - 5, 2**32 - 1])
+def test_ids_do_not_end_where_somebody_numbered_a_dimension_far_behind_the_others(tmp_path, far):
+    for dimension in (17, 997, 1003, far):
+        jm.RegionBuilder(dimension, f"n{dimension}").add_layer(spec(1)).write(jm.region_path(tmp_path, dimension))
+    with manager(tmp_path) as memory:
+        given = [memory.create_proto_dimension(f"p{n}") for n in range(4)]
+        assert given == [998, 999, 2**31, 2**31 + 1]
+        assert [memory.create_proto_dimension(f"u{n}", user=True) for n in range(8)] == list(range(1004, 1012))
+        assert memory.find(f"n{far}") == far
+
+
 def test_id_is_not_given_again_after_forget_with_another_register(tmp_path):
     """A base folder that was copied without its register: forgetting writes it before the highest folder goes."""
     with manager(tmp_path) as memory:

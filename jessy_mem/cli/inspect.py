@@ -14,6 +14,7 @@ from rich.table import Table
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
+from jessy_mem.cli.own_plan import plan_options
 from jessy_mem.cli.paths import EXISTING, REGION, is_absent, reason, region_file, region_files
 from jessy_mem.units import counted, format_bytes
 
@@ -29,7 +30,7 @@ HELP = """Show the header and the layers of a region FILE, or all dimensions of 
 
 A region that has grown is a stack of files, a base and deltas, of which each is shown. The content of layers is not
 read, but for immutable dimensions, and compressed layers with --layers; 'verify' reads it all. The exit status is 1 if
-a region of BASE cannot be loaded.
+a region of BASE cannot be loaded. What is only too large for the plan is shown with the others.
 """
 
 
@@ -37,24 +38,26 @@ a region of BASE cannot be loaded.
 @click.argument("target", metavar="FILE|BASE", type=EXISTING)
 @click.option("--layers", "with_attributes", is_flag=True, help="Of each layer: its attributes, date and tokens too.")
 @screen.json_option
-def command(target: Path, with_attributes: bool, as_json: bool) -> int:
+@plan_options
+def command(target: Path, with_attributes: bool, as_json: bool, config: jm.MemoryConfig) -> int:
     if target.is_dir() and not (target / REGION).exists():
         if with_attributes:
             raise click.UsageError("--layers is for one region: give its FILE, or the folder it is in.")
-        return _inspect_base(target, as_json)
+        return _inspect_base(target, config, as_json)
+    layout = config.plan.scaled(config.total_bytes)
     with jm.MmapRegion(None, region_file(target), verify="never") as region:
         if as_json:
             layers = _layer_dicts(region, region.n_layers if with_attributes else 0)
-            screen.print_json(_region_dict(region) | {"layers": layers})
+            screen.print_json(_region_dict(region, layout) | {"layers": layers})
         else:
-            _show_region(region, with_attributes)
+            _show_region(region, layout, with_attributes)
     return 0
 
 
 # One file -------------------------------------------------------------------------------------------------------------
 
 
-def _region_dict(region: jm.MmapRegion) -> dict[str, Any]:
+def _region_dict(region: jm.MmapRegion, layout: jm.MemoryLayout) -> dict[str, Any]:
     frequencies = [fact[2] for fact in region.layer_facts()]
     files = jm.region_files(region)
     extension = max(file.extension for file in files)
@@ -64,7 +67,7 @@ def _region_dict(region: jm.MmapRegion) -> dict[str, Any]:
         "path": str(region.path),
         "format": f"V1, extension {extension}" if extension else "plain V1",
         "size_bytes": region.size,
-        "slot_bytes": jm.default_layout().slot_bytes(region.dimension_id),
+        "slot_bytes": layout.slot_bytes(region.dimension_id),
         "content_bytes": region.content_bytes,
         "n_layers": region.n_layers,
         "frequency_band": [min(frequencies), max(frequencies)] if frequencies else None,
@@ -102,8 +105,8 @@ def _layer_dicts(region: jm.MmapRegion, n_with_attributes: int = 0) -> list[dict
     return found
 
 
-def _show_region(region: jm.MmapRegion, with_attributes: bool) -> None:
-    facts = _region_dict(region)
+def _show_region(region: jm.MmapRegion, layout: jm.MemoryLayout, with_attributes: bool) -> None:
+    facts = _region_dict(region, layout)
     out = screen.console()
     used, slot = facts["size_bytes"], facts["slot_bytes"]
     rows = [
@@ -181,13 +184,18 @@ def _attributes_table(layers: list[dict[str, Any]], out: Console) -> Table:
 # A base folder --------------------------------------------------------------------------------------------------------
 
 
-def _inspect_base(base: Path, as_json: bool) -> int:
+def _inspect_base(base: Path, config: jm.MemoryConfig, as_json: bool) -> int:
     region_files(base)  # wrong use if there is none
-    with jm.MmapManager(base_path=base, simulation="never") as memory:
-        report = memory.load_all()
-        regions = [_region_dict(memory.region(dimension)) for dimension in report.loaded]
+    with jm.MmapManager(config=config.replace(base_path=base)) as memory:
+        report, layout = memory.load_all(), memory.layout
+        found = {dimension: _region_dict(memory.region(dimension), layout) for dimension in report.loaded}
         absent = [d for d, error in report.skipped.items() if is_absent(base, d, error)]
         damaged = {d: error for d, error in report.skipped.items() if d not in absent}
+        for dimension, error in damaged.items():
+            if isinstance(error, jm.LimitExceeded):  # another plan may have room for it
+                with jm.MmapRegion(dimension, jm.region_path(base, dimension), verify="never") as region:
+                    found[dimension] = _region_dict(region, layout)
+        regions = [found[dimension] for dimension in sorted(found)]
         stats = memory.get_stats(residency=True)
     if as_json:
         screen.print_json(

@@ -12,6 +12,7 @@ from rich.text import Text
 import jessy_mem as jm
 from jessy_mem.cli import screen
 from jessy_mem.cli.landlock import ReadingCommand
+from jessy_mem.cli.own_plan import plan_options
 from jessy_mem.cli.paths import EXISTING_FOLDER, FILE, region_files
 from jessy_mem.units import counted, format_bytes
 
@@ -35,9 +36,10 @@ if a file of BASE cannot be read.
 @click.argument("base", type=EXISTING_FOLDER)
 @click.option("--html", "out", metavar="OUT.html", type=FILE, help="Write a page, which may be looked at anywhere.")
 @screen.json_option
-def command(base: Path, out: Path | None, as_json: bool) -> int:
+@plan_options
+def command(base: Path, out: Path | None, as_json: bool, config: jm.MemoryConfig) -> int:
     region_files(base)  # says so if there is none
-    found = jm.MemoryMap.of_folder(base)
+    found = jm.MemoryMap.of_folder(base, config.plan.scaled(config.total_bytes))
     if out is not None:
         out.write_text(found.to_html(), encoding="utf-8")
     if as_json:

@@ -430,6 +430,21 @@ class TestInspect:
         assert report["stats"]["total_allocated_bytes"] == sum(each["size_bytes"] for each in report["dimensions"])
         assert 1 in report["absent"]
 
+    def test_what_another_plan_has_room_for_is_shown_whatever_the_plan(self, base, tmp_path):
+        spec = jm.LayerSpec(content=bytes(4 << 20))
+        jm.RegionBuilder(14, "Security").add_layer(spec).write(base / "D14" / "region.mmap")
+        report = json_of(run("inspect", base, "--json"), 1)
+        assert [(each["id"], each["slot_bytes"]) for each in report["dimensions"]] == [(3, 16 << 20), (14, 4 << 20)]
+        assert "the slot of D14 has 4 MiB" in report["not_loadable"]["14"]
+        plan = tmp_path / "plan.json"
+        plan.write_text('{"dimensions": [], "segments": [{"name": "memory", "size_mb": 280, "first_dimension": 1}]}')
+        for options, slots in ((("--layout", plan), [280, 280]), (("--total", "560MB"), [32, 8])):
+            report = json_of(run("inspect", base, "--json", *options))
+            assert [each["slot_bytes"] >> 20 for each in report["dimensions"]] == slots
+            assert report["not_loadable"] == {}
+            assert json_of(run("inspect", base / "D14", "--json", *options))["slot_bytes"] >> 20 == slots[1]
+        fails(run("inspect", base, "--layout", base / "D14" / "region.mmap"), 2)
+
     def test_damage_in_a_base_folder_is_a_problem(self, base):
         (base / "D03" / "region.mmap").write_bytes(b"")
         result = run("inspect", base, env={"COLUMNS": "100"})

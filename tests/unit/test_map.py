@@ -120,6 +120,22 @@ def test_map_has_colours_on_a_terminal_only(base):
     assert b"\x1b[36m" not in on_terminal("map", base, status=1, env={"NO_COLOR": "1"})
 
 
+def test_map_is_that_of_the_plan_that_the_folder_is_used_with(tmp_path):
+    with jm.MmapManager(base_path=tmp_path / "base", simulation="never", layout=jm.MemoryLayout.free(280)) as memory:
+        memory.ensure_dimension("mine", [jm.LayerSpec(text="x")])
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"dimensions": [], "segments": [{"name": "memory", "size_mb": 280, "first_dimension": 1}]}')
+    whole = json_of(run("map", tmp_path / "base", "--json"))
+    own = json_of(run("map", tmp_path / "base", "--json", "--layout", plan))
+    larger = json_of(run("map", tmp_path / "base", "--json", "--total", "560MB"))
+    assert [(each["name"], each["size_bytes"] >> 20) for each in own["segments"]] == [("memory", 280)]
+    assert [each["size_bytes"] >> 20 for each in larger["segments"]] == [336, 160, 64]
+    for found in (whole, own, larger):
+        present = [each for each in found["entries"] if each["state"] == "file"]
+        assert [(each["dimension"], each["name"]) for each in present] == [(15, "mine")]
+    assert [each["dimension"] for each in own["entries"]] == [15]
+
+
 def test_what_is_no_base_folder_is_one_line(tmp_path):
     fails(run("map", tmp_path), 1, "holds no dimension")
     fails(run("map", tmp_path / "nowhere"), 2, "does not exist")

@@ -41,7 +41,7 @@ from jessy_mem.errors import (
 )
 from jessy_mem.files import Files
 from jessy_mem.forking import imported
-from jessy_mem.growth import merged
+from jessy_mem.growth import merged, next_generation
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, default_layout, delta_file, dimension_folder, region_file
 from jessy_mem.manager import MmapManager
@@ -194,8 +194,8 @@ def import_base(
     touched: ImportConflict names all of these, and nothing is written; unless `replace_existing`. A name that another
     dimension of the base folder has is a conflict too, and an id that was given to another name, or to a process that
     has not saved it yet: with these nothing is replaced. One that was forgotten comes back. What gets in the way during
-    the import ends it there. Raises InvalidArchive, InvalidRegion, ChecksumMismatch, MappingError, LockTimeout,
-    LinkRefused. ``progress(done_bytes, total_bytes)``.
+    the import ends it there. Raises InvalidArchive, InvalidRegion, ChecksumMismatch, LimitExceeded, MappingError,
+    LockTimeout, LinkRefused. ``progress(done_bytes, total_bytes)``.
     """
     with Archive(archive) as opened:
         stacks = opened.stacks()
@@ -437,7 +437,7 @@ class _Importer:
         if len(images) == 1 and (images[0].immutable or generation > newest):
             replace((memoryview(images[0]),), path)
         else:
-            generation = max(generation, newest + 1)
+            generation = max(generation, next_generation(newest, default_layout().segment_of(dimension).name))
             replace(merged(images, True, generation).pieces(), path)
         for number in delta_generations(path):
             with suppress(OSError):

@@ -91,7 +91,7 @@ class AllocationFailed(MemoryError):
 class LimitExceeded(MemoryError):
     """A request does not fit into what its segment, or the whole budget, has left. Nothing was changed.
 
-    `unit` is what the numbers count: "bytes", or "ids" when a base folder has no id left to give.
+    `unit` is what the numbers count: "bytes", or "ids" when a base folder has no id left to give, or "generations".
     """
 
     def __init__(

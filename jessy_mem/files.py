@@ -48,6 +48,7 @@ from jessy_mem.growth import (
     Table,
     merged,
     n_merged,
+    next_generation,
     packed_base,
     packed_delta,
     room_for,
@@ -217,9 +218,9 @@ class Files:
 
     def _grow(self, dimension: int, region: MmapRegion, changes: Changes) -> None:
         """Publish what changes a region, and let its readers see it."""
-        change = packed_delta(region, changes)
         place = self._opener.place_of(dimension)
-        images, generation = region._stack, region.generation + 1
+        images, generation = region._stack, next_generation(region.generation, place.segment)
+        change = packed_delta(region, changes)
         sizes = [image.n_bytes for image in images]
         n = n_merged(sizes, change.n_bytes, self._ids.excludes)
         packed = self._merged(images, n, generation, change) if n else None

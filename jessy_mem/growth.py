@@ -22,6 +22,7 @@ from jessy_mem._core.region import MmapRegion
 from jessy_mem.builder import LayerSpec, now_ns
 from jessy_mem.errors import LimitExceeded
 from jessy_mem.evicted import Evicted
+from jessy_mem.layout import DELTA_DIGITS
 from jessy_mem.opening import Place, Stack
 from jessy_mem.stats import format_bytes
 
@@ -32,12 +33,14 @@ __all__ = [
     "Table",
     "merged",
     "n_merged",
+    "next_generation",
     "packed_base",
     "packed_delta",
     "room_for",
 ]
 
 MAX_DELTAS = 16
+MAX_GENERATION = 10**DELTA_DIGITS - 1  # the name of a delta has no digits for more
 
 Changes = Mapping[int, LayerSpec | None]  # layer -> what it becomes; None: it is removed
 Change = Callable[[MmapRegion | None], Changes]  # what is to be changed, of a stack as it is now; None: it is empty
@@ -98,6 +101,14 @@ def n_merged(sizes: Sequence[int], change_bytes: int, may_rebase: bool = True) -
         if deltas[-2 - n] > merged_bytes:
             return n
     return len(deltas) - 1
+
+
+def next_generation(newest: int, segment: str) -> int:
+    """The generation of what comes after `newest`; LimitExceeded if that is the last: nobody would read it."""
+    if newest >= MAX_GENERATION:
+        hint = "the files of a dimension say that it is as old as one gets; built anew it can change"
+        raise LimitExceeded(newest, MAX_GENERATION, 1, segment, hint=hint, unit="generations")
+    return newest + 1
 
 
 def packed_base(dimension: int, name: str, changes: Changes) -> PackedRegion:

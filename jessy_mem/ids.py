@@ -7,9 +7,9 @@ register saves reading all of them, and knows what has no file yet.
     a name is taken    while its dimension has a file, or a process that made it and lives, or was made for all
 
 Claims are appended, and what was appended first counts: so two processes on a file system whose locks do nothing do
-not get the same id either. If the register is lost, the ids start behind the highest dimension folder that there is (one
-that lies millions of ids behind the others was numbered by somebody else), and the names are read from the files: a
-power cut may bring back the id of a proto-dimension that had no file, and died with it.
+not get the same id either. If the register is lost, the ids start behind the highest dimension folder that there is
+(one that lies millions of ids behind the others was numbered by somebody else), and the names are read from the files:
+a power cut may bring back the id of a proto-dimension that had no file, and died with it.
 """
 
 from __future__ import annotations
@@ -282,4 +282,4 @@ class IdRegister(Register):
                     return free
         n_ids = sum(last + 1 - first for first, last in ranges)
         hint = f"the ids {', '.join(f'{first}..{last}' for first, last in ranges)} of this base folder are used up"
-        raise LimitExceeded(n_ids, n_ids, 1, segment, hint=hint)
+        raise LimitExceeded(n_ids, n_ids, 1, segment, hint=hint, unit="ids")

@@ -339,6 +339,37 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("generation", [10**16 - 1, 10**16, 2**64 - 1])
+def test_what_cannot_get_newer_is_not_changed(tmp_path, generation):
+    """A delta whose name has a digit more is read by nobody, and neither is what was acknowledged with it."""
+    path = tmp_path / "D15" / "region.mmap"
+    jm.RegionBuilder(15, "Old", generation=generation).add_layer(spec(1)).write(path)
+    with manager(tmp_path) as memory:
+        memory.load_dimension(15)
+        for name in ("append", "extend", "update", "remove"):
+            with pytest.raises(jm.LimitExceeded) as refused:
+                CHANGES[name](memory, 15)
+            assert refused.value.unit == "generations"
+        assert memory.compact(15) == path
+    assert files_of(tmp_path, 15) == ["region.mmap"]
+    assert jm.export_base(tmp_path, tmp_path / "x.tar").dimensions == [15]
+    path.unlink()
+    jm.RegionBuilder(15, "Old", generation=generation).add_layer(spec(2)).write(path)
+    with pytest.raises(jm.LimitExceeded):
+        jm.import_base(tmp_path / "x.tar", tmp_path, replace_existing=True)
+    assert reopened(tmp_path, 15) == {0: content_of(2, 2, n_bytes=1000)}
+
+
+def test_last_generation_is_that_for_which_a_name_has_digits(tmp_path):
+    path = tmp_path / "D15" / "region.mmap"
+    jm.RegionBuilder(15, "Old", generation=10**16 - 2).add_layer(spec(1, 10_000)).write(path)
+    with manager(tmp_path) as memory:
+        assert memory.append_layer(15, spec(2)) == (15, 1)
+        with pytest.raises(jm.LimitExceeded):
+            memory.append_layer(15, spec(3))
+    assert reopened(tmp_path, 15).keys() == {0, 1}
+
+
 @pytest.mark.parametrize("state", ["mapped", "evicted"])
 @pytest.mark.parametrize("follow", ["auto", "never"])
 @pytest.mark.parametrize("change", CHANGES)

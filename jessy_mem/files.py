@@ -300,7 +300,7 @@ class Files:
                 self.publish(self.new_file(found), pieces)
         except BaseException:
             with contextlib.suppress(MappingError):
-                self._ids.release(found, durable=False)
+                self._ids.release(found)
             raise
         return found
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
+from contextlib import suppress
 from typing import NamedTuple
 
 from jessy_mem._core.folder import is_there
 from jessy_mem._core.whole import Descriptor
-from jessy_mem.errors import LimitExceeded
+from jessy_mem.errors import ConsciousnessError, LimitExceeded
 from jessy_mem.journal import Event
 from jessy_mem.layout import dimension_folder, region_file
 from jessy_mem.locking import process_key
@@ -97,14 +98,38 @@ class IdRegister(Register):
             if self._names.by_name.get(name) is None and self._claim(dimension, owner, name):
                 return Reservation(dimension, True)
 
-    def release(self, dimension: int, durable: bool = True) -> None:
-        """Let the name of a dimension be free, and its id stay given, before its file is removed."""
+    def release(self, dimension: int) -> None:
+        """Let the name of a dimension that has no file be free; its id stays given. LockTimeout, MappingError."""
         with self, self._errors():
             self._append(Event("-", dimension))
             with self._mutex:
                 self._names.remove(dimension)
-            if durable:
-                os.fsync(self._lock.descriptor)
+            self._shorten()
+
+    def leave_to_file(self, dimension: int) -> None:
+        """Let nothing but its file keep the name of a dimension, durably, and its id stay given: it will be removed.
+
+        Whoever is killed then leaves a file that has its name, or a name that is free. Under the lock; MappingError.
+        """
+        name, told = self._names.of.get(dimension), []
+        if not self._is_given(dimension):
+            told.append(Event("^", dimension, dimension + 1))
+        if name is not None and dimension in self._names.owner_of:
+            told.append(Event("=", dimension, name=name))
+        with self._errors():
+            self._append(*told)
+            os.fsync(self._lock.descriptor)
+
+    def file_is_gone(self, dimension: int) -> None:
+        """Tell that the name of a dimension is free, for its file was removed. Under the lock.
+
+        What cannot be told now, the next line tells.
+        """
+        with self._mutex:
+            self._names.remove(dimension)
+            self._unwritten[dimension] = ""
+        with suppress(OSError, ConsciousnessError):
+            self._append()
             self._shorten()
 
     def give_way(self, dimension: int, name: str = "") -> str:

@@ -93,7 +93,7 @@ class Learner:
             dimension = self._reserve(name, segment)
             while not self.protos.begin(dimension, packed, block):  # load_dimension took it, from a path of its own
                 self._table._check_open()
-                self.ids.release(dimension, durable=False)
+                self.ids.release(dimension)
                 dimension = self._reserve(name, segment)
         except BaseException:
             if dimension not in self.protos.n_bytes:  # else it is there, and an interrupt came after that
@@ -114,7 +114,7 @@ class Learner:
         if dimension:
             with contextlib.suppress(MappingError, LockTimeout):
                 if not self.ids.give_way(dimension):
-                    self.ids.release(dimension, durable=False)
+                    self.ids.release(dimension)
 
     def ensure(self, name: str, layers: Iterable[LayerSpec], user: bool) -> int:
         self._table._check_open()
@@ -353,12 +353,11 @@ class Learner:
 
     def _forget_now(self, dimension: int, own_file: str | None, leftovers: list[str], is_known_to_all: bool) -> None:
         if own_file is not None:
-            self.ids.release(dimension)
-        elif self.ids.name_of(dimension) is not None and not self.ids.give_way(dimension):
-            self.ids.release(dimension, durable=False)
-        if own_file is not None:
+            self.ids.leave_to_file(dimension)
             withdraw(own_file, *leftovers)
-            self._release(dimension)  # again: who looked at the folders meanwhile took the name from the file
+            self.ids.file_is_gone(dimension)
+        elif self.ids.name_of(dimension) is not None and not self.ids.give_way(dimension):
+            self.ids.release(dimension)
         if is_known_to_all:
             self.files.announce(dimension, "removed", 0)
         self.protos.remove(dimension)

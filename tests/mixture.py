@@ -171,7 +171,6 @@ class Record:
         self.files: set[int] = set()  # that must be there, unless they are being forgotten
         self.forgetting: set[int] = set()
         self.forgotten: set[int] = set()
-        self.freed: set[str] = set()  # names of what was still there after a kill amid forget
         self.batches: set[int] = set()  # first keys of an extend: all or none
         self.n_told: Counter[str] = Counter()
 
@@ -205,8 +204,7 @@ class Record:
     def check(self) -> None:
         """As after a restart: nobody writes."""
         jm.clean(jm.examine(self.base))
-        # A kill amid forget may free the name and leave the file: then two have it, as with files that came by a copy.
-        assert {finding.kind for finding in jm.examine(self.base)} <= {"no dimension", "duplicate name"}
+        assert {finding.kind for finding in jm.examine(self.base)} <= {"no dimension"}
         with manager(self.base, total_memory_mb=1000) as memory:
             found = self.read(memory)
             known = memory.names()
@@ -215,8 +213,7 @@ class Record:
         assert must <= dimensions, "an acknowledged dimension is gone"
         assert not self.forgotten & dimensions, "a forgotten dimension is back"
         named = must | {dimension for dimension, name in self.names.items() if name.startswith("shared")}
-        self.freed |= {self.names.get(each, "") for each in self.forgetting & dimensions}
-        expected = {self.names[each]: each for each in named - self.forgetting if self.names[each] not in self.freed}
+        expected = {self.names[each]: each for each in named - self.forgetting}
         assert expected.items() - known.items() == set(), "a name is gone"
         for dimension in IMPORTED:
             keys = [key for at, key in found.items() if at >> 16 == dimension]

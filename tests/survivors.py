@@ -36,6 +36,7 @@ def check_survived(base, dimension, before, after, seen, power_cut=False):
             (appended,) = memory.extend(dimension, [grower.spec(99)])
             assert appended.layer >= before.next_layer
             assert bytes(memory.access_layer(appended)) == bytes(grower.spec(99).content)
+            assert memory.ensure_dimension(grower.NAME) == dimension, "its name was given to another"
         elif not after.is_forgotten:
             assert memory.find(grower.NAME) in (None, dimension)
         new = memory.create_proto_dimension("New", [grower.spec(1)])

@@ -155,7 +155,7 @@ def test_names_of_processes_that_are_killed_at_random(tmp_path, n_rounds):
                     dimension = names.reserve(name, "user", for_all=True).dimension
                     os.write(told, f"{dimension} {name}\n".encode())
                     if i % 3 == 2:
-                        names.release(dimension, durable=False)
+                        names.release(dimension)
                         os.write(told, f"{dimension} -\n".encode())
             os.close(told)
             children.append((pid, ready))

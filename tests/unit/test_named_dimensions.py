@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,56 @@ def test_name_is_free_again_when_its_dimension_is_gone(tmp_path):
             memory.forget(dimension)
             assert memory.find("Humor") is None
         assert dimension == 17
+
+
+@pytest.mark.parametrize("made", ["created", "ensured", "by another process that lives"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_name_of_what_was_being_forgotten_is_that_of_its_file_or_free(tmp_path, inject, made, moment):
+    """Who forgets is interrupted for good, just before or just after the file goes, and tells nothing any more."""
+
+    class Killed(Exception):
+        """Nobody catches it."""
+
+    def killed(plain):
+        def withdraw(*paths):
+            if moment == "after":
+                plain(*paths)
+            raise Killed
+
+        return withdraw
+
+    with manager(tmp_path) as memory, manager(tmp_path) as maker, manager(tmp_path, follow="never") as other:
+        if made == "ensured":
+            dimension = memory.ensure_dimension("user:ann", [spec(1)], user=True)
+        else:
+            learner = memory if made == "created" else maker
+            dimension = learner.create_proto_dimension("user:ann", [spec(1)], user=True)
+            learner.crystallize(dimension)
+        assert other.names() == {"user:ann": dimension}  # it has looked at the files, and will not again
+        with inject.around("jessy_mem.learning.withdraw", killed), pytest.raises(Killed):
+            memory.forget(dimension)
+        assert other.ensure_dimension("user:bob", user=True) == dimension + 1  # it reads what the register tells
+        expected = dimension if moment == "before" else dimension + 2
+        assert other.ensure_dimension("user:ann", user=True) == expected
+        assert other.append_layer(expected, spec(2)).layer == (moment == "before")
+        with manager(tmp_path) as third:
+            for each in (other, third):
+                assert each.names() == {"user:ann": expected, "user:bob": dimension + 1}
+        assert jm.examine(tmp_path) == []
+
+
+def test_name_is_free_although_that_could_not_be_told(tmp_path, inject):
+    with manager(tmp_path) as memory:
+        dimension = memory.create_proto_dimension("Humor", [spec()])
+        path = memory.crystallize(dimension)
+        # Private: what is told before the file goes are two of these calls.
+        with inject(OSError(errno.ENOSPC, "no space"), "jessy_mem.register._write_all", at=2):
+            memory.forget(dimension)
+        assert not path.exists()
+        assert memory.find("Humor") is None
+        assert memory.create_proto_dimension("Humor", [spec()]) == dimension + 1
+    with manager(tmp_path) as memory:
+        assert memory.names() == {"Humor": dimension + 1}
 
 
 def test_name_of_what_is_dropped_is_free_again(tmp_path):

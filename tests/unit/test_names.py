@@ -467,7 +467,7 @@ def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_
     with mock.patch("fcntl.flock"):
         given = [other.reserve(f"{i}", "user", for_all=True).dimension for i in range(3)]
     deeds = {
-        "release": lambda: one.release(given[0], durable=False),
+        "release": lambda: one.release(given[0]),
         "reserve": lambda: given.append(one.reserve("3", "user", for_all=True).dimension),
         "write anew": lambda: write_anew(one),
     }
@@ -479,7 +479,7 @@ def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_
                 done.append(True)
                 write_anew(other)
                 if releases:
-                    other.release(given[1], durable=False)
+                    other.release(given[1])
             plain(fd, data, *place)
 
         return append
@@ -508,7 +508,7 @@ def test_name_of_a_file_that_another_removes_while_it_is_told_is_free_while_lock
         def append(fd, data, *place):
             if not place and not done:
                 done.append(os.unlink(path))
-                other.release(15, durable=False)
+                other.release(15)
             plain(fd, data, *place)
 
         return append
@@ -558,7 +558,7 @@ def test_register_is_written_anew_when_most_of_it_is_past(tmp_path):
     other.refresh()
     sizes, inodes = set(), set()
     for i in range(1500):
-        one.release(one.reserve(f"gone {i}", "reserve").dimension, durable=False)
+        one.release(one.reserve(f"gone {i}", "reserve").dimension)
         sizes.add(path.stat().st_size)
         inodes.add(path.stat().st_ino)
     assert max(sizes) <= (64 << 10) + 200

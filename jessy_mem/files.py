@@ -186,6 +186,7 @@ class Files:
                 known = self.table._known(dimension)
             region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
         if region is None:
+            self._tell_gone(dimension)
             raise RegionNotFound(dimension, f"it was forgotten, or removed: there is no file at {place.path} any more")
         if region.immutable:
             raise ImmutableDimension(dimension)
@@ -193,6 +194,13 @@ class Files:
             raise RegionNotFound(dimension, SIMULATED_HINT.format(place.path))
         self._sweep(dimension, region)
         return region
+
+    def _tell_gone(self, dimension: int) -> None:
+        """Let all know that a file is gone, whose remover was killed before that. Under the folder's lock."""
+        self.table._forget(dimension)
+        if not self._ids.is_empty(dimension):
+            self._ids.file_is_gone(dimension)
+        self.announce(dimension, "removed", 0)
 
     def _check_own(self, dimension: int) -> None:
         """RegionNotFound if what has a name and no layer yet is asked for, and another's file came to its place."""

@@ -414,6 +414,28 @@ def test_evicted_dimension_whose_file_is_removed_untold_is_not_waited_for(tmp_pa
             memory.append_layer(dimension, spec(9))
 
 
+@pytest.mark.parametrize("state", ["mapped", "evicted"])
+def test_who_finds_a_file_gone_untold_lets_all_know(tmp_path, inject, state):
+    """Who forgot it was killed when the file had gone, before anybody was told."""
+    stopped = OSError("stopped")  # stands for a kill: what was not told stays untold
+    with manager(tmp_path) as memory, manager(tmp_path) as other, manager(tmp_path) as third:
+        dimension = file_of(memory)
+        for each in (other, third):
+            assert each.find("Learned") == dimension
+            each.load_dimension(dimension, exist_ok=True)
+        if state == "evicted":
+            evict(other, dimension)
+        with inject(stopped, "jessy_mem.ids.IdRegister.file_is_gone"), pytest.raises(OSError, match="stopped"):
+            memory.forget(dimension)
+        with pytest.raises(jm.RegionNotFound, match="forgotten, or removed"):
+            other.append_layer(dimension, spec(9))
+        assert [each.find("Learned") for each in (other, third)] == [None, None]
+        with pytest.raises(jm.LayerNotFound):
+            third.access_layer((dimension, 0))
+        assert other.ensure_dimension("Learned") == dimension + 1
+        assert third.append_layer(dimension + 1, spec(9)) == (dimension + 1, 0)
+
+
 @pytest.mark.thread_unsafe(reason="what removes files is the process's")
 def test_half_forgotten_dimension_is_forgotten(tmp_path):
     dimension = half_forgotten(tmp_path)

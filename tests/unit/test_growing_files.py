@@ -425,6 +425,7 @@ def test_who_finds_a_file_gone_untold_lets_all_know(tmp_path, inject, state):
             each.load_dimension(dimension, exist_ok=True)
         if state == "evicted":
             evict(other, dimension)
+        # Private: the moment between the file's end and the word of it.
         with inject(stopped, "jessy_mem.ids.IdRegister.file_is_gone"), pytest.raises(OSError, match="stopped"):
             memory.forget(dimension)
         with pytest.raises(jm.RegionNotFound, match="forgotten, or removed"):

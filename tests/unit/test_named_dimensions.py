@@ -68,6 +68,7 @@ def test_name_of_what_was_being_forgotten_is_that_of_its_file_or_free(tmp_path, 
             dimension = learner.create_proto_dimension("user:ann", [spec(1)], user=True)
             learner.crystallize(dimension)
         assert other.names() == {"user:ann": dimension}  # it has looked at the files, and will not again
+        # Private: the moments around the file's end.
         with inject.around("jessy_mem.learning.withdraw", killed), pytest.raises(Killed):
             memory.forget(dimension)
         assert other.ensure_dimension("user:bob", user=True) == dimension + 1  # it reads what the register tells

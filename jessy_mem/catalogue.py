@@ -51,7 +51,7 @@ class Catalogue:
 
     def put(self, dimension: int, region: MmapRegion) -> None:
         """A dimension is mapped now, in whatever way it was there before."""
-        known = self.evicted.get(dimension)
+        known = self.evicted.of(dimension) if dimension in self.evicted else None
         if known is None or known.generation != region.generation or dimension in self.evicted.changed:
             self.edition += 1
         if known is not None:
@@ -97,7 +97,7 @@ class Catalogue:
     def _note(self, dimension: int, region: MmapRegion) -> None:
         if region.source != "mmap":
             return
-        if self._opener.is_named(dimension):
+        if dimension in self._opener.named:
             self._own_names[dimension] = normalize("NFC", region.name)
         else:
             self.note_name(dimension, region.name)
@@ -137,7 +137,7 @@ class Catalogue:
 
         DimensionNotFound, InvalidRegion or MappingError if they cannot be opened: then it is as it was.
         """
-        known = self.evicted.get(dimension)
+        known = self.evicted.of(dimension)
         if known is not None and dimension in self.evicted.changed:
             stack = self._opener.open(self._opener.place_of(dimension), None, known.source)
             whole(self._look_again_now, dimension, stack, repair=self.repair)
@@ -219,7 +219,7 @@ class Catalogue:
         region = self._regions.get(dimension)
         if region is not None:
             return region._stack
-        known = self.evicted.get(dimension)
+        known = self.evicted.of(dimension)
         assert known is not None  # what is missing in the index is loaded
         try:
             stack = self._opener.open(self._opener.place_of(dimension), None, known.source)
@@ -234,7 +234,7 @@ class Catalogue:
         """The addresses of all dimensions there are."""
         if not self._addresses.in_use:
             sizes = [(dimension, region.size) for dimension, region in self._regions.items()]
-            sizes += [(each, evicted.size) for each in self.evicted if (evicted := self.evicted.get(each))]
+            sizes += [(each, evicted.size) for each in self.evicted if (evicted := self.evicted.of(each))]
             self._addresses.begin(sizes)
         return self._addresses
 

@@ -6,7 +6,6 @@ A record is one `bytes` object. What layers there are and what they are found by
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 __all__ = ["Evicted", "EvictedDimensions"]
@@ -24,27 +23,28 @@ class Evicted(NamedTuple):
     size: int
 
 
-class EvictedDimensions:
-    """The evicted dimensions by id. Not thread-safe: the owner locks."""
+class EvictedDimensions(dict[int, bytes]):
+    """The records of the evicted dimensions by id. Not thread-safe: the owner locks."""
 
     def __init__(self) -> None:
-        self._records: dict[int, bytes] = {}
+        super().__init__()
         self.n_layers = 0  # of all of them
         self.simulated: set[int] = set()
         self.changed: set[int] = set()  # those whose files are others now: what is remembered is how they were
 
     def put(self, dimension: int, evicted: Evicted) -> None:
         """Remember a dimension."""
-        if dimension in self._records:
+        if dimension in self:
             self.remove(dimension)
         generation, n_layers, source, size = evicted
-        self._records[dimension] = _RECORD.pack(generation, size, n_layers, _SOURCES.index(source))
+        self[dimension] = _RECORD.pack(generation, size, n_layers, _SOURCES.index(source))
         self.n_layers += evicted.n_layers
         if evicted.source == "simulated":
             self.simulated.add(dimension)
 
-    def get(self, dimension: int) -> Evicted | None:
-        record = self._records.get(dimension)
+    def of(self, dimension: int) -> Evicted | None:
+        """What is remembered of a dimension; None if it is not evicted."""
+        record = self.get(dimension)
         if record is None:
             return None
         generation, size, n_layers, source = _RECORD.unpack(record)
@@ -52,20 +52,20 @@ class EvictedDimensions:
 
     def mark_changed(self, dimension: int, generation: int | None = None) -> None:
         """The files of a dimension are others now, of `generation`."""
-        known, *others = _RECORD.unpack(self._records[dimension])
-        self._records[dimension] = _RECORD.pack(known if generation is None else generation, *others)
+        known, *others = _RECORD.unpack(self[dimension])
+        self[dimension] = _RECORD.pack(known if generation is None else generation, *others)
         self.changed.add(dimension)
 
     def copy(self) -> EvictedDimensions:
         """What is remembered now."""
         copied = EvictedDimensions()
-        copied._records = self._records.copy()
+        copied.update(self)
         copied.n_layers, copied.simulated, copied.changed = self.n_layers, self.simulated.copy(), self.changed.copy()
         return copied
 
     def remove(self, dimension: int) -> bool:
         """Forget a dimension; whether it was there."""
-        record = self._records.pop(dimension, None)
+        record = self.pop(dimension, None)
         if record is None:
             return False
         self.n_layers -= _RECORD.unpack(record)[2]
@@ -75,22 +75,13 @@ class EvictedDimensions:
 
     def repair(self) -> None:
         """What is known of all records, made of them anew."""
-        heads = {dimension: _RECORD.unpack(record) for dimension, record in self._records.items()}
+        heads = {dimension: _RECORD.unpack(record) for dimension, record in self.items()}
         self.n_layers = sum(n_layers for _, _, n_layers, _ in heads.values())
         self.simulated = {dimension for dimension, head in heads.items() if _SOURCES[head[3]] == "simulated"}
-        self.changed &= self._records.keys()
+        self.changed &= self.keys()
 
     def clear(self) -> None:
-        self._records.clear()
+        super().clear()
         self.simulated.clear()
         self.changed.clear()
         self.n_layers = 0
-
-    def __contains__(self, dimension: object) -> bool:
-        return dimension in self._records
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._records)
-
-    def __len__(self) -> int:
-        return len(self._records)

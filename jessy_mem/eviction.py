@@ -29,7 +29,7 @@ __all__ = ["POLICIES", "Policy", "make_policy"]
 class Policy(Protocol):
     """What the manager and the replay ask of a policy. Amortised O(1); `victim` of LRU and LFU is O(log n).
 
-    Keys that are not there may be touched and removed: nothing happens. A key inserted twice is touched.
+    Keys that are not there may be touched and removed, and keys that are there inserted: nothing happens.
     """
 
     def insert(self, key: int) -> None:
@@ -72,11 +72,12 @@ class Sieve:
         self._visited: set[int] = set()
         self._hand: int | None = None  # the next candidate; None stands for the oldest key
 
-    def insert(self, key: int) -> None:
-        if key in self._newer:
-            self._visited.add(key)
-        else:
-            self._put_before(None, key)
+    def insert(self, key: int, newer: int | None = None) -> None:
+        if key not in self._newer:
+            older = self._older[newer]
+            self._older[key] = older  # first, and without memory for the next it is not there
+            self._newer[key] = newer
+            self._newer[older] = self._older[newer] = key
 
     def touch(self, key: int) -> None:
         if key in self._newer:
@@ -110,15 +111,9 @@ class Sieve:
         hand = self._hand
         keys = [key for key in keys if key not in self]
         for key in keys:
-            self._put_before(hand, key)
+            self.insert(key, hand)
         if keys:
             self._hand = keys[0]
-
-    def _put_before(self, newer: int | None, key: int) -> None:
-        older = self._older[newer]
-        self._older[key] = older  # first, and without memory for the next it is not there
-        self._newer[key] = newer
-        self._newer[older] = self._older[newer] = key
 
     def __len__(self) -> int:
         return len(self._newer) - 1
@@ -148,9 +143,7 @@ class Ranked:
 
     def insert(self, key: int) -> None:
         self._given.clear()
-        if key in self._ranks:
-            self.touch(key)
-        else:
+        if key not in self._ranks:
             rank = self._next_rank(key, 1)
             heappush(self._heap, rank)  # first, and without memory for the next it is that of a key that is gone
             self._ranks[key] = rank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -34,6 +34,10 @@ class Table(Protocol):
     @property
     def _regions(self) -> Mapping[int, MmapRegion]:
         """What is mapped."""
+
+    @property
+    def _evicted(self) -> Container[int]:
+        """What is loaded, and mapped when it is read."""
 
     def _changing(self, dimension: int, change: Callable[[], T]) -> T:
         """Do `change`, which maps `dimension`, under the lock; again if room could be made for it."""
@@ -74,7 +78,7 @@ class Loader:
         """Map a dimension that is not known, from its own file or that at `path`."""
 
         def load() -> MmapRegion:
-            if table._known(dimension) is not None:
+            if dimension in table._regions or dimension in table._evicted:
                 raise DimensionAlreadyLoaded(dimension)
             if path is not None:
                 table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))

@@ -86,7 +86,7 @@ class MemoryMap:
         with memory._lock:
             found = [_entry_of(region, layout, residency) for region in memory._regions.values()]
             for dimension in memory._evicted:
-                evicted = memory._evicted.get(dimension)
+                evicted = memory._evicted.of(dimension)
                 if evicted is not None:
                     found.append(_planned(layout, dimension, "evicted", evicted.size, evicted.n_layers))
             used = {name: numbers[0] for name, numbers in memory._ledger.sums()[2].items()}

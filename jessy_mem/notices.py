@@ -15,14 +15,14 @@ class Notices:
     """What was logged already, and about what. Thread-safe; two threads at once may both log the same."""
 
     def __init__(self) -> None:
-        self._said: dict[object, str] = {}
+        self.said: dict[object, str] = {}
 
     def warn(self, about: object, message: str) -> None:
         """Log `message`, unless it is what was said last `about` the same, and nothing was forgotten since."""
-        if self._said.get(about) != message:
-            self._said[about] = message
+        if self.said.get(about) != message:
+            self.said[about] = message
             logger.warning("%s", legible(message))
 
     def forget(self, about: object) -> None:
         """All is well again: what goes wrong next is said, even if it is the same."""
-        self._said.pop(about, None)
+        self.said.pop(about, None)

@@ -10,8 +10,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from jessy_mem._core.budget import Charge
 from jessy_mem._core.folder import delta_generations
@@ -28,7 +28,8 @@ __all__ = ["Opener", "Place", "newest_delta"]
 Stack = tuple[Image, ...]  # the base and its deltas, oldest first
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Where a dimension belongs: what the plan, and whoever named a path, say of it."""
 
     dimension: int
@@ -57,7 +58,7 @@ class Opener:
         self._metadata_limit_bytes = config.max_metadata_bytes
         self._layout = layout
         self._base_path = os.fspath(config.base_path)
-        self._named: dict[int, str] = {}
+        self.named: dict[int, str] = {}  # dimension -> the path that somebody gave
         self._bare: dict[int, bytes] = {}  # what had no delta: its folder and file then
         self._invented = _Invented()
         self._notices = Notices()
@@ -65,18 +66,14 @@ class Opener:
         self._places = lru_cache(maxsize=16)(partial(_place, layout, self._base_path))
 
     def place_of(self, dimension: int) -> Place:
-        return self._places(dimension, self._named.get(dimension))
+        return self._places(dimension, self.named.get(dimension))
 
     def name_path(self, dimension: int, path: str) -> None:
         """The file of `dimension` is at `path`, until that is forgotten."""
-        self._named[dimension] = path
-
-    def is_named(self, dimension: int) -> bool:
-        """Whether its file is at a path that somebody named."""
-        return dimension in self._named
+        self.named[dimension] = path
 
     def forget_path(self, dimension: int) -> None:
-        self._named.pop(dimension, None)
+        self.named.pop(dimension, None)
 
     def open(self, place: Place, admit: Admit | None, known_source: str | None = None) -> Stack:
         """The files of a dimension, mapped and checked as the configuration says, or its simulation.
@@ -111,7 +108,8 @@ class Opener:
             if place.immutable and stack[0].generation == 0:
                 text = "is immutable but a plain V1 file: it carries no digest to compare with"
                 self._notices.warn(place.path, f"{place.path} {text}")
-            self._notices.forget((place.dimension,))
+            if self._notices.said:
+                self._notices.forget((place.dimension,))
             return stack
         if known_source is None:
             if self._invented.damage is None:

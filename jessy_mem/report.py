@@ -102,7 +102,7 @@ def _summary(histogram: LatencyHistogram) -> LatencySummary:
 
 def state_of(table: RegionTable) -> dict[str, Any]:
     """Regions with their layers, evicted dimensions, leases and configuration; the caller holds the table's lock."""
-    evicted = {dimension: table._evicted.get(dimension) for dimension in sorted(table._evicted)}
+    evicted = {dimension: table._evicted.of(dimension) for dimension in sorted(table._evicted)}
     return {
         "regions": {str(dimension): _region_state(region) for dimension, region in sorted(table._regions.items())},
         "evicted": {str(dimension): each._asdict() for dimension, each in evicted.items() if each is not None},

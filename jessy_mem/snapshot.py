@@ -92,7 +92,7 @@ class Snapshot(LayerRegistry):
             return region
 
     def _evicted_stack(self, table: RegionTable, dimension: int, layer: int) -> Stack:
-        evicted = self._evicted.get(dimension)
+        evicted = self._evicted.of(dimension)
         if evicted is None:
             raise LayerNotFound(dimension, layer, "the dimension was not loaded when the snapshot began")
         stack = table._restore(dimension, layer)._stack
@@ -154,9 +154,9 @@ class Snapshot(LayerRegistry):
             return None
         changed = set()
         for dimension in {*self._stacks, *self._evicted}:
-            region, evicted = table._regions.get(dimension), table._evicted.get(dimension)
+            region, evicted = table._regions.get(dimension), table._evicted.of(dimension)
             stack = self._stacks.get(dimension)
-            known = self._evicted.get(dimension)
+            known = self._evicted.of(dimension)
             generation = stack[-1].generation if stack is not None else known and known.generation
             if region is not None:
                 same = region._stack is stack or (stack is None and region.generation == generation)

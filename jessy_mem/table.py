@@ -106,7 +106,8 @@ class RegionTable(BlockLender):
     def _open_region(self, dimension: int, known_source: str | None = None) -> MmapRegion:
         """The region of `dimension`, mapped or simulated, and charged, but in no table yet."""
         place = self._opener.place_of(dimension)
-        return self._region_around(self._opener.open(place, self._admit, known_source), place)
+        stack = self._opener.open(place, self._admit, known_source)
+        return make_region(stack, place.immutable, self._allocators[place.segment])
 
     def _region_around(self, stack: Stack, place: Place) -> MmapRegion:
         return make_region(stack, place.immutable, self._allocators[place.segment])
@@ -241,7 +242,7 @@ class RegionTable(BlockLender):
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
         """The region of a loaded dimension, or what is remembered of one that is evicted."""
         with self._lock:
-            return self._regions.get(dimension) or self._evicted.get(dimension)
+            return self._regions.get(dimension) or self._evicted.of(dimension)
 
     def _loaded_ids(self) -> set[int]:
         """All dimensions that are loaded, mapped or evicted."""
@@ -373,7 +374,7 @@ class RegionTable(BlockLender):
             region = self._regions.get(dimension)
             if region is not None:
                 return region
-            evicted = self._evicted.get(dimension)
+            evicted = self._evicted.of(dimension)
             if evicted is None:
                 hint = f"the dimension is not loaded; load_dimension({dimension}) or load_all() loads it"
                 raise LayerNotFound(dimension, layer, hint)
@@ -391,7 +392,8 @@ class RegionTable(BlockLender):
         while True:
             try:
                 with self._lock:
-                    self._check_open()
+                    if self._closed:
+                        raise ManagerClosed
                     result = change()
             except LimitExceeded as error:
                 # What does not fit into an empty segment, or into its slot, fits no better when others are gone.

@@ -31,7 +31,7 @@ class Victims:
         """A region is mapped now."""
         if region.immutable or region.source == "pool":
             self._policy.remove(dimension)
-        elif dimension not in self._policy:
+        else:
             self._policy.insert(dimension)
 
     def remove(self, dimension: int) -> None:

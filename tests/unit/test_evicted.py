@@ -14,14 +14,14 @@ def test_what_was_put_is_given_back_until_it_is_removed():
     evicted = EvictedDimensions()
     evicted.put(15, Evicted(2**63, 2, "mmap", 4096))
     evicted.put(1, Evicted(0, 5, "simulated", 1 << 33))
-    assert evicted.get(15) == (2**63, 2, "mmap", 4096)
-    assert evicted.get(1) == Evicted(0, 5, "simulated", 1 << 33)
-    assert (evicted.get(2), 2 in evicted, 15 in evicted, len(evicted), [*evicted]) == (None, False, True, 2, [15, 1])
+    assert evicted.of(15) == (2**63, 2, "mmap", 4096)
+    assert evicted.of(1) == Evicted(0, 5, "simulated", 1 << 33)
+    assert (evicted.of(2), 2 in evicted, 15 in evicted, len(evicted), [*evicted]) == (None, False, True, 2, [15, 1])
     assert (evicted.n_layers, evicted.simulated) == (7, {1})
     assert [evicted.remove(1), evicted.remove(1)] == [True, False]
     assert (evicted.n_layers, evicted.simulated, [*evicted]) == (2, set(), [15])
     evicted.clear()
-    assert (evicted.n_layers, len(evicted), evicted.get(15)) == (0, 0, None)
+    assert (evicted.n_layers, len(evicted), evicted.of(15)) == (0, 0, None)
 
 
 def test_a_dimension_that_is_put_again_counts_once():
@@ -35,7 +35,7 @@ def test_what_has_changed_is_remembered_as_changed_until_it_comes_back():
     evicted = EvictedDimensions()
     evicted.put(15, Evicted(1, 2, "mmap", 10))
     evicted.mark_changed(15, 3)
-    assert (evicted.changed, evicted.get(15), evicted.n_layers) == ({15}, Evicted(3, 2, "mmap", 10), 2)
+    assert (evicted.changed, evicted.of(15), evicted.n_layers) == ({15}, Evicted(3, 2, "mmap", 10), 2)
     evicted.remove(15)
     assert evicted.changed == set()
 

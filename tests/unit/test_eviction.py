@@ -32,8 +32,6 @@ class NaiveSieve:
     def insert(self, key):
         if self.index(key) is None:
             self.queue.append([key, False])
-        else:
-            self.touch(key)
 
     def touch(self, key):
         if (i := self.index(key)) is not None:
@@ -84,9 +82,7 @@ class NaiveRanked:
         self.ranks[key] = (count, self.now)
 
     def insert(self, key):
-        if key in self.ranks:
-            self.touch(key)
-        else:
+        if key not in self.ranks:
             self.rank(key, 1)
 
     def touch(self, key):
@@ -311,6 +307,14 @@ def test_keys_that_are_not_there(name):
     assert len(policy) == 1
     assert 1 in policy
     assert 2 not in policy
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_key_that_is_inserted_again_stays_where_it_is(name):
+    policy = make_policy(name)
+    for key in (1, 2, 3, 1):
+        policy.insert(key)
+    assert [policy.victim(everything) for _ in range(4)] == [1, 2, 3, None]
 
 
 def lines_run(function):

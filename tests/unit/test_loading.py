@@ -23,7 +23,7 @@ class FakeTable:
     def __init__(self, folder, disk):
         self.folder, self.disk = folder, dict(disk)
         self.regions, self.evicted, self.named, self.installed = {}, {}, {}, []
-        self._regions = self.regions
+        self._regions, self._evicted = self.regions, self.evicted
         self._opener, self.n_telling = self, 0
 
     def name_path(self, dimension, path):
@@ -42,7 +42,7 @@ class FakeTable:
         return change()
 
     def _known(self, dimension):
-        return self._regions.get(dimension) or self.evicted.get(dimension)
+        return self._regions.get(dimension) or self._evicted.get(dimension)
 
     def _place_of(self, dimension):
         return SimpleNamespace(path=self.folder / str(dimension))

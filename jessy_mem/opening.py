@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 
 from jessy_mem._core.budget import Charge
 from jessy_mem._core.folder import delta_generations
-from jessy_mem._core.image import Image, checked
+from jessy_mem._core.image import Image
 from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, legible
@@ -176,15 +176,12 @@ class Opener:
         return self.open(place, admit, stack[0].source) if found is None else found
 
     def _simulated(self, place: Place, admit: Admit | None) -> Stack:
-        image = checked(
-            simulated_image(
-                place.dimension,
-                self._layout,
-                seed=self._config.simulation_seed,
-                scale=self._config.simulation_scale,
-                admit=None if admit is None else lambda n_bytes: admit(place, n_bytes, 0),
-            ),
-            self._config.verify,
+        image = simulated_image(
+            place.dimension,
+            self._layout,
+            seed=self._config.simulation_seed,
+            scale=self._config.simulation_scale,
+            admit=None if admit is None else lambda n_bytes: admit(place, n_bytes, 0),
         )
         return (image,)
 

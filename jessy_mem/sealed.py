@@ -14,7 +14,7 @@ import os
 from jessy_mem._core.mapping import Mapping
 from jessy_mem.errors import RegionTruncated
 
-__all__ = ["map_descriptor", "sha256_of", "unchangeable_copy"]
+__all__ = ["sha256_of", "unchangeable_copy"]
 
 MFD_NOEXEC_SEAL = 8  # of Linux since 6.3; it implies MFD_ALLOW_SEALING
 
@@ -33,19 +33,10 @@ def unchangeable_copy(fd: int, path: str, n_bytes: int) -> tuple[Mapping, int | 
     if sealed is None:
         return _private_copy(fd, path, n_bytes), None
     try:
-        return map_descriptor(sealed, n_bytes), sealed
+        return Mapping(n_bytes, sealed), sealed
     except BaseException:
         os.close(sealed)
         raise
-
-
-def map_descriptor(fd: int, n_bytes: int) -> Mapping:
-    """The first `n_bytes` of a file as a read-only Mapping; OSError."""
-    try:
-        return Mapping(n_bytes, fd)
-    except PermissionError:
-        # Linux before 6.7 maps write-sealed memory privately only; the pages are the same until somebody writes.
-        return Mapping(n_bytes, fd, private=True)
 
 
 def _sealed_copy(fd: int, path: str, n_bytes: int) -> int | None:

@@ -7,9 +7,8 @@ from jessy_mem._core.c.os_folder cimport jm_folder_facts
 # Its descriptor, for the caller to close, for `generations_in` if it `is_listed`. DimensionNotFound, LinkRefused,
 # MappingError.
 cdef int open_folder(str path, uint64_t dimension_id, bint follow_links, bint is_listed) except -1
-# The folder that is there now, as `facts_key` tells it apart; None if there is none, or a link that is not followed.
-cdef tuple folder_of(str path, bint follow_links)
-cdef tuple facts_key(const jm_folder_facts *facts)
+# Whether there is one, and no link that is not followed, and what it is.
+cdef bint folder_of(str path, bint follow_links, jm_folder_facts *facts) except -1
 # What `Image.identity` would be of the file of that name in an open folder; DimensionNotFound, MappingError.
 cdef object identity_in(int folder, str path, dimension_id, bint follow_links)
 # The generations of the deltas in an open folder, ascending; `facts`, or NULL, are those of it, with a time of 0 if it

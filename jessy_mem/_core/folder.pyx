@@ -46,19 +46,14 @@ cdef int open_folder(str path, uint64_t dimension_id, bint follow_links, bint is
     raise MappingError(failed, os.strerror(failed), path)
 
 
-cdef tuple folder_of(str path, bint follow_links):
-    """The folder that is there now, as `facts_key` tells it apart; None if there is none."""
+cdef bint folder_of(str path, bint follow_links, jm_folder_facts *facts) except -1:
+    """What the folder is that is there now; False if there is none."""
     cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
     cdef const char *base_path = encoded
-    cdef jm_folder_facts facts
     cdef int failed
     with nogil:
-        failed = jm_os_folder_facts(base_path, follow_links, &facts)
-    return None if failed else facts_key(&facts)
-
-
-cdef tuple facts_key(const jm_folder_facts *facts):
-    return facts.device, facts.inode, facts.mtime_ns
+        failed = jm_os_folder_facts(base_path, follow_links, facts)
+    return not failed
 
 
 cdef object identity_in(int folder, str path, dimension_id, bint follow_links):

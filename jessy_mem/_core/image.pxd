@@ -7,6 +7,10 @@ from jessy_mem._core.texts cimport KeptTexts
 from jessy_mem._core.uncached cimport Uncached
 
 
+# An image whose content was looked at as `verify` says: "lazy", "open" or "never".
+cdef Image checked(Image image, str verify)
+
+
 cdef class Image:
     cdef object __weakref__
     cdef const uint8_t[::1] bytes    # the region, in its owner's buffer

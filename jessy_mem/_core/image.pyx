@@ -162,9 +162,7 @@ cdef class Image:
         cdef bint sound
         cdef HeadCursor cursor
         cdef const uint8_t[::1] begin = self.bytes if head is None else head.bytes
-        with nogil:
-            sound = format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault)
-        if not sound:
+        if not format_check_header(begin, self.n_bytes, dimension_id, &self.header, &fault):
             raise fault_error(&fault, self.path, PyBytes_FromStringAndSize(<const char *> &self.header, sizeof(Header)))
         self.extended = self.header.extension_version != 0
         memset(&cursor, 0, sizeof(cursor))
@@ -468,7 +466,7 @@ cdef class Image:
         return found
 
 
-def checked(Image image not None, str verify):
+cdef Image checked(Image image, str verify):
     """`image`, after its content was compared with its checksums ("open"), or as one that never will be ("never").
 
     That of a file that is not on the disk yet is compared: of what a power cut tore nothing is to be seen.

@@ -42,7 +42,7 @@ cdef enum:
 @cython.final
 @cython.no_gc  # holds no Python object
 cdef class Mapping:
-    """Mapping(n_bytes, fd=-1, *, private=False, huge=False, reserve=False)\n--\n
+    """Mapping(n_bytes, fd=-1, *, huge=False, reserve=False)\n--\n
     Memory that is mapped as long as somebody holds its buffer.
 
     Parameters
@@ -52,8 +52,6 @@ cdef class Mapping:
         Show the first `n_bytes` of this file, read-only; bytes that it does not have, now or one day, are zeros. The
         descriptor may be closed afterwards: a Mapping keeps none, unlike `mmap.mmap` before Python 3.13. By default it
         is zeroed memory of this process, writable.
-    private : bool
-        Map the file for this process alone, which is all that some systems allow for sealed memory.
     huge : bool
         Ask for huge pages, where the system has them.
     reserve : bool
@@ -62,13 +60,13 @@ cdef class Mapping:
     Raises OSError if the system refuses. Thread-safe.
     """
 
-    def __cinit__(self, size_t n_bytes, int fd=-1, *, bint private=False, bint huge=False, bint reserve=False):
+    def __cinit__(self, size_t n_bytes, int fd=-1, *, bint huge=False, bint reserve=False):
         jm_disown(<PyObject *> self)
         self.writable, self.guard = fd < 0, -1
         if fd < 0:
             self.base = jm_os_map_zeroed(n_bytes, huge, reserve)
         else:
-            self.base = jm_os_map_file(fd, n_bytes, private)
+            self.base = jm_os_map_file(fd, n_bytes)
         if self.base == NULL:
             raise OSError(errno, os.strerror(errno))
         self.n_bytes = n_bytes

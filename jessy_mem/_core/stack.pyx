@@ -22,36 +22,39 @@ an InvalidRegion says. A file without the mark that is damaged is never passed o
 import logging
 import os
 import stat
-import struct
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close
 
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_disown
 from jessy_mem._core.c.os_folder cimport jm_folder_facts
 from jessy_mem._core.format cimport MAX_LAYERS, RECORD_TAIL_BYTES, LayerEntry, RecordHead, entry_is_tombstone
-from jessy_mem._core.folder cimport facts_key, folder_of, generations_in, identity_in, open_folder
-from jessy_mem._core.image cimport Image
+from jessy_mem._core.folder cimport folder_of, generations_in, identity_in, open_folder
+from jessy_mem._core.image cimport Image, checked
 from jessy_mem._core.kernels.decimal cimport decimal_of
 from jessy_mem._core.kernels.span cimport span_slice
 from jessy_mem._core.mapped cimport mapped_file
 
 from jessy_mem import layout
-from jessy_mem._core.image import checked
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, MappingError
 
 cdef object warn = logging.getLogger("jessy_mem").warning
 MAX_BARE = 256  # dimensions of which this is remembered: enough for those that are loaded again and again
 # To open one of these takes 9.2 us, and 11.9 with the folder listed.
-# The folder of a dimension without deltas and the file in it, as they were.
-cdef object BARE = struct.Struct("=QQqQQ")
 cdef set told = set()  # torn deltas that were reported; each once, however often it is passed over
+
+
+cdef struct Bare:  # the folder of a dimension without deltas and the file in it, as they were
+    jm_folder_facts folder
+    uint64_t device
+    uint64_t inode
 
 
 cdef tuple checked_stack(tuple stack):
@@ -276,19 +279,20 @@ def open_stack(
     Raises what `map_file` raises, for each of them; then nothing stays open.
     """
     cdef list listed, before = None
-    cdef tuple stack, known = None
+    cdef tuple stack
     cdef bint listable = deltas and not immutable
     cdef jm_folder_facts facts
+    cdef Bare known
     cdef int folder = -1
     cdef Image image
-    remembered = None if bare is None else jm_dict_get_or_none(bare, dimension_id)
-    if remembered is not None:
-        known = BARE.unpack(remembered)
-        if listable and folder_of(path, follow_links) == known[:3]:
+    cdef bytes remembered = None if bare is None else jm_dict_get_or_none(bare, dimension_id)
+    if remembered is not None and len(remembered) == sizeof(Bare):
+        memcpy(&known, <const char *> remembered, sizeof(Bare))
+        if listable and folder_of(path, follow_links, &facts) and memcmp(&facts, &known.folder, sizeof(facts)) == 0:
             image = mapped_file(
                 path, dimension_id, admit, 0, False, False, guard, metadata_limit_bytes, -1, follow_links
             )
-            if image.identity[:2] == known[3:]:  # so no link was put in the place of the folder meanwhile
+            if is_at(image, known.device, known.inode):  # so no link was put in the place of the folder meanwhile
                 return (checked(image, verify),)
             image = None
         bare.pop(dimension_id, None)
@@ -314,12 +318,18 @@ def open_stack(
                 if bare is not None and not listed and facts.mtime_ns:
                     if len(bare) >= MAX_BARE:
                         bare.clear()
-                    bare[dimension_id] = BARE.pack(*facts_key(&facts), *image.identity[:2])
+                    known.folder, known.device, known.inode = facts, image.identity[0], image.identity[1]
+                    bare[dimension_id] = PyBytes_FromStringAndSize(<const char *> &known, sizeof(Bare))
                 return stack
             before = listed
     finally:
         if folder >= 0:
             close(folder)
+
+
+cdef bint is_at(Image image, uint64_t device, uint64_t inode) except -1:
+    """Whether an image was made from that file."""
+    return <uint64_t> image.identity[0] == device and <uint64_t> image.identity[1] == inode
 
 
 def reopen_stack(

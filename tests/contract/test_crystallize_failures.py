@@ -19,7 +19,8 @@ from jessy_mem.ids import LOCK_NAME
 CALLS = (  # what crystallizing calls
     *(f"os.{name}" for name in "open mkdir write fsync link pread".split()),
     "fcntl.flock",
-    "jessy_mem.sealed.Mapping",  # it calls mmap(2) itself, where a test cannot come between
+    # They call the system themselves, where a test cannot come between.
+    *(f"jessy_mem._core.mapped.{name}" for name in ("read_begin", "Mapping")),
 )
 UNLOCKING = "fcntl.flock"  # also what unlocks a file that is going to be closed: its failure does no harm
 N_BYTES = 70_000
@@ -112,7 +113,8 @@ FAULTS = [  # the call, its errno, how often it is called at least
     ("os.link", errno.EIO, 1),
     ("os.pread", errno.EIO, 1),
     ("fcntl.flock", errno.ENOLCK, 1),
-    ("jessy_mem.sealed.Mapping", errno.ENOMEM, 1),  # see CALLS
+    ("jessy_mem._core.mapped.read_begin", errno.EIO, 1),  # see CALLS
+    ("jessy_mem._core.mapped.Mapping", errno.ENOMEM, 1),  # see CALLS
 ]
 
 

@@ -6,6 +6,8 @@ left; and so with the others. Each fault asserts that it was reached.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections import Counter
 
@@ -44,6 +46,29 @@ def test_each_call_of_the_system_fails_in_every_public_call(library):
     n_faults = check(sweep(library, 1))
     assert set(n_faults) == set(sweeper.KINDS)
     assert n_faults.total() > 300
+
+
+SEALED = """
+import ctypes, errno, os, sys
+from jessy_mem._core.mapping import Mapping
+fd = os.memfd_create("sealed")
+os.write(fd, b"x" * 5000)
+library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+library.failing_arm(int(sys.argv[1]), 0, errno.EPERM)
+mapping = Mapping(5000, fd)
+library.failing_disarm()
+assert bytes(memoryview(mapping)) == b"x" * 5000
+print(*[line for line in open("/proc/self/maps") if "memfd:sealed" in line])
+"""
+
+
+def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(library):
+    """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
+    number = str(list(sweeper.KINDS).index("mmap"))
+    environment = os.environ | {"LD_PRELOAD": str(library)}
+    done = subprocess.run([sys.executable, "-c", SEALED, number], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "r--p"
 
 
 def test_what_is_wrong_is_told(library):

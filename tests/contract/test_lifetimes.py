@@ -571,8 +571,8 @@ class Injected(Exception):
     """An error that nothing expects."""
 
 
-# The last calls mmap(2) where no test comes between.
-CALLS = ("jessy_mem._core.mapped.open_file", "os.pread", "jessy_mem.sealed.Mapping")
+# They call the system where no test comes between.
+CALLS = tuple(f"jessy_mem._core.mapped.{name}" for name in ("open_file", "read_begin", "Mapping"))
 ACTS = {
     "load": lambda memory: memory.load_dimension(1),
     "reload": lambda memory: memory.reload_dimension(1),

@@ -58,19 +58,21 @@ def test_limit_that_is_none_is_named(field, value, region_file):
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 4095, 4096, 20_000])
-def test_file_that_is_shortened_while_its_head_is_read_is_truncated(n_bytes, region_file, monkeypatch):
+def test_file_that_is_shortened_while_its_head_is_read_is_truncated(n_bytes, region_file, inject):
     path = region_file(long_head(50_000))
-    pread = os.pread
 
-    def shorten(*args):
-        if n_bytes < 4096:
+    def shorten(read_begin):
+        def read(fd):
+            if n_bytes < 4096:
+                os.truncate(path, n_bytes)
+            first, _, _ = read_begin(fd)
             os.truncate(path, n_bytes)
-        first = pread(*args)
-        os.truncate(path, n_bytes)
-        return first
+            return first, *read_begin(fd)[1:]
 
-    monkeypatch.setattr(os, "pread", shorten)
-    with pytest.raises(jm.RegionTruncated) as caught:
+        return read
+
+    # It calls pread(2), where no test comes between.
+    with inject.around("jessy_mem._core.mapped.read_begin", shorten), pytest.raises(jm.RegionTruncated) as caught:
         jm.MmapRegion(None, path)
     assert caught.value.found == f"{n_bytes} bytes"
 

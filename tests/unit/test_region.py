@@ -550,14 +550,17 @@ def test_attributes_overwritten_in_place_are_damage(region_file):
 
 def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):
     path = region_file(DATA)
-    pread = os.pread
 
-    def shorten(fd, n_bytes, offset):
-        first = pread(fd, n_bytes, offset)
-        os.truncate(path, 4096)
-        return first
+    def shorten(read_begin):
+        def read(fd):
+            first, _, _ = read_begin(fd)
+            os.truncate(path, 4096)
+            return first, *read_begin(fd)[1:]
 
-    with inject.instead("os.pread", shorten), pytest.raises(RegionTruncated) as caught:
+        return read
+
+    # It calls pread(2), where no test comes between.
+    with inject.around("jessy_mem._core.mapped.read_begin", shorten), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert caught.value.path == str(path)
     assert caught.value.expected == f"a file of {SIZE} bytes, as its header says"
@@ -566,8 +569,8 @@ def test_file_shortened_before_it_is_mapped_is_truncated(region_file, inject):
 # Failures of the system -------------------------------------------------------------------------------------------
 
 
-# The former calls openat(2), where no test comes between.
-@pytest.mark.parametrize("call", ["jessy_mem._core.mapped.open_file", "os.pread"])
+# They call openat(2) and pread(2), where no test comes between.
+@pytest.mark.parametrize("call", ["jessy_mem._core.mapped.open_file", "jessy_mem._core.mapped.read_begin"])
 def test_refusal_of_the_system_is_a_mapping_error(call, region_file, inject):
     path = region_file(DATA)
     refusal = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -879,26 +882,6 @@ def test_file_shortened_while_it_is_sealed_is_truncated(region_file, inject):
     with inject.instead("os.sendfile", lambda *_args: 0), pytest.raises(RegionTruncated) as caught:
         MmapRegion(3, path)
     assert (caught.value.found, caught.value.expected) == ("0 bytes", f"a file of {SIZE} bytes")
-
-
-@needs_proc
-@needs_memfd
-def test_sealed_memory_is_mapped_privately_where_it_cannot_be_shared(region_file, inject):
-    """Linux before 6.7 refuses a shared mapping of write-sealed memory, even a read-only one."""
-
-    def older_system(n_bytes, fd, private=False):
-        if not private and "memfd" in os.readlink(f"/proc/self/fd/{fd}"):
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        return Mapping(n_bytes, fd, private=private)
-
-    before = set(mapped_regions())
-    # Private: it calls mmap(2) itself, where a test cannot come between.
-    with inject.instead("jessy_mem.sealed.Mapping", older_system):
-        region = MmapRegion(3, region_file(extended_file(immutable=True)))
-    with region:
-        (line,) = [line for line in mapped_regions() if line not in before]
-        assert line.split()[1] == "r--p"
-        assert bytes(memoryview(region)) == extended_file(immutable=True)
 
 
 def test_region_can_be_immutable_by_the_plan(region_file):

@@ -35,8 +35,10 @@ typedef struct {
 
 static inline int jm_os_facts(int failed, const struct stat *info, jm_file_facts *facts)
 {
-    if (failed)
+    if (failed) {
+        memset(facts, 0, sizeof *facts);
         return -1;
+    }
 #if defined(__APPLE__)
     facts->mtime_ns = (int64_t)info->st_mtimespec.tv_sec * 1000000000 + info->st_mtimespec.tv_nsec;
 #else
@@ -86,10 +88,12 @@ static inline int64_t jm_os_hole(int fd, uint64_t from)
 }
 
 /* Map the first n_bytes of a file, read-only; NULL with errno. What a shorter file lacks is a signal, as it is when the
-   file becomes shorter later on. */
-static inline void *jm_os_map_file(int fd, size_t n_bytes, int is_private)
+   file becomes shorter later on. Linux before 6.7 maps write-sealed memory privately only; its pages are the same. */
+static inline void *jm_os_map_file(int fd, size_t n_bytes)
 {
-    void *base = mmap(NULL, n_bytes, PROT_READ, is_private ? MAP_PRIVATE : MAP_SHARED, fd, 0);
+    void *base = mmap(NULL, n_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED && errno == EPERM)
+        base = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     return base == MAP_FAILED ? NULL : base;
 }
 

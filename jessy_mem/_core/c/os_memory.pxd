@@ -18,7 +18,7 @@ cdef extern from "c/os_memory.h" nogil:
     int jm_os_open(const char *path, bint is_writable) noexcept
     size_t jm_page_bytes() noexcept
     int64_t jm_os_hole(int fd, uint64_t off_bytes) noexcept
-    void *jm_os_map_file(int fd, size_t n_bytes, bint is_private) noexcept
+    void *jm_os_map_file(int fd, size_t n_bytes) noexcept
     int jm_os_move_over(void *base, size_t n_bytes, void *from_) noexcept
     int jm_os_map_over(void *base, size_t n_bytes, int fd, bint is_writable) noexcept
     void *jm_os_map_zeroed(size_t n_bytes, bint huge, bint reserve) noexcept

@@ -205,7 +205,7 @@ class IdRegister(Register):
         Where nobody has begun to ask for names, one that is not known is not told: who asks will find it.
         """
         known = self._names.of.get(dimension)
-        if known == name or (known is None and not self._is_asked):  # nearly always, so no lock is taken
+        if (known is None and not self._is_asked) or known == name:  # nearly always, so no lock is taken
             return
         name = unicodedata.normalize("NFC", name)
         if not name or known == name:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import (
@@ -23,8 +23,6 @@ from jessy_mem.stats import LoadReport
 
 __all__ = ["Loader", "Table"]
 
-T = TypeVar("T")
-
 
 class Table(Protocol):
     """What is asked of the table of regions."""
@@ -38,9 +36,6 @@ class Table(Protocol):
     @property
     def _evicted(self) -> Container[int]:
         """What is loaded, and mapped when it is read."""
-
-    def _changing(self, dimension: int, change: Callable[[], T]) -> T:
-        """Do `change`, which maps `dimension`, under the lock; again if room could be made for it."""
 
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
         """The region of a loaded dimension, or what is remembered of one that is evicted."""
@@ -75,22 +70,18 @@ class Loader:
         self._notices = Notices()
 
     def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
-        """Map a dimension that is not known, from its own file or that at `path`."""
-
-        def load() -> MmapRegion:
-            if dimension in table._regions or dimension in table._evicted:
-                raise DimensionAlreadyLoaded(dimension)
-            if path is not None:
-                table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
-            try:
-                region = table._open_region(dimension)
-            except BaseException:
-                table._opener.forget_path(dimension)
-                raise
-            table._install(dimension, region)
-            return region
-
-        return table._changing(dimension, load)
+        """Map a dimension that is not known, from its own file or that at `path`. Under the lock."""
+        if dimension in table._regions or dimension in table._evicted:
+            raise DimensionAlreadyLoaded(dimension)
+        if path is not None:
+            table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
+        try:
+            region = table._open_region(dimension)
+        except BaseException:
+            table._opener.forget_path(dimension)
+            raise
+        table._install(dimension, region)
+        return region
 
     def load_all(self, table: Table, dimensions: Iterable[int]) -> LoadReport:
         """Load each that is not loaded yet; what cannot be is reported, and logged once.
@@ -159,41 +150,36 @@ class Loader:
                 raise DimensionNotFound(dimension, gone)
 
     def reload(self, table: Table, dimension: int) -> tuple[int, int]:
-        """Map the file that is there now, and put it in its place; returns (old generation, new generation)."""
+        """Map the file that is there now, and put it in its place; returns (old generation, new generation).
 
-        def swap() -> tuple[int, int]:
-            # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
-            old, region = table._regions.get(dimension), None
-            try:
-                generation, region = _reopened(table, dimension, old)
-                table._install(dimension, region)
-                return generation, region.generation
-            finally:
-                old = region = None
-
-        return table._changing(dimension, swap)
+        Under the lock.
+        """
+        # Held, the old region is not evicted to make room for the new one; and no traceback may go on holding it.
+        old, region = table._regions.get(dimension), None
+        try:
+            generation, region = _reopened(table, dimension, old)
+            table._install(dimension, region)
+            return generation, region.generation
+        finally:
+            old = region = None
 
     def reload_many(
         self, table: Table, dimensions: list[int], swapping: AbstractContextManager[object]
     ) -> list[tuple[int, int]]:
-        """The same of several: inside `swapping` all are put in their places, or none."""
-
-        def swap() -> list[tuple[int, int]]:
-            old = [table._regions.get(dimension) for dimension in dimensions]
-            new: list[tuple[int, MmapRegion]] = []
-            try:
-                for dimension, region in zip(dimensions, old, strict=True):
-                    new.append(_reopened(table, dimension, region))
-                with swapping:
-                    for dimension, (_, region) in zip(dimensions, new, strict=True):
-                        table._install(dimension, region)
-                return [(generation, region.generation) for generation, region in new]
-            finally:
-                region = None
-                old.clear()
-                new.clear()
-
-        return table._changing(dimensions[0], swap) if dimensions else []
+        """The same of several: inside `swapping` all are put in their places, or none. Under the lock."""
+        old = [table._regions.get(dimension) for dimension in dimensions]
+        new: list[tuple[int, MmapRegion]] = []
+        try:
+            for dimension, region in zip(dimensions, old, strict=True):
+                new.append(_reopened(table, dimension, region))
+            with swapping:
+                for dimension, (_, region) in zip(dimensions, new, strict=True):
+                    table._install(dimension, region)
+            return [(generation, region.generation) for generation, region in new]
+        finally:
+            region = None
+            old.clear()
+            new.clear()
 
 
 def _reopened(table: Table, dimension: int, old: MmapRegion | None) -> tuple[int, MmapRegion]:

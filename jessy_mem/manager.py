@@ -129,16 +129,15 @@ class MmapManager(RegionTable):
         ChecksumMismatch, MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
-        dimension = dimension_id
-        if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
-            dimension = LayerId.checked((dimension_id, 0)).dimension
+        if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
+            dimension_id = LayerId.checked((dimension_id, 0)).dimension
 
         if exist_ok:
-            return self._loader.ensure(self, dimension, path)
-        self._uptake.unwanted.discard(dimension)
-        if self._known(dimension) is not None:
+            return self._loader.ensure(self, dimension_id, path)
+        self._uptake.unwanted.discard(dimension_id)
+        if dimension_id in self._regions or dimension_id in self._evicted:
             self._following.stop(self)  # another process may have forgotten it
-        region = self._loader.load(self, dimension, path)
+        region = self._changing(dimension_id, self._loader.load, self, dimension_id, path)
         record_since(self._times.loads, begin_ticks, self._timed)
         return region
 
@@ -169,7 +168,7 @@ class MmapManager(RegionTable):
         content, or does not say that it is immutable too.
         """
         begin_ticks = now_ticks()
-        generations = self._loader.reload(self, self._checked(dimension_id))
+        generations = self._changing(dimension_id, self._loader.reload, self, self._checked(dimension_id))
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 
@@ -183,7 +182,8 @@ class MmapManager(RegionTable):
         self._check_open()
         begin_ticks = now_ticks()
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
-        generations = self._loader.reload_many(self, dimensions, self._following.swapping(self))
+        swapping = self._following.swapping(self)
+        generations = self._changing(next(iter(dimensions), 0), self._loader.reload_many, self, dimensions, swapping)
         record_since(self._times.loads, begin_ticks, self._timed)
         return generations
 

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from jessy_mem import given
 from jessy_mem._core.budget import Charge, Ledger
@@ -49,6 +49,7 @@ from jessy_mem.victims import Victims
 __all__ = ["RegionTable"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Relieve = Callable[["RegionTable", str, AllocationFailed | LimitExceeded, bool], bool]
 
 N_HOLDERS_NAMED = 5
@@ -192,12 +193,11 @@ class RegionTable(BlockLender):
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers of `dimension` find, in place of the one before."""
         whole(self._install_now, dimension, region, repair=self._catalogue.repair)
-        if self._n_visits + len(self._read) > 2 * len(self._regions) + MIN_VISITS:
+        if self._has_many_visits(len(self._read) - MIN_VISITS):
             self._pass_visits()
 
     def _install_now(self, dimension: int, region: MmapRegion) -> None:
-        self._holders.install(dimension, region)
-        self._victims.put(dimension, region)
+        self._victims.put(dimension, self._holders.install(dimension, region))
         self._catalogue.put(dimension, region)
 
     def _note_visits(self) -> None:
@@ -387,14 +387,14 @@ class RegionTable(BlockLender):
 
         return self._changing(dimension, restore)
 
-    def _changing(self, dimension: int, change: Callable[[], T]) -> T:
+    def _changing(self, dimension: int, change: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         """Do `change`, which maps `dimension`, under the lock; again if room was made that eviction cannot make."""
         while True:
             try:
                 with self._lock:
                     if self._closed:
                         raise ManagerClosed
-                    result = change()
+                    result = change(*args)
             except LimitExceeded as error:
                 # What does not fit into an empty segment, or into its slot, fits no better when others are gone.
                 hopeless = error.requested_bytes > error.limit_bytes
@@ -450,10 +450,8 @@ class RegionTable(BlockLender):
         region = self._regions.get(dimension)
         return region is not None and any(min(image.charged_bytes, largest) == block_size for image in region._stack)
 
-    def _settle(self) -> None:
+    def _evict_and_tell(self) -> None:
         """Evict if the budget is that full, and report thresholds crossed. The caller holds no lock."""
-        if self._ledger.is_calm:  # all there is to look at as long as no threshold is near
-            return
         used_bytes, crossings = self._ledger.used_bytes, self._ledger.take_crossings()
         if used_bytes >= self._pressure.evict_from_bytes:
             with self._lock:

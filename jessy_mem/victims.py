@@ -27,12 +27,12 @@ class Victims:
         self._regions = regions
         self._holders = holders
 
-    def put(self, dimension: int, region: MmapRegion) -> None:
-        """A region is mapped now."""
-        if region.immutable or region.source == "pool":
-            self._policy.remove(dimension)
-        else:
+    def put(self, dimension: int, may_go: bool) -> None:
+        """A region is mapped now; whether it may be evicted."""
+        if may_go:
             self._policy.insert(dimension)
+        else:
+            self._policy.remove(dimension)
 
     def remove(self, dimension: int) -> None:
         """A dimension is gone, and not as a victim."""

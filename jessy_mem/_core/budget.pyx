@@ -322,10 +322,11 @@ cdef class Ledger:
                 return
 
     cdef int segment_index(self, str name) except -1:
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise ValueError(f"segment {name!r}: expected one of {', '.join(self.names)}") from None
+        cdef int i
+        for i in range(self.n_segments):
+            if name == <str> self.names[i]:
+                return i
+        raise ValueError(f"segment {name!r}: expected one of {', '.join(self.names)}")
 
     def reserve(self, str segment, uint64_t n_bytes):
         """Charge `n_bytes` to `segment`, all or nothing; LimitExceeded if they do not fit."""
@@ -378,11 +379,6 @@ cdef class Ledger:
     def pressure(self):
         """ "ok", "warning", "eviction" or "critical", by the bytes in use now."""
         return self.pressure_at(self.used())
-
-    @property
-    def is_calm(self):
-        """Whether no threshold was crossed that is not armed again or not reported: one load."""
-        return jm_load_relaxed(&self.levels) == 0
 
     cdef str pressure_at(self, uint64_t used_bytes):
         cdef int i
@@ -461,12 +457,8 @@ cdef class Charge:
     `n_bytes` charged to `segment` of `ledger` until this object dies; LimitExceeded if they do not fit.
     """
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self, Ledger ledger not None, str segment not None, uint64_t n_bytes):
         jm_disown(<PyObject *> self)
-
-    def __init__(self, Ledger ledger not None, str segment, uint64_t n_bytes):
-        if self.ledger is not None:
-            raise TypeError("a Charge is initialised once")
         self.segment = ledger.segment_index(segment)
         if ledger.reserve_bytes(self.segment, n_bytes, ANY) != OK:
             raise ledger.refusal(segment, n_bytes)

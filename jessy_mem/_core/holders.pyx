@@ -161,7 +161,7 @@ cdef class Holders:
         return 0
 
     def install(self, dimension, MmapRegion region not None):
-        """Let readers of `dimension` find `region`, in place of the one before, if there was one."""
+        """Let readers of `dimension` find `region`, in place of the one before; whether it may be evicted."""
         cdef MmapRegion old = self.regions.get(dimension)
         cdef list dropped = []
         self.keep_texts_of(region.current())  # ManagerClosed if it is closed, or was never opened
@@ -182,6 +182,7 @@ cdef class Holders:
         dropped.clear()
         if old is not None and old is not region:
             self.let_go(old)
+        return may_be_evicted(region)
 
     def remove(self, dimension):
         """Take a region out of the table; KeyError if there is none. It goes at once if nobody holds it."""

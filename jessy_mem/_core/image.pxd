@@ -1,7 +1,8 @@
 """Image: the bytes of one generation of a region, checked; whoever owns the bytes (a mapping, a pool block)."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from jessy_mem._core.format cimport Header, LayerEntry
+from jessy_mem._core.fault cimport Fault
+from jessy_mem._core.format cimport Header, HeadCursor, LayerEntry
 from jessy_mem._core.head cimport Head
 from jessy_mem._core.texts cimport KeptTexts
 from jessy_mem._core.uncached cimport Uncached
@@ -58,6 +59,8 @@ cdef class Image:
     cdef int check_there(self, const uint8_t *end, int64_t layer) except -1
     cdef int make_room(self, uint64_t head_bytes) except -1
     cdef int read_head(self, uint64_t dimension_id, Head head) except -1
+    # Fill in `layers`, and `head_bytes` of an extended file; with the fault SHORT_HEAD it wants to be called again.
+    cdef bint read_records(self, const uint8_t[::1] begin, HeadCursor *cursor, Fault *fault) noexcept nogil
     cdef const uint8_t[::1] reached(self, Head head, uint64_t n_bytes, str field)
     # Compare a head with its checksum; it reaches to the attributes' end.
     cdef int check_head(self, const uint8_t[::1] head) except -1

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
@@ -36,8 +36,8 @@ class Image:
     def source(self) -> str: ...
     @property
     def identity(self) -> tuple[int, int, int, int] | None: ...
-    def __init__(
-        self,
+    def __new__(
+        cls,
         owner: Buffer,
         path: str,
         dimension_id: int,
@@ -47,7 +47,7 @@ class Image:
         head: Head | None = None,
         trusted: bool = False,
         n_bytes: int = 0,
-    ) -> None: ...
+    ) -> Self: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def check_digest(self) -> None: ...
     def check_file(self) -> None: ...

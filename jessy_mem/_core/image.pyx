@@ -26,7 +26,7 @@ from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport jm_fence_acquire, jm_flag_load_acquire, jm_flag_store_release, jm_load_relaxed
 from jessy_mem._core.c.os_memory cimport jm_os_prefetch, jm_os_resident_pages, jm_page_bytes
 from jessy_mem._core.c.pycompat cimport jm_disown, jm_disown_view, jm_memoryview_of
-from jessy_mem._core.fault cimport SHORT_HEAD, Fault, fault_error
+from jessy_mem._core.fault cimport SHORT_HEAD, Fault, fault_error, fault_set
 from jessy_mem._core.format cimport (
     CODEC_RAW,
     FEATURE_DELTA,
@@ -111,11 +111,7 @@ cdef class Image:
     Structure is checked here, content on demand. Raises InvalidRegion, RegionTruncated, ChecksumMismatch.
     """
 
-    def __cinit__(self, *args, **kwargs):
-        jm_disown(<PyObject *> self)
-        self.layers = NULL
-
-    def __init__(
+    def __cinit__(
         self,
         owner,
         str path,
@@ -128,8 +124,7 @@ cdef class Image:
         uint64_t n_bytes=0,
     ):
         cdef uint32_t i
-        if self.path is not None:
-            raise TypeError("an Image is initialised once")
+        jm_disown(<PyObject *> self)
         if owner is None:  # which a typed memoryview would take
             raise TypeError("owner: None is not bytes-like")
         self.path, self.source, self.charge, self.identity, self.trusted = path, source, charge, identity, trusted
@@ -169,22 +164,29 @@ cdef class Image:
         while True:
             self.make_room(begin.shape[0])
             with nogil:
-                sound = format_read_layers(begin, &self.header, self.layers, &cursor, &fault)
+                sound = self.read_records(begin, &cursor, &fault)
             if sound or fault.code != SHORT_HEAD:
                 break
+            field = "attributes_size" if self.head_bytes else "metadata_size" if self.extended else "metadata"
             begin = None  # what others look at cannot grow
-            begin = self.reached(head, fault.expected, "metadata_size" if self.extended else "metadata")
-        if sound and self.extended:
-            self.head_bytes = format_head_bytes(&self.header, self.layers)
-            begin = None
-            begin = self.reached(head, min(near_end(self.head_bytes), self.n_bytes), "attributes_size")
-            with nogil:
-                sound = format_check_attributes(begin, &self.header, self.layers, &fault) and check_near_gaps(
-                    begin, self.head_bytes, self.header.layer_count, self.layers, &fault
-                )
+            begin = self.reached(head, fault.expected, field)
         if not sound:
             raise fault_error(&fault, self.path)
         return self.check_head(begin) if self.extended else 0
+
+    cdef bint read_records(self, const uint8_t[::1] begin, HeadCursor *cursor, Fault *fault) noexcept nogil:
+        cdef uint64_t near_bytes
+        if not format_read_layers(begin, &self.header, self.layers, cursor, fault):
+            return False
+        if not self.extended:
+            return True
+        self.head_bytes = format_head_bytes(&self.header, self.layers)
+        near_bytes = min(near_end(self.head_bytes), self.n_bytes)
+        if <uint64_t> begin.shape[0] < near_bytes:
+            return fault_set(fault, SHORT_HEAD, -1, begin.shape[0], near_bytes)
+        return format_check_attributes(begin, &self.header, self.layers, fault) and check_near_gaps(
+            begin, self.head_bytes, self.header.layer_count, self.layers, fault
+        )
 
     cdef int make_room(self, uint64_t head_bytes) except -1:
         """Let `layers` have room for the records that so many bytes can hold, one that is cut off, and the end."""

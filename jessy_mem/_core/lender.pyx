@@ -77,5 +77,13 @@ cdef class BlockLender(LayerRegistry):
         """A block that the pool did not have at once, after making room for it. The table knows better."""
         return self._pool._allocate_in(n_bytes, segment)
 
+    def _settle(self):
+        """What follows a charge: nothing as long as no threshold is near."""
+        if self._pool is not None and jm_load_relaxed(&self._pool.arena.ledger.levels):
+            self._evict_and_tell()
+
+    def _evict_and_tell(self):
+        """What follows a charge that came near a threshold. The table knows better."""
+
     def _check_open(self):
         """ManagerClosed if it is closed who asks. The table knows better."""

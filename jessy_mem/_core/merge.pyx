@@ -145,8 +145,8 @@ def merge_images(images, *, bint as_base, uint64_t generation, uint64_t created_
     if extra is not None and extra.n_bytes == 0:
         raise ValueError("extra: nothing was packed")
     for each in given:
-        if type(each) is not Image or (<Image> each).name is None:
-            raise TypeError(f"images: {type(each).__name__} is no opened Image")
+        if type(each) is not Image:
+            raise TypeError(f"images: {type(each).__name__} is no Image")
     newest = given[len(given) - 1]
     try:
         sources = <Source *> calloc(n_sources, sizeof(Source))

@@ -367,10 +367,9 @@ cdef class LayerRegistry:
         """Count payload copies made outside this class."""
         jm_add_relaxed(&self.n_copies, n)
 
-    @property
-    def _n_visits(self):
-        """How many visits `_take_visits` would give, some of them twice."""
-        return len(self.visits)
+    def _has_many_visits(self, Py_ssize_t n_more):
+        """Whether `_take_visits` would give, with `n_more`, more than twice as many as there are regions."""
+        return len(self.visits) + n_more > 2 * len(self.regions)
 
     @property
     def _copies(self):

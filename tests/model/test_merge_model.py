@@ -203,8 +203,8 @@ def test_what_cannot_be_merged_is_refused():
     for other in (extended_file(dimension_id=4), extended_file(immutable=True)):
         with pytest.raises(ValueError, match="another dimension, or immutable"):
             merge([sound, Image(other, "<memory>", 0, "mmap")])
-    for other in (None, b"", Image.__new__(Image)):
-        with pytest.raises(TypeError, match="no opened Image"):
+    for other in (None, b""):
+        with pytest.raises(TypeError, match="no Image"):
             merge([sound, other])
     with pytest.raises(ValueError, match="nothing was packed"):
         merge([sound], PackedRegion())

@@ -38,9 +38,6 @@ class FakeTable:
     def tell_once(self):
         self.n_telling -= 1
 
-    def _changing(self, dimension, change):
-        return change()
-
     def _known(self, dimension):
         return self._regions.get(dimension) or self._evicted.get(dimension)
 

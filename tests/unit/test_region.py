@@ -1057,11 +1057,12 @@ def test_image_of_no_buffer_is_a_type_error(owner):
         Image(owner, "<test>", 3, "pool")
 
 
-def test_image_is_made_once():
+def test_image_is_made_once_and_of_something():
     image = Image(DATA, "<test>", 3, "pool")
-    with pytest.raises(TypeError, match="initialised once"):
-        image.__init__(DATA, "<test>", 3, "pool")
-    assert image.n_layers == 4
+    image.__init__(b"", "<test>", 4, "mmap")  # does nothing
+    assert (image.n_layers, image.dimension_id, image.source) == (4, 3, "pool")
+    with pytest.raises(TypeError):
+        Image.__new__(Image)
 
 
 def test_trusted_image_is_not_compared():

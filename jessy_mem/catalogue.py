@@ -51,7 +51,7 @@ class Catalogue:
 
     def put(self, dimension: int, region: MmapRegion) -> None:
         """A dimension is mapped now, in whatever way it was there before."""
-        known = self.evicted.of(dimension) if dimension in self.evicted else None
+        known = self.evicted.of(dimension) if self.evicted else None
         if known is None or known.generation != region.generation or dimension in self.evicted.changed:
             self.edition += 1
         if known is not None:

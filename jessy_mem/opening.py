@@ -34,7 +34,10 @@ class Place:
 
     dimension: int
     path: str
-    named: bool  # the path was given to load_dimension: a file that is missing there is never simulated
+    named: bool  # the path was given to load_dimension
+    has_deltas: bool  # if there are any beside it
+    follow_links: bool  # of what is named each is followed
+    may_simulate: bool  # never what is named
     planned: bool
     immutable: bool
     segment: str
@@ -63,7 +66,7 @@ class Opener:
         self._invented = _Invented()
         self._notices = Notices()
         # Whoever asks for a place asks for the same ones a few times, and to make one takes as long as to open a file.
-        self._places = lru_cache(maxsize=16)(partial(_place, layout, self._base_path))
+        self._places = lru_cache(maxsize=16)(partial(_place, layout, config, self._base_path))
 
     def place_of(self, dimension: int) -> Place:
         return self._places(dimension, self.named.get(dimension))
@@ -83,8 +86,7 @@ class Opener:
         invented text when the file is gone; what was simulated is simulated again without another warning.
         """
         config = self._config
-        may_simulate = place.planned and not place.named and config.simulation != "never"
-        if may_simulate and config.simulation == "always":
+        if place.may_simulate and config.simulation == "always":
             return self._simulated(place, admit)
         try:
             stack = open_stack(
@@ -93,15 +95,15 @@ class Opener:
                 admit=None if admit is None else partial(admit, place),
                 immutable=place.immutable and admit is not None,
                 verify="lazy" if admit is None else config.verify,
-                deltas=not place.named or has_deltas(place.path),
+                deltas=place.has_deltas,
                 bare=None if place.named else self._bare,
                 guard="none" if admit is None else config.guard,
                 metadata_limit_bytes=self._metadata_limit_bytes,
-                follow_links=place.named or config.follow_links,
+                follow_links=place.follow_links,
             )
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)
-            if not may_simulate or known_source == "mmap" or (damaged and not config.simulate_damaged):
+            if not place.may_simulate or known_source == "mmap" or (damaged and not config.simulate_damaged):
                 raise
             damage = str(error) if damaged else ""
         else:
@@ -154,13 +156,13 @@ class Opener:
             verify=self._config.verify,
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
-            follow_links=place.named or self._config.follow_links,
+            follow_links=place.follow_links,
             folder=folder,
         )
 
     def reopen(self, place: Place, admit: Admit, stack: Stack) -> Stack:
         """The files that are there now, those that `stack` maps already not mapped again; `stack` if it is all."""
-        if place.immutable or stack[0].immutable or (place.named and not has_deltas(place.path)):
+        if place.immutable or stack[0].immutable or not place.has_deltas:
             return stack
         if stack[0].source == "simulated" and (self._config.simulation == "always" or not os.path.exists(place.path)):
             return stack
@@ -171,7 +173,7 @@ class Opener:
             verify=self._config.verify,
             guard=self._config.guard,
             metadata_limit_bytes=self._metadata_limit_bytes,
-            follow_links=place.named or self._config.follow_links,
+            follow_links=place.follow_links,
         )
         return self.open(place, admit, stack[0].source) if found is None else found
 
@@ -186,16 +188,19 @@ class Opener:
         return (image,)
 
 
-def _place(layout: MemoryLayout, base_path: str, dimension: int, named: str | None) -> Place:
+def _place(layout: MemoryLayout, config: MemoryConfig, base_path: str, dimension: int, named: str | None) -> Place:
     planned, segment = layout.dimensions.get(dimension), layout.segment_of(dimension)
     return Place(
-        dimension,
-        region_file(base_path, dimension) if named is None else named,
-        named is not None,
-        planned is not None,
-        planned is not None and planned.immutable,
-        segment.name,
-        segment.size_bytes if planned is None else planned.size_bytes,
+        dimension=dimension,
+        path=region_file(base_path, dimension) if named is None else named,
+        named=named is not None,
+        has_deltas=named is None or has_deltas(named),
+        follow_links=named is not None or config.follow_links,
+        may_simulate=named is None and planned is not None and config.simulation != "never",
+        planned=planned is not None,
+        immutable=planned is not None and planned.immutable,
+        segment=segment.name,
+        slot_bytes=segment.size_bytes if planned is None else planned.size_bytes,
     )
 
 

@@ -561,7 +561,7 @@ def test_what_could_never_be_loaded_is_refused(tmp_path, total_mb):
 
 
 # Mapping calls mmap(2) itself, where a test cannot come between.
-CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem.sealed.Mapping")
+CALLS = ("os.open", "os.write", "os.fsync", "os.link", "os.rename", "jessy_mem._core.mapped.Mapping")
 WHATS = ("append", "extend", "update", "remove", "merge", "compact", "forget")
 # A delta takes a new name, and who forgets writes nothing new.
 NOT_CALLED = {("os.rename", what) for what in ("append", "extend", "update", "remove")}

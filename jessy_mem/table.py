@@ -197,7 +197,10 @@ class RegionTable(BlockLender):
             self._pass_visits()
 
     def _install_now(self, dimension: int, region: MmapRegion) -> None:
-        self._victims.put(dimension, self._holders.install(dimension, region))
+        if self._holders.install(dimension, region):
+            self._victims.insert(dimension)
+        else:
+            self._victims.remove(dimension)
         self._catalogue.put(dimension, region)
 
     def _note_visits(self) -> None:

@@ -26,17 +26,8 @@ class Victims:
         self._policy = policy  # of what may be evicted, held or not
         self._regions = regions
         self._holders = holders
-
-    def put(self, dimension: int, may_go: bool) -> None:
-        """A region is mapped now; whether it may be evicted."""
-        if may_go:
-            self._policy.insert(dimension)
-        else:
-            self._policy.remove(dimension)
-
-    def remove(self, dimension: int) -> None:
-        """A dimension is gone, and not as a victim."""
-        self._policy.remove(dimension)
+        self.insert = policy.insert  # what is mapped now, and may be evicted
+        self.remove = policy.remove  # what may not, or is gone, and not as a victim
 
     def touch(self, dimensions: Iterable[int]) -> None:
         """They were read since this was last called."""

@@ -49,7 +49,7 @@ class World:
 
     def put(self, dimension, **facts):
         self.regions[dimension] = region(**facts)
-        self.victims.put(dimension, may_go(self.regions[dimension]))
+        (self.victims.insert if may_go(self.regions[dimension]) else self.victims.remove)(dimension)
 
     def unmap(self, dimension):
         del self.regions[dimension]

@@ -104,7 +104,7 @@ class Catalogue:
 
     def names(self) -> dict[str, int]:
         """The names of all that is mapped, and of what was loaded from a path of the user's, which no register has."""
-        found = [(region.name, dimension) for dimension, region in self._regions.items()]
+        found = [(normalize("NFC", region.name), dimension) for dimension, region in self._regions.items()]
         found += [(name, dimension) for dimension, name in self._own_names.items()]
         return dict(sorted(found, reverse=True))
 

@@ -10,6 +10,7 @@ import pytest
 from world import manager
 
 import jessy_mem as jm
+from helpers import plain_file
 
 
 def spec(text: str = "x") -> jm.LayerSpec:
@@ -54,6 +55,20 @@ def memory(base):
         assert opened.names() == {"one": 15}
         assert opened.find("user:ann") is None
         yield opened
+
+
+def test_name_in_a_file_that_another_tool_wrote_is_the_same_in_each_normal_form(tmp_path):
+    region = jm.region_path(tmp_path, 15)
+    region.parent.mkdir()
+    region.write_bytes(plain_file(dimension_id=15, name="re\u0301sume\u0301".encode()))
+    with manager(tmp_path) as memory:
+        for load in (memory.names, memory.load_all):
+            load()
+            assert memory.names() == {"r\u00e9sum\u00e9": 15}
+            assert memory.find("re\u0301sume\u0301") == memory.find("r\u00e9sum\u00e9") == 15
+        memory.append_layer(15, spec())
+        memory.compact(15)
+        assert memory.names() == {"r\u00e9sum\u00e9": 15}
 
 
 @pytest.mark.parametrize("dimension", [1000, 1500, 16])

@@ -7,7 +7,8 @@ number it has followed. A reader compares the two at the gate (_core/registry.py
     number        42            it is mapped, marked if it is evicted, remembered if it is new, dropped if it is gone
 
 What the page says is never believed: it says where to look. Where it says nothing that makes sense, everything is
-looked at. A dimension that cannot be looked at stays what it was, which is logged once, and no reader fails for it.
+looked at. A dimension that cannot be looked at stays what it was, which is logged once, and no reader fails for it. If
+that was the system's refusal, for lack of descriptors or memory, who reads later looks again.
 
 The gate is also shut, for all readers, while several dimensions are swapped in one step, while somebody reads in a
 snapshot, and while there is something to tell to callbacks.
@@ -31,6 +32,7 @@ from jessy_mem._core.registry import LayerRegistry
 from jessy_mem._core.whole import Afterwards
 from jessy_mem.errors import ConsciousnessError
 from jessy_mem.growth import Announce
+from jessy_mem.names import EXHAUSTED
 
 __all__ = ["ChangeCallback", "Changes", "Followed", "Following"]
 
@@ -91,6 +93,8 @@ class Following:
         self._look_at_s = 0.0
         self._number = 0  # of the newest change that was followed
         self._failed: set[int] = set()  # dimensions that could not be looked at
+        self._refused: set[int] = set()  # those where the system had not enough for it; 0: the names
+        self._is_due = False  # whether it is time to look at those again
         self._snapshots: set[LayerRegistry] = set()  # that somebody reads in
         self._is_swapping = False
         self._callbacks: tuple[ChangeCallback, ...] = ()
@@ -112,7 +116,7 @@ class Following:
         """
         if self._follows and time.monotonic() >= self._look_at_s:
             self._find_page()
-        if self._is_behind() or self._is_swapping:
+        if self._is_behind() or self._is_swapping or self._is_due:
             return self.catch_up(table)
         return False
 
@@ -127,6 +131,7 @@ class Following:
 
     def _find_page(self) -> None:
         self._look_at_s = time.monotonic() + LOOK_EVERY_S
+        self._is_due = bool(self._refused)
         if self._page.is_stale():
             self._page.open()
 
@@ -136,7 +141,10 @@ class Following:
         `own` is a dimension that this process changed, and the generation that it made and shows already.
         """
         with self._lock:
-            begin = self._number
+            begin, looked_again = self._number, self._is_due
+            if looked_again:
+                self._is_due = False
+                self._follow(table, dict.fromkeys(sorted(self._refused - {0})), renamed=0 in self._refused)
             # Again, for what was looked at may be newer than what was told when it was begun.
             for _ in range(N_ROUNDS):
                 if not self._is_behind():
@@ -149,7 +157,7 @@ class Following:
                     self._follow(table, _newest(told), own, renamed)
                 self._number = newest
             self._set_gate(table)
-            return self._number != begin
+            return looked_again or self._number != begin
 
     def refresh(self, table: Followed) -> Changes:
         """Compare all dimensions with the disk, whether or not there is a page. Takes the lock."""
@@ -184,23 +192,35 @@ class Following:
             try:
                 what = table._take_up(dimension, generation)
                 self._failed.discard(dimension)
+                self._refused.discard(dimension)
             except (ConsciousnessError, OSError) as error:
                 if dimension not in self._failed:
                     logger.warning(
                         "D%02d stays what it was, though another process changed it: %s", dimension, str(error)
                     )
                 self._failed.add(dimension)
+                self._note_refusal(dimension, error)
                 continue
             if what is not None:
                 found[dimension] = what
         if renamed or {"added", "removed"} & {*found.values()}:
             try:
                 table._forget_names()
+                self._refused.discard(0)
             except (ConsciousnessError, OSError) as error:
-                logger.warning("names that other processes gave or freed are not known: %s", str(error))
+                if 0 not in self._refused:
+                    logger.warning("names that other processes gave or freed are not known: %s", str(error))
+                self._note_refusal(0, error)
         if self._callbacks:
             self._untold.extend(found.items())
         return found
+
+    def _note_refusal(self, dimension: int, error: Exception) -> None:
+        """Look again if that is for lack of something: later there may be enough, and nobody will tell of it again."""
+        if getattr(error, "errno", None) in EXHAUSTED:
+            self._refused.add(dimension)
+        else:
+            self._refused.discard(dimension)
 
     # Telling
 

@@ -16,9 +16,17 @@ from jessy_mem._core.mapped import read_beneath
 from jessy_mem._core.whole import Descriptor
 from jessy_mem.layout import MAX_DIMENSION, dimension_folder
 
-__all__ = ["MAX_NAME_BYTES", "NameMap", "checked_name", "dimensions_in", "dimensions_of", "stored_names"]
+__all__ = [
+    "EXHAUSTED",
+    "MAX_NAME_BYTES",
+    "NameMap",
+    "checked_name",
+    "dimensions_in",
+    "dimensions_of",
+    "stored_names",
+]
 
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about the file
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # says nothing about the file
 
 
 def checked_name(name: str) -> str:
@@ -104,7 +112,7 @@ def stored_names(base_path: str, dimensions: Iterable[int]) -> Iterator[tuple[in
             try:
                 header = read_beneath(base, f"{dimension_folder(dimension)}/region.mmap", N_HEADER_BYTES)
             except OSError as error:  # there is none, or it is a folder, a FIFO or a link
-                if error.errno in _EXHAUSTED:
+                if error.errno in EXHAUSTED:
                     raise
                 continue
             name = _decoded(stored_name(header, dimension))

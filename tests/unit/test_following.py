@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from faults import descriptors_left
 from inside import evict
 from world import World, content_of, generation_of, manager, mapped_dimensions
 
@@ -129,6 +130,54 @@ def test_change_of_the_same_dimension_that_another_told_first_is_looked_at(tmp_p
     followed.announce(table, 15, "changed", 6)
     assert table.taken == [(15, 3), (15, None), (15, 0)]
     assert not followed.stop(table)
+
+
+@pytest.mark.parametrize("what", ["dimension", "names"])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM])
+def test_what_could_not_be_looked_at_for_lack_of_something_is_looked_at_later(tmp_path, told, monkeypatch, what, error):
+    """Nobody tells of it a second time."""
+    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)
+    table, followed = FakeTable(), following(tmp_path)
+    refusal = OSError(error, os.strerror(error))
+    table.answers[20] = refusal if what == "dimension" else "added"
+    table.names_error = refusal if what == "names" else None
+    told.append(20, "added", 1)
+    for _ in range(3):
+        assert followed.stop(table)
+        assert table.seen == told.sequence
+    table.answers[20], table.names_error = "added", None
+    assert followed.stop(table)
+    n_taken, n_names = len(table.taken), table.n_names
+    assert not followed.stop(table)
+    assert (len(table.taken), table.n_names) == (n_taken, n_names)
+    assert table.taken[:2] == [(20, 1), (20, None)][: 2 if what == "dimension" else 1]
+
+
+def test_what_cannot_be_looked_at_is_not_looked_at_again_and_again(tmp_path, told, monkeypatch):
+    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)
+    table, followed = FakeTable(), following(tmp_path)
+    table.answers[20] = InvalidRegion("there", "magic", "nothing", "something")
+    told.append(20, "changed", 2)
+    assert followed.stop(table)
+    assert not followed.stop(table)
+    assert table.taken == [(20, 2)]
+
+
+@pytest.mark.thread_unsafe(reason="how many descriptors there may be is the process's")
+def test_reader_without_a_descriptor_sees_later_what_it_could_not_see_then(two, monkeypatch):
+    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)
+    one, other, first = two
+    heard = []
+    other.on_change(lambda *what: heard.append(what))
+    assert other.load_context((first, 0)).content == "one"
+    added = one.append_layer(first, spec("two"))
+    second = one.ensure_dimension("second", [spec("three")])
+    with descriptors_left(0):
+        assert other.load_context((first, 0)).content == "one"
+    other.layers()
+    assert other.load_context(added).content == "two"
+    assert other.load_context((second, 0)).content == "three"
+    assert sorted(heard) == [(first, "changed"), (second, "added")]
 
 
 def test_page_is_found_when_it_comes(tmp_path):

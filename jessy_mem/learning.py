@@ -324,9 +324,7 @@ class Learner:
 
     def _is_crystallized(self, dimension: int) -> bool:
         known, place = self._table._known(dimension), self._opener.place_of(dimension)
-        if place.planned or place.named:
-            return False
-        if not is_there(place.path):
+        if place.planned or place.named or not is_there(place.path):
             return False
         if known is None:
             return not is_immutable_file(place.path)

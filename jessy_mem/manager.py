@@ -175,11 +175,9 @@ class MmapManager(RegionTable):
     def reload_many(self, dimension_ids: Iterable[int]) -> list[tuple[int, int]]:
         """Reload several dimensions in one step: no reader sees a new one, and after that an old one.
 
-        Returns (old generation, new generation) of each. All of them or none: errors are those of `reload_dimension`,
-        and LimitExceeded if there is no room for all new generations beside the old ones. Thread-safe; readers wait
-        while they are swapped, not while files are opened.
+        Returns (old generation, new generation) of each. All or none: errors are those of `reload_dimension`, also
+        LimitExceeded for all new ones beside the old ones. Thread-safe; readers wait for the swap, not for the files.
         """
-        self._check_open()
         begin_ticks = now_ticks()
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
         swapping = self._following.swapping(self)

@@ -59,6 +59,12 @@ def told(tmp_path):
     return page
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """What is looked at now and then is looked at whenever somebody comes."""
+    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)  # private: a tenth of a second, each time
+
+
 def following(folder, follows=True) -> Following:
     return Following(ChangePage(folder), follows, threading.RLock())
 
@@ -134,9 +140,8 @@ def test_change_of_the_same_dimension_that_another_told_first_is_looked_at(tmp_p
 
 @pytest.mark.parametrize("what", ["dimension", "names"])
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM])
-def test_what_could_not_be_looked_at_for_lack_of_something_is_looked_at_later(tmp_path, told, monkeypatch, what, error):
+def test_what_could_not_be_looked_at_for_lack_of_something_is_looked_at_later(tmp_path, told, at_once, what, error):
     """Nobody tells of it a second time."""
-    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)
     table, followed = FakeTable(), following(tmp_path)
     refusal = OSError(error, os.strerror(error))
     table.answers[20] = refusal if what == "dimension" else "added"
@@ -153,8 +158,7 @@ def test_what_could_not_be_looked_at_for_lack_of_something_is_looked_at_later(tm
     assert table.taken[:2] == [(20, 1), (20, None)][: 2 if what == "dimension" else 1]
 
 
-def test_what_cannot_be_looked_at_is_not_looked_at_again_and_again(tmp_path, told, monkeypatch):
-    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)
+def test_what_cannot_be_looked_at_is_not_looked_at_again_and_again(tmp_path, told, at_once):
     table, followed = FakeTable(), following(tmp_path)
     table.answers[20] = InvalidRegion("there", "magic", "nothing", "something")
     told.append(20, "changed", 2)
@@ -164,8 +168,7 @@ def test_what_cannot_be_looked_at_is_not_looked_at_again_and_again(tmp_path, tol
 
 
 @pytest.mark.thread_unsafe(reason="how many descriptors there may be is the process's")
-def test_reader_without_a_descriptor_sees_later_what_it_could_not_see_then(two, monkeypatch):
-    monkeypatch.setattr("jessy_mem.following.LOOK_EVERY_S", 0)
+def test_reader_without_a_descriptor_sees_later_what_it_could_not_see_then(two, at_once):
     one, other, first = two
     heard = []
     other.on_change(lambda *what: heard.append(what))

@@ -70,10 +70,12 @@ class Loader:
         self._notices = Notices()
 
     def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
-        """Map a dimension that is not known, from its own file or that at `path`. Under the lock."""
+        """Map a dimension that is not known, from its own file or that at `path`; which may be its own. Under the lock."""
         if dimension in table._regions or dimension in table._evicted:
             raise DimensionAlreadyLoaded(dimension)
-        if path is not None:
+        if path is not None and (
+            self._always_simulates or not _is_own_file(path, table._opener.place_of(dimension).path)
+        ):
             table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
         try:
             region = table._open_region(dimension)
@@ -193,6 +195,13 @@ def _reopened(table: Table, dimension: int, old: MmapRegion | None) -> tuple[int
         return known.generation, table._open_region(dimension, known.source)._in_place_of(old)
     finally:
         old = known = None  # a traceback would go on holding them
+
+
+def _is_own_file(path: str | os.PathLike[str], own: str) -> bool:
+    """Whether `path` is the file of a base folder at `own`, by whatever name: it is there, and without a link in it."""
+    base, folder, name = os.fspath(own).rsplit("/", 2)
+    found = os.path.realpath(os.fsdecode(path))
+    return found == os.path.join(os.path.realpath(base), folder, name) and os.path.exists(found)
 
 
 def _is_same_file(path: str | os.PathLike[str], other: str | None) -> bool:

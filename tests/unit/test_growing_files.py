@@ -390,6 +390,40 @@ def test_what_another_forgot_cannot_be_changed(tmp_path, change, follow, state):
         assert memory.find("Learned") is None
 
 
+@pytest.mark.parametrize("way", ["as it is", "relative", "through a link to the base folder"])
+def test_own_file_that_is_loaded_by_its_path_is_the_own_file(tmp_path, monkeypatch, way):
+    base = tmp_path / "base"
+    with manager(base) as other:
+        dimension = file_of(other, n_layers=1)
+        path = base / f"D{dimension}" / "region.mmap"
+        if way == "relative":
+            monkeypatch.chdir(tmp_path)
+            path = path.relative_to(tmp_path)
+        elif way != "as it is":
+            (tmp_path / "link").symlink_to(base)
+            path = tmp_path / "link" / path.relative_to(base)
+        with manager(base) as memory:
+            memory.load_dimension(dimension, path)
+            assert memory.append_layer(dimension, spec(8)) == (dimension, 1)
+            other.append_layer(dimension, spec(9))
+            assert contents(memory, dimension).keys() == {0, 1, 2}
+            memory.forget(dimension)
+        assert other.find("Learned") is None
+
+
+def test_file_elsewhere_or_behind_a_link_in_the_folder_is_no_own_file(tmp_path):
+    path = jm.RegionBuilder(15, "Elsewhere").add_layer(spec(1)).write(tmp_path / "D15" / "region.mmap")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "D15").symlink_to(tmp_path / "D15")
+    for named in (path, base / "D15" / "region.mmap"):
+        with manager(base) as memory:
+            memory.load_dimension(15, named)
+            with pytest.raises(jm.RegionNotFound, match="only a base folder's own files grow"):
+                memory.append_layer(15, spec(2))
+    assert files_of(tmp_path, 15) == ["region.mmap"]
+
+
 @pytest.mark.parametrize("state", ["mapped", "evicted"])
 def test_what_another_forgot_cannot_be_loaded(tmp_path, state):
     with manager(tmp_path) as other, manager(tmp_path) as memory:

@@ -126,13 +126,13 @@ class MmapManager(RegionTable):
         `exist_ok` one that is loaded is returned as it is, proto-dimensions too: mapped again if it was evicted, and
         from its file if it was simulated and that has appeared. Raises DimensionNotFound, DimensionAlreadyLoaded (with
         `exist_ok` if it is loaded from elsewhere than `path`), LimitExceeded, InvalidRegion, RegionTruncated,
-        ChecksumMismatch, MappingError; then nothing has changed.
+        ChecksumMismatch, MappingError; then nothing has changed. What came from another process is not loaded for that.
         """
         begin_ticks = now_ticks()
         if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
             dimension_id = LayerId.checked((dimension_id, 0)).dimension
-
-        if exist_ok:
+        if exist_ok or dimension_id in self._uptake.came:
+            self._uptake.want(dimension_id)
             return self._loader.ensure(self, dimension_id, path)
         self._uptake.unwanted.discard(dimension_id)
         if dimension_id in self._regions or dimension_id in self._evicted:

@@ -65,11 +65,17 @@ class Uptake:
         end_foreign: Callable[[int], bool],
     ) -> None:
         self.unwanted: set[int] = set()  # unloaded by the user, who does not want them back
+        self.came: set[int] = set()  # known because others learned them, and not loaded by the user yet
         self._base_path = os.fspath(config.base_path)
         self._always_simulates = config.simulation == "always"
         self._catalogue = catalogue
         self._note_file = note_file
         self._end_foreign = end_foreign
+
+    def want(self, dimension: int) -> None:
+        """The user loads a dimension, which is no second time if it came by itself. Needs no lock."""
+        self.unwanted.discard(dimension)
+        self.came.discard(dimension)
 
     def all_dimensions(self, table: Table) -> Iterable[int]:
         """All that are loaded, and all that have a folder."""
@@ -119,12 +125,14 @@ class Uptake:
         is_region = any(stored_names(self._base_path, [place.dimension]))
         if is_region:
             self._catalogue.add(place.dimension, Evicted(_newest(place, generation), 0, "mmap", 0))
+            self.came.add(place.dimension)
         return is_region
 
     def _drop(self, table: Table, place: Place, source: str) -> str | None:
         if place.planned or source != "mmap":  # who planned it will bring it back
             return None
         table._remove(place.dimension)
+        self.came.discard(place.dimension)
         return "removed"
 
 

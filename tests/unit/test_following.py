@@ -138,6 +138,34 @@ def test_change_of_the_same_dimension_that_another_told_first_is_looked_at(tmp_p
     assert not followed.stop(table)
 
 
+@pytest.mark.parametrize("meet", ["not", "find", "refresh", "read"])
+def test_what_another_learned_can_be_loaded_once_whether_it_was_met_before_or_not(two, meet):
+    """How far this process has followed is chance to who calls."""
+    one, other, _ = two
+    second = one.ensure_dimension("second", [spec("two")])
+    if meet == "find":
+        assert other.find("second") == second
+    elif meet == "refresh":
+        assert other.refresh().added == [second]
+    elif meet == "read":
+        assert other[second, 0].text == "two"
+    assert other.load_dimension(second).n_layers == 1
+    with pytest.raises(jm.DimensionAlreadyLoaded):
+        other.load_dimension(second)
+    with pytest.raises(jm.DimensionAlreadyLoaded):
+        one.load_dimension(second)
+
+
+def test_what_another_learned_is_not_loaded_from_elsewhere_as_well(two, tmp_path):
+    one, other, _ = two
+    second = one.ensure_dimension("second", [spec("two")])
+    other.refresh()
+    elsewhere = jm.RegionBuilder(second, "other").add_layer(spec("x")).write(tmp_path / "elsewhere.mmap")
+    with pytest.raises(jm.DimensionAlreadyLoaded):
+        other.load_dimension(second, elsewhere)
+    assert other[second, 0].text == "two"
+
+
 @pytest.mark.parametrize("what", ["dimension", "names"])
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM])
 def test_what_could_not_be_looked_at_for_lack_of_something_is_looked_at_later(tmp_path, told, at_once, what, error):

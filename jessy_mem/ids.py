@@ -202,10 +202,13 @@ class IdRegister(Register):
     def note(self, dimension: int, name: str) -> None:
         """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim.
 
-        Where nobody has begun to ask for names, one that is not known is not told: who asks will find it.
+        Where nobody has begun to ask for names, it is told when somebody does.
         """
         known = self._names.of.get(dimension)
-        if (known is None and not self._is_asked) or known == name:  # nearly always, so no lock is taken
+        if known is None and not self._is_asked:  # mostly
+            self._seen[dimension] = name
+            return
+        if known == name:  # nearly always, so no lock is taken
             return
         name = unicodedata.normalize("NFC", name)
         if not name or known == name:
@@ -276,6 +279,12 @@ class IdRegister(Register):
                 if not self._is_kept(dimension):
                     self._names.remove(dimension)
                     self._unwritten[dimension] = ""
+            seen, self._seen = self._seen, {}
+            renamed = [each for each, name in seen.items() if each in there and self._names.of.get(each) != name]
+            for dimension, name in stored_names(self._base_path, renamed):  # the journal tells an old one
+                if self._names.of.get(dimension) != name:
+                    self._names.put(dimension, name)
+                    self._unwritten[dimension] = name
             self._has_scanned = True
 
     def _holder(self, name: str) -> int | None:

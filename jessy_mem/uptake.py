@@ -122,11 +122,12 @@ class Uptake:
             return "changed"
 
     def _add(self, place: Place, generation: int | None) -> bool:
-        is_region = any(stored_names(self._base_path, [place.dimension]))
-        if is_region:
+        for _, name in stored_names(self._base_path, [place.dimension]):
+            self._catalogue.note_name(place.dimension, name)  # which may be another than the one that is known
             self._catalogue.add(place.dimension, Evicted(_newest(place, generation), 0, "mmap", 0))
             self.came.add(place.dimension)
-        return is_region
+            return True
+        return False
 
     def _drop(self, table: Table, place: Place, source: str) -> str | None:
         if place.planned or source != "mmap":  # who planned it will bring it back

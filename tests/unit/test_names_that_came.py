@@ -71,6 +71,23 @@ def test_name_in_a_file_that_another_tool_wrote_is_the_same_in_each_normal_form(
         assert memory.names() == {"r\u00e9sum\u00e9": 15}
 
 
+@pytest.mark.parametrize("see", ["load_dimension", "load_all", "refresh"])
+def test_new_name_of_a_file_that_was_built_anew_is_known_when_it_was_looked_at(see, base):
+    """The register tells the old one, and a dimension of the new name would be its second."""
+    with manager(base) as memory:
+        assert memory.ensure_dimension("old", [spec()]) == 15
+        assert memory.ensure_dimension("other", [spec()]) == 16
+    build(base, 15, "new")
+    with manager(base) as memory:
+        getattr(memory, see)(*[15] * (see == "load_dimension"))
+        assert (memory.find("new"), memory.find("old")) == (15, None)
+        assert memory.names() == {"new": 15, "other": 16}
+        assert memory.ensure_dimension("new", [spec()]) == 15
+        memory.ensure_dimension("a third", [spec()])
+    with manager(base) as memory:  # for it was told
+        assert memory.names() == {"new": 15, "other": 16, "a third": 17}
+
+
 @pytest.mark.parametrize("dimension", [1000, 1500, 16])
 @pytest.mark.parametrize("come", [import_, build_one, copy])
 @pytest.mark.parametrize("see", ["refresh", "load_all", "load_dimension"])

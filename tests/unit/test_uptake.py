@@ -16,7 +16,10 @@ from jessy_mem.uptake import Uptake
 
 class FakeCatalogue:
     def __init__(self):
-        self.added, self.changed = {}, {}
+        self.added, self.changed, self.names = {}, {}, {}
+
+    def note_name(self, dimension, name):
+        self.names[dimension] = name
 
     def add(self, dimension, evicted):
         self.added[dimension] = evicted
@@ -90,6 +93,7 @@ def test_learned_dimension_that_is_new_is_known_and_mapped_later(here):
     here.world.write(20, generation=3)
     assert here.take_up(20) == "added"
     assert here.catalogue.added == {20: Evicted(3, 0, "mmap", 0)}
+    assert here.catalogue.names == {20: "dimension 20"}
     assert here.take_up(20, 4) == "added"  # as it was told
     assert here.catalogue.added == {20: Evicted(4, 0, "mmap", 0)}
 

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import (
     ConsciousnessError,
@@ -17,6 +18,7 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.evicted import Evicted
+from jessy_mem.layout import delta_file
 from jessy_mem.notices import Notices
 from jessy_mem.opening import Opener, Place
 from jessy_mem.stats import LoadReport
@@ -198,10 +200,15 @@ def _reopened(table: Table, dimension: int, old: MmapRegion | None) -> tuple[int
 
 
 def _is_own_file(path: str | os.PathLike[str], own: str) -> bool:
-    """Whether `path` is the file of a base folder at `own`, by whatever name: it is there, and without a link in it."""
+    """Whether `path` is the file of a base folder at `own`, by whatever name: it is there, and no link is in its stack.
+
+    What is behind a link is followed, if it is named.
+    """
     base, folder, name = os.fspath(own).rsplit("/", 2)
     found = os.path.realpath(os.fsdecode(path))
-    return found == os.path.join(os.path.realpath(base), folder, name) and os.path.exists(found)
+    if found != os.path.join(os.path.realpath(base), folder, name) or not os.path.exists(found):
+        return False
+    return not any(os.path.islink(delta_file(own, each)) for each in delta_generations(own))
 
 
 def _is_same_file(path: str | os.PathLike[str], other: str | None) -> bool:

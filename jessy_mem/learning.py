@@ -122,7 +122,7 @@ class Learner:
         if found is not None and self._is_made(found):
             return found
         changes = numbered(layers)
-        if found is not None and not changes and (self._config.read_only or self._table._known(found) is not None):
+        if found is not None and not changes and (self._config.read_only or self._source_of(found) == "simulated"):
             return found
         self._check_writable()
         name = checked_name(name)
@@ -130,6 +130,8 @@ class Learner:
             dimension, is_new = self._reserved_for_all(name, user)
             place = self._opener.place_of(dimension)
             has_file = has_base(place.path)
+            if not has_file and self._source_of(dimension) == "mmap":
+                self._table._forget(dimension)  # nobody told that its file is gone, or it had another name
             if has_file and self._table._known(dimension) is None:
                 self._table.load_dimension(dimension, exist_ok=True)
             elif not has_file and place.planned and self._config.simulation != "always":
@@ -162,10 +164,10 @@ class Learner:
 
     def _is_made(self, dimension: int) -> bool:
         """Whether a dimension that was found is there, and not simulated; who only reads has it loaded then."""
-        known = self._table._known(dimension)
-        if known is None and self._config.read_only and has_base(self._opener.place_of(dimension).path):
+        known, path = self._table._known(dimension), self._opener.place_of(dimension).path
+        if known is None and self._config.read_only and has_base(path):
             known = self._table.load_dimension(dimension, exist_ok=True)
-        return known is not None and known.source != "simulated"
+        return known is not None and (known.source == "pool" or (known.source == "mmap" and is_there(path)))
 
     def _source_of(self, dimension: int) -> str | None:
         known = self._table._known(dimension)
@@ -309,12 +311,8 @@ class Learner:
     def crystallize_many(self, dimension_ids: Iterable[int] | None) -> list[Path]:
         self._check_writable()
         with self.protos.lock:
-            chosen = (
-                self.protos.unsaved()
-                if dimension_ids is None
-                else [given.dimension_number(each) for each in dimension_ids]
-            )
-            chosen = list(dict.fromkeys(chosen))
+            asked = self.protos.unsaved() if dimension_ids is None else map(given.dimension_number, dimension_ids)
+            chosen = list(dict.fromkeys(asked))
             self.protos.publish(*[each for each in chosen if not self._is_crystallized(each)])
             return [Path(self._opener.place_of(each).path) for each in chosen]
 

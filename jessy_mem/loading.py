@@ -204,7 +204,7 @@ def _is_own_file(path: str | os.PathLike[str], own: str) -> bool:
 
     What is behind a link is followed, if it is named.
     """
-    base, folder, name = os.fspath(own).rsplit("/", 2)
+    base, folder, name = own.rsplit("/", 2)
     found = os.path.realpath(os.fsdecode(path))
     if found != os.path.join(os.path.realpath(base), folder, name) or not os.path.exists(found):
         return False

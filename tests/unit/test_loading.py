@@ -42,7 +42,7 @@ class FakeTable:
         return self._regions.get(dimension) or self._evicted.get(dimension)
 
     def _place_of(self, dimension):
-        return SimpleNamespace(path=self.folder / str(dimension))
+        return SimpleNamespace(path=str(self.folder / str(dimension)))
 
     def _open_region(self, dimension, known_source=None):
         found = self.disk.get(dimension, DimensionNotFound(dimension, "nowhere"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -347,6 +348,28 @@ def test_ensure_that_fails_leaves_no_name(tmp_path, inject):
             memory.ensure_dimension("Humor", [jm.LayerSpec(content=bytes(81 << 20))])
         assert memory.find("Humor") is None
         assert memory.ensure_dimension("Humor", [spec()]) == 17
+
+
+@pytest.mark.parametrize("state", ["mapped", "evicted"])
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("way", ["forgotten", "removed by hand"])
+@pytest.mark.parametrize("follow", ["auto", "never"])
+def test_name_of_what_is_gone_gives_a_dimension_that_can_be_changed(tmp_path, follow, way, layers, state):
+    """All who ask get the same, also who does not know yet that it is gone."""
+    with manager(tmp_path, follow=follow) as memory, manager(tmp_path) as other:
+        first = memory.ensure_dimension("Humor", [spec(1)])
+        if state == "evicted":
+            evict(memory, first)
+        if way == "forgotten":
+            other.ensure_dimension("Humor")
+            other.forget(first)
+        else:
+            shutil.rmtree(tmp_path / f"D{first}")
+        second = memory.ensure_dimension("Humor", [spec(2)] * layers)
+        assert second == (first + 1 if way == "forgotten" else first)
+        assert memory.append_layer(second, spec(3)) == (second, layers)
+        assert memory.ensure_dimension("Humor") == other.ensure_dimension("Humor") == memory.find("Humor") == second
+        assert len(other.layers(second)) == len(memory.layers(second)) == layers + 1
 
 
 @pytest.mark.thread_unsafe(reason="how many descriptors there may be is the process's")

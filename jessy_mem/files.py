@@ -11,7 +11,8 @@ what a crash left.
 
 Writers of one base folder take turns by its lock, and look first at what others wrote. Where locks do nothing, the name
 of a delta is taken exclusively, who comes second looks again, and no base is written anew but by `compact`. A name that
-was merged is free again, so there who published also looks whether that is what is read.
+was merged is free again, so there who published also looks whether that is what is read; and nothing is merged that is
+new: who read the stack before it came may take the name of what was merged, and would lie under the merged file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import builtins
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -42,6 +44,8 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.growth import (
+    MAX_CROWDED,
+    MAX_DELTAS,
     Announce,
     Change,
     Changes,
@@ -64,6 +68,7 @@ __all__ = ["Files", "deltas_of", "has_base"]
 SIMULATED_HINT = "it is simulated, and no file at {} is read that could change"
 logger = logging.getLogger("jessy_mem")
 
+QUIET_NS = 2_000_000_000  # what is older was seen by all who change the dimension now
 N_TRIES = 100  # against others that publish the same generation, where locks do nothing
 
 
@@ -230,7 +235,7 @@ class Files:
         images, generation = region._stack, next_generation(region.generation, place.segment)
         change = packed_delta(region, changes)
         sizes = [image.n_bytes for image in images]
-        n = n_merged(sizes, change.n_bytes, self._ids.excludes)
+        n = n_merged(sizes, change.n_bytes, self._ids.excludes, self._max_deltas(images))
         packed = self._merged(images, n, generation, change) if n else None
         if packed is None:
             n, packed = 0, change
@@ -253,6 +258,13 @@ class Files:
             )
             self._show(dimension, region, n, generation, changes, change, folder)
         self.announce(dimension, "changed", generation)
+
+    def _max_deltas(self, images: Sequence[Image]) -> int:
+        """How many deltas a stack may have before some are merged."""
+        if self._ids.excludes:
+            return MAX_DELTAS
+        newest_ns = max([image.identity[2] for image in images if image.identity is not None], default=0)
+        return MAX_DELTAS if time.time_ns() - newest_ns > QUIET_NS else MAX_CROWDED
 
     def compact(self, dimension: int) -> Path:
         """Write a new base if there are deltas; its path."""

@@ -27,6 +27,8 @@ from jessy_mem.opening import Place, Stack
 from jessy_mem.stats import format_bytes
 
 __all__ = [
+    "MAX_CROWDED",
+    "MAX_DELTAS",
     "Announce",
     "Change",
     "Changes",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 MAX_DELTAS = 16
+MAX_CROWDED = 1024  # the same while others may be changing the dimension, and no lock keeps them out
 MAX_GENERATION = 10**DELTA_DIGITS - 1  # the name of a delta has no digits for more
 
 Changes = Mapping[int, LayerSpec | None]  # layer -> what it becomes; None: it is removed
@@ -80,11 +83,11 @@ class Table(Protocol):
         """Let go of a dimension that was learned, and of all that is remembered of it."""
 
 
-def n_merged(sizes: Sequence[int], change_bytes: int, may_rebase: bool = True) -> int:
+def n_merged(sizes: Sequence[int], change_bytes: int, may_rebase: bool = True, max_deltas: int = MAX_DELTAS) -> int:
     """How many of the newest files of a stack are written anew together with a change; all of them: a new base.
 
     `sizes` are their bytes, that of the base first. Each byte is written some six times while a stack grows from
-    nothing, and no stack has more than MAX_DELTAS deltas.
+    nothing, and no stack has more than `max_deltas` deltas.
 
     >>> n_merged([100, 10, 10], 10), n_merged([100, 60], 50), n_merged([1000] + 16 * [10], 10)
     (0, 2, 16)
@@ -93,7 +96,7 @@ def n_merged(sizes: Sequence[int], change_bytes: int, may_rebase: bool = True) -
     deltas.append(change_bytes)
     if may_rebase and sum(deltas) > base_bytes:
         return len(sizes)
-    if len(deltas) <= MAX_DELTAS:
+    if len(deltas) <= max_deltas:
         return 0
     merged_bytes = change_bytes
     for n in range(1, len(deltas) - 1):

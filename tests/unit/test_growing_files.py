@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from contextlib import ExitStack
 from itertools import accumulate, product
 from unittest import mock
 
@@ -14,7 +16,7 @@ from inside import evict, stack_of
 from world import MIB, World, content_of, evicted_dimensions, manager
 
 import jessy_mem as jm
-from helpers import Layer, extended_file, plain_file, read_region
+from helpers import HUNG_S, Layer, extended_file, plain_file, read_region
 from jessy_mem.durable import unsynced_in
 from jessy_mem.errors import AlreadyPublished
 from jessy_mem.growth import MAX_DELTAS, n_merged
@@ -798,6 +800,57 @@ def test_writers_that_no_lock_keeps_apart_lose_nothing(tmp_path):
                 one.append_layer(dimension, spec(50 + key))
         assert len(contents(one, dimension)) >= 4 + 79
     assert len(reopened(tmp_path, dimension)) == 4 + 80
+
+
+N_SMALL = 2 * MAX_DELTAS - 2  # after which the next change merges again
+
+
+def test_update_that_no_lock_keeps_apart_is_not_merged_away(tmp_path):
+    """One takes the name that others merged meanwhile, while a third merges what it read before."""
+    real, third_waits, late_is_done = os.link, threading.Event(), threading.Event()
+    writers = [manager(tmp_path) for _ in range(3)]
+    with mock.patch("fcntl.flock"), ExitStack() as opened:
+        late, other, third = map(opened.enter_context, writers)
+        dimension = file_of(late, n_bytes=100_000)
+        late.update_layer((dimension, 0), spec(40, 50_000))  # too large to be merged with small ones
+        for memory in (other, third):
+            memory.load_dimension(dimension)
+        merging = threading.Thread(target=third.append_layer, args=(dimension, spec(80, 60_000)))
+
+        def link(*args, **options):
+            if threading.current_thread() is merging:
+                third_waits.set()
+                assert late_is_done.wait(HUNG_S)
+            elif not merging.ident and not is_busy:
+                is_busy.append(True)
+                for key in range(N_SMALL):
+                    other.append_layer(dimension, spec(50 + key))
+                merging.start()
+                assert third_waits.wait(HUNG_S)
+            return real(*args, **options)
+
+        is_busy = []
+        with mock.patch("os.link", link):
+            late.update_layer((dimension, 0), spec(41))
+            late_is_done.set()
+            merging.join(HUNG_S)
+    found = reopened(tmp_path, dimension)
+    assert found[0] == content_of(41, 41)
+    assert len(found) == 4 + N_SMALL + 1
+
+
+def test_what_is_new_is_not_merged_where_no_lock_keeps_others_out(tmp_path):
+    with mock.patch("fcntl.flock"), manager(tmp_path) as memory:
+        dimension = file_of(memory, n_bytes=100_000)
+        for key in range(2 * MAX_DELTAS):
+            memory.append_layer(dimension, spec(key))
+        assert len(files_of(tmp_path, dimension)) == 1 + 2 * MAX_DELTAS
+    for name in files_of(tmp_path, dimension):
+        os.utime(tmp_path / f"D{dimension}" / name, (1000, 1000))
+    with mock.patch("fcntl.flock"), manager(tmp_path) as memory:
+        memory.append_layer(dimension, spec(99))
+        assert len(files_of(tmp_path, dimension)) <= 1 + MAX_DELTAS
+    assert len(reopened(tmp_path, dimension)) == 4 + 2 * MAX_DELTAS + 1
 
 
 def test_writer_that_no_lock_keeps_apart_sees_what_came_before_it_told_of_its_own(tmp_path, inject):

@@ -141,8 +141,7 @@ class Learner:
                 self._begin_proto(dimension, lambda region: changes)
             elif changes and source != "pool" and (not has_file or source == "simulated"):
                 try:
-                    self.files.current(dimension)  # which says why it cannot be changed, as to who appends
-                    self.files.begin(dimension, changes, name)
+                    self.files.begin_unless_begun(dimension, changes, name)
                 except BaseException:
                     if is_new and not has_base(place.path):
                         self._release(dimension)

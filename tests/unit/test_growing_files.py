@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate, product
 from unittest import mock
 
@@ -837,6 +837,44 @@ def test_update_that_no_lock_keeps_apart_is_not_merged_away(tmp_path):
     found = reopened(tmp_path, dimension)
     assert found[0] == content_of(41, 41)
     assert len(found) == 4 + N_SMALL + 1
+
+
+@contextmanager
+def meanwhile(deed, when):
+    """Another does `deed` once, right before or after a file gets its name."""
+    real, is_done = os.link, []
+
+    def link(*args, **options):
+        first, is_done[:] = not is_done, [True]
+        if first and when == "before":
+            deed()
+        real(*args, **options)
+        if first and when == "after":
+            deed()
+
+    with mock.patch("os.link", link):
+        yield
+    assert is_done
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", ["append", "extend", "update", "remove"])
+def test_change_to_what_is_forgotten_meanwhile_says_so_where_no_lock_keeps_others_out(tmp_path, change, when):
+    with mock.patch("fcntl.flock"), manager(tmp_path) as one, manager(tmp_path) as other:
+        dimension = file_of(one)
+        other.load_dimension(dimension)
+        with meanwhile(lambda: other.forget(dimension), when), pytest.raises(jm.RegionNotFound):
+            CHANGES[change](one, dimension)
+        assert one.find("Learned") is None
+    assert not (tmp_path / f"D{dimension}" / "region.mmap").exists()
+
+
+def test_all_who_ask_for_a_name_get_the_same_where_no_lock_keeps_others_out(tmp_path):
+    with mock.patch("fcntl.flock"), manager(tmp_path) as one, manager(tmp_path) as other:
+        with meanwhile(lambda: other.ensure_dimension("Learned", [spec(1)]), "before"):
+            dimension = one.ensure_dimension("Learned", [spec(2)])
+        assert dimension == other.find("Learned")
+        assert contents(one, dimension) == contents(other, dimension) == {0: content_of(1, 1)}
 
 
 def test_what_is_new_is_not_merged_where_no_lock_keeps_others_out(tmp_path):

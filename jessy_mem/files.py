@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from jessy_mem._core.folder import delta_generations, is_there
 from jessy_mem._core.image import Image
 from jessy_mem._core.packing import PackedRegion
 from jessy_mem._core.region import MmapRegion, make_region
@@ -50,6 +49,8 @@ from jessy_mem.growth import (
     Change,
     Changes,
     Table,
+    deltas_of,
+    has_base,
     merged,
     n_merged,
     next_generation,
@@ -63,7 +64,7 @@ from jessy_mem.opening import Opener
 from jessy_mem.publish import Buffer, NewFile, remove, replace
 from jessy_mem.unlinked import Unlinked
 
-__all__ = ["Files", "deltas_of", "has_base"]
+__all__ = ["Files"]
 
 SIMULATED_HINT = "it is simulated, and no file at {} is read that could change"
 logger = logging.getLogger("jessy_mem")
@@ -439,16 +440,6 @@ class Files:
             done = done and exchange(dimension, region, None)
         if not done:  # another thread has loaded it anew meanwhile
             self.table._refresh_dimension(dimension)
-
-
-def has_base(path: str) -> bool:
-    """Whether a dimension has its file; one that a power cut tore before it was announced is none."""
-    return is_there(path) and not is_torn(path)
-
-
-def deltas_of(path: str, newest: int | None = None) -> list[str]:
-    """The deltas beside the file of a dimension, oldest first; with `newest` those of no later generation."""
-    return [delta_file(path, each) for each in delta_generations(path) if newest is None or each <= newest]
 
 
 def _folder_of(base: str) -> Descriptor:

@@ -14,15 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from jessy_mem._core.budget import Charge
+from jessy_mem._core.folder import delta_generations, is_there
 from jessy_mem._core.image import Image
 from jessy_mem._core.merge import merge_images
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem._core.pool import Block
 from jessy_mem._core.region import MmapRegion
+from jessy_mem._core.stack import is_torn
 from jessy_mem.builder import LayerSpec, now_ns
 from jessy_mem.errors import LimitExceeded
 from jessy_mem.evicted import Evicted
-from jessy_mem.layout import DELTA_DIGITS
+from jessy_mem.layout import DELTA_DIGITS, delta_file
 from jessy_mem.opening import Place, Stack
 from jessy_mem.stats import format_bytes
 
@@ -33,6 +35,8 @@ __all__ = [
     "Change",
     "Changes",
     "Table",
+    "deltas_of",
+    "has_base",
     "merged",
     "n_merged",
     "next_generation",
@@ -136,3 +140,13 @@ def room_for(place: Place, total_bytes: int, n_bytes: int) -> None:
     if n_bytes > limit_bytes:
         hint = f"one dimension may have {format_bytes(limit_bytes)}"
         raise LimitExceeded(0, limit_bytes, n_bytes, place.segment, hint=hint)
+
+
+def has_base(path: str) -> bool:
+    """Whether a dimension has its file; one that a power cut tore before it was announced is none."""
+    return is_there(path) and not is_torn(path)
+
+
+def deltas_of(path: str, newest: int | None = None) -> list[str]:
+    """The deltas beside the file of a dimension, oldest first; with `newest` those of no later generation."""
+    return [delta_file(path, each) for each in delta_generations(path) if newest is None or each <= newest]

@@ -35,8 +35,8 @@ from jessy_mem.errors import (
     RegionNotFound,
     UnsavedLearning,
 )
-from jessy_mem.files import Files, deltas_of, has_base
-from jessy_mem.growth import Announce, Change, Changes, Table, packed_base
+from jessy_mem.files import Files
+from jessy_mem.growth import Announce, Change, Changes, Table, deltas_of, has_base, packed_base
 from jessy_mem.ids import IdRegister, Reservation
 from jessy_mem.layout import MAX_DIMENSION, MAX_LAYER, LayerId, MemoryLayout
 from jessy_mem.names import checked_name

@@ -72,7 +72,7 @@ class Loader:
         self._notices = Notices()
 
     def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
-        """Map a dimension that is not known, from its own file or that at `path`; which may be its own. Under the lock."""
+        """Map a dimension that is not known, from its own file or that at `path`, which may be it. Under the lock."""
         if dimension in table._regions or dimension in table._evicted:
             raise DimensionAlreadyLoaded(dimension)
         if path is not None and (

@@ -123,10 +123,10 @@ class MmapManager(RegionTable):
         """Map the region file of a dimension: ``BASE/Dnn/region.mmap``, or `path`.
 
         A missing file is simulated, with a warning, if the configuration allows it; never one that `path` names. With
-        `exist_ok` one that is loaded is returned as it is, proto-dimensions too: mapped again if it was evicted, and
-        from its file if it was simulated and that has appeared. Raises DimensionNotFound, DimensionAlreadyLoaded (with
-        `exist_ok` if it is loaded from elsewhere than `path`), LimitExceeded, InvalidRegion, RegionTruncated,
-        ChecksumMismatch, MappingError; then nothing has changed. What came from another process is not loaded for that.
+        `exist_ok` one that is loaded is returned as it is, proto-dimensions too: mapped again if it was evicted, from
+        its file if it was simulated and that has appeared. What came from another process is not loaded for that. Raises
+        DimensionNotFound, DimensionAlreadyLoaded (with `exist_ok` if from elsewhere than `path`), LimitExceeded,
+        InvalidRegion, RegionTruncated, ChecksumMismatch, MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()
         if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
@@ -684,8 +684,6 @@ class MmapManager(RegionTable):
 
 
 Mapping.register(MmapManager)
-
-
 own_method(MmapManager, LayerRegistry, "access_layer")
 own_method(MmapManager, BlockLender, "allocate")
 own_method(MmapManager, BlockLender, "deallocate")

@@ -75,9 +75,7 @@ class Loader:
         """Map a dimension that is not known, from its own file or that at `path`, which may be it. Under the lock."""
         if dimension in table._regions or dimension in table._evicted:
             raise DimensionAlreadyLoaded(dimension)
-        if path is not None and (
-            self._always_simulates or not _is_own_file(path, table._opener.place_of(dimension).path)
-        ):
+        if path is not None and (self._always_simulates or not _is_own_file(path, table._place_of(dimension).path)):
             table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
         try:
             region = table._open_region(dimension)

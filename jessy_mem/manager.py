@@ -124,8 +124,8 @@ class MmapManager(RegionTable):
 
         A missing file is simulated, with a warning, if the configuration allows it; never one that `path` names. With
         `exist_ok` one that is loaded is returned as it is, proto-dimensions too: mapped again if it was evicted, from
-        its file if it was simulated and that has appeared. What came from another process is not loaded for that. Raises
-        DimensionNotFound, DimensionAlreadyLoaded (with `exist_ok` if from elsewhere than `path`), LimitExceeded,
+        its file if it was simulated and that has appeared. What came from another process is not loaded for that.
+        Raises DimensionNotFound, DimensionAlreadyLoaded (with `exist_ok` if from elsewhere than `path`), LimitExceeded,
         InvalidRegion, RegionTruncated, ChecksumMismatch, MappingError; then nothing has changed.
         """
         begin_ticks = now_ticks()

@@ -206,7 +206,7 @@ class IdRegister(Register):
         """
         known = self._names.of.get(dimension)
         if known is None and not self._is_asked:  # mostly
-            self._seen[dimension] = name
+            self._seen.add(dimension)
             return
         if known == name:  # nearly always, so no lock is taken
             return
@@ -272,6 +272,7 @@ class IdRegister(Register):
                 there = set(dimensions_of(os.listdir(self._base_path)))
             except FileNotFoundError:  # the folder is not made yet
                 return
+            told = sorted(self._seen & there & self._names.of.keys())
             for dimension, name in stored_names(self._base_path, sorted(there - self._names.of.keys())):
                 self._names.put(dimension, name)
                 self._unwritten[dimension] = name
@@ -279,12 +280,11 @@ class IdRegister(Register):
                 if not self._is_kept(dimension):
                     self._names.remove(dimension)
                     self._unwritten[dimension] = ""
-            seen, self._seen = self._seen, {}
-            renamed = [each for each, name in seen.items() if each in there and self._names.of.get(each) != name]
-            for dimension, name in stored_names(self._base_path, renamed):  # the journal tells an old one
-                if self._names.of.get(dimension) != name:
+            for dimension, name in stored_names(self._base_path, told):
+                if self._names.of.get(dimension) != name:  # the journal tells an old one
                     self._names.put(dimension, name)
                     self._unwritten[dimension] = name
+            self._seen.clear()
             self._has_scanned = True
 
     def _holder(self, name: str) -> int | None:

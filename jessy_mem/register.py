@@ -68,7 +68,7 @@ class Register(Lock):
         self._floor: dict[int, int] = {}  # the same, of what else this process knows
         self._unsure: set[int] = set()  # dimensions whose name may be free: of who may have ended, or told it late
         self._unwritten: dict[int, str] = {}  # what the journal does not tell: names of files; "": it has none any more
-        self._seen: dict[int, str] = {}  # names in files that were looked at before anybody asked for names
+        self._seen: set[int] = set()  # of whom the file was looked at before anybody asked for names
         self._own_line = b""  # the first line, as this process wrote it last
         self._numbers = count()
         self._mutex = threading.RLock()

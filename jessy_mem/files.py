@@ -195,7 +195,7 @@ class Files:
                 known = self.table._known(dimension)
             region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
         if region is None:
-            self.tell_gone(dimension)
+            self._tell_gone(dimension)
             raise RegionNotFound(dimension, f"it was forgotten, or removed: there is no file at {place.path} any more")
         if region.immutable:
             raise ImmutableDimension(dimension)
@@ -204,7 +204,7 @@ class Files:
         self._sweep(dimension, region)
         return region
 
-    def tell_gone(self, dimension: int) -> None:
+    def _tell_gone(self, dimension: int) -> None:
         """Let all know that a file is gone, whose remover was killed before that. Under the folder's lock."""
         self.table._forget(dimension)
         if not self._ids.is_empty(dimension):

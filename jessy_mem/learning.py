@@ -380,9 +380,6 @@ class Learner:
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}")
         if known.immutable if isinstance(known, MmapRegion) else is_immutable_file(place.path):
             raise ImmutableDimension(dimension, "forgetting it")
-        if known is not None and known.source == "mmap" and not is_seen and not deltas_of(place.path):
-            self.files.tell_gone(dimension)
-            raise RegionNotFound(dimension, f"it was forgotten, or removed: there is no file at {place.path} any more")
         if known is not None and known.source == "pool" and not self.protos.is_own_file(dimension):
             return None  # what is in the place of its file is another's
         return place.path

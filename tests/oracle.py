@@ -403,7 +403,7 @@ class Oracle:
             self.publish(dimension)
             self.settle()
             return None
-        if self.source_of(dimension) is not None and dimension > 14:
+        if self.source_of(dimension) is not None and dimension > 14 and dimension in self.files:
             self.settle()  # as each call that learns; it is a file already
             return None
         return jm.ImmutableDimension if self.is_immutable(dimension) else jm.RegionNotFound

@@ -14,6 +14,7 @@ from jessy_mem.errors import (
     ConsciousnessError,
     DimensionAlreadyLoaded,
     DimensionNotFound,
+    LimitExceeded,
     ManagerClosed,
     RegionNotFound,
 )
@@ -173,7 +174,10 @@ class Loader:
         new: list[tuple[int, MmapRegion]] = []
         try:
             for dimension, region in zip(dimensions, old, strict=True):
-                new.append(_reopened(table, dimension, region))
+                try:
+                    new.append(_reopened(table, dimension, region))
+                except LimitExceeded as error:
+                    raise _of_all(error, table, dimensions, [each for _, each in new]) from None
             with swapping:
                 for dimension, (_, region) in zip(dimensions, new, strict=True):
                     table._install(dimension, region)
@@ -195,6 +199,26 @@ def _reopened(table: Table, dimension: int, old: MmapRegion | None) -> tuple[int
         return known.generation, table._open_region(dimension, known.source)._in_place_of(old)
     finally:
         old = known = None  # a traceback would go on holding them
+
+
+def _of_all(
+    refusal: LimitExceeded, table: Table, dimensions: Iterable[int], new: Iterable[MmapRegion]
+) -> LimitExceeded:
+    """`refusal` of one more beside `new`, whose charge goes with it: as if all of them had been asked for at once.
+
+    Else what they give back looks as if others had made room, and the change is tried again for ever.
+    """
+    if refusal.requested_bytes > refusal.limit_bytes:  # of its slot, or of an empty segment
+        return refusal
+    with_it = [
+        region.size
+        for dimension, region in zip(dimensions, new, strict=False)
+        if refusal.segment in ("total", table._place_of(dimension).segment)
+    ]
+    return LimitExceeded(
+        refusal.current_bytes - sum(with_it), refusal.limit_bytes, refusal.requested_bytes + sum(with_it),
+        refusal.segment, refusal.holders, refusal.hint,
+    )  # fmt: skip
 
 
 def _is_own_file(path: str | os.PathLike[str], own: str) -> bool:

@@ -14,6 +14,7 @@ import threading
 import warnings
 import weakref
 from decimal import Decimal
+from itertools import count
 
 import numpy as np
 import pytest
@@ -1499,6 +1500,33 @@ def test_what_is_no_callback(memory, callback):
         memory.on_pressure(callback)
 
 
+@pytest.mark.parametrize(("total_mb", "segment"), [(5.5, "total"), (280, "user")])
+def test_reload_of_many_that_do_not_fit_beside_the_old_ones_is_refused_as_a_whole(world, total_mb, segment):
+    """What the refused call had charged and gives back is no room that others made: it was tried again for ever."""
+    ids = [1000, 1001, 1002] if segment == "total" else [1000, 1001]
+    n_mb = 1 if segment == "total" else 10
+    for dimension in ids:
+        world.write(dimension, n_layers=1, n_bytes=n_mb * MIB)
+    with manager(world, total_mb) as memory:
+        sizes = [memory.load_dimension(dimension).size for dimension in ids]
+        relieve, n_asked = memory._relieve, count(1)
+
+        def asked(*refused):
+            assert next(n_asked) < 4
+            return relieve(*refused)
+
+        memory._relieve = asked
+        n_fit = 2 if segment == "total" else 1
+        with pytest.raises(jm.LimitExceeded) as caught:
+            memory.reload_many(ids)
+        error = caught.value
+        assert (error.current_bytes, error.requested_bytes) == (sum(sizes), sum(sizes[: n_fit + 1]))
+        assert error.segment == segment
+        del caught, error
+        assert memory.get_stats().total_allocated_bytes == sum(sizes)
+        assert memory.reload_many(ids[:1]) == [(1, 1)]
+
+
 # The end -----------------------------------------------------------------------------------------------------------
 
 
@@ -1510,6 +1538,21 @@ def test_after_close_every_method_says_so(memory, method):
     raises(jm.ManagerClosed, "closed", ALL_METHODS[method], memory)
     raises(jm.ManagerClosed, "closed", memory.deallocate, block)
     raises(ValueError, "closed", ALL_METHODS[method], memory)
+
+
+@pytest.mark.parametrize("method", ["access_many", "read_many", "load_contexts", "keys", "values", "items", "layers"])
+def test_a_snapshot_that_has_ended_says_so_of_nothing_too(memory, method):
+    with memory.snapshot() as then:
+        pass
+    arguments = [[]] if method.endswith(("many", "contexts")) else []
+    raises(jm.ManagerClosed, "snapshot", getattr(then, method), *arguments)
+
+
+def test_a_manager_is_made_once(memory):
+    learned = memory.create_proto_dimension("Humor", [jm.LayerSpec(text="a joke")])
+    with pytest.raises(TypeError, match="initialised once"):
+        memory.__init__(simulation="never")
+    assert memory[learned, 0].text == "a joke"
 
 
 @pytest.mark.parametrize("method", ["access_many", "load_contexts", "read_many", "reload_many", "crystallize_many"])

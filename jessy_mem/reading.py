@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,8 @@ def _room_in(out: Any, n_bytes: int) -> NDArray[np.uint8]:
         view = memoryview(out)
         if view.readonly:
             raise TypeError("it cannot be written")
+        if "O" in re.sub(":[^:]*:", "", view.format):  # which colons enclose are names of fields
+            raise TypeError("it holds objects, and not bytes")
         data = numpy.frombuffer(view.cast("B"), numpy.uint8) if view.nbytes else numpy.empty(0, numpy.uint8)
     except TypeError as error:
         raise TypeError(f"out: {type(out).__name__} is no writable buffer, all in one piece: {error}") from None

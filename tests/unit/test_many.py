@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 
@@ -188,6 +189,23 @@ def test_out_that_is_too_small_stays_as_it_is(memory):
 def test_out_that_is_no_writable_buffer_is_a_type_error(memory, out):
     with pytest.raises(TypeError, match="out"):
         memory.read_many([(15, 0)], out=out)
+
+
+OF_OBJECTS = np.dtype([("n", np.int32), ("it", object)])
+
+
+@pytest.mark.parametrize("out", [np.full(64, None), np.zeros(9, OF_OBJECTS), (ctypes.py_object * 9)()])
+def test_out_of_objects_is_a_type_error_and_keeps_them(memory, out):
+    """Bytes in the place of references end the process when the array goes."""
+    before = bytes(memoryview(out))
+    with pytest.raises(TypeError, match="objects"):
+        memory.read_many([(15, 0)], out=out)
+    assert bytes(memoryview(out)) == before
+
+
+def test_out_may_have_fields_of_any_name(memory):
+    out = np.zeros(64, np.dtype([("O", np.int16), ("xOx", np.uint8)]))
+    assert memory.read_many([(15, 0)], out=out).data.tobytes() == LAYERS[0] == out.tobytes()[: len(LAYERS[0])]
 
 
 @pytest.mark.parametrize("threads", [0, -1, 65, 1.5, "2"])

@@ -54,9 +54,10 @@ cdef class LayerView:
     unloading, reloading, eviction and closing wait for nobody and take nothing away. All methods are thread-safe.
     Obtained from ``access_layer`` or ``MmapRegion.layer``.
 
-    A view is a key by what it shows: two views are equal if they show one layer as it is in one file, and hashing one
-    reads no page. ``==`` with bytes, or another buffer of bytes, compares the content, as a memoryview does; so bytes
-    that equal a view have another hash: to find content in a set or dict, put ``bytes(view)`` there.
+    A view is a key by what it shows: two views are equal if they show one layer as it is in one file, also when that
+    was mapped again, and hashing one reads no page. ``==`` with bytes, or another buffer of bytes, compares the
+    content, as a memoryview does; so bytes that equal a view have another hash: to find content in a set or dict, put
+    ``bytes(view)`` there.
 
     Attributes: `id` (LayerId), `depth`, `frequency` (Hz), `keywords` (tuple of str), `source` ("mmap", "simulated", or
     "pool": a proto-dimension's layer or a decompressed one), `n_bytes`, `text`; `attributes`, `created_ns`, `n_tokens`.
@@ -231,7 +232,9 @@ cdef class LayerView:
         return byte
 
     cdef bint is_like(self, LayerView other):
-        return self.image is not None and self.image is other.image and self.entry == other.entry
+        if self.image is None or other.image is None or self.entry != other.entry:
+            return False
+        return self.image is other.image or is_same_file(self.image, other.image, self.entry)
 
     def __eq__(self, other):
         if isinstance(other, LayerView):
@@ -243,7 +246,9 @@ cdef class LayerView:
     def __hash__(self):
         if self.image is None:
             return object.__hash__(self)
-        return <Py_hash_t> (<uintptr_t> <void *> self.image // sizeof(void *) + self.entry)
+        if self.image.identity is None:
+            return <Py_hash_t> (<uintptr_t> <void *> self.image // sizeof(void *) + self.entry)
+        return hash((self.image.identity, self.entry))
 
     def _reference(self):
         """(path of its file, dimension, layer, generation), which pickling.py finds it by; None if it has no file."""
@@ -262,6 +267,18 @@ cdef class LayerView:
 
     def _repr_html_(self):
         return imported("jessy_mem.notebook").view(self)
+
+
+cdef bint is_same_file(Image image, Image other, uint32_t i):
+    """Whether both map one file, unchanged between, and with the same layer there: an inode may be given again."""
+    return (
+        image.identity is not None
+        and image.identity == other.identity
+        and image.generation == other.generation
+        and i < other.n_layers
+        and image.layers[i].layer == other.layers[i].layer
+        and image.layers[i].xxh3 == other.layers[i].xxh3
+    )
 
 
 cdef inline bint keeps_no_text(LayerView view) noexcept:

@@ -1325,6 +1325,31 @@ def test_view_is_a_key_by_what_it_shows(region_file):
         assert hash(one) == hash(region.layer(0))
 
 
+def test_view_is_the_same_key_when_its_file_is_mapped_again(region_file, tmp_path):
+    content = extended_file((Layer(0, b"same"), Layer(1, b"same")))
+    path = region_file(content)
+    with MmapRegion(3, path) as region, MmapRegion(3, path, guard="copy") as again:
+        view = region.layer(0)
+        assert view == again.layer(0) is not view
+        assert {view: "kept"}[again.layer(0)] == "kept"
+        assert view != again.layer(1)
+        (tmp_path / "other").write_bytes(content)
+        os.utime(tmp_path / "other", ns=(0, os.stat(path).st_mtime_ns))
+        with MmapRegion(3, tmp_path / "other") as other:
+            assert view != other.layer(0)
+
+
+def test_view_of_another_content_is_another_key_under_the_same_inode_and_age(region_file):
+    """As where a file is written anew in place, or an inode is given again, within one tick of the file system."""
+    path = region_file(extended_file((Layer(0, b"then"),)))
+    age_ns = os.stat(path).st_mtime_ns
+    with MmapRegion(3, path, guard="copy") as region:
+        path.write_bytes(extended_file((Layer(0, b"now!"),)))
+        os.utime(path, ns=(age_ns, age_ns))
+        with MmapRegion(3, path, guard="copy") as again:
+            assert region.layer(0) != again.layer(0)
+
+
 def test_weak_references_let_views_and_regions_go(region_file):
     region = MmapRegion(3, region_file(extended_file()))
     cache = weakref.WeakValueDictionary({"region": region, "view": region.layer(0)})

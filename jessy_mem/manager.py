@@ -92,6 +92,8 @@ class MmapManager(RegionTable):
         config: MemoryConfig | None = None,
         **overrides: Unpack[MemoryOptions],
     ) -> None:
+        if self.number:
+            raise TypeError("a MmapManager is initialised once")
         made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
         made = made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb)
         check_base_folder(made.base_path)
@@ -285,8 +287,9 @@ class MmapManager(RegionTable):
         Gives an object that reads like the manager; what this thread (or task of asyncio) reads of the manager itself
         inside the block (layers, contexts, the Mapping) comes from it, too. Others read what is new. All else that is
         asked of the manager is of now, whoever asks: `find`, `names`, `user_dimensions`, `region`, `address_of`,
-        `resolve`. What was mapped stays mapped, charged and not evicted meanwhile. Snapshots may be nested: the inner
-        one is of its own beginning. Thread-safe.
+        `resolve`. What was mapped stays mapped, charged and not evicted meanwhile, and so does what is read in it:
+        LimitExceeded if that is more than fits at once. Snapshots may be nested: the inner one is of its own beginning.
+        Thread-safe.
 
         >>> from jessy_mem import MmapManager
         >>> with MmapManager(simulation="never") as memory, memory.snapshot() as then:

@@ -36,9 +36,9 @@ class Snapshot(LayerRegistry):
     """What is loaded at the moment when ``memory.snapshot()`` is entered, and can be read until it is left.
 
     Reads like the manager: `access_layer`, `load_context`, `load_contexts`, `read_many`, `layers`, and as a read-only
-    Mapping. Holds what was mapped, so that is charged and not evicted meanwhile; views outlive it. What was evicted
-    when it began, and has changed by the time it is read, is LayerNotFound, which says so. After the end ManagerClosed.
-    Thread-safe: other threads may read in it, too.
+    Mapping. Holds what was mapped, and what is read in it, so that is charged and not evicted meanwhile (LimitExceeded
+    if more is read than fits at once); views outlive it. What was evicted when it began, and has changed by the time it
+    is read, is LayerNotFound, which says so. After the end ManagerClosed. Thread-safe: others may read in it, too.
     """
 
     def __init__(self, table: RegionTable) -> None:
@@ -65,6 +65,9 @@ class Snapshot(LayerRegistry):
             self._evicted.clear()
 
     def _check_open(self) -> None:
+        self._open_table()
+
+    def _pass_gate(self) -> None:
         self._open_table()
 
     def _open_table(self) -> RegionTable:

@@ -120,7 +120,10 @@ cdef class Reader:
 
     def access_many(self, layer_ids, /):
         """The views of many layers, in their order: what `access_layer` returns for each, in one call."""
-        return [self.read(layer_id) for layer_id in layer_ids]
+        found = [self.read(layer_id) for layer_id in layer_ids]
+        if not found:
+            self.opened()._pass_gate()  # who is closed says so, of nothing too
+        return found
 
     def read_many(self, layer_ids, *, out=None, threads=None):
         """What `MmapManager.read_many` returns, which makes no views; raises the same."""

@@ -118,14 +118,17 @@ cdef class LayerRegistry:
 
     def keys(self):
         """The LayerIds, as a view of what is loaded now."""
+        self._pass_gate()  # who is closed says so
         return KeysView(self)
 
     def values(self):
         """The LayerViews, as a view of what is loaded now; each is read as it is come to."""
+        self._pass_gate()  # who is closed says so
         return ValuesView(self)
 
     def items(self):
         """Pairs of LayerId and LayerView, as a view of what is loaded now; each is read as it is come to."""
+        self._pass_gate()  # who is closed says so
         return ItemsView(self)
 
     cdef LayerView read(self, layer_id):

@@ -212,6 +212,9 @@ def test_what_is_not_in_it_is_a_key_error_that_reads_well(memory):
         memory[15, 0] = b""
 
 
+VIEWS = [operator.methodcaller(each) for each in ("keys", "values", "items")]
+
+
 def test_it_is_true_as_long_as_it_is_open_and_equal_to_itself(world, tmp_path):
     empty = manager(tmp_path / "empty")
     assert (len(empty), [*empty], bool(empty)) == (0, [], True)
@@ -220,7 +223,7 @@ def test_it_is_true_as_long_as_it_is_open_and_equal_to_itself(world, tmp_path):
     assert hash(empty)
     empty.close()
     assert not empty
-    for use in (len, list, operator.methodcaller("get", (1, 0)), lambda memory: (1, 0) in memory):
+    for use in (len, list, operator.methodcaller("get", (1, 0)), lambda memory: (1, 0) in memory, *VIEWS):
         with pytest.raises(jm.ManagerClosed):
             use(empty)
     with pytest.raises(jm.ManagerClosed):

@@ -126,7 +126,9 @@ def test_closed(memory):
     reader.close()
     reader.close()
     assert repr(reader) == "<Reader closed>"
-    for call in (lambda: reader[1, 0], reader.layers, reader.__enter__, lambda: reader.read_many([(1, 0)])):
+    of_nothing = (lambda: reader.access_many([]), lambda: reader.read_many([]))
+    of_one = (lambda: reader[1, 0], lambda: reader.read_many([(1, 0)]))
+    for call in (*of_one, *of_nothing, reader.layers, reader.__enter__):
         with pytest.raises(jm.ManagerClosed):
             call()
     assert bytes(view) == content_of(1, 0)
@@ -136,7 +138,8 @@ def test_of_a_closed_manager(memory):
     reader = memory.reader()
     view = reader[1, 0]
     memory.close()
-    for call in (lambda: reader[1, 0], lambda: reader[1, 1], reader.layers, memory.reader):
+    of_nothing = (lambda: reader.access_many([]), lambda: reader.read_many([]))
+    for call in (lambda: reader[1, 0], lambda: reader[1, 1], reader.layers, memory.reader, *of_nothing):
         with pytest.raises(jm.ManagerClosed):
             call()
     assert bytes(view) == content_of(1, 0)

@@ -1,6 +1,7 @@
 """Cooling: pages of mapped files go back to the system while everything stays mapped, and views stay what they are.
 
-Only pages that are a file's go, for a file has them still: never what was copied, simulated, learned or allocated.
+Only pages that are a file's go, for a file has them still: never what a lease copied, or was simulated, learned or
+allocated. A sealed copy is a file in memory: its pages leave this process, and the system has them as before.
 """
 
 from __future__ import annotations

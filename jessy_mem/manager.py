@@ -536,8 +536,9 @@ class MmapManager(RegionTable):
 
         The page cache keeps the pages, so the next read of one gets it back without reading the disk. It ends when no
         more than `keep_bytes` are left in this process. All stays mapped and charged; what is in memory for lack of a
-        file (blocks, simulations, copies) stays. Returns the bytes that went; texts that were kept (`text_cache_mb`) go
-        beside that. ValueError. Thread-safe; nobody waits.
+        file (blocks, simulations, copies that a lease made) stays. Sealed copies (``guard="copy"``, immutable ones)
+        leave this process and stay in the system's memory. Returns the bytes that went; texts that were kept
+        (`text_cache_mb`) go beside that. ValueError. Thread-safe; nobody waits.
         """
         return give_back(self, keep_bytes, to_system=False)
 

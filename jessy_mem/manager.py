@@ -287,9 +287,8 @@ class MmapManager(RegionTable):
         Gives an object that reads like the manager; what this thread (or task of asyncio) reads of the manager itself
         inside the block (layers, contexts, the Mapping) comes from it, too. Others read what is new. All else that is
         asked of the manager is of now, whoever asks: `find`, `names`, `user_dimensions`, `region`, `address_of`,
-        `resolve`. What was mapped stays mapped, charged and not evicted meanwhile, and so does what is read in it:
-        LimitExceeded if that is more than fits at once. Snapshots may be nested: the inner one is of its own beginning.
-        Thread-safe.
+        `resolve`. What was mapped, or is read in it, stays mapped, charged and not evicted meanwhile: LimitExceeded if
+        that is too much. Snapshots may be nested: the inner one is of its own beginning. Thread-safe.
 
         >>> from jessy_mem import MmapManager
         >>> with MmapManager(simulation="never") as memory, memory.snapshot() as then:
@@ -460,8 +459,7 @@ class MmapManager(RegionTable):
         A reader gets the layer from the pool or from the file, never a part. On any failure (RegionNotFound,
         ImmutableDimension, MappingError, ReadOnly) the proto-dimension is still there, whole, and nothing is left of
         the file. A file that another wrote in its place is not overwritten: AlreadyPublished, and `close` saves it
-        under the next id. One that is crystallized already is left as it is. Blocks go with their last view.
-        Thread-safe.
+        under the next id. A crystallized one is left as it is. Blocks go with their last view. Thread-safe.
         """
         return self._settled(self._learner.crystallize(dimension_id))
 
@@ -536,9 +534,8 @@ class MmapManager(RegionTable):
 
         The page cache keeps the pages, so the next read of one gets it back without reading the disk. It ends when no
         more than `keep_bytes` are left in this process. All stays mapped and charged; what is in memory for lack of a
-        file (blocks, simulations, copies that a lease made) stays. Sealed copies (``guard="copy"``, immutable ones)
-        leave this process and stay in the system's memory. Returns the bytes that went; texts that were kept
-        (`text_cache_mb`) go beside that. ValueError. Thread-safe; nobody waits.
+        file (blocks, simulations, copies of leases) stays, and sealed copies leave this process only. Returns the bytes
+        that went; texts that were kept (`text_cache_mb`) go beside that. ValueError. Thread-safe; nobody waits.
         """
         return give_back(self, keep_bytes, to_system=False)
 

@@ -2,9 +2,8 @@
 
 HAZARD: this is called from every thread, millions of times a second, while dimensions come and go. A hit takes one
 search in a flat table, the shelf, and returns an object that exists; it takes no lock, allocates nothing, and writes
-only to counters of its own thread. What is not on the shelf, or was not read since eviction last asked, is read in
-another way, and is on the shelf then. A generation is replaced by one assignment to `_regions`, so a reader finds the
-old region or the new one, whole.
+only to counters of its own thread. What is not on the shelf, or was not read since eviction last asked, is found and
+put there. A generation is replaced by one assignment to `_regions`, so readers find the old region or the new, whole.
 
     shelf: {dimension << 16 | layer: LayerView}
         |  miss

@@ -1509,13 +1509,13 @@ def test_reload_of_many_that_do_not_fit_beside_the_old_ones_is_refused_as_a_whol
         world.write(dimension, n_layers=1, n_bytes=n_mb * MIB)
     with manager(world, total_mb) as memory:
         sizes = [memory.load_dimension(dimension).size for dimension in ids]
-        relieve, n_asked = memory._relieve, count(1)
+        relieve, n_asked = memory._relieve, count(1)  # else the fault shows as a test that never ends
 
         def asked(*refused):
             assert next(n_asked) < 4
             return relieve(*refused)
 
-        memory._relieve = asked
+        memory._relieve = asked  # as above
         n_fit = 2 if segment == "total" else 1
         with pytest.raises(jm.LimitExceeded) as caught:
             memory.reload_many(ids)

@@ -302,9 +302,9 @@ def _seed(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    """A number, or nan for what is none."""
+    """A number, infinite if it is too large for a float, or nan for what is none."""
     try:
-        return float(given.amount(value))
+        return given.number(given.amount(value))
     except (TypeError, ValueError):
         return math.nan
 
@@ -373,7 +373,7 @@ def _layout(value: Any) -> MemoryLayout | None:
 def _timeout_s(value: Any) -> float | None:
     if value is None:
         return None
-    timeout_s = float(given.amount(value))
+    timeout_s = given.number(given.amount(value))
     if not 0 <= timeout_s < float("inf"):
         raise ValueError(f"{value!r} is not a number of seconds, nor None")
     return timeout_s

@@ -20,6 +20,7 @@ from typing import Any
 
 __all__ = [
     "amount",
+    "decoded",
     "dimension_number",
     "encoded",
     "finder",
@@ -172,6 +173,23 @@ def plain(value: Any) -> Any:
     return json.loads(encoded(value))
 
 
+def decoded(text: str) -> Any:
+    """What JSON says; ValueError or RecursionError for what is none, or for a number that no float holds: 1e999 would
+    become infinite, for which JSON has no word.
+
+    >>> decoded('{"weights":[0.5,3]}')
+    {'weights': [0.5, 3]}
+    """
+    return _DECODER.decode(text)
+
+
+def _finite(digits: str) -> float:
+    found = float(digits)
+    if math.isinf(found):
+        raise ValueError(f"{digits} is too large for a float")
+    return found
+
+
 def _plain(value: Any) -> Any:
     """What JSON has for a value that it does not know."""
     if hasattr(value, "tolist"):  # scalars and arrays of numpy
@@ -184,6 +202,7 @@ def _plain(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), default=_plain)
+_DECODER = json.JSONDecoder(parse_constant=int, parse_float=_finite)  # int("NaN") is a ValueError
 
 
 def scalar(value: Any) -> Any:

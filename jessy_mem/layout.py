@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -20,8 +20,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
+from jessy_mem._core.format import stored_frequency
+from jessy_mem._core.head import MAX_NAME_BYTES
 from jessy_mem.errors import OutOfBounds
-from jessy_mem.given import amount, finder, integer, number, plain_path, text_of
+from jessy_mem.given import amount, finder, flag, integer, integer_in, number, plain_path, text_of, words
 
 __all__ = [
     "MAX_LAYER",
@@ -172,6 +174,7 @@ class Segment:
     dimensions: Ranges = ()
 
 
+T = TypeVar("T")
 Planned = TypeVar("Planned", Segment, DimensionPlan)
 
 
@@ -220,6 +223,8 @@ class MemoryLayout:
             plan = json.loads(text_of(path))
         except json.JSONDecodeError as error:
             raise ValueError(f"{os.fspath(path)}:{error.lineno}: {error.msg}") from None
+        except RecursionError:
+            raise ValueError(f"{os.fspath(path)}: it is nested too deeply") from None
         return cls(plan)
 
     @classmethod
@@ -306,6 +311,7 @@ class MemoryLayout:
 
     def resolve(self, address: int) -> tuple[int, int]:
         """The core dimension whose slot holds logical `address`, and the offset in it; OutOfBounds if none does."""
+        address = integer(address)
         for planned in self.dimensions.values():
             if planned.address <= address < planned.address + planned.size_bytes:
                 return planned.id, address - planned.address
@@ -319,21 +325,61 @@ def _restored(segments: tuple[Segment, ...], dimensions: Mapping[int, DimensionP
 
 
 def _dimension(entry: Mapping[str, Any], address: int) -> DimensionPlan:
-    low, high = entry["frequency_band"]
-    layers = tuple(
-        LayerPlan(layer["layer"], layer["depth"], number(layer["frequency"]), tuple(layer["keywords"]))
-        for layer in entry["layers"]
-    )
-    return DimensionPlan(
-        id=LayerId.checked((entry["id"], 0)).dimension,
-        name=entry["name"],
-        size_bytes=_size_bytes(entry),
-        frequency=number(entry["frequency"]),
-        frequency_band=(number(low), number(high)),
-        immutable=entry.get("immutable", False),
-        layers=layers,
-        address=address,
-    )
+    dimension = LayerId.checked((entry["id"], 0)).dimension
+    try:
+        layers = tuple(_layer(layer) for layer in entry["layers"])
+        if len({layer.layer for layer in layers}) < len(layers):
+            raise ValueError("layers: two have the same number")
+        return DimensionPlan(
+            id=dimension,
+            name=_checked("name", _name, entry["name"]),
+            size_bytes=_size_bytes(entry),
+            frequency=_checked("frequency", _hertz, entry["frequency"]),
+            frequency_band=_checked("frequency_band", _band, entry["frequency_band"]),
+            immutable=_checked("immutable", flag, entry.get("immutable", False)),
+            layers=layers,
+            address=address,
+        )
+    except ValueError as error:
+        raise ValueError(f"dimension {dimension}: {error}") from None
+
+
+def _layer(entry: Mapping[str, Any]) -> LayerPlan:
+    """What is planned of a layer, by the rules of what a region file can hold."""
+    layer = integer_in("layer", entry["layer"], 0, MAX_LAYER)
+    depth = integer_in("depth", entry["depth"], 0, 255)
+    frequency = _checked("frequency", _hertz, entry["frequency"])
+    return LayerPlan(layer, depth, frequency, _checked("keywords", words, entry["keywords"]))
+
+
+def _checked(field: str, check: Callable[[Any], T], value: Any) -> T:
+    """What `check` makes of the value of `field`; ValueError names it."""
+    try:
+        return check(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+def _hertz(value: Any) -> float:
+    hertz = number(value)
+    if not 0 < stored_frequency(hertz) < math.inf:
+        raise ValueError(f"{value!r} is not a finite number of Hz above 0")
+    return hertz
+
+
+def _band(value: Any) -> tuple[float, float]:
+    low, high = map(_hertz, value)
+    if low > high:
+        raise ValueError(f"{value!r} does not ascend")
+    return low, high
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not str")
+    if not 1 <= len(value.encode()) <= MAX_NAME_BYTES:
+        raise ValueError(f"{value!r} does not take 1..{MAX_NAME_BYTES} bytes of UTF-8")
+    return value
 
 
 def _segments(entries: Sequence[Mapping[str, Any]], total_mb: Any) -> tuple[Segment, ...]:
@@ -344,7 +390,9 @@ def _segments(entries: Sequence[Mapping[str, Any]], total_mb: Any) -> tuple[Segm
     address = 0
     for entry, dimensions in zip(entries, ranges, strict=True):
         size_bytes = _share_bytes(entry, total_mb) if "share" in entry else _size_bytes(entry)
-        segments.append(Segment(entry["name"], size_bytes, dimensions[0][0], address, dimensions))
+        segments.append(
+            Segment(_checked("segments: name", _name, entry["name"]), size_bytes, dimensions[0][0], address, dimensions)
+        )
         address += size_bytes
     names = [segment.name for segment in segments]
     if len(set(names)) < len(names):
@@ -364,7 +412,7 @@ def _ranges(entries: Sequence[Mapping[str, Any]]) -> list[Ranges]:
         return ranges
     if n_given:
         raise ValueError("segments: some have dimensions and some have not")
-    first = [entry["first_dimension"] for entry in entries]
+    first = [integer(entry["first_dimension"]) for entry in entries]
     if first[0] != 1 or first != sorted(set(first)) or first[-1] >= 2**31:
         raise ValueError(f"segments: their first dimensions do not ascend from 1: {first}")
     ends = [*first[1:], 2**31]

@@ -196,7 +196,7 @@ def _place(layout: MemoryLayout, config: MemoryConfig, base_path: str, dimension
         named=named is not None,
         has_deltas=named is None or has_deltas(named),
         follow_links=named is not None or config.follow_links,
-        may_simulate=named is None and planned is not None and config.simulation != "never",
+        may_simulate=named is None and planned is not None and bool(planned.layers) and config.simulation != "never",
         planned=planned is not None,
         immutable=planned is not None and planned.immutable,
         segment=segment.name,

@@ -51,21 +51,22 @@ def simulate_dimension(
     the layer's keywords and, where they are the bundled plan's, of bundled ones. A scaled layer goes on after its
     natural text with numbered passages of 64 KB; they repeat its paragraphs in four orders, and one another.
 
-    Raises DimensionNotFound for a dimension that is not in the plan, ValueError for a wrong scale. Thread-safe.
+    Raises DimensionNotFound for a dimension that is not in the plan, or whose layers the plan does not name, ValueError
+    for a wrong scale. Thread-safe.
 
     >>> simulate_dimension(1).n_bytes < 16384 < 0.95 * (8 << 20) < simulate_dimension(4, scale=1.0).n_bytes <= 8 << 20
     True
     """
     layout = layout or default_layout()
     planned = layout.dimensions.get(dimension_id)
-    if planned is None:
+    if planned is None or not planned.layers:
         raise DimensionNotFound(dimension_id, _name(dimension_id))
     if not 0 <= scale <= 1:
         raise ValueError(f"scale: {scale!r} is not in 0..1")
     builder = RegionBuilder(planned.id, planned.name, immutable=planned.immutable, generation=1, created_ns=0)
     metadata_bytes = sum(64 + len(word.encode()) for layer in planned.layers for word in ("", *layer.keywords))
     gaps_bytes = _PAGE_BYTES * (len(planned.layers) + 1)
-    layer_bytes = int(scale * planned.size_bytes - metadata_bytes - gaps_bytes) // max(len(planned.layers), 1)
+    layer_bytes = int(scale * planned.size_bytes - metadata_bytes - gaps_bytes) // len(planned.layers)
     for layer in planned.layers:
         rng = random.Random(f"{seed}/{planned.id}/{layer.layer}")  # a str is hashed alike in every process
         paragraphs = write_paragraphs(planned, layer, rng)

@@ -8,7 +8,6 @@ buffer; views own the Image; nothing points back, so the last view's death unmap
 """
 import errno
 import hashlib
-import json
 import os
 
 cimport cython
@@ -55,11 +54,11 @@ from jessy_mem._core.uncached cimport Uncached, uncached
 
 import xxhash
 
-from jessy_mem import compression
+from jessy_mem import compression, given
 from jessy_mem.errors import ChecksumMismatch, InvalidRegion, MappingError, RegionTruncated
 
 cdef object xxh3_64_intdigest = xxhash.xxh3_64_intdigest
-cdef object decode_json = json.JSONDecoder(parse_constant=int).decode  # what is no JSON: int("NaN") is a ValueError
+cdef object decode_json = given.decoded
 
 
 cdef inline uint64_t near_end(uint64_t end_off_bytes) noexcept nogil:

@@ -421,7 +421,8 @@ def test_attributes_are_checked_wherever_they_lie(where, region_file):
 
 @pytest.mark.parametrize(
     "attributes",
-    [b"[]", b"1", b'"text"', b"null", b"{", b"{}{}", b"{'a':1}", b'{"a":NaN}', b'{"a":-Infinity}', b"\xef\xbb\xbf{}",
+    [b"[]", b"1", b'"text"', b"null", b"{", b"{}{}", b"{'a':1}", b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":[-1e999]}',
+     b"\xef\xbb\xbf{}",
      b"\0{\0}", b'{"a":' * 9000, b" ", b'{"a":' + b"1" * 5000 + b"}"],
 )  # fmt: skip
 def test_attributes_that_are_no_json_object_are_damage(attributes, region_file):

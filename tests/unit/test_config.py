@@ -120,6 +120,16 @@ def test_field_refuses_and_is_named(field, value):
         MemoryConfig(**{field: value})
 
 
+@pytest.mark.parametrize("field", sorted(FIELDS))
+@pytest.mark.parametrize("value", [10**400, -(10**400), Fraction(10**400), Decimal("1e9999")])
+def test_number_that_no_float_holds_is_refused_and_the_field_is_named(field, value):
+    if field == "simulation_seed" and isinstance(value, int):
+        assert MemoryConfig(simulation_seed=value).simulation_seed == value
+    else:
+        with pytest.raises(ValueError, match=f"^{field}: "):
+            MemoryConfig(**{field: value})
+
+
 def test_config_is_frozen_compared_hashed_and_pickled():
     config = MemoryConfig(total_memory_mb="64MB", scrub=True)
     with pytest.raises(dataclasses.FrozenInstanceError):

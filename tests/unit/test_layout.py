@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from decimal import Decimal
 from fractions import Fraction
@@ -247,6 +248,24 @@ def test_plan_that_is_incomplete_names_what_is_missing(path, where, plan):
         ([], ("segments",), "there is no segment"),
         (15, ("segments", 2, "first_dimension"), "segments: their first dimensions do not ascend from 1"),
         (2, ("segments", 0, "first_dimension"), "segments: their first dimensions do not ascend from 1"),
+        (math.nan, ("segments", 1, "first_dimension"), "integer"),
+        (7, ("segments", 0, "name"), "segments: name: 7 is not str"),
+        ("", ("segments", 0, "name"), "segments: name: '' does not take 1..64 bytes"),
+        (None, ("dimensions", 2, "name"), "dimension 3: name: None is not str"),
+        ("x" * 65, ("dimensions", 2, "name"), "dimension 3: name: 'x+' does not take 1..64 bytes"),
+        ("\ud800", ("dimensions", 2, "name"), "dimension 3: name: "),
+        ("no", ("dimensions", 2, "immutable"), "dimension 3: immutable: 'no' is not True or False"),
+        (math.nan, ("dimensions", 2, "frequency"), "dimension 3: frequency: nan is not a finite"),
+        (1e39, ("dimensions", 2, "frequency"), "dimension 3: frequency: 1e.39 is not a finite"),
+        ("1", ("dimensions", 2, "frequency"), "dimension 3: frequency: '1' is not a number"),
+        ([2, 1], ("dimensions", 2, "frequency_band"), "dimension 3: frequency_band: .2, 1. does not ascend"),
+        ([1], ("dimensions", 2, "frequency_band"), "dimension 3: frequency_band: "),
+        (None, ("dimensions", 2, "layers", 1, "depth"), "dimension 3: depth: None is not in 0..255"),
+        (65536, ("dimensions", 2, "layers", 1, "layer"), "dimension 3: layer: 65536 is not in"),
+        (0, ("dimensions", 2, "layers", 1, "layer"), "dimension 3: layers: two have the same number"),
+        (0, ("dimensions", 2, "layers", 1, "frequency"), "dimension 3: frequency: 0 is not a finite"),
+        ("abc", ("dimensions", 2, "layers", 1, "keywords"), "dimension 3: keywords: 'abc' is not"),
+        ([1], ("dimensions", 2, "layers", 1, "keywords"), "dimension 3: keywords: .1,. is not"),
     ],
 )
 def test_plan_that_is_wrong_says_how(value, path, message, plan):
@@ -395,4 +414,10 @@ def test_sizes_that_are_no_numbers_are_told(total_mb):
 def test_plan_that_is_no_json_is_told_with_its_line(tmp_path):
     (tmp_path / "plan.json").write_text('{"segments": [],\n oops}')
     with pytest.raises(ValueError, match=r"plan\.json:2: "):
+        MemoryLayout.from_json(tmp_path / "plan.json")
+
+
+def test_plan_that_is_nested_too_deeply_is_told(tmp_path):
+    (tmp_path / "plan.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"plan\.json: "):
         MemoryLayout.from_json(tmp_path / "plan.json")

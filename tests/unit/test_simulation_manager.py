@@ -206,6 +206,18 @@ def test_what_is_not_in_the_plan_is_never_simulated(world):
                     memory.load_dimension(dimension)
 
 
+def test_what_the_plan_names_no_layers_of_is_not_simulated_and_stops_no_others(world):
+    slot = {"id": 1, "name": "own", "size_mb": 1, "frequency": 1, "frequency_band": [1, 2], "layers": []}
+    segment = {"name": "memory", "size_mb": 4, "first_dimension": 1}
+    layout = jm.MemoryLayout({"dimensions": [slot], "segments": [segment]})
+    jm.RegionBuilder(15, "own").add_layer(jm.LayerSpec(text="there")).write(jm.region_path(world.base, 15))
+    for simulation in ("auto", "always"):
+        with manager(world, simulation=simulation, layout=layout, total_memory_mb=4) as memory:
+            report = memory.load_all()
+            assert (report.loaded, report.simulated, list(report.skipped)) == ([15], [], [1])
+            assert isinstance(report.skipped[1], jm.DimensionNotFound)
+
+
 @SILENT
 def test_a_file_that_appears_is_taken_by_reload(world, caplog):
     with manager(world, simulation="auto") as memory:

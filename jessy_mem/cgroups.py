@@ -22,7 +22,11 @@ def group_memory(
 ) -> GroupMemory:
     """What the files of the groups below `root` say, of which `membership` names the one of this process."""
     try:
-        found = [line[3:] for line in Path(membership).read_text().splitlines() if line.startswith("0::/")]
+        found = [
+            line[3:]
+            for line in Path(membership).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            if line.startswith("0::/")
+        ]
     except OSError:
         found = []
     if not found or "/.." in found[0]:  # outside of what this process can see
@@ -41,6 +45,6 @@ def _lowest(values: list[int | None]) -> int | None:
 
 def _bytes_in(path: Path) -> int | None:
     try:
-        return int(path.read_text())
+        return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):  # "max", or a kernel that does not know it
         return None

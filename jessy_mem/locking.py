@@ -324,7 +324,7 @@ def _holder_of(fd: int) -> int | None:
     device = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}"
     found = []
     with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines():
             words = line.split()
             if words[1] != "FLOCK":  # or "->": it waits
                 continue
@@ -375,7 +375,7 @@ def is_alive(key: str) -> bool:
 def _started(pid: int) -> int | None:
     """When a process was started, in ticks since the system was; None if it has ended, or nobody knows."""
     try:
-        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         return None if words[0] in "ZX" else int(words[19])
     except (OSError, IndexError, ValueError):
         return None
@@ -386,6 +386,6 @@ def _surroundings() -> str:
     """What a process number is true in: this run of the system, and this container."""
     boot = space = "0"
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
         space = str(os.stat("/proc/self/ns/pid").st_ino)
     return f"{boot}.{space}"

@@ -46,6 +46,7 @@ __all__ = [
 Report = Callable[[int, int], None]  # (done bytes, total bytes)
 
 NARROW = 76  # columns of a terminal below which a table leaves some of its own out
+LEAST = 20  # columns that everything is laid out for at least: what is longer, the terminal breaks
 PATIENCE_S = 1.0  # work that is done sooner shows no bar
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -64,8 +65,11 @@ class _Console(Console):
 
 
 def console() -> Console:
-    """A console on standard output as it is now."""
-    return _Console(highlight=False, emoji=False, markup=False)
+    """A console on standard output as it is now: of 20 columns at least, and of 80 where there are said to be none."""
+    made = _Console(highlight=False, emoji=False, markup=False)
+    if made.width < LEAST:
+        made.width = LEAST if made.width > 0 else 80
+    return made
 
 
 def text(*parts: str | tuple[str, str], style: str = "") -> Text:

@@ -100,6 +100,22 @@ def test_public_names_are_documented():
     assert not bare
 
 
+def test_no_file_is_read_in_the_encoding_of_the_locale(tmp_path):
+    code = (
+        "import jessy_mem as jm\n"
+        "from jessy_mem import cgroups, layout, locking\n"
+        "with jm.MmapManager(base_path='base', simulation='never') as memory:\n"
+        "    memory.load_all()\n"
+        "    memory.crystallize(memory.create_proto_dimension('name', [jm.LayerSpec(text='text')]))\n"
+        "jm.MemoryLayout.from_json(layout.data_folder() / 'dimensions.json')\n"
+        "cgroups.group_memory()\n"
+        "locking.is_alive(locking.process_key())\n"
+        "jm.examine('base')\n"
+    )
+    command = [sys.executable, "-P", "-X", "warn_default_encoding", "-W", "error", "-c", code]
+    assert_silent(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HUNG_S))
+
+
 def test_exit_is_silent_with_everything_open(tmp_path):
     """Nothing was closed, views and blocks live on in module globals, and the interpreter ends without a word."""
     assert_silent(

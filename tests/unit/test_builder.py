@@ -600,6 +600,21 @@ def test_write_over_a_fifo_does_not_wait(tmp_path):
     read_region((tmp_path / "region.mmap").read_bytes())
 
 
+def test_device_is_not_replaced_by_a_file(tmp_path):
+    """A write to /dev/null, by root, would leave the system without one."""
+    path = tmp_path / "null"
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    for kwargs in ({}, {"progress": lambda done, total: None}):
+        with pytest.raises(MappingError, match="it is a device") as caught:
+            builder().write(path, **kwargs)
+        assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(path))
+    assert stat.S_ISCHR(path.stat().st_mode)
+    assert [each.name for each in tmp_path.iterdir()] == ["null"]
+
+
 def test_file_takes_the_permissions_of_the_one_it_replaces(tmp_path):
     path = tmp_path / "region.mmap"
     umask = os.umask(0o027)

@@ -220,6 +220,15 @@ class TestFrame:
         if command == "inspect":
             assert max(map(len, result.stdout.splitlines())) <= columns
 
+    @pytest.mark.parametrize("columns", [0, 1, 19])
+    @pytest.mark.parametrize("command", [("inspect",), ("verify",), ("doctor",), ("map",), ("top", "--once")])
+    def test_no_width_at_all_ends_no_command(self, command, columns, base):
+        """Terminals without a size, in containers for example, say that they have no columns."""
+        name, *options = command
+        result = run(name, base, *options, env={"COLUMNS": str(columns)})
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip()
+
     def test_group_knows_its_commands_and_no_other(self):
         assert main.list_commands(None) == list(COMMANDS)
         assert main.get_command(None, "nonsense") is None

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
+_MOST_RACES = 100  # how often others may remove a folder that is made for another to be made in it
 
 
 def split(path: PathLike) -> tuple[str, str]:
@@ -80,16 +81,21 @@ def remove_folders(made: list[str]) -> None:
 
 def make_folders(folder: str, made: list[str]) -> None:
     """Make `folder`; each folder that is made on the way is added to `made`, and its name is not durable yet."""
-    try:
-        os.mkdir(folder)
-    except FileNotFoundError:
-        make_folders(split(folder)[0], made)
-        make_folders(folder, made)
-    except FileExistsError:
-        if not os.path.isdir(folder):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-    else:
-        made.append(folder)
+    missing, n_left = [folder], folder.count("/") + _MOST_RACES
+    while missing:
+        try:
+            os.mkdir(missing[-1])
+        except FileNotFoundError:
+            n_left -= 1
+            if n_left < 0:  # what is above it is there: in /proc, and in a folder that was removed, nothing can be made
+                raise
+            missing.append(split(missing[-1])[0])
+        except FileExistsError:
+            if not os.path.isdir(missing[-1]):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), missing[-1]) from None
+            missing.pop()
+        else:
+            made.append(missing.pop())
 
 
 def sync_folder(folder: PathLike) -> None:

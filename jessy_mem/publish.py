@@ -257,10 +257,11 @@ class Draft(Lock):
         os.fsync(self.folder)
 
     def take_mode(self) -> None:
-        """The mode of the file that will be replaced, if there is one; OSError for a device such as /dev/null."""
+        """The mode of the file that will be replaced, if there is one; OSError for a device: /dev/null, /dev/stdout."""
         with contextlib.suppress(FileNotFoundError):
             facts = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
-            if stat.S_ISCHR(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
+            leads_to = os.readlink(self.name, dir_fd=self.folder) if stat.S_ISLNK(facts.st_mode) else ""
+            if stat.S_ISCHR(facts.st_mode) or stat.S_ISBLK(facts.st_mode) or leads_to.startswith(("/dev/", "/proc/")):
                 raise OSError(errno.EINVAL, "it is a device, and no file takes its place", self.name)
             if stat.S_ISREG(facts.st_mode):
                 os.fchmod(self.fd, facts.st_mode & 0o7777)

@@ -615,6 +615,16 @@ def test_device_is_not_replaced_by_a_file(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["null"]
 
 
+@pytest.mark.parametrize("device", ["/dev/null", "/proc/self/fd/1"])  # as /dev/stdout is one
+def test_link_to_a_device_is_not_replaced_by_a_file(device, tmp_path):
+    path = tmp_path / "stdout"
+    path.symlink_to(device)
+    with pytest.raises(MappingError, match="it is a device"):
+        builder().write(path)
+    assert os.readlink(path) == device
+    assert [each.name for each in tmp_path.iterdir()] == ["stdout"]
+
+
 def test_file_takes_the_permissions_of_the_one_it_replaces(tmp_path):
     path = tmp_path / "region.mmap"
     umask = os.umask(0o027)

@@ -16,6 +16,7 @@ from faults import Injection, descriptors_left
 
 from jessy_mem import publish as publishing
 from jessy_mem.batch import Batch, publish_many, side_by_side
+from jessy_mem.durable import make_folder, make_folders, remove_folders
 from jessy_mem.errors import AlreadyPublished, LinkRefused, MappingError
 from jessy_mem.layout import UNSYNCED_MODE
 from jessy_mem.publish import NewFile, publish, remove, withdraw
@@ -157,6 +158,34 @@ def test_file_in_the_place_of_the_folder_is_told(tmp_path):
         NewFile(str(tmp_path / "file" / "region.mmap")).publish((b"x",))
     assert told.value.errno == errno.ENOTDIR
     assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "/proc/none/of/ours", "removed", "removed/D15"])
+def test_folder_in_which_nothing_can_be_made_is_told(folder, tmp_path):
+    """It is there, and the system says of what would be made in it that it is not there."""
+    os.mkdir(tmp_path / "removed")
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tmp_path / "removed")
+        os.rmdir(tmp_path / "removed")
+        with pytest.raises(MappingError) as refused:
+            NewFile(folder.replace("removed", "new") + "/region.mmap").publish([b"x"])
+        assert refused.value.errno == errno.ENOENT
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    with pytest.raises(FileNotFoundError):
+        make_folder("/proc/none/of/ours")
+
+
+def test_folders_of_any_depth_are_made(tmp_path):
+    deep, made = f"{tmp_path}{'/a' * 1500}", []
+    make_folders(deep, made)
+    assert os.path.isdir(deep)
+    assert made == sorted(made, key=len)
+    assert len(made) == 1500
+    remove_folders(made)
+    assert files_below(tmp_path) == []
 
 
 def test_link_to_nowhere_in_the_place_of_the_folder_is_told(tmp_path):

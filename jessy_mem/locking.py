@@ -40,6 +40,7 @@ __all__ = [
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO is not waited for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.0002, 0.01
+_LONGEST_S = threading.TIMEOUT_MAX  # 292 years: for more than that no thread can wait
 
 
 class Renewable(Protocol):
@@ -126,7 +127,7 @@ class FolderLock(Lock):
             return fd
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
-            if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else self.timeout_s):
+            if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else min(self.timeout_s, _LONGEST_S)):
                 raise LockTimeout(self.path, self.timeout_s or 0, os.getpid())
             _busy.add(self)
             self._take(deadline)

@@ -557,3 +557,22 @@ def test_register_waits_as_long_as_it_is_told(tmp_path):
                 deed()
         assert register.find("name") is None
     assert register.give("reserve") == 16
+
+
+@pytest.mark.parametrize("timeout_s", [1e10, 2.0**64, 1e300])
+def test_timeout_longer_than_any_thread_can_wait_is_one(timeout_s, tmp_path):
+    lock = FolderLock(f"{tmp_path}/lock", timeout_s)
+    taken = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            time.sleep(0.02)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(HUNG_S)
+    with lock:
+        holder.join()
+    with jm.MmapManager(base_path=tmp_path / "base", simulation="never", lock_timeout_s=timeout_s) as memory:
+        assert memory.append_layer(memory.ensure_dimension("name"), jm.LayerSpec(text="text"))

@@ -257,6 +257,8 @@ class MemoryConfig:
             table = tomllib.loads(given.text_of(path))
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
+        except RecursionError:
+            raise ValueError(f"{os.fspath(path)}: it is nested too deeply") from None
         fields = table.get("jessy_mem", table)
         if not isinstance(fields, dict):
             raise ValueError(f"jessy_mem: {fields!r} is not a table")
@@ -270,6 +272,18 @@ class MemoryConfig:
             if name not in known:
                 raise ValueError(f"{name}: no such field; there are {', '.join(sorted(known))}")
         return cls(**fields)
+
+    @staticmethod
+    def _given(config: object) -> MemoryConfig:
+        """`config`, if it is one; TypeError, for what one is made of, says how."""
+        if isinstance(config, MemoryConfig):
+            return config
+        how = ""
+        if isinstance(config, Mapping):
+            how = "; a mapping is given as **fields"
+        elif isinstance(config, (str, os.PathLike)):
+            how = f"; MemoryConfig.from_toml({os.fspath(config)!r}) reads a file, base_path= names the base folder"
+        raise TypeError(f"config: {type(config).__name__} is no MemoryConfig{how}")
 
     def replace(self, **changes: Unpack[MemoryFields]) -> MemoryConfig:
         """A copy with some fields changed, checked like a new one."""

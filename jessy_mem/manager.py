@@ -94,7 +94,7 @@ class MmapManager(RegionTable):
     ) -> None:
         if self.number:
             raise TypeError("a MmapManager is initialised once")
-        made = MemoryConfig.of(overrides) if config is None else config.replace(**overrides)
+        made = MemoryConfig.of(overrides) if config is None else MemoryConfig._given(config).replace(**overrides)
         made = made if total_memory_mb is None else made.replace(total_memory_mb=total_memory_mb)
         check_base_folder(made.base_path)
         super().__init__(made)

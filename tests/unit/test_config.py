@@ -180,7 +180,8 @@ def test_config_is_read_from_toml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [("verify = 'no'", "verify"), ("nothing = 1", "nothing: no such field"), ("verify = ", "(?i)invalid"),
-     ("jessy_mem = 5", "jessy_mem: 5 is not a table"), ("[other]\nx = 1", "other: no such field")],
+     ("jessy_mem = 5", "jessy_mem: 5 is not a table"), ("[other]\nx = 1", "other: no such field"),
+     (f"a = {'[' * 9000}", "(?i)nested|invalid|unclosed")],
 )  # fmt: skip
 def test_toml_that_is_wrong_says_how(text, message, tmp_path):
     (tmp_path / "config.toml").write_text(text)
@@ -276,6 +277,20 @@ def test_size_that_is_mistyped_is_not_taken_for_a_folder(given):
     with pytest.raises(ValueError, match="is not a size") as caught:
         MemoryConfig(total_memory_mb=given)
     assert "base_path" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"base_path": "x"}, r"config: dict is no MemoryConfig; a mapping is given as \*\*fields"),
+        ("memory.toml", r"config: str is no MemoryConfig; MemoryConfig\.from_toml\('memory\.toml'\) reads a file"),
+        (Path("x"), r"config: PosixPath is no MemoryConfig; .*base_path= names the base folder"),
+        (5, "config: int is no MemoryConfig$"),
+    ],
+)
+def test_what_is_no_configuration_is_told_how_one_is_made(given, message):
+    with pytest.raises(TypeError, match=message):
+        MmapManager(config=given)
 
 
 def test_options_for_type_checkers_are_the_fields():

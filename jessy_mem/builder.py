@@ -244,8 +244,8 @@ class RegionBuilder:
         """Publish the region at `path`, atomically and durably; folders are made.
 
         `progress(done_bytes, total_bytes)` is called as the file grows. Whoever has the old file mapped keeps it.
-        Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses; the file that was
-        there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then
+        Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses, or `path` is a
+        device or a link to one; the file that was there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then
         the new file is there, whole, and may be lost in a power cut.
         """
         target = Path(path)

@@ -245,8 +245,8 @@ class RegionBuilder:
 
         `progress(done_bytes, total_bytes)` is called as the file grows. Whoever has the old file mapped keeps it.
         Raises ValueError if there is no layer, MappingError (errno, filename) if the system refuses, or `path` is a
-        device or a link to one; the file that was there is then untouched and nothing is left behind. If only the last step fails, the fsync of the folder, then
-        the new file is there, whole, and may be lost in a power cut.
+        device or a link to one; the file that was there is then untouched and nothing is left behind. If only the last
+        step fails, the fsync of the folder, then the new file is there, whole, and may be lost in a power cut.
         """
         target = Path(path)
         region = self.pack(self.generation or _newest_generation(target) + 1)

@@ -46,6 +46,7 @@ from jessy_mem._core.kernels.shard cimport (
 )
 from jessy_mem._core.mapping cimport Mapping
 
+from jessy_mem import given
 from jessy_mem.errors import MappingError
 from jessy_mem.forking import imported
 
@@ -255,7 +256,7 @@ cdef class LatencyHistogram:
         else:
             raise ValueError(f"t_ns: {t_ns} is negative")
 
-    def percentile(self, double q):
+    def percentile(self, q):
         """The time in nanoseconds that `q` percent of the events did not exceed.
 
         Parameters
@@ -275,10 +276,11 @@ cdef class LatencyHistogram:
             If `q` is not in 0..100.
         """
         cdef Totals totals
-        if not 0 <= q <= 100:
+        cdef double percent = given.number(q)
+        if not 0 <= percent <= 100:
             raise ValueError(f"q: {q} is not in 0..100")
         self.totals_take(&totals)
-        return totals_percentile(&totals, q)
+        return totals_percentile(&totals, percent)
 
     def summary(self):
         """The fields of :class:`jessy_mem.stats.LatencySummary` in order, of one moment and in one pass.

@@ -96,7 +96,7 @@ def test_percentile_does_not_slip_a_rank_by_rounding():
     assert histogram.percentile(99.91) == 100
 
 
-@pytest.mark.parametrize("q", [-0.001, 100.001, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("q", [-0.001, 100.001, math.inf, -math.inf, math.nan, 10**400, -(10**400)])
 def test_percentile_outside_its_range_is_refused(q):
     with pytest.raises(ValueError, match=r"q: .* is not in 0\.\.100"):
         histogram_of([1]).percentile(q)

@@ -236,6 +236,7 @@ def test_the_base_folder_itself_may_be_a_link(tmp_path):
     assert not at.folder.exists()
 
 
+@pytest.mark.thread_unsafe(reason="the working folder is the process's")
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "socket"])
 def test_what_is_no_file_is_refused_without_waiting(kind, tmp_path):
     at = Place(tmp_path)

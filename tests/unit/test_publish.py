@@ -160,6 +160,7 @@ def test_file_in_the_place_of_the_folder_is_told(tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
+@pytest.mark.thread_unsafe(reason="the working folder is the process's")
 @pytest.mark.parametrize("folder", ["/proc/none", "/proc/none/of/ours", "removed", "removed/D15"])
 def test_folder_in_which_nothing_can_be_made_is_told(folder, tmp_path):
     """It is there, and the system says of what would be made in it that it is not there."""

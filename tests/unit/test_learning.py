@@ -421,7 +421,6 @@ def test_lock_held_by_another_stops_no_reader(tmp_path):
         assert check(memory, dimension, 1) == "mmap"
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_lock_does_not_stay_with_a_child_that_was_forked_meanwhile(tmp_path, inject):
     end, of_child = os.pipe()
     children = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import random
 import signal
 import threading
+import time
 
 import pytest
 from world import World, manager
@@ -23,6 +25,7 @@ pytestmark = [
 SPEC = jm.LayerSpec(text="ours")
 TEA = 15
 LOST = 3  # what a child ends with if a call failed otherwise than it may
+PAUSE_S = 0.02  # between two deeds beside a child that is at work: without it they would take a core from all children
 
 
 def learn(memory: jm.MmapManager) -> None:
@@ -119,13 +122,14 @@ def child(memory: jm.MmapManager, told: int) -> None:
     os._exit(status)
 
 
-def forked(memory: jm.MmapManager) -> str:
+def forked(memory: jm.MmapManager, busy: threading.Event) -> str:
     """What is wrong with a child that is forked now: empty, or the call that hung or failed."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         faulthandler.disable()
         child(memory, theirs)
+    busy.clear()
     os.close(theirs)
     killer = threading.Timer(HUNG_S, os.kill, (pid, signal.SIGKILL))  # its end closes the pipe
     killer.start()
@@ -140,14 +144,16 @@ def forks_beside(deeds, n_forks: int, base) -> list[str]:
     """What is wrong with `n_forks` children, forked while a thread for each of `deeds` goes round and round."""
     world = World(base)
     world.write_all(1, 2, TEA, n_layers=2)
-    stop = threading.Event()
+    stop, busy = threading.Event(), threading.Event()
     failed: list[BaseException] = []
+    chance = random.Random(0)
 
     def go_round(deed) -> None:
         try:
             while not stop.is_set():
                 with contextlib.suppress(jm.ConsciousnessError):
                     deed(memory)
+                busy.wait(PAUSE_S)
         except BaseException as error:
             failed.append(error)
 
@@ -159,9 +165,14 @@ def forks_beside(deeds, n_forks: int, base) -> list[str]:
         for thread in threads:
             thread.start()
         try:
-            found = [forked(memory) for _ in range(n_forks)]
+            found = []
+            for _ in range(n_forks):
+                busy.set()
+                time.sleep(chance.uniform(0, 0.003))  # so that it forks anywhere in a deed
+                found.append(forked(memory, busy))
         finally:
             stop.set()
+            busy.set()
             for thread in threads:
                 thread.join()
         assert failed == []

@@ -7,6 +7,7 @@ line, as JSON, for each trial.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -88,6 +89,7 @@ def main(step: str, *names: str) -> None:
     system = System()
     with tempfile.TemporaryDirectory() as place, quick():
         template = make_template(Path(place, "template"))
+        gc.freeze()  # each trial looks for its own garbage, and not through what all of them share
         for name in names or DEEDS:
             clean = Trial(name, Shortage(system), template, Path(place, "clean"))
             if clean.fault.n > MANY:

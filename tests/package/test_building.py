@@ -71,6 +71,7 @@ def test_what_is_compiled_otherwise_is_not_copied(build, tree, what):
 
 def test_what_does_not_compile_is_not_kept(build, tree):
     compiler = Compiler()
+    # Private: what setup.py replaces in a compiler of setuptools has no public name.
     with mock.patch.object(compiler, "_compile", side_effect=RuntimeError), pytest.raises(RuntimeError):
         compiled(build, compiler)
     assert compiled(build, compiler)[1]

@@ -39,7 +39,7 @@ from jessy_mem._core.c.pycompat cimport jm_dict_shared_values, jm_refcount
 from jessy_mem._core.c.read_side cimport jm_change_lock, jm_change_unlock
 from jessy_mem._core.format cimport LayerEntry
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.flat cimport flat_find
+from jessy_mem._core.kernels.flat cimport flat_search
 from jessy_mem._core.mapping cimport Mapping
 from jessy_mem._core.region cimport MmapRegion
 from jessy_mem._core.shelf cimport OwnViews, Shelf
@@ -82,7 +82,7 @@ cdef Py_ssize_t n_own(Shelf shelf, uint64_t dimension, dict views) except -1:
             n_copied, copied = 0, NULL
             own = shelf.readers
             while own != NULL:
-                view = <PyObject *> flat_find(&own.flat, dimension << 16 | <uint64_t> layer)
+                view = <PyObject *> flat_search(&own.flat, dimension << 16 | <uint64_t> layer).value
                 if view != NULL:
                     n_found += jm_refcount(view) == 1
                     if isinstance((<LayerView> view).payload, LayerView):

@@ -24,15 +24,15 @@ from jessy_mem._core.c.atomic cimport (
     jm_short_load_relaxed, jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
-from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_stolen
+from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_stolen
 from jessy_mem._core.c.read_side cimport jm_read_enter, jm_read_flag_begin, jm_read_flag_end, jm_read_leave
 from jessy_mem._core.c.thread cimport jm_thread_serial
-from jessy_mem._core.kernels.flat cimport flat_begin, flat_find
+from jessy_mem._core.kernels.flat cimport flat_begin, flat_find, flat_label
 from jessy_mem._core.kernels.shard cimport own_add, shard_record_own
 from jessy_mem._core.latency cimport clock_factor
 from jessy_mem._core.region cimport MmapRegion
-from jessy_mem._core.registry cimport LayerRegistry, begin_of, context_of, record
-from jessy_mem._core.shelf cimport drop_views
+from jessy_mem._core.registry cimport LayerRegistry, begin_of, context_of, end_of, record
+from jessy_mem._core.shelf cimport drop_views, key_in
 from jessy_mem._core.view cimport LayerView, jm_stolen_view
 
 from jessy_mem.errors import ManagerClosed
@@ -74,19 +74,22 @@ cdef class Reader:
 
     def access_layer(self, layer_id, /):
         """What `MmapManager.access_layer` returns, as a view of this Reader's own; raises the same."""
+        cdef uint64_t key = key_in(&self.own.flat, <PyObject *> layer_id)
         cdef uint64_t begin_ticks = jm_clock_ticks() if self.timed else 0
-        cdef PyObject *found = find_own(self, <PyObject *> layer_id, begin_ticks)
+        cdef PyObject *found = find_own(self, key, begin_ticks)
         return self.read_otherwise(layer_id) if found == NULL else jm_stolen(found)
 
     def __getitem__(self, layer_id):
         """``reader[layer_id]`` and ``reader[dimension, layer]``: what `access_layer` returns."""
+        cdef uint64_t key = key_in(&self.own.flat, <PyObject *> layer_id)
         cdef uint64_t begin_ticks = jm_clock_ticks() if self.timed else 0
-        cdef PyObject *found = find_own(self, <PyObject *> layer_id, begin_ticks)
+        cdef PyObject *found = find_own(self, key, begin_ticks)
         return self.read_otherwise(layer_id) if found == NULL else jm_stolen(found)
 
     cdef LayerView read(self, layer_id):
+        cdef uint64_t key = key_in(&self.own.flat, <PyObject *> layer_id)
         cdef uint64_t begin_ticks = jm_clock_ticks() if self.timed else 0
-        cdef PyObject *found = find_own(self, <PyObject *> layer_id, begin_ticks)
+        cdef PyObject *found = find_own(self, key, begin_ticks)
         return self.read_otherwise(layer_id) if found == NULL else jm_stolen_view(found)
 
     cdef LayerView read_otherwise(self, layer_id):
@@ -167,9 +170,9 @@ cdef class Reader:
         return "<Reader closed>" if self.registry is None else f"<Reader of {self.registry!r}>"
 
 
-cdef inline PyObject *find_own(Reader self, PyObject *layer_id, uint64_t begin_ticks) noexcept:
+cdef inline PyObject *find_own(Reader self, uint64_t key, uint64_t begin_ticks) noexcept:
     """A hit: a reference to the view, which is the caller's. NULL for all that is to be looked at more closely."""
-    cdef uint64_t key = jm_layer_key(layer_id)
+    cdef uint64_t end_ticks = 0
     cdef PyObject *view
     # Through the fields of `self`, for a variable would count a reference on what all threads share.
     if jm_unlikely(
@@ -183,18 +186,16 @@ cdef inline PyObject *find_own(Reader self, PyObject *layer_id, uint64_t begin_t
         or not jm_read_enter(&self.shelf.read_side, self.own.flag)
     ):
         return NULL
-    view = <PyObject *> flat_find(&self.own.flat, key)
+    view = <PyObject *> flat_find(&self.own.flat, flat_label(key, jm_short_load_relaxed(&self.registry.round)))
     if view != NULL:
-        if jm_short_load_relaxed(&(<LayerView> view).visited) == jm_short_load_relaxed(&self.registry.round):
-            Py_INCREF(<object> view)
-        else:
-            view = NULL
+        end_ticks = end_of(self.timed, view)
+        Py_INCREF(<object> view)
     jm_read_leave(self.own.flag)
     if view != NULL:
         if self.hits == NULL:
             record(self.registry._hits, begin_ticks, self.timed)
         elif self.timed:
-            shard_record_own(self.hits, jm_clock_ns(begin_ticks, jm_clock_ticks()), self.limit_ns)
+            shard_record_own(self.hits, jm_clock_ns(begin_ticks, end_ticks), self.limit_ns)
         else:
             own_add(&self.hits.untimed, 1)
     return view

@@ -1,7 +1,8 @@
 """LayerRegistry: which layers there are, and the read path."""
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
-from jessy_mem._core.c.atomic cimport jm_load_relaxed
+from jessy_mem._core.c.atomic cimport jm_fetch_early, jm_load_relaxed
 from jessy_mem._core.c.clock cimport jm_clock_ticks
 from jessy_mem._core.changes cimport ChangePage
 from jessy_mem._core.holders cimport Holders
@@ -23,6 +24,14 @@ cdef inline uint64_t begin_of(bint timed, const uint64_t *word, const uint64_t *
     if timed or (jm_load_relaxed(word) == 0 and jm_load_relaxed(look_ticks) != <uint64_t> -1):
         return jm_clock_ticks()
     return 0
+
+
+# The clock as a hit ends, which knows its view and has not touched it; 0 if events are not timed. Some processors
+# (Intel's) begin nothing that follows a reading of the clock before all loads that precede it are done, but do not wait
+# for what was only asked for. So what is about to be missed is asked for before a reading, and read after it.
+cdef inline uint64_t end_of(bint timed, const PyObject *view) noexcept:
+    jm_fetch_early(view)
+    return jm_clock_ticks() if timed else 0
 
 
 cdef class LayerRegistry:
@@ -54,9 +63,7 @@ cdef class LayerRegistry:
     cdef LayerView first_touch(self, object layer_id)
     # The files of a dimension that is mapped, which is marked as read; None if it is not.
     cdef tuple stack_to_read(self, object dimension)
-    # Mark a view and its region as read, and remember its dimension for eviction.
-    cdef int visit(self, MmapRegion region, LayerView view) except -1
-    cdef int forget_rounds(self) except -1
+    # Mark a region as read, and remember its dimension for eviction.
     cdef int mark(self, MmapRegion region, object dimension) except -1
-    # Let later hits find it, unless `region` is another edition by now.
-    cdef unsigned int shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept
+    # Let later hits in this round find it, unless `region` is another edition by now.
+    cdef unsigned int shelve(self, LayerView view, MmapRegion region, uint64_t edition, uint16_t round) noexcept

@@ -5,7 +5,7 @@ search in a flat table, the shelf, and returns an object that exists; it takes n
 only to counters of its own thread. What is not on the shelf, or was not read since eviction last asked, is found and
 put there. A generation is replaced by one assignment to `_regions`, so readers find the old region or the new, whole.
 
-    shelf: {dimension << 16 | layer: LayerView}
+    shelf: {round of eviction, dimension << 16 | layer: LayerView}
         |  miss
         v
     _regions: {dimension: MmapRegion} --> region.views: {layer: LayerView}
@@ -33,8 +33,8 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from jessy_mem._core.c.asserts cimport jm_assert
 from jessy_mem._core.c.atomic cimport (
     jm_add_relaxed, jm_flag_load_relaxed, jm_flag_store_relaxed, jm_load_acquire, jm_load_relaxed,
-    jm_short_load_acquire, jm_short_load_relaxed, jm_short_store_relaxed, jm_short_store_release, jm_store_relaxed,
-    jm_store_release, jm_unlikely
+    jm_short_load_acquire, jm_short_load_relaxed, jm_short_store_release, jm_store_relaxed, jm_store_release,
+    jm_unlikely
 )
 from jessy_mem._core.c.clock cimport jm_clock_ns, jm_clock_ticks, jm_clock_use
 from jessy_mem._core.c.pycompat cimport jm_dict_get_or_none, jm_layer_key, jm_own_method, jm_stolen
@@ -46,9 +46,10 @@ from jessy_mem._core.gather cimport Gathered, gathered_add
 from jessy_mem._core.holders cimport Holders
 from jessy_mem._core.image cimport Image
 from jessy_mem._core.kernels.decimal cimport decimal_of
+from jessy_mem._core.kernels.flat cimport flat_label
 from jessy_mem._core.latency cimport LatencyHistogram, clock_factor
 from jessy_mem._core.region cimport MmapRegion
-from jessy_mem._core.shelf cimport find_for_row
+from jessy_mem._core.shelf cimport find_for_row, key_in
 from jessy_mem._core.stack cimport Place, stack_find
 from jessy_mem._core.view cimport LayerView, jm_stolen_view, source_of
 
@@ -98,14 +99,16 @@ cdef class LayerRegistry:
         `layer_id` is a LayerId or a tuple (dimension, layer). Raises LayerNotFound, which says what to do if the
         dimension is not loaded; ManagerClosed; ChecksumMismatch on the first access to a damaged layer. Thread-safe.
         """
+        cdef uint64_t key = key_in(&self.shelf.flat, <PyObject *> layer_id)
         cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
-        cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
+        cdef PyObject *found = find_view(self, key, begin_ticks)
         return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen(found)
 
     def __getitem__(self, layer_id):
         """``memory[layer_id]`` and ``memory[dimension, layer]``: what `access_layer` returns."""
+        cdef uint64_t key = key_in(&self.shelf.flat, <PyObject *> layer_id)
         cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
-        cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
+        cdef PyObject *found = find_view(self, key, begin_ticks)
         return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen(found)
 
     def get(self, layer_id, default=None, /):
@@ -131,8 +134,9 @@ cdef class LayerRegistry:
         return ItemsView(self)
 
     cdef LayerView read(self, layer_id):
+        cdef uint64_t key = key_in(&self.shelf.flat, <PyObject *> layer_id)
         cdef uint64_t begin_ticks = begin_of(self._timed, self.word, &self.look_ticks)
-        cdef PyObject *found = find_view(self, <PyObject *> layer_id, begin_ticks)
+        cdef PyObject *found = find_view(self, key, begin_ticks)
         return self.read_otherwise(layer_id, begin_ticks) if found == NULL else jm_stolen_view(found)
 
     cdef LayerView read_otherwise(self, layer_id, uint64_t begin_ticks):
@@ -155,9 +159,9 @@ cdef class LayerRegistry:
             edition = jm_load_acquire(&region.edition)
             view = jm_dict_get_or_none(region.views, <object> PyTuple_GET_ITEM(layer_id, 1))
         if view is not None:
-            self.visit(region, view)
+            self.mark(region, view.image.dimension_id)
             view = self.shelf.keep_in_row(
-                self.shelve(view, region, edition), jm_thread_serial(), view, &region.edition, edition, round
+                self.shelve(view, region, edition, round), jm_thread_serial(), view, &region.edition, edition, round
             )
             events = self._hits
         else:
@@ -168,9 +172,10 @@ cdef class LayerRegistry:
         record(events, begin_ticks, self._timed)
         return view
 
-    cdef unsigned int shelve(self, LayerView view, MmapRegion region, uint64_t edition) noexcept:
+    cdef unsigned int shelve(self, LayerView view, MmapRegion region, uint64_t edition, uint16_t round) noexcept:
         cdef unsigned int row = jm_thread_number() + 1  # which it has from now on
-        self.shelf.put(row, jm_layer_key(<PyObject *> view.id), <PyObject *> view, &region.edition, edition)
+        cdef uint64_t label = flat_label(jm_layer_key(<PyObject *> view.id), round)
+        self.shelf.put(row, label, <PyObject *> view, &region.edition, edition)
         return row
 
     def load_context(self, layer_id):
@@ -230,12 +235,6 @@ cdef class LayerRegistry:
             tracer.record(view.image.dimension_id, view.id[1], n_bytes)
         return 0
 
-    cdef int visit(self, MmapRegion region, LayerView view) except -1:
-        cdef uint16_t round = jm_short_load_acquire(&self.round)  # first: who begins another has cleared marks before
-        self.mark(region, view.image.dimension_id)
-        jm_short_store_relaxed(&view.visited, round)
-        return 0
-
     cdef int mark(self, MmapRegion region, dimension) except -1:
         if not jm_flag_load_relaxed(&region.visited):
             jm_flag_store_relaxed(&region.visited, 1)
@@ -253,20 +252,10 @@ cdef class LayerRegistry:
                 jm_flag_store_relaxed(&region.visited, 0)
         if taken:
             if self.round == LAST_ROUND:
-                self.forget_rounds()
+                self.shelf.forget_rounds()  # or a view that was read in an old one were taken for one read in this
             jm_assert(self.round != 0, self.round, LAST_ROUND)
             jm_short_store_release(&self.round, self.round % LAST_ROUND + 1)  # 0: of a view that was not read again
         return dict.fromkeys(taken)
-
-    cdef int forget_rounds(self) except -1:
-        """Before rounds begin anew: no view keeps the number of an old one, or it were taken for one that was read."""
-        cdef MmapRegion region
-        cdef LayerView view
-        for region in list(self.regions.values()):
-            for view in list(region.views.values()):
-                jm_short_store_relaxed(&view.visited, 0)
-        self.shelf.forget_rounds()
-        return 0
 
     def _use_tracers(self, tuple tracers not None):
         """Tell `tracers` of each access from now on; the caller holds the table's lock."""
@@ -279,6 +268,7 @@ cdef class LayerRegistry:
         cdef LayerView view
         cdef uint64_t edition
         cdef bint is_here
+        cdef uint16_t round = jm_short_load_acquire(&self.round)  # before the region is marked as read in it
         dimension, layer = layer_id
         region = jm_dict_get_or_none(self.regions, dimension)
         is_here = region is not None
@@ -293,9 +283,7 @@ cdef class LayerRegistry:
             if self._look():
                 return self.first_touch(layer_id)
             raise LayerNotFound(dimension, layer, f"the dimension has {counted(region.n_layers, 'layer')}")
-        self.shelve(view, region, edition)
-        if is_here:
-            self.visit(region, view)
+        self.shelve(view, region, edition, round if is_here else 0)
         if view.payload is not None:
             self._settle()
         return view
@@ -384,9 +372,9 @@ cdef class LayerRegistry:
         return self._hits.count_events() + self._first_touches.count_events()
 
 
-cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t begin_ticks) noexcept:
+cdef inline PyObject *find_view(LayerRegistry self, uint64_t key, uint64_t begin_ticks) noexcept:
     """A hit: a reference to the view, which is the caller's. NULL for all that is to be looked at more closely."""
-    cdef uint64_t key = jm_layer_key(layer_id)
+    cdef uint64_t label = flat_label(key, jm_short_load_relaxed(&self.round)), end_ticks = 0
     cdef unsigned int row = jm_thread_row()
     cdef PyObject *view
     if jm_unlikely(
@@ -397,18 +385,16 @@ cdef inline PyObject *find_view(LayerRegistry self, PyObject *layer_id, uint64_t
         or not jm_read_enter_row(&self.shelf.read_side, row)
     ):
         return NULL
-    view = find_for_row(&self.shelf.flat, self.shelf.rows, jm_load_relaxed(&self.shelf.sole), row, key)
+    view = find_for_row(&self.shelf.flat, self.shelf.rows, jm_load_relaxed(&self.shelf.sole), row, label)
     if view != NULL:
-        if jm_short_load_relaxed(&(<LayerView> view).visited) == jm_short_load_relaxed(&self.round):
-            Py_INCREF(<object> view)
-        else:
-            view = NULL
+        end_ticks = end_of(self._timed, view)
+        Py_INCREF(<object> view)
     jm_read_leave_row(&self.shelf.read_side, row)
     if view != NULL:
         jm_assert((<LayerView> view).image.dimension_id == key >> 16, key, (<LayerView> view).image.dimension_id)
         jm_assert(layer_of(<LayerView> view) == (key & 0xFFFF), key, layer_of(<LayerView> view))
         if self._timed:  # through the field, for an argument would count a reference on what all threads share
-            self._hits.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))
+            self._hits.record_ns(jm_clock_ns(begin_ticks, end_ticks))
         else:
             self._hits.record_untimed(1)
     return view

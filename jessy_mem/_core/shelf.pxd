@@ -2,10 +2,10 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
-from jessy_mem._core.c.pycompat cimport JM_FREE_THREADED
+from jessy_mem._core.c.pycompat cimport JM_FREE_THREADED, jm_layer_key
 from jessy_mem._core.c.read_side cimport jm_read_flag, jm_read_side
 from jessy_mem._core.c.thread cimport JM_MAX_THREADS, jm_thread_serial
-from jessy_mem._core.kernels.flat cimport Flat, flat_find, flat_hash
+from jessy_mem._core.kernels.flat cimport Cell, Flat, flat_expect, flat_find, flat_hash, flat_search
 from jessy_mem._core.view cimport LayerView
 
 
@@ -31,28 +31,37 @@ cdef struct Row:
 cdef void drop_views(Flat *flat) noexcept
 
 
-cdef inline uint64_t count_at(uint64_t key) noexcept:
-    return flat_hash(key, 64 - ROW_ORDER)
+# The key of what is looked for, with its cell in `flat` on its way: see `end_of` in registry. Without the GIL nobody
+# may look at a table as early as this.
+cdef inline uint64_t key_in(const Flat *flat, PyObject *layer_id) noexcept:
+    cdef uint64_t key = jm_layer_key(layer_id)
+    if not JM_FREE_THREADED:
+        flat_expect(flat, key)
+    return key
+
+
+cdef inline uint64_t count_at(uint64_t label) noexcept:
+    return flat_hash(label, 64 - ROW_ORDER)
 
 
 # The view that the thread of a row finds: its own, or the one that all share. NULL: none, or one is to be its own now.
 # For one module only, which also tells `keep_in_row` the serial number: each module numbers threads for itself.
 cdef inline PyObject *find_for_row(
-    const Flat *shared, Row **rows, uint64_t sole, unsigned int row, uint64_t key
+    const Flat *shared, Row **rows, uint64_t sole, unsigned int row, uint64_t label
 ) noexcept:
     cdef Row *mine
-    cdef PyObject *view
+    cdef Cell *own
     if JM_FREE_THREADED and sole != jm_thread_serial():
         mine = rows[row - 1]
         if mine == NULL or mine.own.owner != jm_thread_serial():
             return NULL
-        view = <PyObject *> flat_find(&mine.own.flat, key)
-        if view != NULL:
-            return view
-        mine.n_hits[count_at(key)] += 1
-        if mine.n_hits[count_at(key)] >= OFTEN:
+        own = flat_search(&mine.own.flat, label)
+        if own.label != 0:
+            return <PyObject *> own.value if own.label == label else NULL
+        mine.n_hits[count_at(label)] += 1
+        if mine.n_hits[count_at(label)] >= OFTEN:
             return NULL
-    return <PyObject *> flat_find(shared, key)
+    return <PyObject *> flat_find(shared, label)
 
 
 cdef class Shelf:
@@ -62,9 +71,10 @@ cdef class Shelf:
     cdef (Row *)[JM_MAX_THREADS] rows  # what each row keeps; NULL: nothing yet. With the GIL, all are
     cdef uint64_t sole      # atomic; the only thread that reads, for which the shelf is enough; or SEVERAL; 0: none yet
 
-    # Keep `view` for `key`, unless the region that has it is another edition now than was `seen`. `row`: the thread's.
+    # Keep `view` for a key, as read in the round that is its mark, unless the region that has it is another edition now
+    # than was `seen`. `row`: the thread's.
     cdef void put(
-        self, unsigned int row, uint64_t key, PyObject *view, const uint64_t *edition, uint64_t seen
+        self, unsigned int row, uint64_t label, PyObject *view, const uint64_t *edition, uint64_t seen
     ) noexcept
     # Its owner's own view, which is made if there is none and `makes`, and is kept unless its region is another edition
     # by now than was `seen`; else `view`.
@@ -86,7 +96,7 @@ cdef class Shelf:
     cdef void change_begin(self) noexcept
     cdef void change_end(self) noexcept
     cdef int take(self, uint64_t dimension, object layers, list dropped) except -1
-    # No view of a Reader is one that was read in a round of eviction.
+    # No view is one that was read in a round of eviction.
     cdef void forget_rounds(self) noexcept
     # Payload copies made by the Readers there are.
     cdef uint64_t count_copies(self) noexcept

@@ -16,7 +16,6 @@ cdef class LayerView:
     cdef uint8_t faulted             # atomic flag: the pages were touched once
     cdef uint8_t says_text           # the file knows the content as UTF-8, and counts its characters; a hint
     cdef uint8_t highest             # atomic flag: its highest byte, once it was decoded, which tells the width; a hint
-    cdef uint16_t visited            # atomic; the round of eviction in which it was last read by a hit
     cdef readonly object id          # LayerId
     cdef readonly tuple keywords
 

@@ -18,7 +18,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from jessy_mem._core.c.mix cimport jm_hash
 from jessy_mem._core.format cimport RECORD_TAIL_BYTES, LayerEntry, RecordHead
 from jessy_mem._core.image cimport Image
-from jessy_mem._core.kernels.flat cimport flat_begin, flat_find, flat_grow, flat_has_room, flat_put
+from jessy_mem._core.kernels.flat cimport MARK_BITS, flat_begin, flat_find, flat_grow, flat_has_room, flat_put
 from jessy_mem._core.kernels.span cimport span_after_length, span_is_ascii, span_is_utf8
 from jessy_mem._core.packing cimport scratch_add
 from jessy_mem._core.sheet cimport Fact
@@ -159,7 +159,7 @@ cdef Outcome add_word(WordScan scan, const uint8_t *first, uint32_t n_bytes) noe
     if is_ascii:
         for i in range(n_bytes):
             text[i] |= 32 if 65 <= text[i] <= 90 else 0
-    hash = jm_hash(text, n_bytes, hash_seeds) | 2  # no key of the table is below 2
+    hash = jm_hash(text, n_bytes, hash_seeds) >> MARK_BITS + 1 | 2  # a key of the table, and so are those after it
     i = <uint32_t> <uint64_t> flat_find(&scan.table, hash)
     while i:
         spelling = &scan.spellings[i - 1]

@@ -10,6 +10,9 @@
 
 #define JM_CACHE_LINE 64
 
+/* Begin to bring memory near, and wait for nothing. */
+#define jm_fetch_early(p) __builtin_prefetch(p)
+
 /* A condition that is rarely true: its branch is laid out of the way. */
 #define jm_unlikely(condition) __builtin_expect(!!(condition), 0)
 

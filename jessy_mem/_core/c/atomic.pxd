@@ -6,6 +6,7 @@ cdef extern from "c/atomic.h" nogil:
     enum:
         JM_CACHE_LINE  # bytes
 
+    void jm_fetch_early(const void *p) noexcept
     bint jm_unlikely(bint condition) noexcept
     uint64_t jm_load_relaxed(const uint64_t *p) noexcept
     uint64_t jm_load_acquire(const uint64_t *p) noexcept

@@ -88,7 +88,7 @@ static inline int64_t jm_number_below(PyObject *each, int64_t max)
     else
 #else
     if ((size_t)Py_SIZE(each) <= 1) /* no digit, or one and no sign */
-        value = Py_SIZE(each) ? ((PyLongObject *)each)->ob_digit[0] : 0;
+        value = ((PyLongObject *)each)->ob_digit[0] & (digit)-Py_SIZE(each); /* 0 has one, too; no branch */
     else
 #endif
         value = PyLong_AsLongLongAndOverflow(each, &overflow); /* -1 on overflow; no error, for it is an int */

@@ -1,6 +1,6 @@
 """A flat table from a number of 48 bits, the key, to a pointer: open addressing, linear probing, 16 bytes a cell.
 
-    key * 2**64 / golden ratio, its highest bits --> | key 7 | key 9 | GONE | 0 | ...   a search ends at 0
+    key * 2**48 / golden ratio, its highest bits --> | key 7 | key 9 | GONE | 0 | ...   a search ends at 0
 
 A key is neither 0 nor 1. With it, in one word, stands a mark of 16 bits: the two together are its label. Where a key
 lies does not depend on its mark, and it is there once; a search for a label finds the key with this very mark only. Who
@@ -38,7 +38,9 @@ cdef inline uint64_t flat_label(uint64_t key, uint16_t mark) noexcept nogil:
 
 cdef inline uint64_t flat_hash(uint64_t label, unsigned int shift) noexcept nogil:
     """A number below 2**(64 - shift), other for keys that are near each other, and the same whatever the mark."""
-    return (label << MARK_BITS) * 0x9E3779B97F4A7C15ULL >> shift
+    # 2**48 / golden ratio, as the keys have 48 bits: it strews those that follow each other evenly. The one of 64 bits does
+    # not, and a read among 1,000,000 layers took a fifth longer.
+    return (label << MARK_BITS) * 0x9E3779B97F4BULL >> shift
 
 
 cdef inline void flat_expect(const Flat *flat, uint64_t key) noexcept nogil:

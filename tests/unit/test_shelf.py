@@ -130,6 +130,23 @@ def test_first_hit_after_eviction_has_asked_is_noted_again(world):
         assert inside.take_visits(memory) == [2]
 
 
+def test_what_was_read_in_many_rounds_is_forgotten_once_and_for_all(world):
+    world.write_all(1, 2)
+    with manager(world) as memory, memory.reader() as reader:
+        memory.load_all()
+        before = []
+        for _ in range(40):
+            before += [memory[1, layer] for layer in range(4) for _ in range(2)]
+            before += [reader[1, layer] for layer in range(4) for _ in range(2)]
+            assert inside.take_visits(memory) == [1]
+        assert len(set(map(id, before))) in (4, 8)  # a Reader has views of its own, and each keeps its own
+        update(memory, world)
+        for read in (memory, reader):
+            for layer in range(4):
+                assert generation_of(bytes(read[1, layer])) == 2
+                assert all(read[1, layer] is not view for view in before)
+
+
 def test_reads_are_noted_also_when_the_numbers_of_rounds_begin_anew(world):
     world.write_all(1, 2)
     with manager(world) as memory:

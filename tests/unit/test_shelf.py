@@ -140,7 +140,7 @@ def test_what_was_read_in_many_rounds_is_forgotten_once_and_for_all(world):
             before += [reader[1, layer] for layer in range(4) for _ in range(2)]
             assert inside.take_visits(memory) == [1]
         assert len(set(map(id, before))) in (4, 8)  # a Reader has views of its own, and each keeps its own
-        update(memory, world)
+        reload(memory, world)
         for read in (memory, reader):
             for layer in range(4):
                 assert generation_of(bytes(read[1, layer])) == 2

@@ -34,13 +34,15 @@ class Catalogue:
     """What is known of `regions`, which are mapped, and of what was evicted.
 
     Not thread-safe but for `complete_index`: the owner locks. `note_name(dimension, name)` is called for each file of
-    the base folder that is mapped: however it came there, it has the name that it says.
+    the base folder that is mapped: however it came there, it has the name that it says; but `see_name(dimension)`,
+    before it is mapped, as long as that answers that the name is of no interest yet.
     """
 
     def __init__(self, regions: Mapping[int, MmapRegion], layout: MemoryLayout, opener: Opener) -> None:
         self.evicted = EvictedDimensions()
         self.edition = 0  # another one when a layer may have come, changed or gone
         self.note_name: Callable[[int, str], object] = lambda *said: None
+        self.see_name: Callable[[int], bool] = lambda dimension: True
         self._regions = regions
         self._opener = opener
         self._index = LayerIndex()
@@ -48,6 +50,16 @@ class Catalogue:
         self._layout = layout
         self._addresses = Addresses(layout)
         self._own_names: dict[int, str] = {}  # in files at paths of the user's
+
+    def expect(self, dimension: int) -> bool:
+        """A dimension that was not loaded is about to be mapped; whether `put` would add nothing to that.
+
+        So it is as long as nobody asks, and nothing is evicted.
+        """
+        if self.evicted or self._unindexed is not None or self._addresses.in_use or dimension in self._opener.named:
+            return False
+        self.edition += 1
+        return self.see_name(dimension)
 
     def put(self, dimension: int, region: MmapRegion) -> None:
         """A dimension is mapped now, in whatever way it was there before."""

@@ -199,6 +199,16 @@ class IdRegister(Register):
         with self._mutex:
             return self._names.duplicates()
 
+    def see(self, dimension: int) -> bool:
+        """A file of the base folder is about to be mapped; whether its name need not be told to `note`.
+
+        Where nobody has begun to ask for names, and none is known, it is looked for when somebody asks.
+        """
+        if self._is_asked or self._names.of:
+            return False
+        self._seen.add(dimension)
+        return True
+
     def note(self, dimension: int, name: str) -> None:
         """Tell the name that the file of a dimension was just seen to have; others hear of it with the next claim.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -37,7 +37,7 @@ class Table(Protocol):
         """What is mapped."""
 
     @property
-    def _evicted(self) -> Container[int]:
+    def _evicted(self) -> Collection[int]:
         """What is loaded, and mapped when it is read."""
 
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
@@ -51,6 +51,9 @@ class Table(Protocol):
 
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers find. Under the lock."""
+
+    def _add(self, dimension: int, region: MmapRegion) -> None:
+        """The same of a dimension that was not loaded."""
 
     def load_dimension(self, dimension_id: int, path: str | os.PathLike[str] | None = None) -> MmapRegion:
         """`Loader.load`, counted and timed."""
@@ -74,7 +77,7 @@ class Loader:
 
     def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
         """Map a dimension that is not known, from its own file or that at `path`, which may be it. Under the lock."""
-        if dimension in table._regions or dimension in table._evicted:
+        if dimension in table._regions or (table._evicted and dimension in table._evicted):
             raise DimensionAlreadyLoaded(dimension)
         if path is not None and (self._always_simulates or not _is_own_file(path, table._place_of(dimension).path)):
             table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
@@ -83,7 +86,7 @@ class Loader:
         except BaseException:
             table._opener.forget_path(dimension)
             raise
-        table._install(dimension, region)
+        table._add(dimension, region)
         return region
 
     def load_all(self, table: Table, dimensions: Iterable[int]) -> LoadReport:

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Self, TypeVar, Unpack
 
-from jessy_mem import ending, given
+from jessy_mem import ending, errors, given
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.latency import LatencyHistogram
 from jessy_mem._core.lender import BlockLender
@@ -28,7 +28,7 @@ from jessy_mem.config import MemoryConfig, MemoryOptions
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
 from jessy_mem.cooling import give_back, watch_for
 from jessy_mem.durable import check_base_folder
-from jessy_mem.errors import ConsciousnessError, LayerNotFound, OutOfBounds, RegionNotFound, legible
+from jessy_mem.errors import DimensionAlreadyLoaded, LayerNotFound, OutOfBounds, RegionNotFound
 from jessy_mem.following import ChangeCallback, Changes, Following
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import MAX_DIMENSION, LayerId
@@ -83,6 +83,7 @@ class MmapManager(RegionTable):
     0
     """
 
+    __slots__ = ("_loader", "_times", "_uptake")  # see RegionTable
     number: int = 0  # names it among those of this process; 0: it was not made to the end
 
     def __init__(
@@ -103,13 +104,12 @@ class MmapManager(RegionTable):
         self._ids = IdRegister(os.fspath(made.base_path), self.layout, made.lock_timeout_s)
         # Weak references: else both were a cycle. Other parts are given the table with each call.
         announce = self._following.announcer(weakref.ref(self))
-        self._catalogue.note_name = self._ids.note
+        self._catalogue.note_name, self._catalogue.see_name = self._ids.note, self._ids.see
         self._learner = Learner(weakref.proxy(self), self._opener, self._ids, self.layout, made, announce)
         self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
         self._relieve = self._relief.relieve
         self._uptake = Uptake(made, self._catalogue, self._ids.note_file, self._learner.protos.end_foreign)
-        self._loader = Loader(made.simulation == "always")
-        self._times = Times()
+        self._loader, self._times = Loader(made.simulation == "always"), Times()
         if follows:
             self._follow_page(page)
         renew_in_child(self)
@@ -137,9 +137,12 @@ class MmapManager(RegionTable):
             self._uptake.want(dimension_id)
             return self._loader.ensure(self, dimension_id, path)
         self._uptake.unwanted.discard(dimension_id)
-        if dimension_id in self._regions or dimension_id in self._evicted:
-            self._following.stop(self)  # another process may have forgotten it
-        region = self._changing(dimension_id, self._loader.load, self, dimension_id, path)
+        try:
+            region = self._changing(dimension_id, self._loader.load, self, dimension_id, path)
+        except DimensionAlreadyLoaded:
+            if not self._following.stop(self):  # another process may have forgotten it
+                raise
+            region = self._changing(dimension_id, self._loader.load, self, dimension_id, path)
         record_since(self._times.loads, begin_ticks, self._timed)
         return region
 
@@ -201,8 +204,7 @@ class MmapManager(RegionTable):
         """
         dimension = self._checked(dimension_id)
         self._following.stop(self)
-        region = self._regions.get(dimension)
-        if region is None:
+        if (region := self._regions.get(dimension)) is None:
             try:
                 region = self._restore(dimension, 0)
             except LayerNotFound as error:
@@ -230,8 +232,7 @@ class MmapManager(RegionTable):
         from the files, of those layers only that meet all other conditions. Evicted dimensions count as loaded.
         """
         where = None if where is None else plain_where(where)
-        then = self._pass_gate()
-        if then is not None:
+        if (then := self._pass_gate()) is not None:
             asked = (dimension, keyword, frequency)
             return then.layers(*asked, name=name, since_ns=since_ns, before_ns=before_ns, where=where)
         self._read_changed()
@@ -627,7 +628,7 @@ class MmapManager(RegionTable):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self.close()
-        except ConsciousnessError:
+        except errors.ConsciousnessError:
             if error is None:  # else that one is told, the manager stays open, and its end warns
                 raise
 
@@ -637,7 +638,7 @@ class MmapManager(RegionTable):
 
     def __repr__(self) -> str:
         n = counted(len(self._regions), "dimension")
-        return legible(f"<MmapManager {self.config.base_path}: {'closed' if self._closed else n}>")
+        return errors.legible(f"<MmapManager {self.config.base_path}: {'closed' if self._closed else n}>")
 
     @never_fails
     def _repr_html_(self) -> str:
@@ -648,8 +649,7 @@ class MmapManager(RegionTable):
     def _pass_gate(self) -> Snapshot | None:
         """Follow what others did, call back; the snapshot that this thread reads in, if it does. No lock held."""
         self._check_open()
-        snapshot = self._following.snapshot()
-        if snapshot is None:
+        if (snapshot := self._following.snapshot()) is None:
             self._follow()
         return snapshot  # type: ignore[return-value]
 

@@ -11,12 +11,13 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
-from jessy_mem._core.budget import Charge
+from jessy_mem._core.base_file import BaseFile
+from jessy_mem._core.budget import Charge, Ledger
 from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.image import Image
-from jessy_mem._core.stack import open_delta, open_stack, reopen_stack
+from jessy_mem._core.stack import open_delta, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, legible
 from jessy_mem.layout import MemoryLayout, dimension_folder, has_deltas, region_file
@@ -26,6 +27,8 @@ from jessy_mem.simulation import simulated_image
 __all__ = ["Opener", "Place", "newest_delta"]
 
 Stack = tuple[Image, ...]  # the base and its deltas, oldest first
+
+MAX_PLACES = 64  # that are kept: enough for those that are loaded again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Place:
     immutable: bool
     segment: str
     slot_bytes: int
+    file: BaseFile
 
 
 Admit = Callable[[Place, int, int], Charge]  # bytes of a file, bytes of those under it -> its charge; LimitExceeded
@@ -54,22 +58,32 @@ class _Invented(threading.local):
 
 
 class Opener:
-    """Opens the dimensions of a base folder. Of paths, only those that somebody named are kept."""
+    """Opens the dimensions of a base folder. Of paths, only those that somebody named are kept.
 
-    def __init__(self, config: MemoryConfig, layout: MemoryLayout) -> None:
+    What is opened is charged to `ledger`; what that has no room for, and all if there is none, to whom `admit` gives.
+    """
+
+    def __init__(self, config: MemoryConfig, layout: MemoryLayout, ledger: Ledger | None = None) -> None:
         self._config = config
         self._metadata_limit_bytes = config.max_metadata_bytes
         self._layout = layout
+        self._ledger = ledger
         self._base_path = os.fspath(config.base_path)
         self.named: dict[int, str] = {}  # dimension -> the path that somebody gave
         self._bare: dict[int, bytes] = {}  # what had no delta: its folder and file then
         self._invented = _Invented()
         self._notices = Notices()
-        # Whoever asks for a place asks for the same ones a few times, and to make one takes as long as to open a file.
-        self._places = lru_cache(maxsize=16)(partial(_place, layout, config, self._base_path))
+        self._places: dict[int, Place] = {}  # those of a few dimensions that nobody named: they do not change
 
     def place_of(self, dimension: int) -> Place:
-        return self._places(dimension, self.named.get(dimension))
+        if dimension in self.named:
+            return self._place(dimension, self.named.get(dimension))
+        place = self._places.get(dimension)
+        if place is None:  # to make one takes as long as to open a file
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            place = self._places[dimension] = self._place(dimension, None)
+        return place
 
     def name_path(self, dimension: int, path: str) -> None:
         """The file of `dimension` is at `path`, until that is forgotten."""
@@ -89,18 +103,7 @@ class Opener:
         if place.may_simulate and config.simulation == "always":
             return self._simulated(place, admit)
         try:
-            stack = open_stack(
-                place.path,
-                place.dimension,
-                admit=None if admit is None else partial(admit, place),
-                immutable=place.immutable and admit is not None,
-                verify="lazy" if admit is None else config.verify,
-                deltas=place.has_deltas,
-                bare=None if place.named else self._bare,
-                guard="none" if admit is None else config.guard,
-                metadata_limit_bytes=self._metadata_limit_bytes,
-                follow_links=place.follow_links,
-            )
+            stack = place.file.open(place, admit)
         except (DimensionNotFound, InvalidRegion) as error:
             damaged = isinstance(error, InvalidRegion)
             if not place.may_simulate or known_source == "mmap" or (damaged and not config.simulate_damaged):
@@ -177,6 +180,43 @@ class Opener:
         )
         return self.open(place, admit, stack[0].source) if found is None else found
 
+    def _place(self, dimension: int, named: str | None) -> Place:
+        config, planned = self._config, self._layout.dimensions.get(dimension)
+        segment = self._layout.segment_of(dimension)
+        path = region_file(self._base_path, dimension) if named is None else named
+        slot_bytes = segment.size_bytes if planned is None else planned.size_bytes
+        follow_links, immutable = named is not None or config.follow_links, planned is not None and planned.immutable
+        with_deltas = named is None or has_deltas(path)
+        return Place(
+            dimension=dimension,
+            path=path,
+            named=named is not None,
+            has_deltas=with_deltas,
+            follow_links=follow_links,
+            may_simulate=named is None
+            and planned is not None
+            and bool(planned.layers)
+            and config.simulation != "never",
+            planned=planned is not None,
+            immutable=immutable,
+            segment=segment.name,
+            slot_bytes=slot_bytes,
+            file=BaseFile(
+                path,
+                dimension,
+                ledger=self._ledger,
+                segment=segment.name,
+                most_bytes=slot_bytes,
+                immutable=immutable,
+                verify=config.verify,
+                deltas=with_deltas,
+                bare=self._bare if named is None else None,
+                guard=config.guard,
+                metadata_limit_bytes=self._metadata_limit_bytes,
+                follow_links=follow_links,
+            ),
+        )
+
     def _simulated(self, place: Place, admit: Admit | None) -> Stack:
         image = simulated_image(
             place.dimension,
@@ -186,22 +226,6 @@ class Opener:
             admit=None if admit is None else lambda n_bytes: admit(place, n_bytes, 0),
         )
         return (image,)
-
-
-def _place(layout: MemoryLayout, config: MemoryConfig, base_path: str, dimension: int, named: str | None) -> Place:
-    planned, segment = layout.dimensions.get(dimension), layout.segment_of(dimension)
-    return Place(
-        dimension=dimension,
-        path=region_file(base_path, dimension) if named is None else named,
-        named=named is not None,
-        has_deltas=named is None or has_deltas(named),
-        follow_links=named is not None or config.follow_links,
-        may_simulate=named is None and planned is not None and bool(planned.layers) and config.simulation != "never",
-        planned=planned is not None,
-        immutable=planned is not None and planned.immutable,
-        segment=segment.name,
-        slot_bytes=segment.size_bytes if planned is None else planned.size_bytes,
-    )
 
 
 def newest_delta(path: str) -> int:

@@ -2,7 +2,7 @@
 
 A region that may go is the policy's as long as it is mapped: an error in the middle of an eviction, whatever it is,
 gives back what it left mapped. What an interruption took from the policy all the same is found again before anybody is
-refused.
+refused. What comes is told to the policy when it is asked: many a dimension comes and goes before that.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ class Victims:
         self._policy = policy  # of what may be evicted, held or not
         self._regions = regions
         self._holders = holders
-        self.insert = policy.insert  # what is mapped now, and may be evicted
-        self.remove = policy.remove  # what may not, or is gone, and not as a victim
+        self.remove = policy.remove  # what is gone, and not as a victim
+
+    def take_in(self) -> None:
+        """Tell the policy what came since it was last told: it may be evicted, or not any more."""
+        came = self._holders.came
+        for dimension, may_go in list(came.items()):
+            (self._policy.insert if may_go else self._policy.remove)(dimension)
+            came.pop(dimension, None)  # last: what an interrupt stopped is told again
 
     def touch(self, dimensions: Iterable[int]) -> None:
         """They were read since this was last called."""
+        self.take_in()
         for dimension in dimensions:
             self._policy.touch(dimension)
 
@@ -39,6 +46,7 @@ class Victims:
 
         What is chosen is to be evicted.
         """
+        self.take_in()
         victims, any_held = self._choose(needs)
         if not victims and self._take_back_lost():
             victims, any_held = self._choose(needs)
@@ -84,6 +92,7 @@ class Victims:
 
     def evict_until(self, enough: Callable[[], bool], unmap: Callable[[int], object]) -> None:
         """Unmap one after the other, until it is enough or nothing more can go."""
+        self.take_in()
         while not enough() and (victim := self._policy.victim(self._is_free)) is not None:
             self.evict([victim], unmap)
 

@@ -59,6 +59,7 @@ def sound_objects(folder: Path) -> dict[str, object]:
     """One object of each class that has been made rightly."""
     import jessy_mem as jm
     from jessy_mem._core import (
+        base_file,
         budget,
         changes,
         head,
@@ -99,6 +100,7 @@ def sound_objects(folder: Path) -> dict[str, object]:
     return {
         "Ledger": ledger, "Charge": budget.Charge(ledger, "a", 10), "PoolAllocator": allocator, "Block": block,
         "ChangePage": changes.ChangePage(folder),
+        "BaseFile": base_file.BaseFile(str(path), 1, ledger=ledger, segment="a", most_bytes=1000),
         "Head": head.Head(os.open(path, os.O_RDONLY), str(path), 100, bytes(100)),
         "Image": mapped.map_file(path, 1), "Mapping": mapping.Mapping(4096), "UnmapTogether": mapping.UnmapTogether(),
         "MmapRegion": opened, "LayerView": opened.layer(0), "Holders": table, "LayerRegistry": read,

@@ -25,6 +25,7 @@ cdef class Holders:
     cdef set simulated
     cdef tuple simulated_ids       # the same, sorted; None: not since it changed
     cdef dict watched              # dimension -> looks until nobody looks at it any more, unless it is held
+    cdef readonly dict came        # dimension -> whether it may be evicted; of which the policy was not told yet
 
     # Before a stack is there.
     cdef int expect(self, object dimension, tuple stack) except -1

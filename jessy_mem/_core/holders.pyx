@@ -50,6 +50,7 @@ from jessy_mem._core.view cimport LayerView
 cdef enum:
     MIN_RETIRED = 16  # this many are kept an eye on before those that have gone are dropped
     N_GLANCES = 2     # at a region that nobody holds
+    MANY_CAME = 1024  # so many are told to the policy though nobody asks: that takes half a millisecond
 
 
 cdef Py_ssize_t n_holders(PyObject *found) except? -1:
@@ -140,6 +141,7 @@ cdef class Holders:
         self.regions = {}
         self.shelf = Shelf()
         self.watched = {}
+        self.came = {}
         self.decompressed = {}
         self.simulated = set()
         self.retired = []
@@ -161,12 +163,16 @@ cdef class Holders:
         return 0
 
     def install(self, dimension, MmapRegion region not None):
-        """Let readers of `dimension` find `region`, in place of the one before; whether it may be evicted."""
+        """Let readers of `dimension` find `region`, in place of the one before; whether many have come by now.
+
+        One step, which is done or not: no Python runs in it.
+        """
         cdef MmapRegion old = self.regions.get(dimension)
         cdef list dropped = []
         self.keep_texts_of(region.current())  # ManagerClosed if it is closed, or was never opened
         region.is_owned = True
         self.expect(dimension, region.stack)
+        self.came[dimension] = may_be_evicted(region)
         if old is None or old is region:
             self.shelf.change_begin()
         else:
@@ -182,7 +188,7 @@ cdef class Holders:
         dropped.clear()
         if old is not None and old is not region:
             self.let_go(old)
-        return may_be_evicted(region)
+        return len(self.came) >= MANY_CAME
 
     def remove(self, dimension):
         """Take a region out of the table; KeyError if there is none. It goes at once if nobody holds it."""
@@ -195,6 +201,7 @@ cdef class Holders:
             self.shelf.change_end()
         self.count(dimension, region, -1)
         self.watched.pop(dimension, None)  # else each that was ever loaded stays here until somebody asks
+        self.came.pop(dimension, None)
         dropped.clear()
         self.let_go(region)
 

@@ -13,6 +13,11 @@ cdef struct Place:         # where a layer is
 cdef tuple checked_stack(tuple stack)
 # The same, as a tuple that nobody else knows, and that any thread may drop.
 cdef tuple own_stack(tuple stack)
+# `open_stack` for compiled callers, without the defaults.
+cdef tuple opened_stack(
+    str path, uint64_t dimension_id, object admit, bint immutable, str verify, bint deltas, dict bare, str guard,
+    object metadata_limit_bytes, bint follow_links
+)
 # The number that `layer` says, -1 if no layer can have it; TypeError if it is no integer.
 cdef int64_t layer_number(object layer) except -2
 # Where a layer that is not removed is; False if there is none.

@@ -28,7 +28,7 @@ MAX_FACE_LINES, MAX_METHOD_LINES = 690, 15
 STOREYS = ("_core.c", "_core.kernels", "_core", "_probe")
 OBJECTS = """
     whole guard records mapping uncached changes fault format head packing budget texts image mapped folder merge arena
-    pool counts latency stack sheet words index view gather shelf region holders registry lender reader
+    pool counts latency stack base_file sheet words index view gather shelf region holders registry lender reader
 """.split()
 HOUSE = """
     forking errors sealed leases

@@ -54,6 +54,8 @@ class FakeTable:
         self._regions[dimension] = region
         self.installed.append(dimension)
 
+    _add = _install
+
     def load_dimension(self, dimension):
         return loader.load(self, dimension, None)
 

@@ -1722,20 +1722,33 @@ def test_what_was_read_is_passed_on_without_an_eviction_when_it_is_much(world, m
         assert evicted_dimensions(memory) == {3}
 
 
-@pytest.mark.parametrize("is_asked", [False, True])
-def test_interrupt_while_a_dimension_comes_leaves_questions_that_are_right(world, inject, is_asked):
+def test_interrupt_while_a_dimension_comes_leaves_questions_that_are_right(world, inject):
     world.write_all(1, 2, keywords=(b"word",))
     with manager(world) as memory:
         memory.load_dimension(1)
-        if is_asked:
-            assert len(memory.layers(keyword="word")) == 4
-            assert memory.address_of((1, 0)) >= 0
+        assert len(memory.layers(keyword="word")) == 4
+        assert memory.address_of((1, 0)) >= 0
         # Private: in the middle of what is one step.
         interrupt = inject(KeyboardInterrupt(), "jessy_mem.catalogue.Catalogue.put", for_good=False)
         with interrupt, pytest.raises(KeyboardInterrupt):
             memory.load_dimension(2)
         assert len(memory.layers(keyword="word")) == 8
         assert memory.address_of((2, 0)) > memory.address_of((1, 0))
+
+
+@pytest.mark.parametrize("moment", ["catalogue.Catalogue.expect", "manager.record_since"])
+def test_interrupt_beside_the_step_by_which_a_dimension_comes_finds_all_of_it_or_nothing(world, inject, moment):
+    """Before anybody has asked, it is one compiled step: an interrupt is before it or behind it."""
+    world.write_all(1, 2, keywords=(b"word",))
+    with manager(world) as memory:
+        memory.load_dimension(1)
+        # Private: there is no other name for the two moments.
+        interrupt = inject(KeyboardInterrupt(), f"jessy_mem.{moment}", for_good=False)
+        with interrupt, pytest.raises(KeyboardInterrupt):
+            memory.load_dimension(2)
+        come = {1, 2} if moment == "manager.record_since" else {1}
+        assert memory.get_stats().total_allocated_bytes == sum(world.path(each).stat().st_size for each in come)
+        assert {each.dimension for each in memory.layers(keyword="word")} == come
 
 
 def test_dimension_that_another_thread_loads_while_it_is_ensured_is_that_one(world, inject):
@@ -1827,7 +1840,7 @@ def test_question_that_could_not_open_what_was_evicted_is_answered_when_it_is_as
         memory.load_dimension(1001)
         evict(memory, 1000)
         # Private: the call that opens files; descriptors that are spent would fail the test's own.
-        with inject(jm.MappingError(24, "too many open files", "a file"), "jessy_mem.opening.open_stack"):
+        with inject(jm.MappingError(24, "too many open files", "a file"), "jessy_mem.opening.Opener.open"):
             with pytest.raises(jm.MappingError):
                 memory.layers(keyword="word")
             with pytest.raises(jm.MappingError):

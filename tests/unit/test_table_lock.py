@@ -14,7 +14,7 @@ from jessy_mem.catalogue import Catalogue
 from jessy_mem.table import RegionTable
 
 # Private: by whatever call the table changes, it is one of these that does it.
-CHANGES = ("_install", "_remove", "_unmap", "_evict")
+CHANGES = ("_add", "_install", "_remove", "_unmap", "_evict")
 
 
 @pytest.fixture

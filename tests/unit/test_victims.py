@@ -16,6 +16,7 @@ class FakeHolders:
     def __init__(self, regions):
         self.regions = regions
         self.held = set()
+        self.came = {}
 
     def freed_bytes(self, dimension):
         return 10 if dimension in self.regions and dimension not in self.held else 0
@@ -49,7 +50,7 @@ class World:
 
     def put(self, dimension, **facts):
         self.regions[dimension] = region(**facts)
-        (self.victims.insert if may_go(self.regions[dimension]) else self.victims.remove)(dimension)
+        self.holders.came[dimension] = may_go(self.regions[dimension])
 
     def unmap(self, dimension):
         del self.regions[dimension]
@@ -57,6 +58,7 @@ class World:
 
     def check_whole(self):
         """The policy has what may go, and nothing else."""
+        self.victims.take_in()
         assert {each for each in range(1, 20) if each in self.policy} == {
             each for each, it in self.regions.items() if may_go(it)
         }
@@ -112,6 +114,41 @@ def test_what_was_unloaded_is_no_victim(world):
     assert world.victims.choose([(10, anywhere)])[0] == [2]
 
 
+class Interrupted:
+    """A policy; at the second dimension of those that it is told of somebody interrupts, once."""
+
+    def __init__(self, policy, before):
+        self.policy, self.before, self.told = policy, before, []
+
+    def insert(self, key):
+        self.told.append(key)
+        if len(self.told) == 2 and self.before:
+            raise KeyboardInterrupt
+        self.policy.insert(key)
+        if len(self.told) == 2:
+            raise KeyboardInterrupt
+
+    def __getattr__(self, name):
+        return getattr(self.policy, name)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupt_while_the_policy_is_told_loses_nothing_and_keeps_the_order(world, before):
+    # Private: a policy that is interrupted cannot be asked for what it has.
+    world.victims._policy = Interrupted(world.policy, before)
+    with pytest.raises(KeyboardInterrupt):
+        world.victims.take_in()
+    assert world.victims.choose([(100, anywhere)])[0] == list(range(1, 11))
+    assert world.holders.came == {}
+
+
+def test_a_dimension_that_may_not_go_any_more_is_taken_from_the_policy(world):
+    world.check_whole()
+    world.put(1, immutable=True)
+    world.check_whole()
+    assert world.victims.choose([(10, anywhere)])[0] == [2]
+
+
 def test_one_after_the_other_goes_until_it_is_enough(world):
     world.holders.held = {2}
     world.victims.evict_until(lambda: len(world.regions) <= 7, world.unmap)
@@ -163,6 +200,7 @@ def test_error_while_victims_are_chosen_gives_them_back(world):
 
 def test_what_the_policy_lost_is_found_before_anybody_is_refused(world):
     """An interruption in the very moment in which the policy gives something up."""
+    world.check_whole()
     for dimension in range(1, 11):
         world.policy.remove(dimension)
     world.holders.held = {7}

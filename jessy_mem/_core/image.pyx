@@ -472,8 +472,9 @@ cdef Image checked(Image image, str verify):
 
     That of a file that is not on the disk yet is compared: of what a power cut tore nothing is to be seen.
     """
-    if verify == "open" or (image.unsynced and verify != "never"):
-        image.check_all()
-    elif verify == "never":
-        image.trusted = True
+    if verify != "lazy" or image.unsynced:
+        if verify == "never":
+            image.trusted = True
+        else:
+            image.check_all()
     return image

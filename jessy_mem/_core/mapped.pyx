@@ -140,6 +140,7 @@ cdef Image mapped_file(
     cdef bytes first
     cdef tuple identity
     cdef object refusal = None, lease = None
+    cdef bint is_usual = guard == "reads"  # the others are compared with only if it is not: 90 instructions each
     try:
         fd = open_file(path, folder, follow_links)
     except FileNotFoundError:
@@ -149,7 +150,7 @@ cdef Image mapped_file(
             raise LinkRefused(path, "follow_links") from None
         raise MappingError.of(error, path) from None
     try:
-        if guard in ("lease", "auto"):  # before anything is read: who wants to change it afterwards waits
+        if not is_usual and guard in ("lease", "auto"):  # before it is read: who wants to change it then waits
             try:
                 lease = take_lease(fd, path)
             except OSError as error:
@@ -168,7 +169,7 @@ cdef Image mapped_file(
         if delta and not image.is_delta:
             fault_set(&fault, MISSING_DELTA, -1, image.header.required_features, FEATURE_DELTA)
             raise fault_error(&fault, path)
-        if guard == "copy" or (guard != "none" and (immutable or image.immutable)):
+        if (not is_usual and guard == "copy") or ((immutable or image.immutable) and guard != "none"):
             image = sealed_image(fd, path, dimension_id, n_bytes, charge, identity, metadata_limit_bytes)
             if image.immutable:
                 image.trusted = True

@@ -41,12 +41,14 @@ if not sys.warnoptions:  # Python hides a ResourceWarning unless it is asked for
 class Ending(Protocol):
     """What is asked of a manager that is to end."""
 
-    config: MemoryConfig
     number: int  # 0: it was not made to the end
-    _closed: bool
     _lock: threading.RLock
     _learner: Learner
 
+    @property
+    def config(self) -> MemoryConfig: ...
+    @property
+    def _closed(self) -> bool: ...
     def _let_go(self) -> None:
         """Be closed: let go of all dimensions and of the pool."""
 

@@ -1,14 +1,13 @@
-"""Loading: how a dimension comes into the table by name, all of them at once, and how its file is exchanged."""
+"""Loading: all dimensions at once, what may be loaded already, and how a file is exchanged for another."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from jessy_mem._core.folder import delta_generations
 from jessy_mem._core.region import MmapRegion
 from jessy_mem.errors import (
     ConsciousnessError,
@@ -19,7 +18,6 @@ from jessy_mem.errors import (
     RegionNotFound,
 )
 from jessy_mem.evicted import Evicted
-from jessy_mem.layout import delta_file
 from jessy_mem.notices import Notices
 from jessy_mem.opening import Opener, Place
 from jessy_mem.stats import LoadReport
@@ -30,15 +28,13 @@ __all__ = ["Loader", "Table"]
 class Table(Protocol):
     """What is asked of the table of regions."""
 
-    _opener: Opener
+    @property
+    def _opener(self) -> Opener:
+        """What opens the files."""
 
     @property
     def _regions(self) -> Mapping[int, MmapRegion]:
         """What is mapped."""
-
-    @property
-    def _evicted(self) -> Collection[int]:
-        """What is loaded, and mapped when it is read."""
 
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
         """The region of a loaded dimension, or what is remembered of one that is evicted."""
@@ -52,11 +48,8 @@ class Table(Protocol):
     def _install(self, dimension: int, region: MmapRegion) -> None:
         """Make `region` what readers find. Under the lock."""
 
-    def _add(self, dimension: int, region: MmapRegion) -> None:
-        """The same of a dimension that was not loaded."""
-
     def load_dimension(self, dimension_id: int, path: str | os.PathLike[str] | None = None) -> MmapRegion:
-        """`Loader.load`, counted and timed."""
+        """Map a dimension that is not loaded, from its own file or that at `path`; DimensionAlreadyLoaded."""
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """`Loader.reload` of one, counted and timed."""
@@ -74,20 +67,6 @@ class Loader:
     def __init__(self, always_simulates: bool) -> None:
         self._always_simulates = always_simulates
         self._notices = Notices()
-
-    def load(self, table: Table, dimension: int, path: str | os.PathLike[str] | None) -> MmapRegion:
-        """Map a dimension that is not known, from its own file or that at `path`, which may be it. Under the lock."""
-        if dimension in table._regions or (table._evicted and dimension in table._evicted):
-            raise DimensionAlreadyLoaded(dimension)
-        if path is not None and (self._always_simulates or not _is_own_file(path, table._place_of(dimension).path)):
-            table._opener.name_path(dimension, os.path.abspath(os.fsdecode(path)))
-        try:
-            region = table._open_region(dimension)
-        except BaseException:
-            table._opener.forget_path(dimension)
-            raise
-        table._add(dimension, region)
-        return region
 
     def load_all(self, table: Table, dimensions: Iterable[int]) -> LoadReport:
         """Load each that is not loaded yet; what cannot be is reported, and logged once.
@@ -222,18 +201,6 @@ def _of_all(
         refusal.current_bytes - sum(with_it), refusal.limit_bytes, refusal.requested_bytes + sum(with_it),
         refusal.segment, refusal.holders, refusal.hint,
     )  # fmt: skip
-
-
-def _is_own_file(path: str | os.PathLike[str], own: str) -> bool:
-    """Whether `path` is the file of a base folder at `own`, by whatever name: it is there, and no link is in its stack.
-
-    What is behind a link is followed, if it is named.
-    """
-    base, folder, name = own.rsplit("/", 2)
-    found = os.path.realpath(os.fsdecode(path))
-    if found != os.path.join(os.path.realpath(base), folder, name) or not os.path.exists(found):
-        return False
-    return not any(os.path.islink(delta_file(own, each)) for each in delta_generations(own))
 
 
 def _is_same_file(path: str | os.PathLike[str], other: str | None) -> bool:

@@ -17,7 +17,6 @@ from typing import Any, Self, TypeVar, Unpack
 from jessy_mem import ending, errors, given
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.latency import LatencyHistogram
-from jessy_mem._core.lender import BlockLender
 from jessy_mem._core.mapping import UnmapTogether
 from jessy_mem._core.reader import Reader
 from jessy_mem._core.region import MmapRegion
@@ -42,8 +41,8 @@ from jessy_mem.pickling import manager_at, manager_state
 from jessy_mem.pressure import PressureCallback
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.relief import EvictCallback, Relief
-from jessy_mem.report import Times, histograms_of, state_of, stats_of
-from jessy_mem.snapshot import Snapshot, map_changed
+from jessy_mem.report import histograms_of, state_of, stats_of
+from jessy_mem.snapshot import Snapshot, map_changed, read_changed
 from jessy_mem.stats import Lease, LoadReport, MemoryStats
 from jessy_mem.table import RegionTable
 from jessy_mem.trace import TraceWriter
@@ -83,7 +82,7 @@ class MmapManager(RegionTable):
     0
     """
 
-    __slots__ = ("_loader", "_times", "_uptake")  # see RegionTable
+    __slots__ = ("__dict__", "_following", "_uptake")  # what a load reads: CPython 3.11 is slow to find it in a dict
     number: int = 0  # names it among those of this process; 0: it was not made to the end
 
     def __init__(
@@ -109,7 +108,7 @@ class MmapManager(RegionTable):
         self._relief = Relief(self._learner.protos, made.on_full, self._learner.drop)
         self._relieve = self._relief.relieve
         self._uptake = Uptake(made, self._catalogue, self._ids.note_file, self._learner.protos.end_foreign)
-        self._loader, self._times = Loader(made.simulation == "always"), Times()
+        self._loader = Loader(made.simulation == "always")
         if follows:
             self._follow_page(page)
         renew_in_child(self)
@@ -130,7 +129,6 @@ class MmapManager(RegionTable):
         Raises DimensionNotFound, DimensionAlreadyLoaded (with `exist_ok` if from elsewhere than `path`), LimitExceeded,
         InvalidRegion, RegionTruncated, ChecksumMismatch, MappingError; then nothing has changed.
         """
-        begin_ticks = now_ticks()
         if type(dimension_id) is not int or not 0 < dimension_id <= MAX_DIMENSION:
             dimension_id = LayerId.checked((dimension_id, 0)).dimension
         if exist_ok or dimension_id in self._uptake.came:
@@ -138,13 +136,11 @@ class MmapManager(RegionTable):
             return self._loader.ensure(self, dimension_id, path)
         self._uptake.unwanted.discard(dimension_id)
         try:
-            region = self._changing(dimension_id, self._loader.load, self, dimension_id, path)
+            return self._load(dimension_id, path)
         except DimensionAlreadyLoaded:
             if not self._following.stop(self):  # another process may have forgotten it
                 raise
-            region = self._changing(dimension_id, self._loader.load, self, dimension_id, path)
-        record_since(self._times.loads, begin_ticks, self._timed)
-        return region
+        return self._load(dimension_id, path)
 
     def load_all(self) -> LoadReport:
         """Load every dimension of the plan and every ``Dnn`` found under the base folder.
@@ -174,7 +170,7 @@ class MmapManager(RegionTable):
         """
         begin_ticks = now_ticks()
         generations = self._changing(dimension_id, self._loader.reload, self, self._checked(dimension_id))
-        record_since(self._times.loads, begin_ticks, self._timed)
+        record_since(self._loads, begin_ticks, self._timed)
         return generations
 
     def reload_many(self, dimension_ids: Iterable[int]) -> list[tuple[int, int]]:
@@ -187,7 +183,7 @@ class MmapManager(RegionTable):
         dimensions = [self._checked(each) for each in dict.fromkeys(dimension_ids)]
         swapping = self._following.swapping(self)
         generations = self._changing(next(iter(dimensions), 0), self._loader.reload_many, self, dimensions, swapping)
-        record_since(self._times.loads, begin_ticks, self._timed)
+        record_since(self._loads, begin_ticks, self._timed)
         return generations
 
     def user_dimensions(self) -> list[int]:
@@ -235,7 +231,7 @@ class MmapManager(RegionTable):
         if (then := self._pass_gate()) is not None:
             asked = (dimension, keyword, frequency)
             return then.layers(*asked, name=name, since_ns=since_ns, before_ns=before_ns, where=where)
-        self._read_changed()
+        read_changed(self)
         index = self._catalogue.complete_index
         while index is None:
             with self._lock:
@@ -315,7 +311,7 @@ class MmapManager(RegionTable):
         then = self._pass_gate()
         if then is not None:
             return len(then)
-        self._read_changed()
+        read_changed(self)
         with self._lock:
             return self._catalogue.count_layers()
 
@@ -332,7 +328,7 @@ class MmapManager(RegionTable):
             return region._has_layer(layer)
         if dimension not in self._evicted:
             return False
-        self._read_changed()
+        read_changed(self)
         with self._lock:
             return self._catalogue.has_layer(dimension, layer)
 
@@ -524,7 +520,7 @@ class MmapManager(RegionTable):
     def resolve(self, address: int) -> tuple[int, int]:
         """The (dimension, offset) that a logical address of the plan names; OutOfBounds if it names none."""
         self._follow()
-        self._read_changed()
+        read_changed(self)
         with self._lock:
             return self._catalogue.addressed().resolve(given.integer(address))
 
@@ -555,10 +551,10 @@ class MmapManager(RegionTable):
 
         With `residency` also what memory it really is, which costs system calls for each mapping.
         """
-        return stats_of(self, self._learner, self._times, residency)
+        return stats_of(self, self._learner, residency)
 
     def _histograms(self) -> dict[str, LatencyHistogram]:
-        return histograms_of(self, self._learner, self._times)
+        return histograms_of(self, self._learner)
 
     def dump_state(self) -> dict[str, Any]:
         """All there is to know, JSON-serialisable: statistics, regions with their layers, leases, configuration."""
@@ -686,5 +682,5 @@ class MmapManager(RegionTable):
 
 Mapping.register(MmapManager)
 own_method(MmapManager, LayerRegistry, "access_layer")
-own_method(MmapManager, BlockLender, "allocate")
-own_method(MmapManager, BlockLender, "deallocate")
+own_method(MmapManager, RegionTable, "allocate")
+own_method(MmapManager, RegionTable, "deallocate")

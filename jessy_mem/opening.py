@@ -20,7 +20,7 @@ from jessy_mem._core.image import Image
 from jessy_mem._core.stack import open_delta, reopen_stack
 from jessy_mem.config import MemoryConfig
 from jessy_mem.errors import DimensionNotFound, InvalidRegion, legible
-from jessy_mem.layout import MemoryLayout, dimension_folder, has_deltas, region_file
+from jessy_mem.layout import MemoryLayout, delta_file, dimension_folder, has_deltas, region_file
 from jessy_mem.notices import Notices
 from jessy_mem.simulation import simulated_image
 
@@ -85,9 +85,10 @@ class Opener:
             place = self._places[dimension] = self._place(dimension, None)
         return place
 
-    def name_path(self, dimension: int, path: str) -> None:
-        """The file of `dimension` is at `path`, until that is forgotten."""
-        self.named[dimension] = path
+    def name_path(self, dimension: int, path: str | os.PathLike[str]) -> None:
+        """The file of `dimension` is at `path`, until that is forgotten; unless it is its own file."""
+        if self._config.simulation == "always" or not _is_own_file(path, self.place_of(dimension).path):
+            self.named[dimension] = os.path.abspath(os.fsdecode(path))
 
     def forget_path(self, dimension: int) -> None:
         self.named.pop(dimension, None)
@@ -226,6 +227,18 @@ class Opener:
             admit=None if admit is None else lambda n_bytes: admit(place, n_bytes, 0),
         )
         return (image,)
+
+
+def _is_own_file(path: str | os.PathLike[str], own: str) -> bool:
+    """Whether `path` is the file of a base folder at `own`, by whatever name: it is there, and no link is in its stack.
+
+    What is behind a link is followed, if it is named.
+    """
+    base, folder, name = own.rsplit("/", 2)
+    found = os.path.realpath(os.fsdecode(path))
+    if found != os.path.join(os.path.realpath(base), folder, name) or not os.path.exists(found):
+        return False
+    return not any(os.path.islink(delta_file(own, each)) for each in delta_generations(own))
 
 
 def newest_delta(path: str) -> int:

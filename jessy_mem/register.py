@@ -55,7 +55,7 @@ class Register(Lock):
     cannot be written, LockTimeout.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_is_asked", "_names", "_seen")  # what a load reads; see RegionTable
+    __slots__ = ("__dict__", "__weakref__", "_is_asked", "_names", "_seen")  # what a load reads; see MmapManager
 
     def __init__(self, base_path: str, layout: MemoryLayout, lock_timeout_s: float | None = 10.0) -> None:
         self._base_path = base_path

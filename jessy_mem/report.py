@@ -12,36 +12,29 @@ from jessy_mem.learning import Learner
 from jessy_mem.stats import LatencySummary, MemoryStats, Residency, SegmentStats
 from jessy_mem.table import RegionTable
 
-__all__ = ["Times", "histograms_of", "state_of", "stats_of"]
+__all__ = ["histograms_of", "state_of", "stats_of"]
 
 
-class Times:
-    """How long the calls took that a table cannot time itself."""
-
-    def __init__(self) -> None:
-        self.loads = LatencyHistogram()
-
-
-def histograms_of(table: RegionTable, learner: Learner, times: Times) -> dict[str, LatencyHistogram]:
+def histograms_of(table: RegionTable, learner: Learner) -> dict[str, LatencyHistogram]:
     """Whatever is timed, and how long it took."""
     return {
         "access": table._hits,
         "first_touch": table._first_touches,
-        "load": times.loads,
+        "load": table._loads,
         "allocate": table._allocations,
         "deallocate": table._deallocations,
         "crystallize": learner.protos.crystallizations,
     }
 
 
-def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool) -> MemoryStats:
+def stats_of(table: RegionTable, learner: Learner, residency: bool) -> MemoryStats:
     """One consistent snapshot of everything counted."""
     with table._lock:
         table._note_visits()
         n_layers, content_bytes, n_mapped, evictable_bytes, pinned_bytes, simulated = table._holders.survey()
         total, pressure, segments = table._ledger.sums()
         pool = table._pool.stats()
-        timed = {name: _summary(each) for name, each in histograms_of(table, learner, times).items()}
+        timed = {name: _summary(each) for name, each in histograms_of(table, learner).items()}
         used_bytes, limit_bytes, peak_bytes = total
         text_bytes = min(table._texts.used_bytes, used_bytes - evictable_bytes - pinned_bytes)  # read a moment apart
         evictable_bytes += text_bytes
@@ -70,7 +63,7 @@ def stats_of(table: RegionTable, learner: Learner, times: Times, residency: bool
             deallocate_latency=timed["deallocate"],
             crystallize_latency=timed["crystallize"],
             access_count=table._access_count,
-            load_count=times.loads.n_events,
+            load_count=table._loads.n_events,
             allocation_count=table._allocations.n_events,
             deallocation_count=table._deallocations.n_events,
             allocation_failures=table._n_failures,

@@ -15,13 +15,13 @@ from jessy_mem._core.index import LayerIndex
 from jessy_mem._core.region import MmapRegion
 from jessy_mem._core.registry import LayerRegistry
 from jessy_mem.context import ContextCollection, LayerBatch, NavigationPath
-from jessy_mem.errors import InvalidRegion, LayerNotFound, LimitExceeded, ManagerClosed
+from jessy_mem.errors import DimensionNotFound, InvalidRegion, LayerNotFound, LimitExceeded, ManagerClosed
 from jessy_mem.layout import LayerId
 from jessy_mem.opening import Stack
 from jessy_mem.reading import contexts_of, copied, plain_where, with_attributes
 from jessy_mem.table import RegionTable
 
-__all__ = ["Snapshot", "map_changed"]
+__all__ = ["Snapshot", "map_changed", "read_changed"]
 
 
 def map_changed(table: RegionTable) -> None:
@@ -29,7 +29,17 @@ def map_changed(table: RegionTable) -> None:
     for dimension in table._evicted.changed.copy():
         with suppress(LayerNotFound, InvalidRegion, LimitExceeded):  # of which the look after it tells
             table._restore(dimension, 0)
-    table._read_changed()
+    read_changed(table)
+
+
+def read_changed(table: RegionTable) -> None:
+    """Look at what has changed while it was evicted, so that it can be found; nothing is mapped or charged."""
+    for dimension in table._evicted.changed.copy():
+        try:
+            with table._lock:
+                table._catalogue.look_again(dimension)
+        except (DimensionNotFound, InvalidRegion) as error:
+            table._notices.warn(dimension, f"the layers of D{dimension:02d} cannot be found: {error}")
 
 
 class Snapshot(LayerRegistry):

@@ -29,7 +29,8 @@ __all__ = ["Table", "Uptake"]
 class Table(Protocol):
     """What is asked of the table of regions, under its lock."""
 
-    _closed: bool
+    @property
+    def _closed(self) -> bool: ...
 
     def _known(self, dimension: int) -> MmapRegion | Evicted | None:
         """The region of a loaded dimension, or what is remembered of one that is evicted."""

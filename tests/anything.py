@@ -26,8 +26,10 @@ import jessy_mem
 
 PACKAGE = Path(jessy_mem.__file__).parent
 SUFFIXES = (".pyd", ".so")
-COMPILED = [path for path in PACKAGE.glob("_*/*") if path.suffix in SUFFIXES and not path.name.startswith("_")]
-MODULES = sorted({f"jessy_mem.{path.parent.name}.{path.name.partition('.')[0]}" for path in COMPILED})
+COMPILED = [path for path in PACKAGE.rglob("*") if path.suffix in SUFFIXES and not path.name.startswith("_")]
+MODULES = sorted(
+    {".".join((*path.relative_to(PACKAGE.parent).parent.parts, path.name.partition(".")[0])) for path in COMPILED}
+)
 
 
 def classes_of(module_name: str) -> dict[str, type]:
@@ -65,7 +67,6 @@ def sound_objects(folder: Path) -> dict[str, object]:
         head,
         holders,
         index,
-        lender,
         mapped,
         mapping,
         packing,
@@ -77,6 +78,7 @@ def sound_objects(folder: Path) -> dict[str, object]:
         whole,
     )
     from jessy_mem._probe.pool import BitmapProbe
+    from jessy_mem.table import RegionTable
 
     path = jm.RegionBuilder(1, "One").add_layer(jm.LayerSpec(text="some text", keywords=("word",))).write(folder / "r")
     ledger = budget.Ledger(1 << 20, {"a": 1 << 20})
@@ -91,8 +93,6 @@ def sound_objects(folder: Path) -> dict[str, object]:
     summary = records.LatencySummary(1, 1, 1, 1, 1, 1, 1.0)
     index_of_one = index.LayerIndex()
     index_of_one.put(1, [(0, 1, 1.0, ("word",), 9, 9, 5)], "One")
-    lends = lender.BlockLender()
-    lends._lend_from(pool.PoolAllocator(((1, 4096),), 1, ledger=ledger, segment="a"), "a")  # private: a table does so
     memory = jm.MmapManager(base_path=folder / "base", text_cache_mb=1)
     memory.create_proto_dimension("One", [jm.LayerSpec(text="some text", keywords=("word",))])
     reader = memory.reader()
@@ -110,7 +110,8 @@ def sound_objects(folder: Path) -> dict[str, object]:
         "SegmentStats": records.SegmentStats(1, 2, 3), "BitmapProbe": BitmapProbe(128),
         "Gathered": read._gather([(1, 0)]),  # private: it is handed out by nobody
         "PackedRegion": packing.pack_layers(1, b"One", 1, 1, {0: jm.LayerSpec(text="some text")}),
-        "LayerIndex": index_of_one, "BlockLender": lends, "Reader": reader,
+        "LayerIndex": index_of_one, "Reader": reader,
+        "RegionTable": RegionTable(jm.MemoryConfig(base_path=folder / "table")),
         "TextCache": texts.TextCache(ledger, "a", 1000), "Lock": whole.Lock(),
         "Afterwards": whole.Afterwards(len, ()), "Descriptor": whole.Descriptor(folder, os.O_RDONLY),
         "LoadedContext": records.LoadedContext(jm.LayerId(1, 0), "", 1.0, (), 0, "mmap"),

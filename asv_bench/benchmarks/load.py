@@ -269,7 +269,7 @@ class RefusedBesideReaders:
         stopped = threading.Event()
         readers = [threading.Thread(target=self.read, args=(stopped,)) for _ in range(n_readers)]
         n_refused = 0
-        with mock.patch("jessy_mem.table.N_LOOKS", n_looks):
+        with mock.patch("jessy_mem.room.N_LOOKS", n_looks):
             for reader in readers:
                 reader.start()
             for i in range(self.n_loads):

@@ -27,6 +27,8 @@ cdef class Holders:
     cdef dict watched              # dimension -> looks until nobody looks at it any more, unless it is held
     cdef readonly dict came        # dimension -> whether it may be evicted; of which the policy was not told yet
 
+    # `install`; whether many have come by now.
+    cdef bint let_in(self, object dimension, MmapRegion region) except -1
     # Before a stack is there.
     cdef int expect(self, object dimension, tuple stack) except -1
     # Count a loaded region, with `sign` 1, or take it out of the counts; before its stack is another one.

@@ -176,6 +176,9 @@ cdef class Holders:
 
         One step, which is done or not: no Python runs in it.
         """
+        return self.let_in(dimension, region)
+
+    cdef bint let_in(self, dimension, MmapRegion region) except -1:
         cdef MmapRegion old = self.regions.get(dimension)
         cdef list dropped = []
         self.keep_texts_of(region.current())  # ManagerClosed if it is closed, or was never opened

@@ -37,3 +37,7 @@ cdef class MmapRegion:
     # Whether a layer of so many bytes may be decompressed; LimitExceeded.
     cdef int check_room(self, tuple stack, uint64_t n_bytes) except -1
     cdef object not_found(self, tuple stack, object layer)
+
+
+# A region around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers.
+cpdef MmapRegion make_region(object images, bint immutable, object allocate, uint64_t max_decompressed_bytes=*)

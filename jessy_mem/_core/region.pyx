@@ -469,7 +469,7 @@ cdef class MmapRegion:
         return imported("jessy_mem.notebook").region(self)
 
 
-def make_region(images, bint immutable, allocate, uint64_t max_decompressed_bytes=0):
+cpdef MmapRegion make_region(images, bint immutable, allocate, uint64_t max_decompressed_bytes=0):
     """A MmapRegion around one Image or a stack of them, base first; `allocate` gives memory for decompressed layers."""
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     cdef tuple stack = own_stack((images,) if isinstance(images, Image) else images)

@@ -357,10 +357,6 @@ cdef class LayerRegistry:
         """Count payload copies made outside this class."""
         jm_add_relaxed(&self.n_copies, n)
 
-    def _let_in(self, dimension, MmapRegion region, Py_ssize_t n_more):
-        """`Holders.install`; whether many came, or `_take_visits` would give, with `n_more`, twice what there is."""
-        return self._holders.install(dimension, region) or len(self.visits) + n_more > 2 * len(self.regions)
-
     @property
     def _copies(self):
         """Payload copies made: decoded text, read_many, decompressed layers."""

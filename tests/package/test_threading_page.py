@@ -97,9 +97,9 @@ def sources():
         if path.stem not in OF_ONE_THREAD:
             found, there = changed_in_python(path.read_text())
             changed, known = changed | found, known | there | found
-    for path in PACKAGE.glob("_core/*.pyx"):
+    for path in [*PACKAGE.glob("_core/*.pyx"), PACKAGE / "table.pyx"]:
         changed |= changed_in_cython(path.read_text())
-    for path in PACKAGE.glob("_core/*.pxd"):
+    for path in [*PACKAGE.glob("_core/*.pxd"), PACKAGE / "table.pyx"]:
         known |= known_to_cython(path.read_text())
     return {each for each in changed if each[0] not in OWNED}, known
 

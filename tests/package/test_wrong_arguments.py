@@ -24,7 +24,7 @@ def test_all_that_is_compiled_is_found():
     found = {name for module in MODULES for name in classes_of(module)}
     assert found >= {"Image", "Ledger", "Charge", "LayerRegistry", "Holders", "MmapRegion", "LayerView", "Block"}
     assert found >= {"PoolAllocator", "Arena", "LatencyHistogram", "Mapping", "MemoryStats", "BitmapProbe"}
-    assert found >= {"Reader", "BlockLender", "LayerIndex", "TextCache", "ChangePage", "Descriptor"}
+    assert found >= {"Reader", "RegionTable", "LayerIndex", "TextCache", "ChangePage", "Descriptor"}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -22,15 +22,9 @@ class FakeTable:
 
     def __init__(self, folder, disk):
         self.folder, self.disk = folder, dict(disk)
-        self.regions, self.evicted, self.named, self.installed = {}, {}, {}, []
+        self.regions, self.evicted, self.installed = {}, {}, []
         self._regions, self._evicted = self.regions, self.evicted
         self._opener, self.n_telling = self, 0
-
-    def name_path(self, dimension, path):
-        self.named[dimension] = path
-
-    def forget_path(self, dimension):
-        self.named.pop(dimension, None)
 
     def begin_telling_once(self):
         self.n_telling += 1
@@ -54,10 +48,11 @@ class FakeTable:
         self._regions[dimension] = region
         self.installed.append(dimension)
 
-    _add = _install
-
     def load_dimension(self, dimension):
-        return loader.load(self, dimension, None)
+        if self._known(dimension):
+            raise DimensionAlreadyLoaded(dimension)
+        self._install(dimension, self._open_region(dimension))
+        return self._regions[dimension]
 
     def reload_dimension(self, dimension):
         return loader.reload(self, dimension)
@@ -74,28 +69,6 @@ def nothing():
 @pytest.fixture
 def table(tmp_path):
     return FakeTable(tmp_path, {1: ("mmap", 1), 2: ("simulated", 0), 3: ("mmap", 5)})
-
-
-def test_what_is_loaded_is_installed_once(table):
-    assert loader.load(table, 1, None) is table.regions[1]
-    with pytest.raises(DimensionAlreadyLoaded):
-        loader.load(table, 1, None)
-    table.evicted[1] = table.regions.pop(1)
-    with pytest.raises(DimensionAlreadyLoaded):
-        loader.load(table, 1, None)
-    assert table.installed == [1]
-
-
-def test_path_that_was_named_is_forgotten_if_nothing_is_there(table, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    loader.load(table, 1, "elsewhere")
-    assert table.named == {1: str(tmp_path / "elsewhere")}
-    with pytest.raises(DimensionNotFound):
-        loader.load(table, 4, "nowhere")
-    assert table.named == {1: str(tmp_path / "elsewhere")}
-    with pytest.raises(DimensionAlreadyLoaded):
-        loader.load(table, 1, "another")
-    assert table.named == {1: str(tmp_path / "elsewhere")}
 
 
 def test_all_are_loaded_and_what_cannot_be_is_told_of_once(table, caplog):
@@ -153,7 +126,7 @@ def test_dimension_that_another_thread_loads_or_unloads_meanwhile_is_tried_again
 
 def test_reload_swaps_all_in_one_step_or_none(table):
     for dimension in (1, 2, 3):
-        loader.load(table, dimension, None)
+        table.load_dimension(dimension)
     old, inside = dict(table.regions), []
 
     @contextmanager

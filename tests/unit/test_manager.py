@@ -1736,17 +1736,29 @@ def test_interrupt_while_a_dimension_comes_leaves_questions_that_are_right(world
         assert memory.address_of((2, 0)) > memory.address_of((1, 0))
 
 
-@pytest.mark.parametrize("moment", ["catalogue.Catalogue.expect", "manager.record_since"])
+@pytest.mark.parametrize("moment", ["before it", "behind it"])
 def test_interrupt_beside_the_step_by_which_a_dimension_comes_finds_all_of_it_or_nothing(world, inject, moment):
     """Before anybody has asked, it is one compiled step: an interrupt is before it or behind it."""
     world.write_all(1, 2, keywords=(b"word",))
     with manager(world) as memory:
         memory.load_dimension(1)
-        # Private: there is no other name for the two moments.
-        interrupt = inject(KeyboardInterrupt(), f"jessy_mem.{moment}", for_good=False)
+
+        def then_interrupt(load):
+            def loaded(*args):
+                load(*args)
+                raise KeyboardInterrupt
+
+            return loaded
+
+        if moment == "before it":
+            # Private: there is no other name for that moment.
+            interrupt = inject(KeyboardInterrupt(), "jessy_mem.catalogue.Catalogue.expect", for_good=False)
+        else:
+            # Private: the same.
+            interrupt = inject.around("jessy_mem.MmapManager._load", then_interrupt)
         with interrupt, pytest.raises(KeyboardInterrupt):
             memory.load_dimension(2)
-        come = {1, 2} if moment == "manager.record_since" else {1}
+        come = {1, 2} if moment == "behind it" else {1}
         assert memory.get_stats().total_allocated_bytes == sum(world.path(each).stat().st_size for each in come)
         assert {each.dimension for each in memory.layers(keyword="word")} == come
 

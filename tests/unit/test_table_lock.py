@@ -11,10 +11,10 @@ from world import MIB, manager
 import jessy_mem as jm
 from helpers import HUNG_S
 from jessy_mem.catalogue import Catalogue
-from jessy_mem.table import RegionTable
+from jessy_mem.manager import open_managers
 
-# Private: by whatever call the table changes, it is one of these that does it.
-CHANGES = ("_add", "_install", "_remove", "_unmap", "_evict")
+# Private: by whatever call the table changes, one of these hears of it.
+CHANGES = ("expect", "put", "add", "remove", "unmap", "change", "mark_changed")
 
 
 @pytest.fixture
@@ -23,14 +23,15 @@ def watched(monkeypatch):
     made = []
 
     def watch(name):
-        change = getattr(RegionTable, name)
+        change = getattr(Catalogue, name)
 
-        def checked(table, *args):
+        def checked(catalogue, *args):
+            (table,) = (each for each in open_managers() if each._catalogue is catalogue)  # private: as above
             assert is_locked_by_me(table), f"{name}{args} without the lock"
             made.append(name)
-            return change(table, *args)
+            return change(catalogue, *args)
 
-        monkeypatch.setattr(RegionTable, name, checked)  # private: that a lock is held no result tells
+        monkeypatch.setattr(Catalogue, name, checked)  # private: that a lock is held no result tells
 
     for name in CHANGES:
         watch(name)
@@ -81,7 +82,7 @@ def test_eviction_and_what_comes_back(world, watched):
         memory.load_all()
         for dimension in (1, 2, 3):
             memory.access_layer((dimension, 0))
-    assert {"_evict", "_unmap", "_install"} <= set(watched)
+    assert {"expect", "unmap", "put"} <= set(watched)
 
 
 @pytest.mark.parametrize("on_full", ["crystallize", "drop"])
@@ -89,7 +90,7 @@ def test_room_that_the_pool_makes(world, watched, on_full):
     with manager(world, total_memory_mb=8, on_full=on_full) as memory:
         for i in range(12):
             humor(memory, f"Humor {i}", MIB)
-    assert ("_remove" in watched) == (on_full == "drop")
+    assert ("remove" in watched) == (on_full == "drop")
 
 
 def test_what_another_process_would_do_is_followed_under_the_lock(world, watched):
@@ -101,7 +102,7 @@ def test_what_another_process_would_do_is_followed_under_the_lock(world, watched
         other.forget(found)
         with pytest.raises(jm.LayerNotFound):
             memory.access_layer((found, 0))
-    assert watched.count("_remove") == 2
+    assert watched.count("remove") == 2
 
 
 def test_questions_are_answered_under_the_lock(world, monkeypatch):

@@ -82,7 +82,7 @@ class MmapManager(RegionTable):
     0
     """
 
-    __slots__ = ("__dict__", "_following", "_uptake")  # what a load reads: CPython 3.11 is slow to find it in a dict
+    __slots__ = ("__dict__", "_uptake")  # what a load reads: CPython 3.11 is slow to find it in a dict
     number: int = 0  # names it among those of this process; 0: it was not made to the end
 
     def __init__(

@@ -36,6 +36,7 @@ Identity = tuple[int, int, int, int]
 _WRITE_BYTES = 4 << 20
 _NAMELESS = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0
 _NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+_NO_EXCHANGE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -320,13 +321,30 @@ def link_or_rename(name: str, new_name: str, folder: int) -> None:
 
 
 def rename_new(name: str, new_name: str, folder: int) -> None:
-    """Rename in a folder, FileExistsError if the new name is taken: renameat2, or what macOS calls it."""
+    """Rename in a folder; FileExistsError if the new name is taken, OSError where no system call does that."""
+    _rename(name, new_name, folder, 4 if sys.platform == "darwin" else 1)  # RENAME_EXCL, RENAME_NOREPLACE
+
+
+def exchange(path: PathLike, other: PathLike) -> bool:
+    """Let two files of a folder have each other's name, in one step; False, and nothing was done, if that cannot be."""
+    folder_path, name = split(path)
+    with open_folder(folder_path, follow_links=True) as folder:
+        try:
+            _rename(name, split(other)[1], folder, 2)  # RENAME_SWAP, RENAME_EXCHANGE
+        except OSError as error:
+            if error.errno not in _NO_EXCHANGE:
+                raise
+            return False
+    return True
+
+
+def _rename(name: str, new_name: str, folder: int, flag: int) -> None:
+    """renameat2, or what macOS calls it."""
     ctypes = imported("ctypes")
     libc = ctypes.CDLL(None, use_errno=True)
-    call, flag = ("renameatx_np", 4) if sys.platform == "darwin" else ("renameat2", 1)  # RENAME_EXCL, RENAME_NOREPLACE
-    rename = getattr(libc, call, None)
+    rename = getattr(libc, "renameatx_np" if sys.platform == "darwin" else "renameat2", None)
     if rename is None:
-        raise OSError(errno.ENOSYS, "this system can neither link nor rename without overwriting")
+        raise OSError(errno.ENOSYS, "this system has no renameat2")
     if rename(folder, os.fsencode(name), folder, os.fsencode(new_name), ctypes.c_uint(flag)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -5,8 +5,8 @@ same token that is shorter, or says something else, was damaged: what was read b
 the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
-in the file counts; who writes the register anew carries over what was appended meanwhile, and leaves it if another was
-faster; who has appended to a file that was replaced does so again; and who has told the name of a file that is gone by
+in the file counts; who writes the register anew carries over what was appended meanwhile, also to one that another wrote
+anew in the same moment; who has appended to a file that was replaced does so again; and who has told the name of a file that is gone by
 then takes that back.
 """
 
@@ -32,6 +32,7 @@ from jessy_mem.journal import Event
 from jessy_mem.layout import MemoryLayout, region_file
 from jessy_mem.locking import FolderLock, is_alive, open_file, process_key, renew_in_child, share
 from jessy_mem.names import NameMap, dimensions_in
+from jessy_mem.publish import exchange
 
 __all__ = ["FOR_ALL", "LOCK_NAME", "Register"]
 
@@ -381,11 +382,11 @@ class Register(Lock):
             _write_all(new, b"".join([self._first_line(), journal.line("!", token), *self._everything()]))
             os.fsync(new)
             if self._lock.excludes or self._lock.is_current():
-                os.rename(temporary, self._path)
+                if self._lock.excludes or not exchange(temporary, self._path):
+                    os.rename(temporary, self._path)
                 sync_folder(Path(self._base_path))
-                if journal.token_of(os.pread(old, end, 0)) is not None:
-                    # What another appended meanwhile, where locks do nothing.
-                    _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
+                if not self._lock.excludes:
+                    self._carry_over(new, old, end, temporary)
                 self._unwritten.clear()  # it was part of everything
                 self._lock.adopt(file)
         except BaseException:
@@ -400,6 +401,19 @@ class Register(Lock):
             self._lock.renew()
         self._follow(self._lock.descriptor)
         return self._lock.descriptor
+
+    def _carry_over(self, new: int, old: int, end: int, replaced: str) -> None:
+        """Append what others wrote meanwhile, where locks do nothing.
+
+        To the file that this process had read up to `end`, and to that which is named `replaced` now, if another was
+        faster by a moment.
+        """
+        if journal.token_of(os.pread(old, end, 0)) is not None:
+            _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
+        with suppress(FileNotFoundError), open_file(replaced, os.O_RDONLY | os.O_NOFOLLOW) as other:
+            if not os.path.samestat(os.fstat(other), os.fstat(old)):
+                _write_all(new, os.pread(other, _MOST_MEANWHILE_BYTES, _JOURNAL + journal.HEAD_BYTES))
+            os.unlink(replaced)
 
 
 def _write_all(fd: int, data: bytes, offset: int | None = None) -> None:

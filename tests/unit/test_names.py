@@ -496,6 +496,44 @@ def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 
+def test_nothing_is_lost_if_two_write_a_register_anew_at_once_while_locks_do_nothing(tmp_path, inject):
+    """The second replaces what the first wrote, and what was appended to that, between its look and its renaming."""
+    one, other, done = register(tmp_path), register(tmp_path), []
+    with mock.patch("fcntl.flock"):
+        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
+        one.refresh()
+
+    def around(plain):
+        def exchanged(path, name):
+            if not done:
+                done.append(True)
+                write_anew(other)
+                given["third"] = other.reserve("third", "user", for_all=True).dimension
+                other.release(given.pop("first"))
+            return plain(path, name)
+
+        return exchanged
+
+    # Private: the moment between the look and the renaming.
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register.exchange", around):
+        write_anew(one)
+        assert [each.names() for each in (one, other, register(tmp_path))] == [given] * 3
+        assert other.give("user") > max(given.values())
+    assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
+
+
+def test_register_is_written_anew_where_files_cannot_be_exchanged(tmp_path, inject):
+    one, other = register(tmp_path), register(tmp_path)
+    with mock.patch("fcntl.flock"):
+        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
+        one.refresh()
+        # Private: no file system of these machines refuses it.
+        with inject(OSError(errno.EINVAL, "no flags here"), "jessy_mem.publish._rename"):
+            write_anew(one)
+        assert [each.names() for each in (one, other, register(tmp_path))] == [given] * 3
+    assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
+
+
 def test_name_of_a_file_that_another_removes_while_it_is_told_is_free_while_locks_do_nothing(tmp_path, inject):
     one, other, done = register(tmp_path), register(tmp_path), []
     with mock.patch("fcntl.flock"):

@@ -5,9 +5,9 @@ same token that is shorter, or says something else, was damaged: what was read b
 the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
-in the file counts; who writes the register anew carries over what was appended meanwhile, also to one that another wrote
-anew in the same moment; who has appended to a file that was replaced does so again; and who has told the name of a file that is gone by
-then takes that back.
+in the file counts; who writes the register anew carries over what was appended meanwhile, and what another wrote anew
+in the same moment; who has appended to a file that was replaced does so again; and who has told the name of a file that
+is gone by then takes that back.
 """
 
 from __future__ import annotations

@@ -357,7 +357,7 @@ cdef class RegionTable(LayerRegistry):
             return True
 
     def _restack_now(self, dimension, region, stack, changed):
-        found = self._holders.restack(region, stack)
+        found = self._holders.restack(region, stack, changed is None)
         self._catalogue.change(dimension, region, found if changed is None else changed)
 
     # What others changed

@@ -11,7 +11,9 @@ from libc.stdlib cimport free, malloc
 from posix.unistd cimport close
 
 from jessy_mem._core.c.os_memory cimport jm_file_facts, jm_os_path_facts
-from jessy_mem._core.c.os_folder cimport jm_folder_facts, jm_os_folder_facts, jm_os_numbers_in, jm_os_open_folder_of
+from jessy_mem._core.c.os_folder cimport (
+    jm_folder_facts, jm_os_facts_in, jm_os_folder_facts, jm_os_numbers_in, jm_os_open_folder_of
+)
 
 from jessy_mem import layout
 from jessy_mem.errors import DimensionNotFound, LinkRefused, MappingError
@@ -58,13 +60,17 @@ cdef bint folder_of(str path, bint follow_links, jm_folder_facts *facts) except 
 
 cdef object identity_in(int folder, str path, dimension_id, bint follow_links):
     """What `Image.identity` would be of the file that is there now."""
-    try:
-        info = os.stat(path[path.rfind("/") + 1:], dir_fd=folder, follow_symlinks=follow_links)
-    except FileNotFoundError:
-        raise DimensionNotFound(dimension_id, path) from None
-    except OSError as error:
-        raise MappingError.of(error, path) from None
-    return info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = encoded
+    cdef jm_file_facts facts
+    cdef int failed
+    with nogil:
+        failed = errno if jm_os_facts_in(folder, name, follow_links, &facts) else 0
+    if failed == ENOENT:
+        raise DimensionNotFound(dimension_id, path)
+    if failed:
+        raise MappingError(failed, os.strerror(failed), path)
+    return facts.device, facts.inode, facts.mtime_ns, facts.n_bytes
 
 
 def facts_at(str path not None):

@@ -267,25 +267,29 @@ cdef class Holders:
         self.retired.extend([weakref.ref(image) for image in images])
         return 0
 
-    def restack(self, MmapRegion region not None, tuple stack not None):
+    def restack(self, MmapRegion region not None, tuple stack not None, bint is_asked=True):
         """Let `stack` take the place of a loaded region's; of the files that leave it, what is held is a lease now.
 
         Who holds views keeps them. Returns the numbers of the layers that are not known as they were; None if the base
-        is new.
+        is new, or nobody asks.
         """
         cdef tuple old = region.current()
         cdef list named
+        cdef bint only_grows = stack[:len(old)] == old  # mostly
         dimension = base_of(old).dimension_id
         self.keep_texts_of(checked_stack(stack))
         self.expect(dimension, stack)
         self.count(dimension, region, -1)
         try:
-            named = region.restack(stack)
+            named = region.restack(stack, is_asked)
         finally:
             self.count(dimension, region, 1)
         if self.texts is not None:
-            self.drop_texts(old, [image for image in stack if image not in old])
-        self.retire([image for image in old if image not in stack])
+            self.drop_texts(
+                old, list(stack[len(old):]) if only_grows else [image for image in stack if image not in old]
+            )
+        if not only_grows:
+            self.retire([image for image in old if image not in stack])
         return named
 
     cdef int drop_texts(self, tuple old, list added) except -1:

@@ -26,9 +26,9 @@ cdef class MmapRegion:
     # The stack; ManagerClosed if it is closed.
     cdef tuple current(self)
     # Put another stack in the place of this one; what it adds on top is looked at, the rest only if it differs.
-    # Returns the numbers of the layers that are not known as they were; None if the base is new. The caller holds the
-    # table's lock.
-    cdef list restack(self, tuple stack)
+    # Returns the numbers of the layers that are not known as they were; None if the base is new, or nobody asks. The
+    # caller holds the table's lock.
+    cdef list restack(self, tuple stack, bint is_asked)
     # Between the two its stack and views may change, under `mutex`: Shelf.begin and end, if it is in a table.
     cdef int change_begin(self, object layers, list dropped) except -1
     cdef void change_end(self) noexcept

@@ -364,7 +364,7 @@ cdef class MmapRegion:
             (<Image> PyTuple_GET_ITEM(stack, place.file)).prefetch(place.entry, wait)
         return self.residency()
 
-    cdef list restack(self, tuple stack):
+    cdef list restack(self, tuple stack, bint is_asked):
         cdef tuple old = self.current()
         cdef Py_ssize_t n_kept = len(old)
         cdef Image image
@@ -373,7 +373,7 @@ cdef class MmapRegion:
                 self.lay_on(image)
         else:
             self.replace(stack)
-        if base_of(stack) is not base_of(old):
+        if not is_asked or base_of(stack) is not base_of(old):
             return None
         return stack_news(old, stack)
 

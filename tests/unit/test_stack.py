@@ -461,16 +461,17 @@ def test_delta_that_goes_as_it_is_looked_at_is_gone(world, inject):
     stack = open_stack(str(world.path(15)), 15)
     world.delta_path(15, 8).unlink()
     gone = world.delta_path(15, 3)
+    gone.unlink()
+    gone.symlink_to("nothing")  # listed, and not found
 
-    def and_first(plain):
-        def stat(path, *args, **options):
-            if path == gone.name:
-                gone.unlink(missing_ok=True)
-            return plain(path, *args, **options)
+    def and_then(plain):
+        def name_of(path, generation):
+            gone.unlink(missing_ok=True)  # before it is listed again
+            return plain(path, generation)
 
-        return stat
+        return name_of
 
-    with inject.around("os.stat", and_first):
+    with inject.around("jessy_mem.layout.delta_file", and_then):  # private: nothing else is called between the looks
         assert reopen_stack(stack, str(world.path(15))) == stack[:1]
 
 

@@ -4,6 +4,7 @@
 #define JESSY_MEM_OS_FOLDER_H
 
 #include "atomic.h"
+#include "os_memory.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -88,6 +89,16 @@ static inline int jm_os_open_in(int folder, const char *path, int follows_links)
     const char *name = folder < 0 ? NULL : strrchr(path, '/');
     int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (follows_links ? 0 : O_NOFOLLOW);
     return openat(folder < 0 ? AT_FDCWD : folder, name == NULL ? path : name + 1, flags);
+}
+
+/* What the file at `path` is that lies in an open folder; of a link, the link, unless links are followed. 0, or -1 with
+   errno. */
+static inline int jm_os_facts_in(int folder, const char *path, int follows_links, jm_file_facts *facts)
+{
+    const char *name = strrchr(path, '/');
+    struct stat info;
+    int failed = fstatat(folder, name == NULL ? path : name + 1, &info, follows_links ? 0 : AT_SYMLINK_NOFOLLOW);
+    return jm_os_facts(failed, &info, facts);
 }
 
 /* Open "folder/file" beneath an open folder for reading, through no link and never waiting: in one call where the system

@@ -23,6 +23,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from jessy_mem._core.image import Image
@@ -60,7 +61,7 @@ from jessy_mem.growth import (
 )
 from jessy_mem.ids import IdRegister
 from jessy_mem.layout import delta_file
-from jessy_mem.opening import Opener
+from jessy_mem.opening import Opener, Place
 from jessy_mem.publish import Buffer, NewFile, remove, replace
 from jessy_mem.unlinked import Unlinked
 
@@ -145,18 +146,23 @@ class Files:
 
     def change(self, dimension: int, change: Change) -> Changes:
         """Change a dimension that has a file, or a name and no layer yet; what was changed."""
-        for _ in range(N_TRIES - 1):
+        n_left = N_TRIES
+        while True:
+            n_left -= 1
             try:
                 return self._change(dimension, change)
             except AlreadyPublished:  # it is a delta, and the next one is free
-                pass
+                if n_left == 0:
+                    raise
             except MappingError:
-                if self._ids.excludes or has_base(self._opener.place_of(dimension).path):
+                self.unlinked.let_go()  # see `locked`
+                if n_left == 0 or self._ids.excludes or has_base(self._opener.place_of(dimension).path):
                     raise  # else another has forgotten it meanwhile, which the next look says
-        return self._change(dimension, change)
 
     def _change(self, dimension: int, change: Change) -> Changes:
-        with self.locked():
+        if self._batch is not None:
+            self._batch.sync_if_due()
+        with self._ids:  # which is `locked`, without what that takes
             region = self.current(dimension)
             changes = change(region)
             if changes and region is None:
@@ -188,12 +194,13 @@ class Files:
             raise RegionNotFound(dimension, f"it is not loaded, and there is no file at {place.path}{hint}")
         if dimension in self.promised or not isinstance(known, MmapRegion):
             self._check_own(dimension)
-        region = None
-        with contextlib.suppress(DimensionNotFound):  # no error that is raised below holds a region
+        try:
             if isinstance(known, MmapRegion):
                 self.table._refresh_dimension(dimension)
                 known = self.table._known(dimension)
             region = known if isinstance(known, MmapRegion) else self.table.load_dimension(dimension, exist_ok=True)
+        except DimensionNotFound:
+            region = None  # and what is raised below comes of no error that holds one
         if region is None:
             self._tell_gone(dimension)
             raise RegionNotFound(dimension, f"it was forgotten, or removed: there is no file at {place.path} any more")
@@ -245,40 +252,26 @@ class Files:
 
     def _grow(self, dimension: int, region: MmapRegion, changes: Changes) -> None:
         """Publish what changes a region, and let its readers see it."""
-        place = self._opener.place_of(dimension)
+        place, excludes = self._opener.place_of(dimension), self._ids.excludes
         images, generation = region._stack, next_generation(region.generation, place.segment)
         change = packed_delta(region, changes)
         sizes = [image.n_bytes for image in images]
-        n = n_merged(sizes, change.n_bytes, self._ids.excludes, self._max_deltas(images))
+        n = n_merged(sizes, change.n_bytes, excludes, MAX_DELTAS if excludes else _max_deltas(images))
         packed = self._merged(images, n, generation, change) if n else None
         if packed is None:
             n, packed = 0, change
         try:
             room_for(place, self._total_bytes, sum(sizes[: len(sizes) - n]) + packed.n_bytes)
         except LimitExceeded:
-            if n == len(images) or not self._ids.excludes:
+            if n == len(images) or not excludes:
                 raise
             n, packed = len(images), merged(images, True, generation, change)  # which may be smaller
             room_for(place, self._total_bytes, packed.n_bytes)
         with _folder_of(place.path) as folder:
-            self._publish_over(
-                dimension,
-                images,
-                n,
-                generation,
-                packed,
-                lambda: self._is_read(dimension, region, changes, change),
-                folder,
-            )
-            self._show(dimension, region, n, generation, changes, change, folder)
+            is_read = partial(self._is_read, place, region, changes, change)
+            self._publish_over(place, images, n, generation, packed, is_read, folder)
+            self._show(place, region, n, generation, changes, change, folder)
         self.announce(dimension, "changed", generation)
-
-    def _max_deltas(self, images: Sequence[Image]) -> int:
-        """How many deltas a stack may have before some are merged."""
-        if self._ids.excludes:
-            return MAX_DELTAS
-        newest_ns = max([image.identity[2] for image in images if image.identity is not None], default=0)
-        return MAX_DELTAS if time.time_ns() - newest_ns > QUIET_NS else MAX_CROWDED
 
     def compact(self, dimension: int) -> Path:
         """Write a new base if there are deltas; its path."""
@@ -287,13 +280,12 @@ class Files:
             if region is None:
                 raise RegionNotFound(dimension, "it has no layer yet")
             images, generation = region._stack, region.generation
-            path = Path(self._opener.place_of(dimension).path)
+            place = self._opener.place_of(dimension)
             if len(images) > 1:
-                self._publish_over(
-                    dimension, images, len(images), generation, merged(images, True, generation), lambda: True
-                )
-                self._show(dimension, region, len(images), generation, {}, None)
-        return path
+                packed = merged(images, True, generation)
+                self._publish_over(place, images, len(images), generation, packed, lambda: True)
+                self._show(place, region, len(images), generation, {}, None)
+        return Path(place.path)
 
     def new_file(self, dimension: int) -> NewFile:
         """The base of a dimension that has none. What a crash left there is nothing, and is not to lie on it.
@@ -357,7 +349,7 @@ class Files:
 
     def _publish_over(
         self,
-        dimension: int,
+        place: Place,
         images: Sequence[Image],
         n: int,
         generation: int,
@@ -370,15 +362,16 @@ class Files:
         `folder` is that of the stack, if it is open. `is_read` says whether that is what readers see now, and is asked
         where locks do nothing; else AlreadyPublished.
         """
-        base, old = self._opener.place_of(dimension).path, images[len(images) - n :]
-        with contextlib.closing(packed.pieces()) as pieces:  # no traceback that is kept holds what they are of
+        base, old = place.path, images[len(images) - n :]
+        pieces = packed.pieces()
+        try:
             if n == len(images):
                 self.unlinked.hold(base)
                 replace(pieces, base)
                 old = old[1:]
             else:
                 # What takes the place of files that are on the disk must be there before they go.
-                durable = self._batch is None or any(image.path not in self._batch for image in old)
+                durable = self._batch is None or (n > 0 and any(image.path not in self._batch for image in old))
                 if durable:
                     _make_durable(images[: len(images) - n])
                 file = NewFile(delta_file(base, generation), at=folder)
@@ -386,21 +379,22 @@ class Files:
                 if not self._ids.excludes and not is_read():
                     file.take_back()
                     raise AlreadyPublished(file.path)
+        finally:
+            pieces.close()  # no traceback that is kept holds what they are of
         for image in old:
             with contextlib.suppress(OSError):
                 if is_file_of(image):  # where locks do nothing, another may have taken its name
                     self.unlinked.hold(image.path)
                     remove(image.path)
 
-    def _is_read(self, dimension: int, region: MmapRegion, changes: Changes, change: PackedRegion) -> bool:
+    def _is_read(self, place: Place, region: MmapRegion, changes: Changes, change: PackedRegion) -> bool:
         """Whether readers see what was just published, for where locks do nothing.
 
         Its name may have been free because others went on and merged what had it: then newer files are over it.
         """
         own = make_region(_image_of(change, region), False, bytearray)
-        path = self._opener.place_of(dimension).path
         try:
-            stack = open_stack(path, dimension, verify="never", follow_links=False)
+            stack = open_stack(place.path, place.dimension, verify="never", follow_links=False)
         except DimensionNotFound:  # another has forgotten it
             return False
         read = make_region(stack, False, bytearray)
@@ -411,7 +405,7 @@ class Files:
 
     def _show(
         self,
-        dimension: int,
+        place: Place,
         region: MmapRegion,
         n: int,
         generation: int,
@@ -424,7 +418,7 @@ class Files:
         `folder` is that of the stack, if it is open. What does not fit into the budget is mapped on the next access: it
         is there.
         """
-        opener, place, images = self._opener, self._opener.place_of(dimension), region._stack
+        opener, dimension, images = self._opener, place.dimension, region._stack
         admit, exchange = self.table._admit, self.table._exchange
         try:
             if n:
@@ -440,6 +434,12 @@ class Files:
             done = done and exchange(dimension, region, None)
         if not done:  # another thread has loaded it anew meanwhile
             self.table._refresh_dimension(dimension)
+
+
+def _max_deltas(images: Sequence[Image]) -> int:
+    """How many deltas a stack may have before some are merged, where locks do nothing."""
+    newest_ns = max([image.identity[2] for image in images if image.identity is not None], default=0)
+    return MAX_DELTAS if time.time_ns() - newest_ns > QUIET_NS else MAX_CROWDED
 
 
 def _folder_of(base: str) -> Descriptor:

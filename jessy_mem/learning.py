@@ -191,9 +191,10 @@ class Learner:
         checked_spec(spec)
 
         def change(region: MmapRegion | None) -> Changes:
-            layer = free_number(dimension, region) if spec.layer is None else spec.layer
-            check_new(dimension, layer, region)
-            return {layer: spec}
+            if spec.layer is None:
+                return {free_number(dimension, region): spec}
+            check_new(dimension, spec.layer, region)
+            return {spec.layer: spec}
 
         (layer,) = self._change(dimension, change)
         return LayerId(dimension, layer)

@@ -121,10 +121,9 @@ class FolderLock(Lock):
     def __enter__(self) -> int:
         """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
         if self._mutex._is_owned():  # type: ignore[attr-defined]
-            fd = self.descriptor
             self._depth += 1
             self.n_bytes = -1
-            return fd
+            return self._fd
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else min(self.timeout_s, _LONGEST_S)):
@@ -132,7 +131,7 @@ class FolderLock(Lock):
             _busy.add(self)
             self._take(deadline)
             self._depth = 1
-            return self.descriptor
+            return self._fd
         except BaseException:
             if self._mutex._is_owned():  # type: ignore[attr-defined]
                 try:
@@ -252,7 +251,7 @@ class FolderLock(Lock):
         Who asks again and again would else keep them out for ever: they get to run while it has the lock, and waits.
         """
         pause_s = _FIRST_PAUSE_S
-        while not (self._is_next() and self._is_locked()):
+        while (_waiting and not self._is_next()) or not self._is_locked():
             left_s = pause_s if deadline is None else deadline - time.monotonic()
             if left_s <= 0:
                 raise LockTimeout(self.path, self.timeout_s or 0, _holder_of(self._fd))
@@ -262,8 +261,6 @@ class FolderLock(Lock):
         _waiting.pop(self, None)
 
     def _is_next(self) -> bool:
-        if not _waiting:
-            return True
         return next((each for each, inode in list(_waiting.items()) if inode == self.inode), self) is self
 
     def _is_locked(self) -> bool:

@@ -183,7 +183,9 @@ class Register(Lock):
         if token is None or self._size > _MAX_BYTES:  # lost: what was read of it still holds, but may not be all
             self._token, self._is_torn, self._has_scanned = None, False, False
             return False
-        if token != self._token or self._size < self._end or not self._goes_on(fd, is_locked):
+        # Who holds the lock may trust that what has not grown is the same.
+        is_same = is_locked and size == self._end
+        if token != self._token or size < self._end or not (is_same or self._goes_on(fd)):
             for first, behind in self._given.items():
                 _extend(self._floor, first, behind)
             self._start_again()
@@ -192,13 +194,10 @@ class Register(Lock):
             self._given, self._names, self._nonces = {}, NameMap(), {}
         return True
 
-    def _goes_on(self, fd: int, may_trust: bool) -> bool:
-        """Whether what is new stands behind what was read: an older register that was put back may have grown again.
-
-        Who holds the lock may trust that what has not grown is the same.
-        """
+    def _goes_on(self, fd: int) -> bool:
+        """Whether what is new stands behind what was read: an older register that was put back may have grown again."""
         n_bytes = len(self._tail)
-        return (may_trust and self._size == self._end) or os.pread(fd, n_bytes, self._end - n_bytes) == self._tail
+        return os.pread(fd, n_bytes, self._end - n_bytes) == self._tail
 
     def _read_on(self, fd: int) -> None:
         at, rest, n_bytes = self._end, b"", _READ_BYTES

@@ -283,8 +283,9 @@ class Files:
             place = self._opener.place_of(dimension)
             if len(images) > 1:
                 packed = merged(images, True, generation)
-                self._publish_over(place, images, len(images), generation, packed, lambda: True)
-                self._show(place, region, len(images), generation, {}, None)
+                with _folder_of(place.path) as folder:
+                    self._publish_over(place, images, len(images), generation, packed, lambda: True, folder)
+                    self._show(place, region, len(images), generation, {}, None, folder)
         return Path(place.path)
 
     def new_file(self, dimension: int) -> NewFile:
@@ -355,11 +356,11 @@ class Files:
         generation: int,
         packed: PackedRegion,
         is_read: Callable[[], bool],
-        folder: int = -1,
+        folder: int,
     ) -> None:
         """Publish what takes the place of the newest `n` files of a stack, and remove these.
 
-        `folder` is that of the stack, if it is open. `is_read` says whether that is what readers see now, and is asked
+        `folder` is that of the stack, open. `is_read` says whether that is what readers see now, and is asked
         where locks do nothing; else AlreadyPublished.
         """
         base, old = place.path, images[len(images) - n :]
@@ -385,7 +386,7 @@ class Files:
             with contextlib.suppress(OSError):
                 if is_file_of(image):  # where locks do nothing, another may have taken its name
                     self.unlinked.hold(image.path)
-                    remove(image.path)
+                    os.unlink(split(image.path)[1], dir_fd=folder)
 
     def _is_read(self, place: Place, region: MmapRegion, changes: Changes, change: PackedRegion) -> bool:
         """Whether readers see what was just published, for where locks do nothing.
@@ -411,11 +412,11 @@ class Files:
         generation: int,
         changes: Changes,
         change: PackedRegion | None,
-        folder: int = -1,
+        folder: int,
     ) -> None:
         """Let readers see what was published: a change, together with the newest `n` files of a stack.
 
-        `folder` is that of the stack, if it is open. What does not fit into the budget is mapped on the next access: it
+        `folder` is that of the stack, open. What does not fit into the budget is mapped on the next access: it
         is there.
         """
         opener, dimension, images = self._opener, place.dimension, region._stack

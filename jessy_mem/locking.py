@@ -284,8 +284,10 @@ class OwnFile(Descriptor):
 
     def unlock(self) -> None:
         if self.fd >= 0:
-            with suppress(OSError):
+            try:
                 fcntl.flock(self.fd, fcntl.LOCK_UN)
+            except OSError:
+                return  # it goes with the descriptor
 
     def close(self) -> None:
         self.unlock()

@@ -20,6 +20,8 @@ import os
 import resource
 from collections import deque
 
+from jessy_mem._core.whole import Descriptor
+from jessy_mem.forking import fork_lock
 from jessy_mem.locking import OwnFile, open_file, renew_in_child
 
 __all__ = ["Unlinked"]
@@ -66,4 +68,5 @@ class Unlinked:
         while len(self._held) > max_files or self.n_bytes > max_bytes:
             file, n_bytes = self._held.popleft()
             self.n_bytes -= n_bytes
-            file.close()
+            with fork_lock:
+                Descriptor.close(file)  # not its own `close`: what was opened so cannot be locked

@@ -121,7 +121,7 @@ cdef class MmapRegion:
         cdef tuple stack = open_stack(path, dimension_id or 0, deltas=has_deltas(path), **options)
         self.allocate = private_memory
         self.is_immutable = base_of(stack).immutable
-        self.n_live_layers = stack_count(stack)
+        self.n_live_layers = stack_count(stack, (), 0)
         self.stack = own_stack(stack)
 
     cdef tuple current(self):
@@ -394,14 +394,14 @@ cdef class MmapRegion:
         return 0
 
     cdef int replace(self, tuple stack) except -1:
-        cdef tuple own = own_stack(stack), _old  # which lives until all is done, as do the views
+        cdef tuple own = own_stack(stack), old = self.current()  # which lives until all is done, as do the views
         cdef Place place
         cdef LayerView view
         cdef list views, dropped = []
         self.change_begin(self.views, dropped)
         try:
             views = list(self.views.items())  # first, for there may be no memory for it
-            _old, self.stack, self.n_live_layers = self.stack, own, stack_count(own)
+            self.stack, self.n_live_layers = own, stack_count(own, old, self.n_live_layers)
             for layer, view in views:
                 if not stack_find(own, layer, &place) or image_at(own, &place) is not view.image:
                     del self.views[layer]
@@ -474,7 +474,7 @@ cpdef MmapRegion make_region(images, bint immutable, allocate, uint64_t max_deco
     cdef MmapRegion region = MmapRegion.__new__(MmapRegion)
     cdef tuple stack = own_stack((images,) if isinstance(images, Image) else images)
     region.allocate, region.max_decompressed_bytes = allocate, max_decompressed_bytes
-    region.n_live_layers = stack_count(stack)
+    region.n_live_layers = stack_count(stack, (), 0)
     region.stack = stack
     region.is_immutable = immutable or base_of(stack).immutable
     return region

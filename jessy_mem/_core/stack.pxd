@@ -26,8 +26,8 @@ cdef bint stack_find(tuple stack, int64_t layer, Place *place) noexcept
 cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL
 # Their numbers.
 cdef list stack_numbers(tuple stack)
-# How many there are.
-cdef uint32_t stack_count(tuple stack)
+# How many there are, counted from `n_layers`, which `other` has, if that begins with the same files.
+cdef uint32_t stack_count(tuple stack, tuple other, int64_t n_layers)
 # How many layers more there are if `image` is laid on `stack`.
 cdef int64_t stack_gain(tuple stack, Image image) noexcept
 # All damage of all files, as a list of errors; `progress` as that of MmapRegion.verify.

@@ -130,10 +130,15 @@ cdef Place *stack_layers(tuple stack, uint32_t *n) except NULL:
             n[0] += 1
 
 
-cdef uint32_t stack_count(tuple stack):
-    cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), file
-    cdef int64_t n_layers = image_at(stack, 0).n_live_layers
-    for file in range(1, n_files):
+cdef uint32_t stack_count(tuple stack, tuple other, int64_t n_layers):
+    cdef Py_ssize_t n_files = PyTuple_GET_SIZE(stack), n_others = PyTuple_GET_SIZE(other), n_same = 0, file
+    while n_same < min(n_files, n_others) and image_at(stack, n_same) is image_at(other, n_same):
+        n_same += 1
+    if n_same == 0:
+        n_same, n_others, n_layers = 1, 0, image_at(stack, 0).n_live_layers
+    for file in range(n_same, n_others):
+        n_layers -= stack_gain(other[:file], image_at(other, file))
+    for file in range(n_same, n_files):
         n_layers += stack_gain(stack[:file], image_at(stack, file))
     return n_layers
 
@@ -341,14 +346,8 @@ cdef bint is_at(Image image, uint64_t device, uint64_t inode) except -1:
 
 
 def reopen_stack(
-    tuple stack not None,
-    str path not None,
-    *,
-    admit=None,
-    str verify="lazy",
-    str guard="reads",
-    metadata_limit_bytes=None,
-    bint follow_links=True,
+    tuple stack not None, str path not None, *, admit=None, str verify="lazy", str guard="reads",
+    metadata_limit_bytes=None, bint follow_links=True
 ):
     """What `open_stack` would give now, made of those Images of `stack` whose files have not changed.
 

@@ -427,6 +427,24 @@ def test_of_a_merged_file_only_what_is_new_is_looked_at(world):
         world.delta_path(15, generation).unlink()
     assert table.restack(region, reopened(stack, world)) == [0, 1, 4, 8]
     assert contents(region)[5] == content_of(15, 5, 9)
+    assert region.n_layers == len(list(region.layers())) == 5  # counted from what there was, not anew
+
+
+@pytest.mark.parametrize("n_kept", [0, 1, 2, 3])
+def test_layers_of_another_stack_are_counted_from_where_it_differs(world, n_kept):
+    world.grow(15, 9, put=[0, 7], removed=[1, 5])
+    stack = open_stack(str(world.path(15)), 15)
+    region = make_region(stack, False, bytearray)
+    other = World(world.path(15).parents[1] / "other")
+    other.write(15, n_layers=3)
+    for generation, (put, removed) in {3: ([1], [0]), 8: ([6, 9], []), 9: ([7], [2, 6])}.items():
+        other.grow(15, generation, put=put, removed=removed)
+    mixed = stack[:n_kept] + open_stack(str(other.path(15)), 15)[n_kept:]
+    table = Holders()
+    table.install(15, region)
+    for each in (mixed, stack, stack[: n_kept + 1], mixed):
+        table.restack(region, each)
+        assert region.n_layers == len(list(region.layers())) == make_region(each, False, bytearray).n_layers
 
 
 def test_after_a_merge_the_deltas_are_opened_again_and_the_base_is_not(world):

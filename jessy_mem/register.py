@@ -5,9 +5,9 @@ same token that is shorter, or says something else, was damaged: what was read b
 the lock, append in one piece, and write a short register in the place of one that has grown, which keeps the lock.
 
 HAZARD: on some file systems locks do nothing. There a line is appended (O_APPEND) and read back, and what stands first
-in the file counts; who writes the register anew carries over what was appended meanwhile, and what another wrote anew
-in the same moment; who has appended to a file that was replaced does so again; and who has told the name of a file that
-is gone by then takes that back.
+in the file counts; who writes the register anew carries over what was appended meanwhile, and takes his back if another
+was faster; who has appended to a file that was replaced does so again; and who has told the name of a file that is gone
+by then takes that back.
 """
 
 from __future__ import annotations
@@ -316,11 +316,7 @@ class Register(Lock):
             self._own_line = own_line
             whole(self._follow_own, fd, events, data)  # it is given
             return True
-        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)  # in one piece, whoever else appends
-        try:
-            _write_all(fd, data)
-        finally:
-            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
+        _append_all(fd, data)
         whole(self._follow, fd)
         # Who forgets a dimension tells so when its file has gone; it may have been told of before that.
         named = [event.dimension for event in events if event.kind == "="]
@@ -380,12 +376,14 @@ class Register(Lock):
             end = self._end if self._token is not None else _JOURNAL + journal.HEAD_BYTES
             _write_all(new, b"".join([self._first_line(), journal.line("!", token), *self._everything()]))
             os.fsync(new)
-            if self._lock.excludes or self._lock.is_current():
-                if self._lock.excludes or not exchange(temporary, self._path):
-                    os.rename(temporary, self._path)
+            if self._lock.excludes:
+                os.rename(temporary, self._path)
+                is_done = True
+            else:
+                own_end = os.fstat(new).st_size
+                is_done = self._lock.is_current() and whole(self._is_replaced, new, own_end, old, end, temporary)
+            if is_done:
                 sync_folder(Path(self._base_path))
-                if not self._lock.excludes:
-                    self._carry_over(new, old, end, temporary)
                 self._unwritten.clear()  # it was part of everything
                 self._lock.adopt(file)
         except BaseException:
@@ -401,24 +399,52 @@ class Register(Lock):
         self._follow(self._lock.descriptor)
         return self._lock.descriptor
 
-    def _carry_over(self, new: int, old: int, end: int, replaced: str) -> None:
-        """Append what others wrote meanwhile, where locks do nothing.
+    def _is_replaced(self, new: int, own_end: int, old: int, end: int, temporary: str) -> bool:
+        """Put the file `new`, named `temporary`, in the place of `old`, where locks do nothing; it may be begun again.
 
-        To the file that this process had read up to `end`, and to that which is named `replaced` now, if another was
-        faster by a moment.
+        What others wrote behind `end` of `old` meanwhile is carried over. False if another was faster: then that one
+        stays, for a short register does not tell which names were released since; and it is told what was appended
+        behind `own_end` of `new` in the moment in which it was there.
         """
+        info = os.stat(self._path, follow_symlinks=False)
+        if not os.path.samestat(info, os.fstat(new)) and not exchange(temporary, self._path):
+            os.rename(temporary, self._path)
+        try:
+            found = open_file(temporary, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:  # it was renamed
+            found = None
+        if found is not None:
+            with found as fd:
+                if not os.path.samestat(os.fstat(fd), os.fstat(old)):
+                    exchange(temporary, self._path)
+                    _append_from(new, own_end, fd)
+                    return False
         if journal.token_of(os.pread(old, end, 0)) is not None:
-            _write_all(new, os.pread(old, _MOST_MEANWHILE_BYTES, end))
-        with suppress(FileNotFoundError), open_file(replaced, os.O_RDONLY | os.O_NOFOLLOW) as other:
-            if not os.path.samestat(os.fstat(other), os.fstat(old)):
-                _write_all(new, os.pread(other, _MOST_MEANWHILE_BYTES, _JOURNAL + journal.HEAD_BYTES))
-            os.unlink(replaced)
+            _append_from(old, end, new)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        return True
 
 
 def _write_all(fd: int, data: bytes, offset: int | None = None) -> None:
     n_bytes = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
     if n_bytes != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _append_all(fd: int, data: bytes) -> None:
+    """Append in one piece, whoever else appends."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
+    try:
+        _write_all(fd, data)
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR)
+
+
+def _append_from(fd: int, offset: int, to: int) -> None:
+    """Append what stands behind `offset` in another file; the last line may be half written."""
+    if data := os.pread(fd, _MOST_MEANWHILE_BYTES, offset):
+        _append_all(to, data + b"\n")
 
 
 def _facts_of(fd: int) -> tuple[int, int]:

@@ -181,17 +181,18 @@ cdef class RegionTable(LayerRegistry):
         self._check_open()
         if dimension in self.regions or dimension in self._evicted:
             raise DimensionAlreadyLoaded(dimension)
-        if path is not None:
-            self._opener.name_path(dimension, path)
         try:
+            if path is not None:
+                self._opener.name_path(dimension, path)
             region = self._open_region(dimension)
+            if not self._catalogue.expect(dimension):
+                self._install(dimension, region)
+            elif self.let_in(dimension, region):  # one step, which nothing interrupts
+                self._pass_visits()
         except BaseException:
-            self._opener.forget_path(dimension)
+            if dimension not in self.regions:  # an interrupt may come behind the step
+                whole(self._opener.forget_path, dimension)
             raise
-        if not self._catalogue.expect(dimension):
-            self._install(dimension, region)
-        elif self.let_in(dimension, region):  # one step, which nothing interrupts
-            self._pass_visits()
         return region
 
     cpdef MmapRegion _open_region(self, dimension, known_source=None):

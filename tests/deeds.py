@@ -123,8 +123,13 @@ def archived(at: Place) -> None:
     jm.export_base(at.base, at.root / "template.tar")
 
 
+def elsewhere(at: Place) -> None:
+    World(at.root / "elsewhere").write(2, n_layers=2, generation=7)
+
+
 DEEDS: dict[str, Callable[[Place], object]] = {
     "load": lambda at: at.memory.load_dimension(2),
+    "load from a path": lambda at: at.memory.load_dimension(2, World(at.root / "elsewhere").path(2)),
     "load_all": lambda at: at.memory.load_all(),
     "unload": lambda at: at.memory.unload_dimension(1),
     "reload": lambda at: at.memory.reload_dimension(1),
@@ -166,7 +171,13 @@ DEEDS: dict[str, Callable[[Place], object]] = {
     "open": lambda at: manager(at.base, on_close="drop").close(),
     "close": lambda at: at.memory.close(),
 }
-PREPARED = {"reload": changed_outside, "reload_many": changed_outside, "refresh": changed_outside, "import": archived}
+PREPARED = {
+    "load from a path": elsewhere,
+    "reload": changed_outside,
+    "reload_many": changed_outside,
+    "refresh": changed_outside,
+    "import": archived,
+}
 
 
 @contextlib.contextmanager
@@ -282,6 +293,10 @@ class Trial:
             self.problems += contradictions(at.memory, self.done)
             if at.memory._tracing._told:  # private: what is recorded after a block that records has no reader
                 self.problems.append("it is traced")
+            if named := [
+                each for each in at.memory._opener.named if each not in self.done
+            ]:  # private: for who loads it
+                self.problems.append(f"has another path: {named}")
             if left := [path.name for path in at.root.rglob("*") if is_temporary(path)]:
                 self.problems.append(f"there is {left}")
             for _ in range(2):

@@ -87,7 +87,7 @@ class Interrupt:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        self._last[frame] = -1
+        self._last[frame] = frame.f_lasti  # of RESUME: its event is this one
         return self._step
 
     def _step(self, frame: FrameType, event: str, _arg: Any) -> Any:

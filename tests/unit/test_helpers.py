@@ -40,6 +40,7 @@ from helpers import (
 )
 from jessy_mem._core.changes import ChangePage
 from jessy_mem._core.region import MmapRegion
+from jessy_mem.layout import dimension_folder
 from jessy_mem.locking import FolderLock
 from jessy_mem.names import dimensions_of
 from jessy_mem.register import LOCK_NAME
@@ -344,6 +345,15 @@ def test_what_a_test_calls_is_seen_inside_of_what_it_defines():
 
 
 @pytest.mark.thread_unsafe(reason="it traces")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="some functions are not traced by instruction from 3.12 on")
+def test_an_interrupt_may_come_when_a_function_begins():
+    with Interrupt() as found:
+        dimension_folder(1)  # which calls nothing
+    assert found.n_points == 1
+    with pytest.raises(KeyboardInterrupt), Interrupt(0):
+        dimension_folder(1)
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="some functions are not traced by instruction from 3.12 on")
 def test_points_of_an_interrupt_in_a_loop_are_those_of_its_first_and_last_round():
     def points_of(n_rounds):

@@ -1736,6 +1736,28 @@ def test_interrupt_while_a_dimension_comes_leaves_questions_that_are_right(world
         assert memory.address_of((2, 0)) > memory.address_of((1, 0))
 
 
+@pytest.mark.parametrize("step", ["opening.Opener.name_path", "opening.Opener.open", "catalogue.Catalogue.expect"])
+def test_interrupt_of_a_load_from_a_path_leaves_the_dimension_its_own_file(world, tmp_path, inject, step):
+    world.write_all(1, 2)
+    elsewhere = World(tmp_path / "elsewhere").write(2, generation=7)
+
+    def then_interrupt(plain):
+        def interrupted(*args):
+            plain(*args)
+            raise KeyboardInterrupt
+
+        return interrupted
+
+    with manager(world) as memory:
+        # Private: there is no other name for these moments.
+        with inject.around(f"jessy_mem.{step}", then_interrupt), pytest.raises(KeyboardInterrupt):
+            memory.load_dimension(2, elsewhere)
+        assert memory.get_stats().dimensions_loaded == 0
+        assert memory.load_dimension(2).generation == 1
+        memory.unload_dimension(2)
+        assert memory.load_dimension(2, elsewhere).generation == 7
+
+
 @pytest.mark.parametrize("moment", ["before it", "behind it"])
 def test_interrupt_beside_the_step_by_which_a_dimension_comes_finds_all_of_it_or_nothing(world, inject, moment):
     """Before anybody has asked, it is one compiled step: an interrupt is before it or behind it."""

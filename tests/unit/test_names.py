@@ -496,8 +496,15 @@ def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 
-def test_nothing_is_lost_if_two_write_a_register_anew_at_once_while_locks_do_nothing(tmp_path, inject):
-    """The second replaces what the first wrote, and what was appended to that, between its look and its renaming."""
+@pytest.mark.parametrize("n_times", [1, 2])
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_nothing_is_lost_if_two_write_a_register_anew_at_once_while_locks_do_nothing(
+    tmp_path, inject, n_times, is_interrupted
+):
+    """The second would replace what the first wrote, and what was appended to that, between its look and its renaming.
+
+    What the first wrote anew twice tells nothing of the names that it released between.
+    """
     one, other, done = register(tmp_path), register(tmp_path), []
     with mock.patch("fcntl.flock"):
         given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
@@ -505,20 +512,64 @@ def test_nothing_is_lost_if_two_write_a_register_anew_at_once_while_locks_do_not
 
     def around(plain):
         def exchanged(path, name):
-            if not done:
-                done.append(True)
+            if done:
+                return plain(path, name)
+            done.append(True)
+            write_anew(other)
+            given["third"] = other.reserve("third", "user", for_all=True).dimension
+            other.release(given.pop("first"))
+            for _ in range(n_times - 1):
                 write_anew(other)
-                given["third"] = other.reserve("third", "user", for_all=True).dimension
-                other.release(given.pop("first"))
-            return plain(path, name)
+            is_exchanged = plain(path, name)
+            if is_interrupted:
+                raise KeyboardInterrupt
+            return is_exchanged
 
         return exchanged
 
     # Private: the moment between the look and the renaming.
     with mock.patch("fcntl.flock"), inject.around("jessy_mem.register.exchange", around):
-        write_anew(one)
+        if is_interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                write_anew(one)
+        else:
+            write_anew(one)
         assert [each.names() for each in (one, other, register(tmp_path))] == [given] * 3
         assert other.give("user") > max(given.values())
+    assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
+
+
+@pytest.mark.parametrize("is_faster", [False, True])
+def test_nothing_is_lost_that_is_appended_to_a_register_in_the_moment_it_is_replaced_while_locks_do_nothing(
+    tmp_path, inject, is_faster
+):
+    """One more appends to the new file after it has the name, before what others wrote to the old one is there.
+
+    With `is_faster` another had written it anew already, and that one stays.
+    """
+    one, other, third, done = register(tmp_path), register(tmp_path), register(tmp_path), []
+    with mock.patch("fcntl.flock"):
+        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
+        one.refresh()
+
+    def around(plain):
+        def exchanged(path, name):
+            if done:
+                return plain(path, name)
+            done.append(True)
+            if is_faster:
+                write_anew(other)
+            given["other"] = other.reserve("other", "user", for_all=True).dimension
+            is_exchanged = plain(path, name)
+            third.release(given.pop("first"))
+            return is_exchanged
+
+        return exchanged
+
+    # Private: the same moment.
+    with mock.patch("fcntl.flock"), inject.around("jessy_mem.register.exchange", around):
+        write_anew(one)
+        assert [each.names() for each in (one, other, third, register(tmp_path))] == [given] * 4
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 

@@ -293,10 +293,9 @@ class Trial:
             self.problems += contradictions(at.memory, self.done)
             if at.memory._tracing._told:  # private: what is recorded after a block that records has no reader
                 self.problems.append("it is traced")
-            if named := [
-                each for each in at.memory._opener.named if each not in self.done
-            ]:  # private: for who loads it
-                self.problems.append(f"has another path: {named}")
+            named = at.memory._opener.named  # private: whoever loads it next gets that
+            if not named.keys() <= self.done.keys():
+                self.problems.append(f"another path: {named}")
             if left := [path.name for path in at.root.rglob("*") if is_temporary(path)]:
                 self.problems.append(f"there is {left}")
             for _ in range(2):

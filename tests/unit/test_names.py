@@ -585,6 +585,22 @@ def test_register_is_written_anew_where_files_cannot_be_exchanged(tmp_path, inje
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 
+@pytest.mark.parametrize("call", ["jessy_mem.publish._rename", "os.fsync"])
+def test_register_that_cannot_be_written_anew_stays_as_it_was(tmp_path, inject, call):
+    one, other = register(tmp_path), register(tmp_path)
+    with mock.patch("fcntl.flock"):
+        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
+        before = (tmp_path / LOCK_NAME).stat().st_ino
+        # Private: the exchange of two files.
+        with inject(OSError(errno.EIO, "the disk"), call), pytest.raises(OSError, match="the disk"):
+            write_anew(one)
+        assert (tmp_path / LOCK_NAME).stat().st_ino == before
+        assert [each.names() for each in (one, other, register(tmp_path))] == [given] * 3
+        given["third"] = one.reserve("third", "user", for_all=True).dimension
+        assert other.names() == given
+    assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
+
+
 def test_name_of_a_file_that_another_removes_while_it_is_told_is_free_while_locks_do_nothing(tmp_path, inject):
     one, other, done = register(tmp_path), register(tmp_path), []
     with mock.patch("fcntl.flock"):

@@ -19,7 +19,7 @@ from jessy_mem.batch import Batch, publish_many, side_by_side
 from jessy_mem.durable import make_folder, make_folders, remove_folders
 from jessy_mem.errors import AlreadyPublished, LinkRefused, MappingError
 from jessy_mem.layout import UNSYNCED_MODE
-from jessy_mem.publish import NewFile, publish, remove, withdraw
+from jessy_mem.publish import NewFile, exchange, publish, remove, withdraw
 
 NAMELESS = getattr(os, "O_TMPFILE", 0)
 opened = os.open
@@ -201,6 +201,20 @@ def test_bytes_that_the_system_cannot_fetch_are_read_by_us(tmp_path, inject):
     with inject(OSError(errno.EFAULT, "Bad address"), "os.write", for_good=False):
         NewFile(str(tmp_path / "region.mmap")).publish((b"one", b"two"))
     assert (tmp_path / "region.mmap").read_bytes() == b"onetwo"
+
+
+def test_two_files_exchange_their_names_or_nothing_is_done(tmp_path, inject):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"1")
+    other.write_bytes(b"2")
+    with pytest.raises(FileNotFoundError):
+        exchange(one, tmp_path / "nothing")
+    with inject(OSError(errno.EINVAL, "no flags here"), "jessy_mem.publish._rename"):  # private: a kind of file system
+        assert not exchange(one, other)
+    assert (one.read_bytes(), other.read_bytes()) == (b"1", b"2")
+    if exchange(one, other):
+        assert (one.read_bytes(), other.read_bytes()) == (b"2", b"1")
+    assert files_below(tmp_path) == ["one", "other"]
 
 
 @of_a_replacement

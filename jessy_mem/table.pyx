@@ -129,8 +129,7 @@ cdef class RegionTable(LayerRegistry):
         cdef PyObject *made
         cdef Block block = None
         if jm_unlikely(self._pool is None or not jm_flag_load_acquire(&self._pool.is_open)):
-            self._check_open()
-            raise ManagerClosed("the pool")
+            raise ManagerClosed  # the pool is open as long as the table is
         made = self._pool.try_block(n_bytes, self.segment, &n, &status)
         if made == NULL:
             block = self._allocate(n_bytes, self._pool_segment)
@@ -151,8 +150,7 @@ cdef class RegionTable(LayerRegistry):
         """Give a block back; DoubleFree if it was, BufferError while memoryviews of it live."""
         cdef uint64_t begin_ticks = jm_clock_ticks() if self._timed else 0
         if jm_unlikely(self._pool is None or not jm_flag_load_acquire(&self._pool.is_open)):
-            self._check_open()
-            raise ManagerClosed("the pool")
+            raise ManagerClosed  # the pool is open as long as the table is
         self._pool.free_block(block)
         if begin_ticks:
             self._deallocations.record_ns(jm_clock_ns(begin_ticks, jm_clock_ticks()))

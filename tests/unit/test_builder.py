@@ -25,7 +25,7 @@ from jessy_mem import compression
 from jessy_mem._core.head import read_header
 from jessy_mem._core.packing import PackedRegion, pack_layers
 from jessy_mem._core.region import MmapRegion
-from jessy_mem.builder import LayerSpec, Passage, RegionBuilder
+from jessy_mem.builder import LayerSpec, Passage, RegionBuilder, is_immutable_file
 from jessy_mem.errors import MappingError
 from jessy_mem.publish import is_temporary, publish
 
@@ -846,3 +846,10 @@ def test_attributes_may_be_numbers_of_any_kind():
 def test_what_is_no_layer_is_refused():
     with pytest.raises(TypeError, match="layer 0: str is not a LayerSpec"):
         RegionBuilder(1, "Emotion").add_layer("a joke")
+
+
+def test_whether_a_file_is_immutable_is_not_known_where_the_system_refuses_to_look(tmp_path):
+    assert not is_immutable_file(tmp_path / "nothing")
+    with pytest.raises(MappingError) as caught:
+        is_immutable_file(tmp_path / ("long" * 100))
+    assert caught.value.errno == errno.ENAMETOOLONG

@@ -16,6 +16,7 @@ import jessy_mem as jm
 from helpers import HUNG_S
 from jessy_mem.cli import COMMANDS
 from jessy_mem.cli.escape import escaped
+from jessy_mem.cli.screen import rate
 
 pytestmark = pytest.mark.thread_unsafe(reason="click takes the standard output of the process")
 
@@ -297,3 +298,11 @@ def test_help_keeps_its_text_without_docstrings():
 def test_the_home_folder_needs_no_shell(command, tmp_path):
     jm.RegionBuilder(15, "x").add_layer(jm.LayerSpec(text="x")).write(jm.region_path(tmp_path / "base", 15))
     assert run(command, "~/base", env={"HOME": str(tmp_path)}).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [(0, "0 /s"), (812, "812 /s"), (1_000, "1.0 k/s"), (45_300, "45.3 k/s"), (22_340_000, "22.3 M/s")],
+)
+def test_rate_has_the_unit_that_keeps_it_short(per_s, text):
+    assert rate(per_s) == text

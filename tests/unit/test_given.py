@@ -147,3 +147,11 @@ def test_plain_value_of_what_json_does_not_know(value, plain):
 def test_what_json_cannot_say(value):
     with pytest.raises((TypeError, ValueError)):
         given.encoded(value)
+
+
+@pytest.mark.parametrize("value", [None, 1.0, b"15", [15]])
+def test_what_is_no_number_of_a_dimension_is_told_of_no_name(value):
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        given.dimension_number(value)
+    with pytest.raises(TypeError, match="'user:ann' is no number"):
+        given.dimension_number("user:ann")

@@ -585,6 +585,17 @@ def test_register_is_written_anew_where_files_cannot_be_exchanged(tmp_path, inje
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 
+def test_name_of_a_process_that_has_ended_is_left_out_of_a_register_that_is_written_anew(tmp_path):
+    one = register(tmp_path)
+    kept = one.reserve("kept", "user", for_all=True).dimension
+    gone = in_child(lambda: register(tmp_path).reserve("gone", "user").dimension)
+    assert b"gone" in (tmp_path / LOCK_NAME).read_bytes()
+    write_anew(one)
+    assert b"gone" not in (tmp_path / LOCK_NAME).read_bytes()
+    assert register(tmp_path).names() == {"kept": kept}
+    assert register(tmp_path).give("user") > max(kept, gone)
+
+
 @pytest.mark.parametrize("call", ["jessy_mem.publish._rename", "os.fsync"])
 def test_register_that_cannot_be_written_anew_stays_as_it_was(tmp_path, inject, call):
     one, other = register(tmp_path), register(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jessy_mem._core.whole import Lock, whole
+from jessy_mem._core.whole import Lock, mended, whole
 
 
 class Step:
@@ -47,6 +47,22 @@ def test_another_error_ends_it():
     with pytest.raises(ValueError):  # noqa: PT011  whatever it says
         whole(step, repair=step.repair)
     assert (len(step.errors), step.n_repairs) == (1, 0)
+
+
+def test_what_fails_is_repaired_before_the_error_is_raised():
+    act, repair = Step(ValueError("act")), Step(KeyboardInterrupt(), MemoryError(), KeyboardInterrupt())
+    with pytest.raises(ValueError, match="act"):
+        mended(act, repair)
+    assert repair.errors == [], "an interrupt, or a moment without memory, ends no repair"
+    assert mended(act, repair.repair) == 7
+    assert repair.n_repairs == 0
+    broken = Step(OSError("repair"))
+    with pytest.raises(OSError, match="repair"):
+        mended(Step(ValueError("act")), broken)
+    lasting = Step(*[MemoryError() for _ in range(10)])
+    with pytest.raises(MemoryError):
+        mended(Step(ValueError("act")), lasting)
+    assert 0 < len(lasting.errors) < 10
 
 
 def test_a_lock_is_let_go_of_without_memory_too():

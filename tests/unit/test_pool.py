@@ -386,7 +386,7 @@ def test_blocks_are_made_by_pools_only(pool):
     with pytest.raises(TypeError):
         Block()
     raw = Block.__new__(Block)
-    assert raw.freed
+    assert (raw.freed, raw.capacity) == (True, 0)
     with pytest.raises(errors.DoubleFree):
         raw.free()
     with pytest.raises(BufferError):

@@ -284,6 +284,7 @@ def test_view_is_made_by_regions_only():
         LayerView()
     empty = LayerView.__new__(LayerView)
     assert (bytes(empty), len(empty), empty.text, empty.id) == (b"", 0, "", None)
+    assert (dict(empty.attributes), {empty: 1}[empty]) == ({}, 1)
 
 
 def test_a_view_is_its_own_copy_and_a_region_has_none(region):

@@ -596,13 +596,13 @@ def test_name_of_a_process_that_has_ended_is_left_out_of_a_register_that_is_writ
     assert register(tmp_path).give("user") > max(kept, gone)
 
 
+# Private: the exchange of two files.
 @pytest.mark.parametrize("call", ["jessy_mem.publish._rename", "os.fsync"])
 def test_register_that_cannot_be_written_anew_stays_as_it_was(tmp_path, inject, call):
     one, other = register(tmp_path), register(tmp_path)
     with mock.patch("fcntl.flock"):
         given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
         before = (tmp_path / LOCK_NAME).stat().st_ino
-        # Private: the exchange of two files.
         with inject(OSError(errno.EIO, "the disk"), call), pytest.raises(OSError, match="the disk"):
             write_anew(one)
         assert (tmp_path / LOCK_NAME).stat().st_ino == before

@@ -158,8 +158,8 @@ class MmapManager(RegionTable):
             dimension = self._checked(dimension_id)
             if dimension not in self._evicted and self._loaded(dimension).source == "pool":
                 raise RegionNotFound(dimension, "it is a proto-dimension; crystallize it, or forget it")
+            self._uptake.unwanted.add(dimension)  # first: after an interrupt it would come back by itself
             self._remove(dimension)
-            self._uptake.unwanted.add(dimension)
 
     def reload_dimension(self, dimension_id: int) -> tuple[int, int]:
         """Map the file that is there now, and swap it in; returns (old generation, new generation).

@@ -426,6 +426,25 @@ def test_unloaded_dimension_does_not_come_back(two):
     assert other.load_context((first, 2)).content == "latest"
 
 
+def test_dimension_whose_unloading_was_interrupted_does_not_come_back(two, inject):
+    one, other, first = two
+
+    def then_interrupt(remove):
+        def removed(*args):
+            remove(*args)
+            raise KeyboardInterrupt
+
+        return removed
+
+    # Private: the moment when it has just gone.
+    with inject.around("jessy_mem.MmapManager._remove", then_interrupt), pytest.raises(KeyboardInterrupt):
+        other.unload_dimension(first)
+    one.append_layer(first, spec("later"))
+    assert other.refresh() == Changes()
+    with pytest.raises(jm.LayerNotFound):
+        other.access_layer((first, 0))
+
+
 @pytest.mark.parametrize(
     "ask",
     [

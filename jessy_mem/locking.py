@@ -121,9 +121,10 @@ class FolderLock(Lock):
     def __enter__(self) -> int:
         """Wait for the lock. LockTimeout after `timeout_s`, LinkRefused, MappingError; FileNotFoundError: no folder."""
         if self._mutex._is_owned():  # type: ignore[attr-defined]
+            fd = self._fd
             self._depth += 1
             self.n_bytes = -1
-            return self._fd
+            return fd
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             if not self._mutex.acquire(timeout=-1 if self.timeout_s is None else min(self.timeout_s, _LONGEST_S)):

@@ -496,6 +496,14 @@ def test_nothing_is_lost_in_a_register_that_another_has_just_written_anew_while_
     assert sorted(os.listdir(tmp_path)) == [LOCK_NAME]
 
 
+def two_names_of(other, one):
+    """Two names that `other` has reserved and `one` has read, where locks do nothing."""
+    with mock.patch("fcntl.flock"):
+        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
+        one.refresh()
+    return given
+
+
 @pytest.mark.parametrize("n_times", [1, 2])
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_nothing_is_lost_if_two_write_a_register_anew_at_once_while_locks_do_nothing(
@@ -506,9 +514,7 @@ def test_nothing_is_lost_if_two_write_a_register_anew_at_once_while_locks_do_not
     What the first wrote anew twice tells nothing of the names that it released between.
     """
     one, other, done = register(tmp_path), register(tmp_path), []
-    with mock.patch("fcntl.flock"):
-        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
-        one.refresh()
+    given = two_names_of(other, one)
 
     def around(plain):
         def exchanged(path, name):
@@ -548,9 +554,7 @@ def test_nothing_is_lost_that_is_appended_to_a_register_in_the_moment_it_is_repl
     With `is_faster` another had written it anew already, and that one stays.
     """
     one, other, third, done = register(tmp_path), register(tmp_path), register(tmp_path), []
-    with mock.patch("fcntl.flock"):
-        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
-        one.refresh()
+    given = two_names_of(other, one)
 
     def around(plain):
         def exchanged(path, name):
@@ -575,9 +579,8 @@ def test_nothing_is_lost_that_is_appended_to_a_register_in_the_moment_it_is_repl
 
 def test_register_is_written_anew_where_files_cannot_be_exchanged(tmp_path, inject):
     one, other = register(tmp_path), register(tmp_path)
+    given = two_names_of(other, one)
     with mock.patch("fcntl.flock"):
-        given = {name: other.reserve(name, "user", for_all=True).dimension for name in ("first", "second")}
-        one.refresh()
         # Private: no file system of these machines refuses it.
         with inject(OSError(errno.EINVAL, "no flags here"), "jessy_mem.publish._rename"):
             write_anew(one)
